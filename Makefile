@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+# Stages call `python`, and users call `dvc` and `mlflow`: the environment's own come first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro ui test lint bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; name another with make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $@
+
+setup: $(READY) ## Create .venv from requirements.lock
+
+repro: setup ## Run every stage that params.yaml or its inputs changed
+	dvc repro
+
+ui: setup ## Compare the runs in MLflow's UI
+	mlflow ui
+
+lint: setup ## Check style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+test: lint ## Run lint, types and all tests
+	python -m pytest
+
+bench: setup ## Compare training and evaluation speed with PEFT
+	python -m benchmarks
+
+clean: ## Remove what the stages wrote (DVC's cache and MLflow's runs stay)
+	find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

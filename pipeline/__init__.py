@@ -1,0 +1,1 @@
+"""Prefix tuning of frozen language models: a DVC pipeline around `pipeline.prefix`."""
