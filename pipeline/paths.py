@@ -1,0 +1,14 @@
+"""Where each stage writes, relative to the repository's root (the folder DVC runs stages in)."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+DATA = Path("data")
+MODEL = DATA / "model"
+RAW_DATA = DATA / "raw"
+TOKENIZED = DATA / "tokenized"
+KV_PREFIX = DATA / "kv_prefix"
+TRAIN = DATA / "train"
+EVALUATE = DATA / "evaluate"
+BASELINES = DATA / "baselines"
+REPORT = DATA / "report"
