@@ -1,0 +1,1 @@
+"""All variants and baselines side by side: the summary table and the plots."""

@@ -1,0 +1,85 @@
+"""The whole of params.yaml as one schema, with the checks that span sections."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.comparison import (
+    Baseline,
+    MLflowParams,
+    ReportParams,
+    SweepParams,
+)
+from pipeline.config.initializations import TEXT_BASED, Initialization
+from pipeline.config.section import Name, Section
+from pipeline.config.sources import DataParams, ModelParams
+from pipeline.config.task import TaskParams
+from pipeline.config.training import EvaluateParams, KVPrefixParams, PrefixParams, TrainParams
+
+
+class Params(Section):
+    """params.yaml: a section a stage, and what the stages share."""
+
+    model: ModelParams
+    data: DataParams
+    task: TaskParams
+    initializations: Annotated[dict[Name, Initialization], Field(min_length=1)]
+    sweep: SweepParams
+    kv_prefix: KVPrefixParams = KVPrefixParams()
+    prefix: PrefixParams = PrefixParams()
+    train: TrainParams = TrainParams()
+    evaluate: EvaluateParams
+    baselines: dict[Name, Baseline] = {}
+    report: ReportParams = ReportParams()
+    mlflow: MLflowParams = MLflowParams()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        for name in self.sweep.initializations:
+            if name not in self.initializations:
+                known = ", ".join(self.initializations)
+                raise ValueError(
+                    f"sweep.initializations: '{name}' is not defined under initializations; "
+                    f"define it there or use one of: {known}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        text_based = [
+            name
+            for name in self.sweep.initializations
+            if isinstance(self.initializations.get(name), TEXT_BASED)
+        ]
+        longest = max(self.sweep.lengths)
+        if text_based and longest > self.kv_prefix.max_length:
+            raise ValueError(
+                f"sweep.lengths: {longest} is above kv_prefix.max_length = "
+                f"{self.kv_prefix.max_length}, the tokens of KV cache computed for "
+                f"'{text_based[0]}'; raise kv_prefix.max_length or lower the length"
+            )
+        shortest = min(self.sweep.lengths)
+        if self.prefix.num_frozen_tokens >= shortest:
+            raise ValueError(
+                f"prefix.num_frozen_tokens: {self.prefix.num_frozen_tokens} leaves nothing to "
+                f"train in a prefix of {shortest} virtual tokens; it must be below every length "
+                "in sweep.lengths"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _test_unseen_exists(self) -> Self:
+        files = getattr(self.data, "files", None) or getattr(self.data, "splits", None)
+        wanted = {*self.evaluate.splits, self.report.split}
+        if files is not None and files.test_unseen is None and "test_unseen" in wanted:
+            where = "files" if self.data.source == "files" else "splits"
+            raise ValueError(
+                f"evaluate.splits: 'test_unseen' is listed, but data.{where}.test_unseen names no "
+                "such split; name one or leave test_unseen out"
+            )
+        if self.report.split not in self.evaluate.splits:
+            raise ValueError(
+                f"report.split: '{self.report.split}' is not in evaluate.splits = "
+                f"{self.evaluate.splits}; use one that is evaluated"
+            )
+        return self

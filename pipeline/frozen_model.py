@@ -1,0 +1,70 @@
+"""Loading the frozen model and its tokenizer from the folder that `fetch_model` wrote."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config.training import Compute
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_frozen_model(folder: Path, compute: Compute) -> "PreTrainedModel":
+    """The causal language model in evaluation mode, no weight of which takes a gradient.
+
+    Raises PipelineError when the folder does not hold one.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    dtype = "auto" if compute.dtype == "auto" else compute.dtype
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise _not_a_model(folder, error) from error
+    return model.requires_grad_(False).eval().to(resolve_device(compute.device))
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer; a missing padding token is the end-of-sequence token (it is always masked).
+
+    Raises PipelineError when the folder does not hold one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise _not_a_model(folder, error) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def resolve_device(name: str) -> "torch.device":
+    """The device a params key names; `auto` takes CUDA, else Apple's MPS, else the CPU."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PipelineError(f"device: '{name}' is not available here; use auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise PipelineError(f"device: '{name}' is not available here; use auto or cpu")
+    return device
+
+
+def _not_a_model(folder: Path, error: Exception) -> PipelineError:
+    if not folder.exists():
+        return PipelineError(f"{folder}: no frozen model here yet; run `dvc repro fetch_model`")
+    reason = str(error).splitlines()[0]
+    return PipelineError(
+        f"{folder}: holds no usable model ({reason}); run `dvc repro --force fetch_model`"
+    )

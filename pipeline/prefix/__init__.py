@@ -1,0 +1,25 @@
+"""Prefix tuning, usable without the pipeline.
+
+A prefix is, for each attention layer of a frozen model, a few key and value vectors that every
+position attends to, as if they were tokens before the input (Li and Liang 2021).
+"""
+
+from pipeline.prefix.config import PrefixConfig
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.from_text import (
+    kv_prefix_from_cache,
+    kv_prefix_from_text,
+    kv_prefix_from_tokens,
+)
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.model import PrefixModel
+
+__all__ = [
+    "KVPrefix",
+    "PrefixConfig",
+    "PrefixError",
+    "PrefixModel",
+    "kv_prefix_from_cache",
+    "kv_prefix_from_text",
+    "kv_prefix_from_tokens",
+]

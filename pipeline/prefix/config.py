@@ -1,0 +1,51 @@
+"""How a prefix is parametrised; names follow PEFT's `PrefixTuningConfig` where the thing is the same."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.prefix.errors import PrefixError
+
+
+@dataclass(frozen=True)
+class PrefixConfig:
+    """The configuration of a prefix encoder.
+
+    Args:
+        num_virtual_tokens: the prefix length p, at least 1.
+        prefix_projection: reparametrise the prefix by an embedding and a two-layer MLP (Li and
+            Liang 2021, section 4.3) in place of training the keys and values themselves.
+        encoder_hidden_size: width of that MLP's hidden layer; None for the model's hidden size.
+        init_weights: None draws the start as PEFT does, from a standard normal distribution;
+            "zero" starts from keys and values of zero.
+        num_frozen_tokens: how many of the first virtual tokens stay as they start. An attention
+            sink that training would otherwise move keeps its place (Cartridges, section 4).
+        prefix_dropout: probability in [0, 1) that a virtual token is hidden from a whole batch in
+            training; at least one always stays visible.
+
+    Raises:
+        PrefixError: for a value outside these bounds.
+    """
+
+    num_virtual_tokens: int
+    prefix_projection: bool = False
+    encoder_hidden_size: int | None = None
+    init_weights: Literal["zero"] | None = None
+    num_frozen_tokens: int = 0
+    prefix_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_virtual_tokens < 1:
+            raise PrefixError(
+                f"num_virtual_tokens is {self.num_virtual_tokens}; a prefix has at least 1"
+            )
+        if not 0 <= self.num_frozen_tokens < self.num_virtual_tokens:
+            raise PrefixError(
+                f"num_frozen_tokens is {self.num_frozen_tokens}; it must be from 0 to "
+                f"{self.num_virtual_tokens - 1}, so that a virtual token is left to train"
+            )
+        if self.encoder_hidden_size is not None and not self.prefix_projection:
+            raise PrefixError("encoder_hidden_size has a meaning only with prefix_projection=True")
+        if not 0.0 <= self.prefix_dropout < 1.0:
+            raise PrefixError(f"prefix_dropout is {self.prefix_dropout}; it must be in [0, 1)")
+        if self.init_weights not in (None, "zero"):
+            raise PrefixError(f"init_weights is '{self.init_weights}'; it must be None or 'zero'")

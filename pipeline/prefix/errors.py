@@ -1,0 +1,5 @@
+"""The error of the prefix method."""
+
+
+class PrefixError(ValueError):
+    """A prefix, a text or a configuration that cannot be used; the text says what would be right."""

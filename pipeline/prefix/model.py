@@ -1,0 +1,180 @@
+"""`PrefixModel`: a frozen transformers model with a trainable prefix."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from pipeline.prefix.config import PrefixConfig
+from pipeline.prefix.encoder import Shapes, build_encoder
+from pipeline.prefix.injection import Injection
+from pipeline.prefix.kv import KVPrefix
+
+
+class PrefixModel(nn.Module):
+    """A frozen model in which every attention layer attends to a learned prefix.
+
+    The frozen model's weights are shared, never copied and never trained; its own `forward` and
+    `generate` see the prefix for as long as it is attached. The only parameters that take a
+    gradient are the encoder's, in float32.
+
+    Args:
+        frozen_model: any decoder-only transformers model with a KV cache.
+        config: how the prefix is parametrised.
+
+    Raises:
+        PrefixError: when the model has no KV cache to read its shapes from.
+    """
+
+    def __init__(self, frozen_model: PreTrainedModel, config: PrefixConfig) -> None:
+        super().__init__()
+        self.frozen_model = frozen_model.requires_grad_(False)
+        self.prefix_config = config
+        shapes = kv_shapes(frozen_model)
+        hidden_size = frozen_model.config.get_text_config().hidden_size
+        self.encoder = build_encoder(config, shapes, hidden_size).to(frozen_model.device)
+        self._injection = Injection(frozen_model, self._current)
+        self._injection.attach()
+
+    @property
+    def config(self) -> Any:
+        """The frozen model's configuration, as transformers' tools expect it."""
+        return self.frozen_model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the frozen model is."""
+        return self.frozen_model.device
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The frozen model's own forward and output class, with the prefix before the input.
+
+        `input_ids` and `attention_mask` are `[batch, tokens]` of the input alone, padded on either
+        side; `position_ids`, where given, count from the input's first token.
+        """
+        return self.frozen_model(*args, **kwargs)
+
+    @torch.no_grad()
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The frozen model's own `generate`, with the prefix before the input."""
+        kwargs.setdefault("past_key_values", self._injection.new_generation())
+        return self.frozen_model.generate(*args, **kwargs)
+
+    def load_kv_prefix(self, kv: KVPrefix) -> None:
+        """Start from a prefix, exactly, with or without `prefix_projection`.
+
+        Raises PrefixError when its length or shapes are not this model's.
+        """
+        self.encoder.load(kv.to(self.device))
+
+    @torch.no_grad()
+    def kv_prefix(self) -> KVPrefix:
+        """The prefix of the current parameters, float32, apart from them."""
+        kv = self.encoder()
+        return KVPrefix(
+            tuple(key.detach().clone(memory_format=torch.contiguous_format) for key in kv.keys),
+            tuple(value.detach().clone(memory_format=torch.contiguous_format) for value in kv.values),
+        )
+
+    @contextmanager
+    def frozen(self) -> Iterator[PreTrainedModel]:
+        """The frozen model without the prefix, bit-identical to before it had one."""
+        attached = self._injection.attached
+        self.detach()
+        try:
+            yield self.frozen_model
+        finally:
+            if attached:
+                self.attach()
+
+    def attach(self) -> None:
+        """Let the frozen model see this prefix (the state after construction)."""
+        self._injection.attach()
+
+    def detach(self) -> None:
+        """Remove the prefix from the frozen model, for example to attach another."""
+        self._injection.detach()
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Keep no activations inside layers; effective in training mode."""
+        self.frozen_model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={
+                "use_reentrant": False,
+                "context_fn": self._injection.recompute_context,
+            }
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the prefix as a PEFT adapter folder, which PEFT and `from_pretrained` read."""
+        from pipeline.prefix.peft_format import save_adapter
+
+        save_adapter(self.kv_prefix(), folder, self.frozen_model)
+
+    @classmethod
+    def from_pretrained(
+        cls, frozen_model: PreTrainedModel, folder: str | os.PathLike[str]
+    ) -> "PrefixModel":
+        """A prefix model from an adapter folder that PEFT or this class wrote.
+
+        Raises PrefixError when the folder holds none, or one for another model.
+        """
+        from pipeline.prefix.peft_format import load_adapter
+
+        kv = load_adapter(folder, kv_shapes(frozen_model))
+        model = cls(frozen_model, PrefixConfig(num_virtual_tokens=len(kv)))
+        model.load_kv_prefix(kv)
+        return model
+
+    def _current(self) -> KVPrefix:
+        kv: KVPrefix = self.encoder()
+        drop = self.prefix_config.prefix_dropout
+        if not (self.training and drop):
+            return kv
+        keep = (torch.rand(len(kv)) >= drop).nonzero().flatten()
+        if len(keep) == 0:
+            keep = torch.randint(len(kv), (1,))
+        keep = keep.to(self.device)
+        return KVPrefix(
+            tuple(key.index_select(1, keep) for key in kv.keys),
+            tuple(value.index_select(1, keep) for value in kv.values),
+        )
+
+
+@torch.no_grad()
+def kv_shapes(model: PreTrainedModel) -> Shapes:
+    """For each layer `(num_kv_heads, head_dim)` of keys and values, as they enter the cache.
+
+    Read from a forward pass over one token, since configurations name them in many ways. Raises
+    PrefixError when the model fills no KV cache.
+    """
+    from transformers import DynamicCache
+
+    from pipeline.prefix.errors import PrefixError
+
+    cache = DynamicCache()
+    training = model.training
+    model.eval()
+    try:
+        model(
+            input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    finally:
+        model.train(training)
+    shapes: Shapes = []
+    for layer in cache.layers:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.ndim != 4:
+            break
+        shapes.append(((keys.shape[1], keys.shape[3]), (values.shape[1], values.shape[3])))
+    if not shapes or len(shapes) != len(cache.layers):
+        raise PrefixError(
+            f"{type(model).__name__} does not keep keys and values of every layer in a KV cache, "
+            "so it has no place for a prefix"
+        )
+    return shapes

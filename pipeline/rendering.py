@@ -1,0 +1,136 @@
+"""From a row of data to the text and the tokens that the frozen model sees."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from jinja2 import StrictUndefined, TemplateError, UndefinedError
+from jinja2.sandbox import SandboxedEnvironment
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.config.task import TaskParams
+from pipeline.errors import PipelineError
+
+_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+
+class TokenizedExample(TypedDict):
+    """One row of the tokenized splits.
+
+    `input_ids` holds the input followed by the target, which begins at `target_start` and ends
+    with the token that ends a turn, so that generation learns to stop.
+    """
+
+    id: str
+    input_ids: list[int]
+    target_start: int
+    input: str
+    target: str
+    references: list[str]
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders rows by `task`; `key` names where a template stands, for error messages."""
+
+    task: TaskParams
+    tokenizer: PreTrainedTokenizerBase
+
+    def tokenize(self, row: Mapping[str, Any]) -> TokenizedExample:
+        """Render and tokenize one row. Raises PipelineError for a column that it lacks."""
+        shown, target = self.texts(row)
+        prompt_ids = self._encode(self._prompt(shown))
+        target_ids = self._encode(target) + [self._end_of_target()]
+        return {
+            "id": str(row["id"]),
+            "input_ids": prompt_ids + target_ids,
+            "target_start": len(prompt_ids),
+            "input": shown,
+            "target": target,
+            "references": self._references(row, target),
+        }
+
+    def texts(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """The row's input and target as text, without the chat template."""
+        return (
+            render(self.task.input_template, row, "task.input_template"),
+            render(self.task.target_template, row, "task.target_template"),
+        )
+
+    def demonstrations(self, rows: Sequence[Mapping[str, Any]], template: str | None) -> str:
+        """The rows one after another as one text.
+
+        With a template each row is rendered by it, blank lines between; without one, as the task
+        renders input and target, which under a chat template is one conversation of many turns.
+        """
+        if template is not None:
+            key = "initializations.<name>.template"
+            return "\n\n".join(render(template, row, key) for row in rows) + "\n\n"
+        pairs = [self.texts(row) for row in rows]
+        if not self.task.use_chat_template:
+            return "\n\n".join(shown + target for shown, target in pairs) + "\n\n"
+        turns = self._system()
+        for shown, target in pairs:
+            turns.append({"role": "user", "content": shown})
+            turns.append({"role": "assistant", "content": target})
+        return self._chat(turns, add_generation_prompt=False)
+
+    def _prompt(self, shown: str) -> str:
+        if not self.task.use_chat_template:
+            return shown
+        turns = [*self._system(), {"role": "user", "content": shown}]
+        return self._chat(turns, add_generation_prompt=True)
+
+    def _system(self) -> list[dict[str, str]]:
+        if self.task.system_prompt is None:
+            return []
+        return [{"role": "system", "content": self.task.system_prompt}]
+
+    def _chat(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        if self.tokenizer.chat_template is None:
+            raise PipelineError(
+                "task.use_chat_template: the model's tokenizer has no chat template; set it to "
+                "false, or use an instruction-tuned model"
+            )
+        text = self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return str(text)
+
+    def _encode(self, text: str) -> list[int]:
+        # The chat template already holds the special tokens; a plain input starts without any,
+        # since in the model's eyes a prefix stands before it.
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _end_of_target(self) -> int:
+        if self.tokenizer.eos_token_id is None:
+            raise PipelineError("model: the tokenizer has no end-of-sequence token to end a target")
+        return int(self.tokenizer.eos_token_id)
+
+    def _references(self, row: Mapping[str, Any], target: str) -> list[str]:
+        column = self.task.references_column
+        if column is None:
+            return [target]
+        if column not in row:
+            raise _missing_column("task.references_column", column, row)
+        value = row[column]
+        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+def render(template: str, row: Mapping[str, Any], key: str) -> str:
+    """A Jinja2 template over a row's columns, rendered in a sandbox.
+
+    Raises PipelineError naming `key` for a column that the row lacks or a failing expression.
+    """
+    try:
+        return _ENVIRONMENT.from_string(template).render(**row)
+    except UndefinedError as error:
+        columns = ", ".join(str(column) for column in row)
+        raise PipelineError(f"{key}: {error.message}; the data's columns are: {columns}") from error
+    except (TemplateError, TypeError, ValueError) as error:
+        raise PipelineError(f"{key}: cannot be rendered: {error}") from error
+
+
+def _missing_column(key: str, column: str, row: Mapping[str, Any]) -> PipelineError:
+    columns = ", ".join(str(known) for known in row)
+    return PipelineError(f"{key}: '{column}' is no column; the data's columns are: {columns}")

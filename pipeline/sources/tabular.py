@@ -1,0 +1,95 @@
+"""Rows from local files or from a data set of the Hugging Face Hub."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.sources import FileData, HubData
+from pipeline.errors import PipelineError
+
+Row = dict[str, Any]
+
+_READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def file_rows(params: FileData) -> dict[str, list[Row]]:
+    """The rows of each split's file.
+
+    Raises:
+        PipelineError: when a file is missing, empty, of an unknown kind, unreadable, or has other
+            columns than the training split.
+    """
+    files = {split: path for split, path in params.files.model_dump().items() if path is not None}
+    splits = {split: _read(Path(path), f"data.files.{split}") for split, path in files.items()}
+    columns = set(splits["train"][0])
+    for split, rows in splits.items():
+        missing = sorted(columns - set(rows[0]))
+        if missing:
+            raise PipelineError(
+                f"data.files.{split}: '{files[split]}' lacks columns that the training split has: "
+                f"{', '.join(missing)}"
+            )
+    return splits
+
+
+def hub_rows(params: HubData) -> dict[str, list[Row]]:
+    """The rows of each split of a Hub data set, at its pinned revision; no code of it runs.
+
+    Raises:
+        PipelineError: when the data set or a split cannot be had.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    splits = {}
+    for split, name in params.splits.model_dump().items():
+        if name is None:
+            continue
+        try:
+            table = load_dataset(params.id, params.name, split=name, revision=params.revision)
+        except DatasetNotFoundError as error:
+            raise PipelineError(
+                f"data.id: the Hugging Face Hub has no '{params.id}' at revision "
+                f"'{params.revision}', or it is private"
+            ) from error
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PipelineError(
+                f"data.splits.{split}: cannot load '{name}' of '{params.id}': {reason}"
+            ) from error
+        splits[split] = list(table)
+    return splits
+
+
+def _read(path: Path, key: str) -> list[Row]:
+    import pandas as pd
+
+    kind = _READERS.get(path.suffix)
+    if kind is None:
+        raise PipelineError(
+            f"{key}: '{path}' is none of {', '.join(_READERS)}; convert it to one of these"
+        )
+    try:
+        if kind == "json":
+            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        elif kind == "csv":
+            # Everything is text: "NA" is a country code and "007" no number.
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        else:
+            table = pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise PipelineError(f"{key}: there is no file '{path}'") from error
+    except UnicodeDecodeError as error:
+        raise PipelineError(
+            f"{key}: '{path}' is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+    except (ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "damaged"
+        raise PipelineError(f"{key}: '{path}' is no readable {path.suffix} file: {reason}") from error
+    if table.empty:
+        raise PipelineError(f"{key}: '{path}' holds no rows")
+    return [_plain(row) for row in table.to_dict("records")]
+
+
+def _plain(row: dict[Any, Any]) -> Row:
+    """Columns as JSON can hold them: arrays of Parquet become lists, numpy's numbers Python's."""
+    return {str(name): value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}

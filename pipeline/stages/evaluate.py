@@ -1,0 +1,30 @@
+"""Stage `evaluate`: one trained variant on the test splits."""
+
+from pipeline import paths
+from pipeline.config import Params
+from pipeline.evaluation.measure import measure_splits
+from pipeline.frozen_model import load_frozen_model, load_tokenizer
+from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
+from pipeline.tokenized import load_split
+from pipeline.tracking.evaluation_log import log_variant
+from pipeline.tracking.store import never_fatal
+from pipeline.variants import Variant
+
+
+def run(params: Params, variant: Variant) -> None:
+    """Write data/evaluate/<variant>: metrics a split, and every prediction."""
+    frozen = load_frozen_model(paths.MODEL, params.evaluate)
+    kv = KVPrefix.load(paths.TRAIN / variant.name / "prefix.safetensors")
+    model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=len(kv)))
+    model.load_kv_prefix(kv)
+    measure_splits(
+        model,
+        load_tokenizer(paths.MODEL),
+        params.evaluate,
+        prefix_length=len(kv),
+        folder=paths.EVALUATE / variant.name,
+    )
+    with never_fatal("log the evaluation"):
+        names = ("train", "validation")
+        splits = {name: load_split(paths.TOKENIZED / "splits", name) for name in names}
+        log_variant(params, variant, splits)

@@ -1,0 +1,10 @@
+"""Stage `fetch_data`: the raw splits into data/raw."""
+
+from pipeline import paths
+from pipeline.config import Params
+from pipeline.sources.data import fetch_data
+
+
+def run(params: Params) -> None:
+    """Fetch what `data` names."""
+    fetch_data(params.data, paths.RAW_DATA)

@@ -1,0 +1,10 @@
+"""Stage `fetch_model`: the frozen model and its tokenizer into data/model."""
+
+from pipeline import paths
+from pipeline.config import Params
+from pipeline.sources.model import fetch_model
+
+
+def run(params: Params) -> None:
+    """Fetch and convert what `model` names."""
+    fetch_model(params.model, paths.MODEL)

@@ -1,0 +1,56 @@
+"""Stage `report`: every variant and baseline side by side, on disk and in MLflow."""
+
+import shutil
+from pathlib import Path
+
+from pipeline import paths
+from pipeline.atomic import atomic_folder
+from pipeline.comparison.plots import draw
+from pipeline.comparison.summary import as_markdown, loss_curves, summarize
+from pipeline.config import Params
+from pipeline.records import write_csv, write_text
+from pipeline.tokenized import load_split
+from pipeline.tracking.evaluation_log import log_baseline, log_variant
+from pipeline.tracking.store import never_fatal
+from pipeline.tracking.sweep_run import log_sweep
+from pipeline.variants import sweep
+
+
+def run(params: Params) -> None:
+    """Write data/report, print the summary table, and complete MLflow from the files."""
+    _remove_unlisted(params)
+    table = summarize(params)
+    curves = loss_curves(params)
+    text = as_markdown(table, params)
+    write_text(paths.REPORT / "summary.md", text + "\n")
+    write_csv(paths.REPORT / "summary.csv", table)
+    variants = table[table["kind"] == "variant"].sort_values(["initialization", "length"])
+    write_csv(paths.REPORT / "by_length.csv", variants)
+    write_csv(paths.REPORT / "loss_curves.csv", curves)
+    with atomic_folder(paths.REPORT / "plots") as folder:
+        draw(table, curves, params.evaluate.splits, folder, params.report.dpi)
+    print(text)
+    with never_fatal("log the report"):
+        splits = {
+            name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
+        }
+        children = [log_variant(params, variant, splits) for variant in sweep(params)]
+        children += [log_baseline(params, name) for name in params.baselines]
+        log_sweep(params, paths.REPORT, children)
+
+
+def _remove_unlisted(params: Params) -> None:
+    """Remove outputs of variants and baselines that params.yaml no longer lists.
+
+    They lie inside this stage's dependencies, so that a workspace that once had more variants
+    would differ from a fresh clone. DVC's cache keeps them: listing a variant again restores it.
+    """
+    variants = {variant.name for variant in sweep(params)}
+    for folder, listed in (
+        (paths.TRAIN, variants),
+        (paths.EVALUATE, variants),
+        (paths.BASELINES, set(params.baselines)),
+    ):
+        for path in sorted(Path(folder).iterdir()):
+            if path.is_dir() and path.name not in listed:
+                shutil.rmtree(path)

@@ -1,0 +1,104 @@
+"""Finding, starting and superseding the runs of one variant or baseline."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Params
+from pipeline.variants import Variant
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+CURRENT = "current"
+SUPERSEDED = "superseded"
+
+
+def sha256(path: Path) -> str:
+    """The checksum that ties a run to a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def runs_named(experiment_id: str, name: str) -> list["Run"]:
+    """All runs of a variant, a baseline or the sweep, newest first."""
+    from mlflow import MlflowClient
+
+    return list(
+        MlflowClient().search_runs(
+            [experiment_id], f"tags.variant = '{name}'", order_by=["attributes.start_time DESC"]
+        )
+    )
+
+
+def start_run(experiment_id: str, name: str, params: dict[str, Any], tags: dict[str, str]) -> str:
+    """Create a run named after its variant, make it the current one, and return its id."""
+    import mlflow
+    from mlflow.utils.git_utils import get_git_commit
+
+    tags = {"variant": name, "state": CURRENT, **tags}
+    commit = get_git_commit(str(Path.cwd()))
+    if commit:
+        tags["git_commit"] = commit
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc_experiment"] = experiment
+    with mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags) as run:
+        mlflow.log_params(params)
+    make_current(experiment_id, name, run.info.run_id)
+    return str(run.info.run_id)
+
+
+def make_current(experiment_id: str, name: str, run_id: str) -> None:
+    """Mark one run of a variant current and every other superseded, in tag and name.
+
+    Superseded runs stay, so that earlier results can still be compared.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    for run in runs_named(experiment_id, name):
+        current = run.info.run_id == run_id
+        state = CURRENT if current else SUPERSEDED
+        if run.data.tags.get("state") != state:
+            client.set_tag(run.info.run_id, "state", state)
+        shown = name if current else f"{name} ({SUPERSEDED})"
+        if run.info.run_name != shown:
+            client.set_tag(run.info.run_id, "mlflow.runName", shown)
+
+
+def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
+    """All params that bear on a variant as flat `section.key` entries, and its place in the grid."""
+    sections = params.model_dump()
+    definition = sections.pop("initializations")[variant.initialization]
+    for other in ("sweep", "baselines", "report", "mlflow"):
+        sections.pop(other)
+    return {
+        "length": variant.length,
+        "initialization": variant.initialization,
+        "seed": variant.seed,
+        **flatten(sections),
+        **flatten({"start": definition}),
+    }
+
+
+def flatten(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in sections.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def variant_tags(variant: Variant) -> dict[str, str]:
+    """The tags that runs of a variant are filtered and grouped by."""
+    return {
+        "kind": "variant",
+        "length": str(variant.length),
+        "initialization": variant.initialization,
+        "seed": str(variant.seed),
+        "dvc_stage": f"train@{variant.length}-{variant.initialization}-{variant.seed}",
+    }

@@ -1,0 +1,1 @@
+"""Training a prefix against the frozen model."""
