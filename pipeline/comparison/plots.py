@@ -8,6 +8,7 @@ from pipeline.comparison.summary import HIGHER_IS_BETTER, METRICS
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with every common colour blindness; markers help in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -68,13 +69,10 @@ def _against_length(axes: "Axes", table: "pd.DataFrame", split: str, metric: str
 
 
 def _loss_curves(axes: "Axes", curves: "pd.DataFrame") -> None:
-    for index, (name, group) in enumerate(curves.groupby("variant", sort=True)):
-        # The mean of ten steps: single batches are too noisy to tell variants apart.
-        smooth = group["train/loss"].rolling(10, min_periods=1).mean()
+    for index, (name, group) in enumerate(curves.groupby("series", sort=True)):
         style = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
-        axes.plot(
-            group["step"], smooth, color=COLOURS[index % len(COLOURS)], ls=style, label=str(name)
-        )
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(group["step"], group["loss"], color=colour, ls=style, label=str(name))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("training loss (nats per target token, mean of 10 steps)")
     axes.set_title("Training loss")
@@ -82,7 +80,7 @@ def _loss_curves(axes: "Axes", curves: "pd.DataFrame") -> None:
     axes.legend(fontsize="x-small", ncols=2)
 
 
-def _save(figure, path: Path, dpi: int) -> None:  # type: ignore[no-untyped-def]
+def _save(figure: "Figure", path: Path, dpi: int) -> None:
     from matplotlib import pyplot as plt
 
     figure.savefig(path, dpi=dpi, metadata={"Software": None})

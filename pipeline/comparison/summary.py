@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.config import Params
-from pipeline.records import read_json
+from pipeline.records import read_csv, read_json
 from pipeline.variants import sweep
 
 if TYPE_CHECKING:
@@ -55,16 +55,37 @@ def summarize(params: Params) -> "pd.DataFrame":
 
 
 def loss_curves(params: Params) -> "pd.DataFrame":
-    """The training histories of all variants as one long table with a `variant` column."""
-    import pandas as pd
+    """Training loss of every variant: columns series (its name), step, loss (mean of 10 steps).
 
-    from pipeline.records import read_csv
+    Single batches are too noisy to tell variants apart.
+    """
+    import pandas as pd
 
     tables = []
     for variant in sweep(params):
-        history = read_csv(paths.TRAIN / variant.name / "history.csv")
-        history.insert(0, "variant", variant.name)
-        tables.append(history)
+        history = read_csv(paths.TRAIN / variant.name / "history.csv").iloc[1:]
+        loss = history["train/loss"].rolling(10, min_periods=1).mean()
+        tables.append(
+            pd.DataFrame({"series": variant.name, "step": history["step"], "loss": loss})
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def loss_by_length(table: "pd.DataFrame", params: Params) -> "pd.DataFrame":
+    """Evaluation loss of every variant: columns series (initialisation, split), length, loss.
+
+    Several seeds are one point, their mean.
+    """
+    import pandas as pd
+
+    variants = table[table["kind"] == "variant"]
+    tables = []
+    for split in params.evaluate.splits:
+        means = variants.groupby(["initialization", "length"], as_index=False)[f"{split}_loss"].mean()
+        series = means["initialization"] + ", " + split
+        tables.append(
+            pd.DataFrame({"series": series, "length": means["length"], "loss": means[f"{split}_loss"]})
+        )
     return pd.concat(tables, ignore_index=True)
 
 

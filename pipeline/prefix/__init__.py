@@ -11,6 +11,7 @@ from pipeline.prefix.from_text import (
     kv_prefix_from_text,
     kv_prefix_from_tokens,
 )
+from pipeline.prefix.initializers import random_kv_prefix
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
 
@@ -22,4 +23,5 @@ __all__ = [
     "kv_prefix_from_cache",
     "kv_prefix_from_text",
     "kv_prefix_from_tokens",
+    "random_kv_prefix",
 ]

@@ -19,8 +19,8 @@ class PrefixConfig:
             "zero" starts from keys and values of zero.
         num_frozen_tokens: how many of the first virtual tokens stay as they start. An attention
             sink that training would otherwise move keeps its place (Cartridges, section 4).
-        prefix_dropout: probability in [0, 1) that a virtual token is hidden from a whole batch in
-            training; at least one always stays visible.
+        prefix_dropout: probability in [0, 1) of zeroing each number of the keys and values in
+            training, the others scaled up, as the paper's own code has it.
 
     Raises:
         PrefixError: for a value outside these bounds.

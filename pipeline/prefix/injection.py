@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from pipeline.prefix.cache import PrefixCache
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.packed import merged_attention_on
 
 _CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
 
@@ -31,6 +32,7 @@ class Injection:
         self._prefix = prefix
         self._handles: list[RemovableHandle] = []
         self._cache: PrefixCache | None = None
+        self._packed = False
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     @property
@@ -63,7 +65,19 @@ class Injection:
 
     def recompute_context(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """`context_fn` of torch's checkpointing: the replay meets its own forward's prefix."""
+        if self._packed:
+            return nullcontext(), self.packing()
         return nullcontext(), self._using(self._cache)
+
+    @contextmanager
+    def packing(self) -> Iterator[None]:
+        """Stand aside for the packed path, which brings the prefix to the attention itself."""
+        before, self._packed = self._packed, True
+        try:
+            with self._using(None), merged_attention_on(self._model):
+                yield
+        finally:
+            self._packed = before
 
     @contextmanager
     def _using(self, cache: PrefixCache | None) -> Iterator[None]:
@@ -76,6 +90,8 @@ class Injection:
     def _before_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._packed:
+            return args, kwargs
         bound = _by_name(module, args, kwargs)
         tokens = bound.get("input_ids")
         if tokens is None:

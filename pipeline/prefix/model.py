@@ -3,16 +3,19 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from pipeline.prefix.config import PrefixConfig
 from pipeline.prefix.encoder import Shapes, build_encoder
 from pipeline.prefix.injection import Injection
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.packed import is_packable, packed_logits
 
 
 class PrefixModel(nn.Module):
@@ -129,18 +132,31 @@ class PrefixModel(nn.Module):
         model.load_kv_prefix(kv)
         return model
 
+    @cached_property
+    def packable(self) -> bool:
+        """Whether `packed_logits` serves this architecture (see `pipeline.prefix.packed`)."""
+        with self.frozen() as frozen_model:
+            return is_packable(frozen_model, self.kv_prefix())
+
+    def packed_logits(
+        self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits `[n, vocabulary]` at the positions `keep` of examples packed without padding.
+
+        The fast path of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
+        after another, `lengths` their tokens. The numbers are those of `forward`.
+        """
+        with self._injection.packing():
+            return packed_logits(self.frozen_model, input_ids, lengths, self._current(), keep)
+
     def _current(self) -> KVPrefix:
         kv: KVPrefix = self.encoder()
         drop = self.prefix_config.prefix_dropout
         if not (self.training and drop):
             return kv
-        keep = (torch.rand(len(kv)) >= drop).nonzero().flatten()
-        if len(keep) == 0:
-            keep = torch.randint(len(kv), (1,))
-        keep = keep.to(self.device)
         return KVPrefix(
-            tuple(key.index_select(1, keep) for key in kv.keys),
-            tuple(value.index_select(1, keep) for value in kv.values),
+            tuple(F.dropout(key, drop) for key in kv.keys),
+            tuple(F.dropout(value, drop) for value in kv.values),
         )
 
 

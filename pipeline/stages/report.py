@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.atomic import atomic_folder
 from pipeline.comparison.plots import draw
-from pipeline.comparison.summary import as_markdown, loss_curves, summarize
+from pipeline.comparison.summary import as_markdown, loss_by_length, loss_curves, summarize
 from pipeline.config import Params
 from pipeline.records import write_csv, write_text
 from pipeline.tokenized import load_split
@@ -24,8 +24,7 @@ def run(params: Params) -> None:
     text = as_markdown(table, params)
     write_text(paths.REPORT / "summary.md", text + "\n")
     write_csv(paths.REPORT / "summary.csv", table)
-    variants = table[table["kind"] == "variant"].sort_values(["initialization", "length"])
-    write_csv(paths.REPORT / "by_length.csv", variants)
+    write_csv(paths.REPORT / "loss_by_length.csv", loss_by_length(table, params))
     write_csv(paths.REPORT / "loss_curves.csv", curves)
     with atomic_folder(paths.REPORT / "plots") as folder:
         draw(table, curves, params.evaluate.splits, folder, params.report.dpi)

@@ -1,0 +1,102 @@
+"""From tokenized examples to batches: the order of training, and padding."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+"""The label of a position that is no target, as in transformers and torch."""
+
+Example = Mapping[str, Any]
+"""A row of the tokenized splits: at least `input_ids` and `target_start`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded on the left, `[rows, tokens]` int64 each, so that targets end together.
+
+    `labels` holds the target's tokens at their own positions (not shifted), `IGNORED` elsewhere.
+    """
+
+    input_ids: "torch.Tensor"
+    attention_mask: "torch.Tensor"
+    labels: "torch.Tensor"
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int(self.attention_mask.sum())
+
+    @property
+    def num_targets(self) -> int:
+        """Target tokens, over which a loss is averaged."""
+        return int((self.labels != IGNORED).sum())
+
+
+def pad(examples: Sequence[Example], pad_token_id: int, device: "torch.device") -> Batch:
+    """One batch of examples, inputs and targets."""
+    import torch
+
+    width = max(len(example["input_ids"]) for example in examples)
+    shape = (len(examples), width)
+    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED, dtype=torch.long)
+    for row, example in enumerate(examples):
+        ids = torch.tensor(example["input_ids"], dtype=torch.long)
+        begin = width - len(ids)
+        input_ids[row, begin:] = ids
+        attention_mask[row, begin:] = 1
+        start = begin + example["target_start"]
+        labels[row, start:] = ids[example["target_start"] :]
+    return Batch(input_ids.to(device), attention_mask.to(device), labels.to(device))
+
+
+def training_order(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Batches of example indices without end: a new seeded shuffle for every epoch.
+
+    The last batch of an epoch may be smaller, so that an epoch meets each example once.
+    """
+    draw = random.Random(seed)
+    while True:
+        order = list(range(examples))
+        draw.shuffle(order)
+        for start in range(0, examples, batch_size):
+            yield order[start : start + batch_size]
+
+
+def by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Batches of like length for measuring: indices, longest first, `rows * longest <= max_tokens`.
+
+    An example longer than `max_tokens` is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def of_like_length(lengths: Sequence[int], waste: float = 0.1) -> list[list[int]]:
+    """One batch split into parts, by position, so that at most `waste` of a part is padding.
+
+    The gradient of the sum over the parts is that of the batch: only padding is saved.
+    """
+    parts: list[list[int]] = []
+    real = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if parts:
+            padded = lengths[parts[-1][0]] * (len(parts[-1]) + 1)
+            if real + lengths[index] >= (1 - waste) * padded:
+                parts[-1].append(index)
+                real += lengths[index]
+                continue
+        parts.append([index])
+        real = lengths[index]
+    return parts

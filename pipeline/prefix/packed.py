@@ -1,0 +1,151 @@
+"""The fast path: examples packed one after another in a single row, without padding.
+
+Linear layers see one matrix of real tokens; attention goes through transformers' own extension
+point (`AttentionInterface`) to `merged_attention`. Architectures whose attention does more than
+scale, mask and softmax, or hides its attention from that interface, are not taken here: the
+padded path of `PrefixModel.forward` serves them.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.merged_attention import merged_attention
+
+_NAME = "merged_prefix"
+# What an attention may ask for beyond scaled, causal softmax attention.
+_BEYOND = ("softcap", "s_aux", "position_bias", "sliding_window", "head_mask")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What the attention needs to know of one packed row: carried through the model as a keyword."""
+
+    lengths: list[int]
+    prefix: KVPrefix | None
+
+
+class NotPackableError(Exception):
+    """An attention met on the way computes something that the fast path does not."""
+
+
+def packed_logits(
+    frozen_model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    lengths: list[int],
+    prefix: KVPrefix | None,
+    keep: torch.Tensor,
+) -> torch.Tensor:
+    """The frozen model's logits at some positions of packed examples.
+
+    Args:
+        input_ids: `[tokens]`, examples one after another.
+        lengths: tokens of each example.
+        prefix: what stands before every example; None for nothing.
+        keep: indices `[n]` into `input_ids` of the positions whose logits are wanted.
+
+    Returns:
+        `[n, vocabulary]`, those of the same example alone after the prefix.
+    """
+    start = len(prefix) if prefix is not None else 0
+    positions = torch.cat([torch.arange(start, start + n) for n in lengths]).to(input_ids.device)
+    if prefix is not None:
+        prefix = prefix.to(frozen_model.dtype)
+    with merged_attention_on(frozen_model):
+        output = frozen_model(
+            input_ids=input_ids[None],
+            position_ids=positions[None],
+            use_cache=False,
+            logits_to_keep=keep,
+            prefix_packing=Packing(lengths, prefix),
+        )
+    logits: torch.Tensor = output.logits[0]
+    return logits
+
+
+@torch.no_grad()
+def is_packable(frozen_model: PreTrainedModel, prefix: KVPrefix | None) -> bool:
+    """Whether `packed_logits` gives what the model itself gives for each example alone.
+
+    Found out by trying both on two examples of a few tokens: an architecture is never assumed to
+    be a plain one.
+    """
+    parameters = inspect.signature(frozen_model.forward).parameters
+    if not {"logits_to_keep", "position_ids"} <= parameters.keys():
+        return False
+    if getattr(frozen_model.config.get_text_config(), "sliding_window", None) is not None:
+        return False
+    ids = torch.arange(1, 6, device=frozen_model.device)
+    keep = torch.arange(5, device=frozen_model.device)
+    training = frozen_model.training
+    frozen_model.eval()
+    try:
+        packed = packed_logits(frozen_model, ids, [2, 3], prefix, keep)
+        alone = torch.cat([_alone(frozen_model, part, prefix) for part in ids.split([2, 3])])
+    except (NotPackableError, TypeError):
+        return False
+    finally:
+        frozen_model.train(training)
+    # Half precision rounds differently on the two ways; a wrong way is off by far more.
+    tolerance = 1e-4 if frozen_model.dtype == torch.float32 else 0.1
+    scale = alone.float().abs().max().clamp(min=1)
+    return bool(((packed - alone).float().abs().max() / scale) < tolerance)
+
+
+def _alone(model: PreTrainedModel, ids: torch.Tensor, prefix: KVPrefix | None) -> torch.Tensor:
+    if prefix is None:
+        logits: torch.Tensor = model(input_ids=ids[None], use_cache=False).logits[0]
+        return logits
+    mask = torch.ones(1, len(prefix) + len(ids), dtype=torch.long, device=ids.device)
+    cache = prefix.to(model.dtype).to_cache()
+    logits = model(input_ids=ids[None], attention_mask=mask, past_key_values=cache).logits[0]
+    return logits
+
+
+@contextmanager
+def merged_attention_on(model: PreTrainedModel) -> Iterator[None]:
+    """Route the model's attention through `merged_attention`, and back again."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    prefix_packing: Packing | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function: `[1, heads, tokens, size]` to `[1, tokens, heads, size]`."""
+    asked = [name for name in _BEYOND if kwargs.get(name) is not None]
+    if prefix_packing is None or dropout or asked:
+        raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")
+    prefix = prefix_packing.prefix
+    layer = module.layer_idx
+    out = merged_attention(
+        query[0],
+        key[0],
+        value[0],
+        None if prefix is None else prefix.keys[layer],
+        None if prefix is None else prefix.values[layer],
+        prefix_packing.lengths,
+        query.shape[-1] ** -0.5 if scaling is None else scaling,
+    )
+    return out.transpose(0, 1)[None], None
+
+
+AttentionInterface.register(_NAME, _forward)

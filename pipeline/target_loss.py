@@ -1,0 +1,93 @@
+"""The cross-entropy of the target tokens, with logits at no other position."""
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.batching import IGNORED, Example, of_like_length, pad
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from pipeline.prefix import PrefixModel
+
+
+class TargetLoss:
+    """The loss of a model's targets, by the fastest way that its architecture allows.
+
+    `model` is a `PrefixModel`, or a bare transformers model for what has no prefix.
+    """
+
+    def __init__(self, model: "PrefixModel | PreTrainedModel") -> None:
+        from pipeline.prefix import PrefixModel
+        from pipeline.prefix.packed import is_packable
+
+        self.model = model
+        prefixed = isinstance(model, PrefixModel)
+        self._packable = model.packable if prefixed else is_packable(model, None)
+
+    def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """A batch in the parts that one call takes: whole where packed, else of like length."""
+        if self._packable:
+            return [list(examples)]
+        lengths = [len(example["input_ids"]) for example in examples]
+        return [[examples[i] for i in part] for part in of_like_length(lengths)]
+
+    def __call__(self, examples: Sequence[Example]) -> "torch.Tensor":
+        """The summed cross-entropy (nats, float32 scalar) of the examples' target tokens."""
+        from torch.nn import functional as F
+
+        predicting, labels = self._packed(examples) if self._packable else self._padded(examples)
+        return F.cross_entropy(predicting.float(), labels, reduction="sum")
+
+    def _packed(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
+        import torch
+
+        from pipeline.prefix import PrefixModel
+        from pipeline.prefix.packed import packed_logits
+
+        lengths = [len(example["input_ids"]) for example in examples]
+        ids = [token for example in examples for token in example["input_ids"]]
+        targets: list[int] = []
+        start = 0
+        for example, length in zip(examples, lengths, strict=True):
+            targets.extend(range(start + example["target_start"], start + length))
+            start += length
+        device = self.model.device
+        input_ids = torch.tensor(ids, device=device)
+        at = torch.tensor(targets, device=device)
+        # The logits that predict a token are at the position before it.
+        if isinstance(self.model, PrefixModel):
+            logits = self.model.packed_logits(input_ids, lengths, at - 1)
+        else:
+            logits = packed_logits(self.model, input_ids, lengths, None, at - 1)
+        return logits, input_ids[at]
+
+    def _padded(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
+        import torch
+
+        # The padding token is masked wherever it stands.
+        batch = pad(examples, 0, self.model.device)
+        is_target = batch.labels != IGNORED
+        width = batch.labels.shape[1]
+        # Padded on the left, targets end together: the logits before the last columns are enough.
+        first = int(is_target.any(dim=0).nonzero()[0])
+        kept = torch.arange(first - 1, width - 1, device=self.model.device)
+        frozen: Any = getattr(self.model, "frozen_model", self.model)
+        parameters = inspect.signature(frozen.forward).parameters
+        # Indices rather than a number: a slice of the hidden states is not contiguous, and torch
+        # would multiply it by a copy of the output embedding for every row.
+        extra = {"logits_to_keep": kept} if "logits_to_keep" in parameters else {}
+        if "position_ids" in parameters:
+            extra["position_ids"] = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
+        logits = self.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+            **extra,
+        ).logits
+        if "logits_to_keep" not in extra:
+            logits = logits[:, kept]
+        chosen = is_target[:, first:]
+        return logits[chosen], batch.labels[:, first:][chosen]

@@ -1,0 +1,198 @@
+"""What tests share: a tiny random model with a real tokenizer, and a workspace to run DVC in."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CORPUS = "Each record has lines. A line names a field and gives its value. Copy the value. " * 4
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    # Tiny matrices: handing them to a second core costs more than it saves.
+    torch.set_num_threads(1)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer without merges: it can encode any text and knows 260 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>"]
+    vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        bos_token="<|im_start|>",
+        pad_token="<pad>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def tiny_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """A random two-layer Llama in float32 with grouped queries."""
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 3,
+    }
+    return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model and tokenizer as `save_pretrained` writes them."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def rows(split: str, count: int) -> list[dict[str, str]]:
+    """Rows of a toy task: copy the value of a field."""
+    return [
+        {"key": f"{split} {index}", "record": f"size: {index} km", "value": f"{index} km"}
+        for index in range(count)
+    ]
+
+
+def tiny_params(model_folder: Path) -> dict[str, Any]:
+    """A sweep of four variants over a toy task that runs in seconds."""
+    return {
+        "model": {"source": "local", "path": str(model_folder), "dtype": "float32"},
+        "data": {
+            "source": "files",
+            "files": {
+                "train": "inputs/train.jsonl",
+                "validation": "inputs/validation.csv",
+                "test": "inputs/test.parquet",
+            },
+        },
+        "task": {
+            "input_template": "{{ record }}\n{{ key }}?",
+            "target_template": "{{ value }}",
+            "use_chat_template": True,
+            "max_length": 128,
+        },
+        "initializations": {
+            "random": {"type": "random", "path": "data/model/config.json"},
+            "corpus": {"type": "corpus_text", "path": "inputs/corpus.txt"},
+        },
+        "sweep": {"lengths": [2, 4], "initializations": ["random", "corpus"], "seeds": [0]},
+        "kv_prefix": {"max_length": 16},
+        "train": {"max_steps": 4, "epochs": None, "batch_size": 4, "eval_every_steps": 2},
+        "evaluate": {"splits": ["test"], "max_new_tokens": 4},
+        "baselines": {"no_prefix": {"type": "no_prefix", "path": "data/model/config.json"}},
+        "report": {"dpi": 60},
+        "mlflow": {"experiment": "tiny"},
+    }
+
+
+class Workspace:
+    """A clone of the repository with inputs and params of its own."""
+
+    def __init__(self, root: Path, params: dict[str, Any]) -> None:
+        self.root = root
+        self.write(params)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(YAML(typ="safe").load((self.root / "params.yaml").read_text()))
+
+    def write(self, params: dict[str, Any]) -> None:
+        with (self.root / "params.yaml").open("w") as file:
+            YAML(typ="safe").dump(params, file)
+
+    def edit(self, change: Callable[[dict[str, Any]], Any]) -> None:
+        params = self.params
+        change(params)
+        self.write(params)
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of this Python's environment in the workspace."""
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        result = subprocess.run(
+            command, cwd=self.root, capture_output=True, text=True, env=environment
+        )
+        if check and result.returncode != 0:
+            raise AssertionError(f"{' '.join(command)} failed:\n{result.stdout}\n{result.stderr}")
+        return result
+
+    def pipeline(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "pipeline", *arguments, check=check)
+
+
+def make_workspace(root: Path, model_folder: Path) -> Workspace:
+    """The repository's own files in a new git and DVC repository, with a toy task beside them."""
+    for name in ("pipeline", "corpora"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    if (ROOT / ".dvc" / "plots").is_dir():
+        assert (root / ".dvc" / "plots").is_dir()
+    inputs = root / "inputs"
+    inputs.mkdir()
+    import pandas as pd
+
+    lines = [json.dumps(row) for row in rows("train", 12)]
+    (inputs / "train.jsonl").write_text("\n".join(lines) + "\n")
+    pd.DataFrame(rows("validation", 4)).to_csv(inputs / "validation.csv", index=False)
+    pd.DataFrame(rows("test", 5)).to_parquet(inputs / "test.parquet")
+    (inputs / "corpus.txt").write_text(CORPUS)
+    workspace = Workspace(root, tiny_params(model_folder))
+    workspace.run("git", "init", "-q")
+    workspace.run("git", "add", "-A")
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    workspace.run("git", *identity, "commit", "-qm", "start")
+    return workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, model_folder: Path) -> Workspace:
+    return make_workspace(tmp_path, model_folder)

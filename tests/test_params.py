@@ -1,0 +1,134 @@
+"""Wrong params files: one sentence each, a non-zero exit code, and nothing touched."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from pipeline.cli import main
+from pipeline.config import load_params
+from tests.conftest import ROOT, tiny_params
+
+Edit = Callable[[dict[str, Any]], Any]
+
+
+def _delete(section: str) -> Edit:
+    return lambda params: params.pop(section)
+
+
+def _set(path: str, value: Any) -> Edit:
+    def edit(params: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        node = params
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+
+    return edit
+
+
+WRONG: dict[str, tuple[Edit, str]] = {
+    "unknown key": (_set("train.learning_rat", 1e-3), "train.learning_rat: unknown key; did you mean 'learning_rate'?"),
+    "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),
+    "missing section": (_delete("task"), "task: is missing"),
+    "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate = 'fast' should be a valid number"),
+    "out of range": (_set("train.batch_size", 0), "train.batch_size = 0 should be greater than or equal to 1"),
+    "unknown choice": (_set("train.schedule", "step"), "train.schedule = 'step' should be 'linear', 'cosine' or 'constant'"),
+    "unknown source": (_set("model.source", "ftp"), "model.source = 'ftp' is unknown"),
+    "unknown initialisation type": (_set("initializations.corpus.type", "magic"), "initializations.corpus.type = 'magic' is unknown"),
+    "undefined initialisation": (_set("sweep.initializations", ["magic"]), "sweep.initializations: 'magic' is not defined"),
+    "same item twice": (_set("sweep.lengths", [4, 4]), "sweep.lengths lists 4 twice"),
+    "length above the cache": (_set("sweep.lengths", [4, 17]), "sweep.lengths: 17 is above kv_prefix.max_length = 16"),
+    "two lengths of training": (_set("train.epochs", 2), "train: give either epochs or max_steps"),
+    "impossible combination": (_set("prefix", {"encoder_hidden_size": 8}), "encoder_hidden_size needs prefix_projection"),
+    "patience without validation": (_set("train", {"early_stopping_patience": 2}), "early_stopping_patience needs eval_every_steps"),
+    "broken template": (_set("task.target_template", "{{ value"), "task.target_template is no valid Jinja2 template"),
+    "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),
+    "split that is not there": (_set("evaluate.splits", ["test", "test_unseen"]), "data.files.test_unseen names no such split"),
+    "missing corpus": (_set("initializations.corpus.path", "inputs/none.txt"), "initializations.corpus.path: there is nothing at 'inputs/none.txt'"),
+    "missing model folder": (_set("model.path", "nowhere"), "model.path: there is nothing at 'nowhere'"),
+    "everything frozen": (_set("prefix", {"num_frozen_tokens": 2}), "prefix.num_frozen_tokens: 2 leaves nothing to train"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with valid params and an output of an earlier run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inputs").mkdir()
+    for name in ("train.jsonl", "validation.csv", "test.parquet", "corpus.txt"):
+        (tmp_path / "inputs" / name).write_text("{}")
+    (tmp_path / "model").mkdir()
+    earlier = tmp_path / "data" / "train" / "len2-random-seed0" / "prefix.safetensors"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"earlier")
+    return tmp_path
+
+
+def _write(folder: Path, params: dict[str, Any]) -> None:
+    with (folder / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(params, file)
+
+
+@pytest.mark.parametrize("command", [["check"], ["train", "--length", "2", "--initialization", "random", "--seed", "0"]])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_one_sentence(folder: Path, name: str, command: list[str]) -> None:
+    edit, expected = WRONG[name]
+    params = tiny_params(folder / "model")
+    edit(params)
+    _write(folder, params)
+
+    result = CliRunner().invoke(main, command)
+
+    assert result.exit_code == 1
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+    earlier = folder / "data" / "train" / "len2-random-seed0" / "prefix.safetensors"
+    assert earlier.read_bytes() == b"earlier"
+
+
+def test_the_unedited_params_pass(folder: Path) -> None:
+    _write(folder, tiny_params(folder / "model"))
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: [", "is no valid YAML at line"),
+        ("- a\n- b\n", "must be a mapping of sections"),
+        ("train: {}\ntrain: {}\n", "is no valid YAML at line 2"),
+    ],
+)
+def test_a_file_that_is_no_yaml_mapping(folder: Path, text: str, expected: str) -> None:
+    (folder / "params.yaml").write_text(text)
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 1
+    assert expected in result.stderr
+
+
+def test_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 1
+    assert "params.yaml: no such file" in result.stderr
+
+
+def test_several_mistakes_are_told_together(folder: Path) -> None:
+    params = tiny_params(folder / "model")
+    params["train"]["batch_size"] = "x"
+    params["kv_prefix"]["max_length"] = "y"
+    _write(folder, params)
+    result = CliRunner().invoke(main, ["check"])
+    assert "train.batch_size" in result.stderr
+    assert "kv_prefix.max_length" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "examples/webnlg.yaml"])
+def test_the_committed_params_are_valid(name: str) -> None:
+    assert load_params(ROOT / name).sweep.lengths
