@@ -40,7 +40,7 @@ class Renderer:
         """Render and tokenize one row. Raises PipelineError for a column that it lacks."""
         shown, target = self.texts(row)
         prompt_ids = self._encode(self._prompt(shown))
-        target_ids = self._encode(target) + [self._end_of_target()]
+        target_ids = [*self._encode(target), self._end_of_target()]
         return {
             "id": str(row["id"]),
             "input_ids": prompt_ids + target_ids,

@@ -34,7 +34,5 @@ class Variant:
 
 def sweep(params: Params) -> list[Variant]:
     """All variants of params.yaml, in the order of its lists."""
-    grid = itertools.product(
-        params.sweep.lengths, params.sweep.initializations, params.sweep.seeds
-    )
+    grid = itertools.product(params.sweep.lengths, params.sweep.initializations, params.sweep.seeds)
     return [Variant(*point) for point in grid]

@@ -119,6 +119,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         },
         "sweep": {"lengths": [2, 4], "initializations": ["random", "corpus"], "seeds": [0]},
         "kv_prefix": {"max_length": 16},
+        "prefix": {},
         "train": {"max_steps": 4, "epochs": None, "batch_size": 4, "eval_every_steps": 2},
         "evaluate": {"splits": ["test"], "max_new_tokens": 4},
         "baselines": {"no_prefix": {"type": "no_prefix", "path": "data/model/config.json"}},

@@ -73,7 +73,9 @@ def _write(folder: Path, params: dict[str, Any]) -> None:
         YAML(typ="safe").dump(params, file)
 
 
-@pytest.mark.parametrize("command", [["check"], ["train", "--length", "2", "--initialization", "random", "--seed", "0"]])
+@pytest.mark.parametrize(
+    "command", [["check"], ["train", "--length", "2", "--initialization", "random", "--seed", "0"]]
+)
 @pytest.mark.parametrize("name", WRONG)
 def test_a_mistake_is_one_sentence(folder: Path, name: str, command: list[str]) -> None:
     edit, expected = WRONG[name]

@@ -1,5 +1,6 @@
 """The pictures of the report, drawn with matplotlib."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ _LABELS = {
 }
 
 
-def draw(table: "pd.DataFrame", curves: "pd.DataFrame", splits: list[str], folder: Path, dpi: int) -> None:
+def draw(
+    table: "pd.DataFrame", curves: "pd.DataFrame", splits: Sequence[str], folder: Path, dpi: int
+) -> None:
     """Write `<split>_<metric>.png` against prefix length and `loss_curves.png` into `folder`.
 
     The same table gives the same bytes: the files hold no date and no version of the library.

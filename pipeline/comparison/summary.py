@@ -65,9 +65,7 @@ def loss_curves(params: Params) -> "pd.DataFrame":
     for variant in sweep(params):
         history = read_csv(paths.TRAIN / variant.name / "history.csv").iloc[1:]
         loss = history["train/loss"].rolling(10, min_periods=1).mean()
-        tables.append(
-            pd.DataFrame({"series": variant.name, "step": history["step"], "loss": loss})
-        )
+        tables.append(pd.DataFrame({"series": variant.name, "step": history["step"], "loss": loss}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -81,10 +79,14 @@ def loss_by_length(table: "pd.DataFrame", params: Params) -> "pd.DataFrame":
     variants = table[table["kind"] == "variant"]
     tables = []
     for split in params.evaluate.splits:
-        means = variants.groupby(["initialization", "length"], as_index=False)[f"{split}_loss"].mean()
+        means = variants.groupby(["initialization", "length"], as_index=False)[
+            f"{split}_loss"
+        ].mean()
         series = means["initialization"] + ", " + split
         tables.append(
-            pd.DataFrame({"series": series, "length": means["length"], "loss": means[f"{split}_loss"]})
+            pd.DataFrame(
+                {"series": series, "length": means["length"], "loss": means[f"{split}_loss"]}
+            )
         )
     return pd.concat(tables, ignore_index=True)
 
@@ -93,7 +95,11 @@ def as_markdown(table: "pd.DataFrame", params: Params) -> str:
     """The table for a terminal and for Markdown: losses to 3 digits, rates in percent."""
     from tabulate import tabulate
 
-    headers = ["", "length", *(_heading(split, m) for split in params.evaluate.splits for m in _SHOWN)]
+    headers = [
+        "",
+        "length",
+        *(_heading(split, m) for split in params.evaluate.splits for m in _SHOWN),
+    ]
     rows = [
         [
             row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)",

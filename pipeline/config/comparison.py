@@ -1,6 +1,6 @@
 """What is compared, and how it is shown: `sweep`, `baselines`, `report`, `mlflow`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -16,7 +16,7 @@ class SweepParams(Section):
 
     @field_validator("lengths", "initializations", "seeds")
     @classmethod
-    def _distinct(cls, items: list[int] | list[str]) -> list[int] | list[str]:
+    def _distinct(cls, items: list[Any]) -> list[Any]:
         if len(set(items)) < len(items):
             twice = next(item for item in items if items.count(item) > 1)
             raise ValueError(f"lists {twice} twice; each item names variants of its own")

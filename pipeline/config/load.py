@@ -66,7 +66,9 @@ def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
     if kind == "union_tag_invalid":
         context = error["ctx"]
         tag = str(context["discriminator"]).strip("'")
-        return f"{key}.{tag} = '{context['tag']}' is unknown; use one of {context['expected_tags']}."
+        return (
+            f"{key}.{tag} = '{context['tag']}' is unknown; use one of {context['expected_tags']}."
+        )
     if kind == "union_tag_not_found":
         tag = str(error["ctx"]["discriminator"]).strip("'")
         return f"{key}.{tag}: is missing; it says which kind this is."
@@ -114,7 +116,7 @@ def _tag(section: type[Section]) -> str | None:
     """The value of the key that tells this section from its alternatives, if it is one."""
     for name in ("source", "type"):
         field = section.model_fields.get(name)
-        arguments = getattr(field.annotation, "__args__", ()) if field is not None else ()
+        arguments: tuple[Any, ...] = getattr(field and field.annotation, "__args__", ())
         if len(arguments) == 1:
             return str(arguments[0])
     return None

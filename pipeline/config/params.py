@@ -25,12 +25,13 @@ class Params(Section):
     task: TaskParams
     initializations: Annotated[dict[Name, Initialization], Field(min_length=1)]
     sweep: SweepParams
-    kv_prefix: KVPrefixParams = KVPrefixParams()
-    prefix: PrefixParams = PrefixParams()
-    train: TrainParams = TrainParams()
+    # No defaults for whole sections: DVC refuses a stage whose params are not in the file.
+    kv_prefix: KVPrefixParams
+    prefix: PrefixParams
+    train: TrainParams
     evaluate: EvaluateParams
-    baselines: dict[Name, Baseline] = {}
-    report: ReportParams = ReportParams()
+    baselines: dict[Name, Baseline]
+    report: ReportParams
     mlflow: MLflowParams = MLflowParams()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""How a prefix is parametrised; names follow PEFT's `PrefixTuningConfig` where the thing is the same."""
+"""How a prefix is parametrised; names follow PEFT's where the thing is the same."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -131,7 +131,9 @@ def flatten(kv: KVPrefix) -> torch.Tensor:
 
 def unflatten(flat: torch.Tensor, shapes: Shapes) -> KVPrefix:
     """The inverse of `flatten`; slices of one tensor, no copies."""
-    keys, values, at = [], [], 0
+    keys: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
+    at = 0
     for key_shape, value_shape in shapes:
         for (heads, size), into in ((key_shape, keys), (value_shape, values)):
             part = flat[:, at : at + heads * size]

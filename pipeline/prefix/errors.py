@@ -2,4 +2,4 @@
 
 
 class PrefixError(ValueError):
-    """A prefix, a text or a configuration that cannot be used; the text says what would be right."""
+    """A prefix, a text or a configuration that cannot be used, and what would be right."""

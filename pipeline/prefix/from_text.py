@@ -31,12 +31,14 @@ def kv_prefix_from_text(
     if use_chat_template:
         if tokenizer.chat_template is None:
             raise PrefixError("the tokenizer has no chat template; use use_chat_template=False")
-        text = str(tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False))
+        text = str(
+            tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
+        )
     tokens = tokenizer.encode(text, add_special_tokens=not use_chat_template)
     if len(tokens) < num_virtual_tokens:
         raise PrefixError(
-            f"the text has {len(tokens)} tokens, fewer than the {num_virtual_tokens} virtual tokens "
-            "asked for; use a longer text or a shorter prefix"
+            f"the text has {len(tokens)} tokens, fewer than the {num_virtual_tokens} "
+            "virtual tokens asked for; use a longer text or a shorter prefix"
         )
     kv = kv_prefix_from_tokens(frozen_model, torch.tensor(tokens[:num_virtual_tokens]))
     kv.metadata["text_sha256"] = hashlib.sha256(text.encode()).hexdigest()

@@ -46,7 +46,9 @@ class Injection:
             return
         self._handles = [
             self._model.register_forward_pre_hook(self._before_model, with_kwargs=True),
-            self._model.register_forward_hook(self._after_model, with_kwargs=True, always_call=True),
+            self._model.register_forward_hook(
+                self._after_model, with_kwargs=True, always_call=True
+            ),
         ]
         for module in self._model.modules():
             if name := _cache_argument(module):
@@ -63,7 +65,9 @@ class Injection:
         """An empty growing cache, for `generate` to carry from step to step."""
         return PrefixCache(self._prefix(), growing=True)
 
-    def recompute_context(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    def recompute_context(
+        self,
+    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """`context_fn` of torch's checkpointing: the replay meets its own forward's prefix."""
         if self._packed:
             return nullcontext(), self.packing()
@@ -115,7 +119,9 @@ class Injection:
         if mask is None:
             mask = torch.ones(batch, past + length, dtype=torch.long, device=tokens.device)
         if mask.ndim != 2:
-            raise PrefixError("attention_mask must be [batch, tokens], with 1 for tokens to attend to")
+            raise PrefixError(
+                "attention_mask must be [batch, tokens], with 1 for tokens to attend to"
+            )
         if self._takes_positions:
             positions = bound.get("position_ids")
             if positions is None:

@@ -90,13 +90,16 @@ class KVPrefix:
 
         return DynamicCache(
             [
-                (key.expand(batch_size, -1, -1, -1).clone(), value.expand(batch_size, -1, -1, -1).clone())
+                (
+                    key.expand(batch_size, -1, -1, -1).clone(),
+                    value.expand(batch_size, -1, -1, -1).clone(),
+                )
                 for key, value in zip(self.keys, self.values, strict=True)
             ]
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file (`keys.<layer>`, `values.<layer>`, metadata), renamed into place."""
+        """Write a safetensors file (`keys.<layer>`, `values.<layer>`), renamed into place."""
         tensors = {f"keys.{i}": key.detach().contiguous().cpu() for i, key in enumerate(self.keys)}
         tensors |= {f"values.{i}": v.detach().contiguous().cpu() for i, v in enumerate(self.values)}
         path = Path(path)

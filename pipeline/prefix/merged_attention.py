@@ -92,7 +92,10 @@ class _MergedAttention(torch.autograd.Function):
             split = zip(
                 *(t.split(ctx.lengths, 1) for t in (grad, query, key, value, out, lse)), strict=True
             )
-            parts = [_attend_backward(*(t[None] for t in p), True, ctx.scaling) for p in split]
+            parts = [
+                _attend_backward(*(t[None] for t in part), causal=True, scaling=ctx.scaling)
+                for part in split
+            ]
             grad_query, grad_key, grad_value = (
                 torch.cat([part[index][0] for part in parts], dim=1) for index in range(3)
             )
@@ -105,8 +108,8 @@ class _MergedAttention(torch.autograd.Function):
                 prefix_value[None],
                 _fold(out, heads),
                 lse.reshape(1, heads, -1),
-                False,
-                ctx.scaling,
+                causal=False,
+                scaling=ctx.scaling,
             )
             if grad_query is not None:
                 grad_query = grad_query + _unfold(folded_query, query.shape[0])
@@ -148,6 +151,7 @@ def _attend_backward(
     value: Tensor,
     out: Tensor,
     lse: Tensor,
+    *,
     causal: bool,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:

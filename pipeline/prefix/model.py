@@ -80,7 +80,9 @@ class PrefixModel(nn.Module):
         kv = self.encoder()
         return KVPrefix(
             tuple(key.detach().clone(memory_format=torch.contiguous_format) for key in kv.keys),
-            tuple(value.detach().clone(memory_format=torch.contiguous_format) for value in kv.values),
+            tuple(
+                value.detach().clone(memory_format=torch.contiguous_format) for value in kv.values
+            ),
         )
 
     @contextmanager

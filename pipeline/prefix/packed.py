@@ -25,7 +25,7 @@ _BEYOND = ("softcap", "s_aux", "position_bias", "sliding_window", "head_mask")
 
 @dataclass(frozen=True)
 class Packing:
-    """What the attention needs to know of one packed row: carried through the model as a keyword."""
+    """What the attention needs to know of a packed row; a keyword carries it through the model."""
 
     lengths: list[int]
     prefix: KVPrefix | None
@@ -99,13 +99,13 @@ def is_packable(frozen_model: PreTrainedModel, prefix: KVPrefix | None) -> bool:
 
 
 def _alone(model: PreTrainedModel, ids: torch.Tensor, prefix: KVPrefix | None) -> torch.Tensor:
-    if prefix is None:
-        logits: torch.Tensor = model(input_ids=ids[None], use_cache=False).logits[0]
-        return logits
-    mask = torch.ones(1, len(prefix) + len(ids), dtype=torch.long, device=ids.device)
-    cache = prefix.to(model.dtype).to_cache()
-    logits = model(input_ids=ids[None], attention_mask=mask, past_key_values=cache).logits[0]
-    return logits
+    extra: dict[str, Any] = {"use_cache": False}
+    if prefix is not None:
+        mask = torch.ones(1, len(prefix) + len(ids), dtype=torch.long, device=ids.device)
+        cache = prefix.to(model.dtype).to_cache()
+        extra = {"attention_mask": mask, "past_key_values": cache}
+    logits: torch.Tensor = model(input_ids=ids[None], **extra).logits
+    return logits[0]
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def _forward(
     prefix_packing: Packing | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function: `[1, heads, tokens, size]` to `[1, tokens, heads, size]`."""
+    """An attention function of transformers: `[1, heads, tokens, size]` states, heads last out."""
     asked = [name for name in _BEYOND if kwargs.get(name) is not None]
     if prefix_packing is None or dropout or asked:
         raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")

@@ -22,7 +22,9 @@ WEIGHTS = "adapter_model.safetensors"
 TENSOR = "prompt_embeddings"
 
 
-def save_adapter(kv: KVPrefix, folder: str | os.PathLike[str], frozen_model: PreTrainedModel) -> None:
+def save_adapter(
+    kv: KVPrefix, folder: str | os.PathLike[str], frozen_model: PreTrainedModel
+) -> None:
     """Write a prefix as PEFT's `PREFIX_TUNING` adapter for a causal language model.
 
     Raises PrefixError for shapes that PEFT's format cannot hold: it knows one size of keys and
@@ -32,7 +34,8 @@ def save_adapter(kv: KVPrefix, folder: str | os.PathLike[str], frozen_model: Pre
     if key_shape != value_shape or any(pair != kv.shapes[0] for pair in kv.shapes):
         raise PrefixError(
             "PEFT's format holds one shape for all keys and values, but this model's differ "
-            f"between layers or between keys {key_shape} and values {value_shape}; use KVPrefix.save"
+            f"between layers or between keys {key_shape} and values {value_shape}; use "
+            "KVPrefix.save"
         )
     heads, head_dim = key_shape
     folder = Path(folder)
@@ -72,9 +75,13 @@ def load_adapter(folder: str | os.PathLike[str], shapes: Shapes) -> KVPrefix:
     try:
         tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
-        raise PrefixError(f"{folder}: holds no {WEIGHTS}; PEFT writes it beside {CONFIG}") from error
+        raise PrefixError(
+            f"{folder}: holds no {WEIGHTS}; PEFT writes it beside {CONFIG}"
+        ) from error
     except (SafetensorError, OSError) as error:
-        raise PrefixError(f"{folder / WEIGHTS}: is no complete safetensors file ({error})") from error
+        raise PrefixError(
+            f"{folder / WEIGHTS}: is no complete safetensors file ({error})"
+        ) from error
     if TENSOR not in tensors:
         found = ", ".join(sorted(tensors)) or "nothing"
         raise PrefixError(f"{folder / WEIGHTS}: holds {found}, but no {TENSOR}")
@@ -84,8 +91,8 @@ def load_adapter(folder: str | os.PathLike[str], shapes: Shapes) -> KVPrefix:
     if flat.ndim != 2 or flat.shape[1] != width:
         heads = config.get("num_attention_heads")
         raise PrefixError(
-            f"{folder}: the adapter is {tuple(flat.shape)} for {config.get('num_layers')} layers of "
-            f"{heads} heads, the model needs (p, {width}) for {len(shapes)} layers of "
+            f"{folder}: the adapter is {tuple(flat.shape)} for {config.get('num_layers')} "
+            f"layers of {heads} heads, the model needs (p, {width}) for {len(shapes)} layers of "
             f"{shapes[0][0][0]} heads; it was made for another model"
         )
     return unflatten(flat, shapes)
@@ -95,7 +102,9 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise PrefixError(f"{path.parent}: holds no {CONFIG}; name a PEFT adapter folder") from error
+        raise PrefixError(
+            f"{path.parent}: holds no {CONFIG}; name a PEFT adapter folder"
+        ) from error
     except (UnicodeDecodeError, ValueError, TypeError) as error:
         raise PrefixError(f"{path}: is no JSON object") from error
 

@@ -49,7 +49,9 @@ def _with_ids(rows: list[Row], split: str) -> list[Row]:
     """Every row with an `id` of its own; ids of the source stay when no two are the same."""
     ids = [row.get("id") for row in rows]
     if None not in ids and len(set(map(str, ids))) == len(rows):
-        return [{"id": str(row["id"]), **{k: v for k, v in row.items() if k != "id"}} for row in rows]
+        return [
+            {"id": str(row["id"]), **{k: v for k, v in row.items() if k != "id"}} for row in rows
+        ]
     return [
         {"id": f"{split}-{index}", **{k: v for k, v in row.items() if k != "id"}}
         for index, row in enumerate(rows)

@@ -106,7 +106,9 @@ def _convert(source: Path, dtype: str, folder: Path, name: str, gguf: bool = Fal
     _forget_paths(folder)
     if not (folder / "tokenizer.json").exists():
         shutil.rmtree(folder)
-        raise PipelineError(f"model: '{name}' has no fast tokenizer; use a model with tokenizer.json")
+        raise PipelineError(
+            f"model: '{name}' has no fast tokenizer; use a model with tokenizer.json"
+        )
 
 
 def _forget_paths(folder: Path) -> None:

@@ -84,7 +84,9 @@ def _read(path: Path, key: str) -> list[Row]:
         ) from error
     except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "damaged"
-        raise PipelineError(f"{key}: '{path}' is no readable {path.suffix} file: {reason}") from error
+        raise PipelineError(
+            f"{key}: '{path}' is no readable {path.suffix} file: {reason}"
+        ) from error
     if table.empty:
         raise PipelineError(f"{key}: '{path}' holds no rows")
     return [_plain(row) for row in table.to_dict("records")]
@@ -92,4 +94,7 @@ def _read(path: Path, key: str) -> list[Row]:
 
 def _plain(row: dict[Any, Any]) -> Row:
     """Columns as JSON can hold them: arrays of Parquet become lists, numpy's numbers Python's."""
-    return {str(name): value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}
+    return {
+        str(name): value.tolist() if hasattr(value, "tolist") else value
+        for name, value in row.items()
+    }

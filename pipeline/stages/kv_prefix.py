@@ -9,7 +9,7 @@ from pipeline.records import write_json, write_text
 
 
 def run(params: Params, name: str) -> None:
-    """Write data/kv_prefix/<name>: its definition and, when text-based, the text and its KV cache."""
+    """Write data/kv_prefix/<name>: its definition; if text-based, its text and KV cache too."""
     if name not in params.initializations:
         known = ", ".join(params.initializations)
         raise PipelineError(f"'{name}' is not under initializations of params.yaml; known: {known}")

@@ -29,7 +29,11 @@ def run(params: Params, variant: Variant) -> None:
     tracking.log_data(splits)
     try:
         result = train_prefix(
-            model, splits["train"], splits["validation"], params.train, variant.seed,
+            model,
+            splits["train"],
+            splits["validation"],
+            params.train,
+            variant.seed,
             tracking.log_step,
         )
     except BaseException:

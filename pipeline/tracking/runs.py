@@ -68,7 +68,7 @@ def make_current(experiment_id: str, name: str, run_id: str) -> None:
 
 
 def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
-    """All params that bear on a variant as flat `section.key` entries, and its place in the grid."""
+    """All params that bear on a variant, flat (`section.key`), and its place in the grid."""
     sections = params.model_dump()
     definition = sections.pop("initializations")[variant.initialization]
     for other in ("sweep", "baselines", "report", "mlflow"):

@@ -46,9 +46,7 @@ class TrainingRun:
         import mlflow
 
         try:
-            mlflow.log_metrics(
-                dict(metrics), step=step, run_id=self._run_id, synchronous=False
-            )
+            mlflow.log_metrics(dict(metrics), step=step, run_id=self._run_id, synchronous=False)
         except Exception:
             self._run_id = None
             with never_fatal("log a training step"):

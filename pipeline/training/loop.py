@@ -85,17 +85,19 @@ def train_prefix(
     with tqdm(total=steps, desc="train", unit="step") as bar:
         for step in range(1, steps + 1):
             began = time.perf_counter()
-            rates = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             indices = [next(order) for _ in range(params.gradient_accumulation_steps)]
-            loss, tokens = _accumulate(model, loss_of, [[rows[i] for i in part] for part in indices])
+            loss, tokens = _accumulate(
+                model, loss_of, [[rows[i] for i in part] for part in indices]
+            )
             limit = params.max_grad_norm or float("inf")
             norm = float(torch.nn.utils.clip_grad_norm_(trainable, limit))
-            _refuse_divergence(step, loss, norm, rates)
+            _refuse_divergence(step, loss, norm, rate)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             row = {"step": step, "train/loss": loss}
-            row |= {"train/learning_rate": rates, "train/gradient_norm": norm}
+            row |= {"train/learning_rate": rate, "train/gradient_norm": norm}
             speed = tokens / (time.perf_counter() - began)
             if step == steps or (params.eval_every_steps and step % params.eval_every_steps == 0):
                 row["validation/loss"] = _validate(model, validation)
@@ -129,7 +131,7 @@ def _accumulate(
     for batch in batches:
         for part in loss_of.parts(batch):
             loss = loss_of(part) / targets
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.item()
     return total, tokens
 
@@ -143,8 +145,8 @@ def _validate(model: "PrefixModel", validation: "Dataset") -> float:
 def _refuse_divergence(step: int, loss: float, norm: float, rate: float) -> None:
     if not (abs(loss) < float("inf") and norm < float("inf")):
         raise PipelineError(
-            f"train.learning_rate: at step {step} the loss is {loss} and the gradient's norm {norm} "
-            f"with a rate of {rate:g}; lower it, or give more warmup_steps"
+            f"train.learning_rate: at step {step} the loss is {loss} and the gradient's norm "
+            f"{norm} with a rate of {rate:g}; lower it, or give more warmup_steps"
         )
 
 

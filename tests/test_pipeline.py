@@ -1,0 +1,272 @@
+"""The whole pipeline on a tiny model, with real DVC and a real MLflow store in SQLite."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from tests.conftest import Workspace, make_workspace
+
+pytestmark = pytest.mark.real
+
+VARIANTS = ["len2-random-seed0", "len2-corpus-seed0", "len4-random-seed0", "len4-corpus-seed0"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Workspace:
+    """A workspace after its first `dvc repro`."""
+    workspace = make_workspace(tmp_path_factory.mktemp("finished"), model_folder)
+    (workspace.root / "first_output.txt").write_text(workspace.run("dvc", "repro").stdout)
+    return workspace
+
+
+@pytest.fixture
+def copy(finished: Workspace, tmp_path: Path) -> Workspace:
+    """The finished workspace, to edit."""
+    shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)
+    params = finished.params
+    workspace = Workspace.__new__(Workspace)
+    workspace.root = tmp_path / "copy"
+    assert workspace.params == params
+    return workspace
+
+
+def client(workspace: Workspace) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{workspace.root / 'mlflow.db'}")
+
+
+def runs(workspace: Workspace, filter_string: str = "") -> list[Any]:
+    mlflow = client(workspace)
+    experiment = mlflow.get_experiment_by_name("tiny")
+    assert experiment is not None
+    return list(mlflow.search_runs([experiment.experiment_id], filter_string))
+
+
+def ran(output: str) -> set[str]:
+    """The stages that `dvc repro` says it runs, or would run."""
+    return set(re.findall(r"^Running stage '([^']+)'", output, flags=re.MULTILINE))
+
+
+def test_every_stage_is_done_and_status_is_clean(finished: Workspace) -> None:
+    assert "up to date" in finished.run("dvc", "status").stdout
+    lock = YAML(typ="safe").load((finished.root / "dvc.lock").read_text())
+    stages = {name.split("@")[0] for name in lock["stages"]}
+    assert stages == {
+        *("fetch_model", "fetch_data", "tokenize", "kv_prefix"),
+        *("train", "evaluate", "baselines", "report"),
+    }
+
+
+def test_the_summary_is_on_the_terminal(finished: Workspace) -> None:
+    output = (finished.root / "first_output.txt").read_text()
+    for name in [*VARIANTS, "no_prefix (baseline)"]:
+        assert name in output
+
+
+def test_metrics_show_has_a_row_a_variant(finished: Workspace) -> None:
+    shown = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)
+    files = shown[""]["data"]
+    for name in VARIANTS:
+        metrics = files[f"data/evaluate/{name}/metrics.json"]["data"]["test"]
+        assert metrics["loss"] > 0
+        assert 0 <= metrics["exact_match"] <= 1
+
+
+def test_plots_show_draws_curves_and_loss_against_length(finished: Workspace) -> None:
+    finished.run("dvc", "plots", "show", "--out", "plots")
+    page = (finished.root / "plots" / "index.html").read_text()
+    assert "Evaluation loss against prefix length" in page
+    assert "Training loss of every variant" in page
+    for name in VARIANTS:
+        assert f"Training loss, {name}" in page
+
+
+def test_a_current_run_for_each_variant(finished: Workspace) -> None:
+    current = runs(finished, "tags.state = 'current' and tags.kind = 'variant'")
+    assert sorted(run.info.run_name for run in current) == sorted(VARIANTS)
+    (parent,) = runs(finished, "tags.kind = 'sweep'")
+    mlflow = client(finished)
+    for run in current:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["dvc_stage"].startswith("train@")
+        assert len(run.data.tags["git_commit"]) == 40
+        assert run.data.params["train.learning_rate"] == "0.005"
+        assert run.data.metrics["test/loss"] > 0
+        steps = mlflow.get_metric_history(run.info.run_id, "train/loss")
+        assert [point.step for point in steps] == [1, 2, 3, 4]
+        assert "train/tokens_per_second" in run.data.metrics
+        assert {d.dataset.name for d in run.inputs.dataset_inputs} == {"train", "validation"}
+        artifacts = {item.path for item in mlflow.list_artifacts(run.info.run_id)}
+        assert {"prefix", "predictions.json", "history.csv"} <= artifacts
+    report = {item.path for item in mlflow.list_artifacts(parent.info.run_id, "report")}
+    assert {"report/summary.csv", "report/plots"} <= report
+
+
+def test_outs_hold_no_path_of_the_machine(finished: Workspace) -> None:
+    needles = [str(finished.root).encode(), finished.params["model"]["path"].encode()]
+    for path in (finished.root / "data").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(needle in content for needle in needles), path
+
+
+def test_repro_force_gives_the_same_hashes(copy: Workspace) -> None:
+    before = (copy.root / "dvc.lock").read_text()
+    copy.run("dvc", "repro", "--force")
+    assert (copy.root / "dvc.lock").read_text() == before
+    assert len(runs(copy, "tags.state = 'current' and tags.kind = 'variant'")) == len(VARIANTS)
+    assert len(runs(copy, "tags.state = 'superseded' and tags.kind = 'variant'")) == len(VARIANTS)
+
+
+def _add_length(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["sweep"]["lengths"].append(3))
+
+
+def _add_initialization(workspace: Workspace) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["initializations"]["other"] = {"type": "corpus_text", "path": "inputs/other.txt"}
+        params["sweep"]["initializations"].append("other")
+
+    (workspace.root / "inputs" / "other.txt").write_text("Another text about fields. " * 3)
+    workspace.edit(change)
+
+
+def _change_corpus(workspace: Workspace) -> None:
+    (workspace.root / "inputs" / "corpus.txt").write_text("A changed text about fields. " * 3)
+
+
+def _change_learning_rate(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["train"].update(learning_rate=1e-3))
+
+
+def _change_generation(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["evaluate"].update(max_new_tokens=5))
+
+
+def _change_plot(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["report"].update(dpi=70))
+
+
+def _reorder_lists(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["sweep"]["lengths"].reverse())
+
+
+def _add_comment(workspace: Workspace) -> None:
+    path = workspace.root / "params.yaml"
+    path.write_text("# A comment.\n" + path.read_text())
+
+
+def _points(*lengths: int, names: tuple[str, ...] = ("random", "corpus")) -> set[str]:
+    return {
+        f"{stage}@{length}-{name}-0"
+        for stage in ("train", "evaluate")
+        for length in lengths
+        for name in names
+    }
+
+
+EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
+    "a length": (_add_length, {*_points(3), "report"}),
+    "a text-based initialisation": (
+        _add_initialization,
+        {"kv_prefix@other", *_points(2, 4, names=("other",)), "report"},
+    ),
+    "a corpus text": (
+        _change_corpus,
+        {"kv_prefix@corpus", *_points(2, 4, names=("corpus",)), "report"},
+    ),
+    "a learning rate": (_change_learning_rate, {*_points(2, 4), "report"}),
+    "a generation setting": (
+        _change_generation,
+        {f"evaluate@{p}-{n}-0" for p in (2, 4) for n in ("random", "corpus")}
+        | {"baselines@no_prefix", "report"},
+    ),
+    "a plot setting": (_change_plot, {"report"}),
+    "the order of a list": (_reorder_lists, {"report"}),
+    "nothing but a comment": (_add_comment, set()),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_runs_only_what_it_can_change(copy: Workspace, name: str) -> None:
+    edit, expected = EDITS[name]
+    edit(copy)
+    output = copy.run("dvc", "repro").stdout
+    assert ran(output) == expected
+    assert "up to date" in copy.run("dvc", "status").stdout
+
+
+def test_a_removed_variant_leaves_the_comparison(copy: Workspace) -> None:
+    copy.edit(lambda p: p["sweep"].update(lengths=[4]))
+    output = copy.run("dvc", "repro").stdout
+    assert ran(output) == {"report"}
+    assert "len2-" not in (copy.root / "data" / "report" / "summary.md").read_text()
+    assert not (copy.root / "data" / "train" / "len2-random-seed0").exists()
+
+
+def test_a_restored_clone_gets_its_runs_from_the_files(copy: Workspace) -> None:
+    (copy.root / "mlflow.db").unlink()
+    shutil.rmtree(copy.root / "data" / "train")
+    copy.run("dvc", "checkout")
+    copy.run("dvc", "repro", "--force", "--single-item", "report")
+    current = runs(copy, "tags.state = 'current' and tags.kind = 'variant'")
+    assert sorted(run.info.run_name for run in current) == sorted(VARIANTS)
+    for run in current:
+        assert run.data.metrics["test/loss"] > 0
+        assert run.data.params["train.learning_rate"] == "0.005"
+        points = client(copy).get_metric_history(run.info.run_id, "train/loss")
+        assert [point.step for point in points] == [1, 2, 3, 4]
+
+
+def test_an_experiment_from_the_command_line(copy: Workspace) -> None:
+    copy.run("git", "add", "-A")
+    copy.run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "done")
+    copy.run("dvc", "exp", "run", "-S", "train.learning_rate=1e-3")
+    assert copy.params["train"]["learning_rate"] == 1e-3
+    assert "train.learning_rate" in copy.run("dvc", "exp", "show", "--csv").stdout
+    assert "test.loss" in copy.run("dvc", "metrics", "diff").stdout
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (
+            lambda p: p["task"].update(input_template="{{ nothing }}"),
+            "task.input_template: 'nothing' is undefined; the data's columns are: id, key, record",
+        ),
+        (
+            lambda p: p["sweep"].update(lengths=[600]) or p["kv_prefix"].update(max_length=600),
+            "sweep.lengths: 600 virtual tokens leave no room in the model's context of 512",
+        ),
+        (
+            lambda p: p["kv_prefix"].update(max_length=400),
+            "initializations.corpus.path: 'inputs/corpus.txt' has 324 tokens, fewer than",
+        ),
+        (
+            lambda p: p["task"].update(max_length=510),
+            "task.max_length: 510 tokens after a prefix of 4 are more than the model's context",
+        ),
+        (
+            lambda p: p["task"].update(references_column="answers"),
+            "task.references_column: 'answers' is no column",
+        ),
+    ],
+)
+def test_what_the_fetched_files_refuse(
+    copy: Workspace, edit: Callable[[dict[str, Any]], None], expected: str
+) -> None:
+    copy.edit(edit)
+    before = {p: p.stat().st_mtime_ns for p in (copy.root / "data").rglob("*") if p.is_file()}
+    result = copy.pipeline("check", check=False)
+    assert result.returncode == 1
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    after = {p: p.stat().st_mtime_ns for p in (copy.root / "data").rglob("*") if p.is_file()}
+    assert before == after
