@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from jinja2 import StrictUndefined, TemplateError, UndefinedError
 from jinja2.sandbox import SandboxedEnvironment
-from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.task import TaskParams
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 
@@ -34,7 +36,7 @@ class Renderer:
     """Renders rows by `task`; `key` names where a template stands, for error messages."""
 
     task: TaskParams
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
 
     def tokenize(self, row: Mapping[str, Any]) -> TokenizedExample:
         """Render and tokenize one row. Raises PipelineError for a column that it lacks."""

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import paths
 from pipeline.config.training import EvaluateParams
 from pipeline.evaluation.answers import exact_match, token_f1
-from pipeline.evaluation.generation import generate
-from pipeline.evaluation.target_likelihood import target_loss_of
+from pipeline.evaluation.generation import measure_examples
 from pipeline.records import write_json, write_jsonl
 from pipeline.tokenized import load_split
 
@@ -51,19 +50,20 @@ def _measure(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     import math
 
-    loss = target_loss_of(model, split, params.max_tokens_per_batch, prefix_length, name)
-    texts = generate(model, tokenizer, split, params, prefix_length, name)
+    outcomes = measure_examples(model, tokenizer, split, params, prefix_length, name)
+    targets = sum(len(ids) for ids in split["input_ids"]) - sum(split["target_start"])
+    loss = sum(outcome.loss for outcome in outcomes) / targets
     rows = [
         {
             "split": name,
             "id": row["id"],
             "input": row["input"],
             "references": row["references"],
-            "prediction": text,
-            "exact_match": exact_match(text, row["references"]),
-            "token_f1": token_f1(text, row["references"]),
+            "prediction": outcome.text,
+            "exact_match": exact_match(outcome.text, row["references"]),
+            "token_f1": token_f1(outcome.text, row["references"]),
         }
-        for row, text in zip(split, texts, strict=True)
+        for row, outcome in zip(split, outcomes, strict=True)
     ]
     return {
         "loss": loss,

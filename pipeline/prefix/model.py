@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from pipeline.prefix.cache import PrefixCache
 from pipeline.prefix.config import PrefixConfig
 from pipeline.prefix.encoder import Shapes, build_encoder
 from pipeline.prefix.injection import Injection
@@ -64,8 +65,12 @@ class PrefixModel(nn.Module):
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The frozen model's own `generate`, with the prefix before the input."""
-        kwargs.setdefault("past_key_values", self._injection.new_generation())
+        kwargs.setdefault("past_key_values", self.new_cache())
         return self.frozen_model.generate(*args, **kwargs)
+
+    def new_cache(self) -> PrefixCache:
+        """An empty cache after the prefix, to pass as `past_key_values` from call to call."""
+        return self._injection.new_generation()
 
     def load_kv_prefix(self, kv: KVPrefix) -> None:
         """Start from a prefix, exactly, with or without `prefix_projection`.

@@ -40,26 +40,22 @@ class TrainingRun:
             _log_inputs(self._run_id, splits)
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send one optimizer step's metrics in the background (every `mlflow.log_every_steps`)."""
+        """Send one optimizer step's metrics (every `mlflow.log_every_steps`, and validations)."""
         if self._run_id is None or (step % self._every and "validation/loss" not in metrics):
             return
-        import mlflow
+        run_id, self._run_id = self._run_id, None
+        with never_fatal("log a training step"):
+            import mlflow
 
-        try:
-            mlflow.log_metrics(dict(metrics), step=step, run_id=self._run_id, synchronous=False)
-        except Exception:
-            self._run_id = None
-            with never_fatal("log a training step"):
-                raise
+            mlflow.log_metrics(dict(metrics), step=step, run_id=run_id)
+            # Not reached after a failure: one warning is enough, and waiting at every step is not.
+            self._run_id = run_id
 
     def finish(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Attach the prefix in `folder`, tie the run to it by checksum, and end the run."""
         if self._run_id is None:
             return
         with never_fatal("log the trained prefix"):
-            import mlflow
-
-            mlflow.flush_async_logging()
             _log_outcome(self._run_id, folder, metrics)
 
     def fail(self) -> None:
@@ -76,7 +72,6 @@ def log_training_from_files(
     params: Params, variant: Variant, folder: Path, splits: Mapping[str, "Dataset"]
 ) -> str:
     """A run for a training whose files DVC restored without running it; returns its id."""
-    import mlflow
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
@@ -97,7 +92,6 @@ def log_training_from_files(
         MlflowClient().log_batch(run_id, metrics=points[start : start + 1000])
     _log_inputs(run_id, splits)
     _log_outcome(run_id, folder, read_json(folder / "metrics.json"))
-    mlflow.flush_async_logging()
     return run_id
 
 

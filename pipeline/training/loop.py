@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.batching import training_order
 from pipeline.config.training import TrainParams
 from pipeline.errors import PipelineError
-from pipeline.evaluation.target_likelihood import target_loss_of
 from pipeline.target_loss import TargetLoss
 from pipeline.training.optimizer import build_optimizer, planned_steps
+from pipeline.training.validation import target_loss_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
