@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
+STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
 
 CORPUS = "Each record has lines. A line names a field and gives its value. Copy the value. " * 4
 
@@ -120,7 +121,13 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         "sweep": {"lengths": [2, 4], "initializations": ["random", "corpus"], "seeds": [0]},
         "kv_prefix": {"max_length": 16},
         "prefix": {},
-        "train": {"max_steps": 4, "epochs": None, "batch_size": 4, "eval_every_steps": 2},
+        "train": {
+            "learning_rate": 5e-3,
+            "max_steps": 4,
+            "epochs": None,
+            "batch_size": 4,
+            "eval_every_steps": 2,
+        },
         "evaluate": {"splits": ["test"], "max_new_tokens": 4},
         "baselines": {"no_prefix": {"type": "no_prefix", "path": "data/model/config.json"}},
         "report": {"dpi": 60},
@@ -131,9 +138,9 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
 class Workspace:
     """A clone of the repository with inputs and params of its own."""
 
-    def __init__(self, root: Path, params: dict[str, Any]) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self.write(params)
+        self.commands = Path(sys.executable).parent
 
     @property
     def params(self) -> dict[str, Any]:
@@ -142,6 +149,18 @@ class Workspace:
     def write(self, params: dict[str, Any]) -> None:
         with (self.root / "params.yaml").open("w") as file:
             YAML(typ="safe").dump(params, file)
+
+    def stand_in_for_stages(self) -> None:
+        """Let `python`, as dvc.yaml calls it, be the stand-in that computes nothing."""
+        self.commands = self.root / ".commands"
+        self.commands.mkdir()
+        for name in ("dvc", "git"):
+            found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+            assert found is not None
+            (self.commands / name).symlink_to(found)
+        python = self.commands / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{STAND_IN}" "$@"\n')
+        python.chmod(0o755)
 
     def edit(self, change: Callable[[dict[str, Any]], Any]) -> None:
         params = self.params
@@ -152,7 +171,7 @@ class Workspace:
         """Run a command of this Python's environment in the workspace."""
         environment = {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{self.commands}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "OMP_NUM_THREADS": "1",
         }
@@ -186,7 +205,8 @@ def make_workspace(root: Path, model_folder: Path) -> Workspace:
     pd.DataFrame(rows("validation", 4)).to_csv(inputs / "validation.csv", index=False)
     pd.DataFrame(rows("test", 5)).to_parquet(inputs / "test.parquet")
     (inputs / "corpus.txt").write_text(CORPUS)
-    workspace = Workspace(root, tiny_params(model_folder))
+    workspace = Workspace(root)
+    workspace.write(tiny_params(model_folder))
     workspace.run("git", "init", "-q")
     workspace.run("git", "add", "-A")
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")

@@ -21,6 +21,10 @@ class PrefixConfig:
             sink that training would otherwise move keeps its place (Cartridges, section 4).
         prefix_dropout: probability in [0, 1) of zeroing each number of the keys and values in
             training, the others scaled up, as the paper's own code has it.
+        layers: indices of the attention layers that get a prefix; None for all.
+        prefix_always_visible: let sliding-window layers see the prefix from any distance. By
+            default a window hides it as it would hide a text at the same place, so that a prefix
+            started from a text is exactly that text in the context.
 
     Raises:
         PrefixError: for a value outside these bounds.
@@ -32,6 +36,8 @@ class PrefixConfig:
     init_weights: Literal["zero"] | None = None
     num_frozen_tokens: int = 0
     prefix_dropout: float = 0.0
+    layers: tuple[int, ...] | None = None
+    prefix_always_visible: bool = False
 
     def __post_init__(self) -> None:
         if self.num_virtual_tokens < 1:
@@ -49,3 +55,10 @@ class PrefixConfig:
             raise PrefixError(f"prefix_dropout is {self.prefix_dropout}; it must be in [0, 1)")
         if self.init_weights not in (None, "zero"):
             raise PrefixError(f"init_weights is '{self.init_weights}'; it must be None or 'zero'")
+        if self.layers is not None:
+            chosen = tuple(sorted(set(self.layers)))
+            if not chosen or len(chosen) != len(self.layers) or chosen[0] < 0:
+                raise PrefixError(
+                    f"layers is {list(self.layers)}; give different indices from 0 on, or None"
+                )
+            object.__setattr__(self, "layers", chosen)

@@ -34,10 +34,20 @@ class PrefixEncoder(nn.Module):
 
     def forward(self) -> KVPrefix:
         """The prefix of the current parameters, with gradients."""
-        return unflatten(self.flat(), self.shapes)
+        kv = unflatten(self.flat(), self.shapes)
+        return KVPrefix(kv.keys, kv.values, layers=self.config.layers)
 
     def load(self, kv: KVPrefix) -> None:
-        """Start from a prefix. Raises PrefixError when it has another length or other shapes."""
+        """Start from a prefix, of which the configuration's `layers` are taken.
+
+        Raises PrefixError when it has another length or other shapes.
+        """
+        if self.config.layers is not None:
+            kv = kv.of_layers(self.config.layers)
+        elif kv.layers is not None:
+            raise PrefixError(
+                f"the prefix is for layers {list(kv.layers)} alone; say so in the configuration"
+            )
         check_fit(kv, self.shapes)
         if len(kv) != self.config.num_virtual_tokens:
             raise PrefixError(

@@ -1,9 +1,11 @@
 """Hooks that give a frozen transformers model its prefix, without touching its code.
 
-Two kinds of hooks, both torch's public extension points. One on the model extends what the caller
-passes (mask, positions, cache) by the prefix. One on each attention module gives the cache back
-when gradient checkpointing has taken it away: transformers drops every cache from a checkpointed
-layer, since replaying a layer would append its tokens twice; ours appends nothing in training.
+They act only while the `PrefixModel` that they belong to is called, so that several prefixes and
+the bare model can take turns. There are two kinds, both torch's public extension points. One on
+the model extends what the caller passes (mask, positions, cache) by the prefix. One on each
+attention module gives the cache back when gradient checkpointing has taken it away: transformers
+drops every cache from a checkpointed layer, since replaying a layer would append its tokens twice;
+ours appends nothing in training.
 """
 
 import inspect
@@ -17,8 +19,11 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pipeline.prefix.cache import PrefixCache
+from pipeline.prefix.config import PrefixConfig
+from pipeline.prefix.encoder import Shapes
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.layout import Layout, causal_mask, distance_counts_keys, lay_out, show_prefix
 from pipeline.prefix.packed import merged_attention_on
 
 _CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
@@ -27,21 +32,27 @@ _CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
 class Injection:
     """The hooks of one `PrefixModel` on its frozen model; `prefix` yields what they inject."""
 
-    def __init__(self, model: PreTrainedModel, prefix: Callable[[], KVPrefix]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: PrefixConfig,
+        shapes: Shapes,
+        prefix: Callable[[], KVPrefix],
+    ) -> None:
         self._model = model
+        self._config = config
+        self._shapes = shapes
         self._prefix = prefix
+        self._ordered = distance_counts_keys(model.config)
+        self._layout: Layout | None = None
         self._handles: list[RemovableHandle] = []
         self._cache: PrefixCache | None = None
         self._packed = False
+        self._active = False
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
-    @property
-    def attached(self) -> bool:
-        """Whether the frozen model sees the prefix now."""
-        return bool(self._handles)
-
     def attach(self) -> None:
-        """Add the hooks; nothing happens when they are there already."""
+        """Add the hooks, which do nothing outside `active`; adding them twice adds them once."""
         if self._handles:
             return
         self._handles = [
@@ -52,7 +63,7 @@ class Injection:
         ]
         for module in self._model.modules():
             if name := _cache_argument(module):
-                hook = self._attention_hook(name)
+                hook = self._attention_hook(name, self._shows(module))
                 self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def detach(self) -> None:
@@ -61,9 +72,19 @@ class Injection:
             handle.remove()
         self._handles = []
 
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Let the frozen model see the prefix."""
+        before, self._active = self._active, True
+        self.attach()
+        try:
+            yield
+        finally:
+            self._active = before
+
     def new_generation(self) -> PrefixCache:
         """An empty growing cache, for `generate` to carry from step to step."""
-        return PrefixCache(self._prefix(), growing=True)
+        return PrefixCache(self._prefix(), self._shapes, growing=True)
 
     def recompute_context(
         self,
@@ -71,30 +92,31 @@ class Injection:
         """`context_fn` of torch's checkpointing: the replay meets its own forward's prefix."""
         if self._packed:
             return nullcontext(), self.packing()
-        return nullcontext(), self._using(self._cache)
+        return nullcontext(), self._using(self._cache, self._layout)
 
     @contextmanager
     def packing(self) -> Iterator[None]:
         """Stand aside for the packed path, which brings the prefix to the attention itself."""
         before, self._packed = self._packed, True
         try:
-            with self._using(None), merged_attention_on(self._model):
+            with self._using(None, None), merged_attention_on(self._model):
                 yield
         finally:
             self._packed = before
 
     @contextmanager
-    def _using(self, cache: PrefixCache | None) -> Iterator[None]:
-        before, self._cache = self._cache, cache
+    def _using(self, cache: PrefixCache | None, layout: Layout | None) -> Iterator[None]:
+        before = self._cache, self._layout
+        self._cache, self._layout = cache, layout
         try:
             yield
         finally:
-            self._cache = before
+            self._cache, self._layout = before
 
     def _before_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self._packed:
+        if self._packed or not self._active:
             return args, kwargs
         bound = _by_name(module, args, kwargs)
         tokens = bound.get("input_ids")
@@ -112,7 +134,8 @@ class Injection:
                 )
             cache = None
         if cache is None:
-            cache = PrefixCache(self._prefix(), growing=bool(bound.get("use_cache")))
+            growing = bool(bound.get("use_cache"))
+            cache = PrefixCache(self._prefix(), self._shapes, growing)
         past = cache.get_seq_length()
         p = cache.prefix_length
         mask = bound.get("attention_mask")
@@ -128,15 +151,19 @@ class Injection:
                 # Counting real tokens only: left padding does not move what follows it.
                 positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
             bound["position_ids"] = positions + p
-        bound["attention_mask"] = torch.cat([mask.new_ones(batch, p), mask], dim=-1)
+        layout = lay_out(mask, p, self._ordered)
+        cache.set_order(layout.order if past == 0 else None)
+        bound["attention_mask"] = layout.mask
         bound["past_key_values"] = cache
         cache.inside_forward = True
-        self._cache = cache
+        self._cache, self._layout = cache, layout
         return (), bound
 
     def _after_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
+        # Left in place, it would give the prefix to a later forward of the bare model.
+        self._cache = self._layout = None
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrefixCache):
             cache.inside_forward = False
@@ -145,15 +172,42 @@ class Injection:
             if not grows and getattr(output, "past_key_values", None) is not None:
                 output.past_key_values = None
 
-    def _attention_hook(self, name: str) -> Callable[..., Any]:
-        def give_cache(
+    def _shows(self, module: Any) -> bool | None:
+        """Whether this layer's mask must show the prefix or hide it; None to leave it as it is."""
+        if self._config.layers is not None and module.layer_idx not in self._config.layers:
+            return False
+        return True if self._config.prefix_always_visible else None
+
+    def _attention_hook(self, name: str, shows: bool | None) -> Callable[..., Any]:
+        def give(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            if kwargs.get(name) is not None or self._cache is None:
+            if self._cache is None:
                 return None
-            return args, {**kwargs, name: self._cache}
+            if kwargs.get(name) is None:
+                kwargs = {**kwargs, name: self._cache}
+            if shows is not None and self._layout is not None:
+                kwargs = _masked(module, args, kwargs, self._layout.is_prefix, shows)
+            return args, kwargs
 
-        return give_cache
+        return give
+
+
+def _masked(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    is_prefix: torch.Tensor,
+    show: bool,
+) -> dict[str, Any]:
+    """An attention's keywords with the prefix shown in its mask, or hidden."""
+    states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        if show:
+            return kwargs
+        mask = causal_mask(module, is_prefix, states.shape[1], states.dtype)
+    return {**kwargs, "attention_mask": show_prefix(mask, is_prefix, show)}
 
 
 def _cache_argument(module: nn.Module) -> str | None:

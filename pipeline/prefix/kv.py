@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class KVPrefix:
             attention (after rotary embedding at positions 0 to p-1, where a model has one).
         values: as `keys`; the head size may differ (multi-head latent attention).
         metadata: text entries kept in the file, for example the model's name.
+        layers: indices of the model's layers that these tensors are for, ascending; None for all.
 
     Raises:
         PrefixError: when layers disagree about p, or keys and values have unlike shapes.
@@ -33,6 +34,7 @@ class KVPrefix:
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
     metadata: dict[str, str] = field(default_factory=dict)
+    layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.keys or len(self.keys) != len(self.values):
@@ -40,6 +42,8 @@ class KVPrefix:
                 f"a prefix needs as many keys as values, at least one of each; found "
                 f"{len(self.keys)} and {len(self.values)}"
             )
+        if self.layers is not None and len(self.layers) != len(self.keys):
+            raise PrefixError(f"{len(self.keys)} keys cannot be for {len(self.layers)} layers")
         for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             if key.ndim != 3 or value.ndim != 3 or key.shape[:2] != value.shape[:2]:
                 raise PrefixError(
@@ -58,11 +62,7 @@ class KVPrefix:
         """The prefix of a slice of the virtual tokens, for example `kv[:8]`."""
         if not isinstance(tokens, slice):
             raise PrefixError("index a prefix with a slice of its virtual tokens, as in kv[:8]")
-        return KVPrefix(
-            tuple(key[:, tokens] for key in self.keys),
-            tuple(value[:, tokens] for value in self.values),
-            dict(self.metadata),
-        )
+        return self._with(lambda tensor: tensor[:, tokens])
 
     @property
     def shapes(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -74,20 +74,57 @@ class KVPrefix:
 
     def to(self, *args: Any, **kwargs: Any) -> "KVPrefix":
         """The prefix with every tensor moved or cast, as by `torch.Tensor.to`."""
+        return self._with(lambda tensor: tensor.to(*args, **kwargs))
+
+    def detached(self) -> "KVPrefix":
+        """The prefix in tensors of its own, apart from any graph."""
+        return self._with(
+            lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format)
+        )
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Keys and values of one of the model's layers; None where it has no prefix."""
+        if self.layers is None:
+            return self.keys[index], self.values[index]
+        if index not in self.layers:
+            return None
+        at = self.layers.index(index)
+        return self.keys[at], self.values[at]
+
+    def of_layers(self, layers: tuple[int, ...]) -> "KVPrefix":
+        """The prefix of some of its layers alone. Raises PrefixError for one that it lacks."""
+        known = range(len(self.keys)) if self.layers is None else self.layers
+        if absent := [index for index in layers if index not in known]:
+            raise PrefixError(
+                f"layers: the prefix has no layer {absent[0]}, only {', '.join(map(str, known))}"
+            )
+        at = [list(known).index(index) for index in layers]
         return KVPrefix(
-            tuple(key.to(*args, **kwargs) for key in self.keys),
-            tuple(value.to(*args, **kwargs) for value in self.values),
+            tuple(self.keys[i] for i in at),
+            tuple(self.values[i] for i in at),
             dict(self.metadata),
+            layers,
+        )
+
+    def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "KVPrefix":
+        return KVPrefix(
+            tuple(change(key) for key in self.keys),
+            tuple(change(value) for value in self.values),
+            dict(self.metadata),
+            self.layers,
         )
 
     def to_cache(self, batch_size: int = 1) -> Any:
         """A transformers `DynamicCache` of this prefix, copied for each row.
 
         For plain transformers, without this package: pass it as `past_key_values`, with an
-        attention mask that begins with p ones.
+        attention mask that begins with p ones. Raises PrefixError for a prefix of some layers
+        only, which a plain cache cannot hold.
         """
         from transformers import DynamicCache
 
+        if self.layers is not None:
+            raise PrefixError("a plain cache has an entry for every layer; this prefix has not")
         return DynamicCache(
             [
                 (
@@ -99,14 +136,14 @@ class KVPrefix:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file (`keys.<layer>`, `values.<layer>`), renamed into place."""
+        """Write a safetensors file (`keys.<i>`, `values.<i>`), renamed into place."""
         tensors = {f"keys.{i}": key.detach().contiguous().cpu() for i, key in enumerate(self.keys)}
         tensors |= {f"values.{i}": v.detach().contiguous().cpu() for i, v in enumerate(self.values)}
         path = Path(path)
         aside = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         # One entry: safetensors orders several by a hash that differs from run to run.
-        entry = json.dumps(self.metadata, sort_keys=True)
+        entry = json.dumps({"layers": self.layers, "metadata": self.metadata}, sort_keys=True)
         try:
             save_file(tensors, aside, metadata={FORMAT: entry})
             aside.replace(path)
@@ -134,7 +171,11 @@ class KVPrefix:
                 f"{path}: is no complete safetensors file ({error}); compute or copy it again"
             ) from error
         refuse_non_finite(keys + values, str(path))
-        return cls(keys, values, json.loads(metadata[FORMAT]))
+        entry = json.loads(metadata[FORMAT])
+        listed = entry["layers"]
+        return cls(
+            keys, values, entry["metadata"], None if listed is None else tuple(map(int, listed))
+        )
 
 
 def refuse_non_finite(tensors: Sequence[torch.Tensor], where: str) -> None:

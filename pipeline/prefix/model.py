@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from pipeline.prefix.cache import PrefixCache
 from pipeline.prefix.config import PrefixConfig
 from pipeline.prefix.encoder import Shapes, build_encoder
+from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection import Injection
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed import is_packable, packed_logits
@@ -22,9 +23,10 @@ from pipeline.prefix.packed import is_packable, packed_logits
 class PrefixModel(nn.Module):
     """A frozen model in which every attention layer attends to a learned prefix.
 
-    The frozen model's weights are shared, never copied and never trained; its own `forward` and
-    `generate` see the prefix for as long as it is attached. The only parameters that take a
-    gradient are the encoder's, in float32.
+    The frozen model's weights are shared, never copied and never trained. It sees the prefix while
+    this object's `forward` or `generate` runs, and is itself the bare model at any other time: any
+    number of prefix models can share it. The only parameters that take a gradient are the
+    encoder's, in float32.
 
     Args:
         frozen_model: any decoder-only transformers model with a KV cache.
@@ -39,10 +41,10 @@ class PrefixModel(nn.Module):
         self.frozen_model = frozen_model.requires_grad_(False)
         self.prefix_config = config
         shapes = kv_shapes(frozen_model)
+        chosen = chosen_shapes(shapes, config)
         hidden_size = frozen_model.config.get_text_config().hidden_size
-        self.encoder = build_encoder(config, shapes, hidden_size).to(frozen_model.device)
-        self._injection = Injection(frozen_model, self._current)
-        self._injection.attach()
+        self.encoder = build_encoder(config, chosen, hidden_size).to(frozen_model.device)
+        self._injection = Injection(frozen_model, config, shapes, self._current)
 
     @property
     def config(self) -> Any:
@@ -60,13 +62,15 @@ class PrefixModel(nn.Module):
         `input_ids` and `attention_mask` are `[batch, tokens]` of the input alone, padded on either
         side; `position_ids`, where given, count from the input's first token.
         """
-        return self.frozen_model(*args, **kwargs)
+        with self._injection.active():
+            return self.frozen_model(*args, **kwargs)
 
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The frozen model's own `generate`, with the prefix before the input."""
         kwargs.setdefault("past_key_values", self.new_cache())
-        return self.frozen_model.generate(*args, **kwargs)
+        with self._injection.active():
+            return self.frozen_model.generate(*args, **kwargs)
 
     def new_cache(self) -> PrefixCache:
         """An empty cache after the prefix, to pass as `past_key_values` from call to call."""
@@ -82,31 +86,20 @@ class PrefixModel(nn.Module):
     @torch.no_grad()
     def kv_prefix(self) -> KVPrefix:
         """The prefix of the current parameters, float32, apart from them."""
-        kv = self.encoder()
-        return KVPrefix(
-            tuple(key.detach().clone(memory_format=torch.contiguous_format) for key in kv.keys),
-            tuple(
-                value.detach().clone(memory_format=torch.contiguous_format) for value in kv.values
-            ),
-        )
+        kv: KVPrefix = self.encoder()
+        return kv.detached()
 
     @contextmanager
     def frozen(self) -> Iterator[PreTrainedModel]:
-        """The frozen model without the prefix, bit-identical to before it had one."""
-        attached = self._injection.attached
-        self.detach()
+        """The frozen model without any trace of this prefix, its hooks removed meanwhile."""
+        self._injection.detach()
         try:
             yield self.frozen_model
         finally:
-            if attached:
-                self.attach()
-
-    def attach(self) -> None:
-        """Let the frozen model see this prefix (the state after construction)."""
-        self._injection.attach()
+            self._injection.attach()
 
     def detach(self) -> None:
-        """Remove the prefix from the frozen model, for example to attach another."""
+        """Remove this prefix's hooks from the frozen model; the next call adds them again."""
         self._injection.detach()
 
     def gradient_checkpointing_enable(self) -> None:
@@ -164,6 +157,7 @@ class PrefixModel(nn.Module):
         return KVPrefix(
             tuple(F.dropout(key, drop) for key in kv.keys),
             tuple(F.dropout(value, drop) for value in kv.values),
+            layers=kv.layers,
         )
 
 
@@ -175,8 +169,6 @@ def kv_shapes(model: PreTrainedModel) -> Shapes:
     PrefixError when the model fills no KV cache.
     """
     from transformers import DynamicCache
-
-    from pipeline.prefix.errors import PrefixError
 
     cache = DynamicCache()
     training = model.training
@@ -201,3 +193,14 @@ def kv_shapes(model: PreTrainedModel) -> Shapes:
             "so it has no place for a prefix"
         )
     return shapes
+
+
+def chosen_shapes(shapes: Shapes, config: PrefixConfig) -> Shapes:
+    """The shapes of the layers that get a prefix. Raises PrefixError for one there is not."""
+    if config.layers is None:
+        return shapes
+    if config.layers[-1] >= len(shapes):
+        raise PrefixError(
+            f"layers names {config.layers[-1]}, but the model's layers are 0 to {len(shapes) - 1}"
+        )
+    return [shapes[index] for index in config.layers]

@@ -135,13 +135,13 @@ def _forward(
     if prefix_packing is None or dropout or asked:
         raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")
     prefix = prefix_packing.prefix
-    layer = module.layer_idx
+    pair = None if prefix is None else prefix.layer(module.layer_idx)
     out = merged_attention(
         query[0],
         key[0],
         value[0],
-        None if prefix is None else prefix.keys[layer],
-        None if prefix is None else prefix.values[layer],
+        None if pair is None else pair[0],
+        None if pair is None else pair[1],
         prefix_packing.lengths,
         query.shape[-1] ** -0.5 if scaling is None else scaling,
     )

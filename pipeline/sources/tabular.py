@@ -70,7 +70,7 @@ def _read(path: Path, key: str) -> list[Row]:
         )
     try:
         if kind == "json":
-            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            table = pd.read_json(path, lines=True, dtype=False)
         elif kind == "csv":
             # Everything is text: "NA" is a country code and "007" no number.
             table = pd.read_csv(path, dtype=str, keep_default_na=False)

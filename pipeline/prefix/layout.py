@@ -1,0 +1,87 @@
+"""Where the prefix stands among the keys of a padded batch, and which layers see it.
+
+By default keys are prefix, then the row as the caller padded it: padding is masked, so where it
+stands matters to no attention that goes by given positions. It does matter where distance is
+counted in keys: to a sliding window, and to position biases made from the place of a key. There,
+padding on the left of a row moves before the prefix, so that nothing stands between the prefix and
+the row's first token.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from pipeline.prefix.errors import PrefixError
+
+# Names by which configurations of transformers announce that distance is counted in keys.
+_COUNTS_KEYS = ("sliding_window", "window_size", "attention_chunk_size", "alibi", "attn_config")
+
+
+def distance_counts_keys(config: PreTrainedConfig) -> bool:
+    """Whether some layer of such a model weighs or hides keys by their place among the keys."""
+    text = config.get_text_config()
+    if any(getattr(text, name, None) for name in _COUNTS_KEYS):
+        return True
+    return any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or [])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one forward pass lays out its keys.
+
+    Attributes:
+        mask: `[batch, p + tokens]`, 1 for keys to attend to.
+        order: `[batch, p + tokens]` indices into (prefix, tokens); None for that order itself.
+        is_prefix: `[batch or 1, p + tokens]`, true where a key is the prefix's.
+    """
+
+    mask: torch.Tensor
+    order: torch.Tensor | None
+    is_prefix: torch.Tensor
+
+
+def lay_out(mask: torch.Tensor, prefix_length: int, ordered: bool) -> Layout:
+    """The layout for a mask `[batch, tokens]` of the input's tokens, past ones included."""
+    batch, tokens = mask.shape
+    p = prefix_length
+    place = torch.arange(p + tokens, device=mask.device)
+    extended = torch.cat([mask.new_ones(batch, p), mask], dim=-1)
+    if not ordered:
+        return Layout(extended, None, (place < p)[None])
+    # The index of a row's first 1: how much padding leads it.
+    leading = mask.long().argmax(dim=-1, keepdim=True)
+    is_prefix = (place >= leading) & (place < leading + p)
+    order = torch.where(place < leading, place + p, torch.where(is_prefix, place - leading, place))
+    return Layout(extended.gather(1, order), order, is_prefix)
+
+
+def show_prefix(attention_mask: torch.Tensor, is_prefix: torch.Tensor, show: bool) -> torch.Tensor:
+    """An attention's mask `[batch, 1, queries, keys]` with every prefix key shown, or hidden.
+
+    Raises PrefixError for masks of another form, as flash attention takes them.
+    """
+    if attention_mask.ndim != 4:
+        raise PrefixError(
+            "layers and prefix_always_visible need an attention that takes a mask of four "
+            "dimensions; load the model with attn_implementation='sdpa' or 'eager'"
+        )
+    chosen = is_prefix[:, None, None, :]
+    if attention_mask.dtype == torch.bool:
+        return attention_mask | chosen if show else attention_mask & ~chosen
+    hidden = torch.finfo(attention_mask.dtype).min
+    return attention_mask.masked_fill(chosen, 0.0 if show else hidden)
+
+
+def causal_mask(module: Any, is_prefix: torch.Tensor, queries: int, dtype: torch.dtype) -> Any:
+    """The mask that transformers left out because plain causality needs none."""
+    keys = is_prefix.shape[-1]
+    place = torch.arange(keys, device=is_prefix.device)
+    allowed = place <= place[keys - queries :, None]
+    allowed = allowed[None, None].expand(is_prefix.shape[0], 1, queries, keys)
+    if getattr(module.config, "_attn_implementation", "eager") == "sdpa":
+        return allowed
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
+        ~allowed, torch.finfo(dtype).min
+    )

@@ -1,0 +1,135 @@
+"""What is measured is what the frozen model's own forward and generate give, one row at a time."""
+
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from pipeline.config.training import EvaluateParams
+from pipeline.evaluation.generation import measure_examples
+from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
+from pipeline.target_loss import TargetLoss
+from pipeline.training.validation import target_loss_of
+from tests.conftest import CORPUS, tiny_model
+
+P = 5
+
+
+def examples(count: int = 7) -> list[dict[str, Any]]:
+    draw = torch.Generator().manual_seed(1)
+    rows = []
+    for index in range(count):
+        ids = torch.randint(4, 260, (6 + 5 * index,), generator=draw).tolist()
+        rows.append({"id": str(index), "input_ids": ids, "target_start": 3 + 3 * index})
+    return rows
+
+
+def bloom() -> PreTrainedModel:
+    """An architecture that the packed path does not serve (ALiBi)."""
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=260, hidden_size=32, n_layer=2, n_head=4, eos_token_id=2)
+    return BloomForCausalLM(config).eval()
+
+
+@pytest.fixture(params=["llama", "bloom"])
+def architecture(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return tiny_model() if request.param == "llama" else bloom()
+
+
+@pytest.fixture(params=["bare", "prefix"])
+def measured(
+    request: pytest.FixtureRequest,
+    architecture: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> Any:
+    if request.param == "bare":
+        return architecture
+    kv = kv_prefix_from_text(architecture, tokenizer, CORPUS, num_virtual_tokens=P)
+    model = PrefixModel(architecture, PrefixConfig(num_virtual_tokens=P)).eval()
+    model.load_kv_prefix(kv)
+    return model
+
+
+def loss_alone(model: Any, row: dict[str, Any]) -> float:
+    ids = torch.tensor([row["input_ids"]])
+    logits = model(input_ids=ids).logits[0, :-1].double()
+    losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+    return float(losses[row["target_start"] - 1 :].sum())
+
+
+@torch.no_grad()
+def test_batched_losses_are_those_of_each_row_alone(measured: Any) -> None:
+    rows = examples()
+    expected = [loss_alone(measured, row) for row in rows]
+    loss_of = TargetLoss(measured)
+    found = sum(float(loss_of(part)) for part in loss_of.parts(rows))
+    assert found == pytest.approx(sum(expected), rel=1e-5)
+    targets = sum(len(row["input_ids"]) - row["target_start"] for row in rows)
+    mean = target_loss_of(measured, Dataset.from_list(rows), max_tokens=60, prefix_length=P)
+    assert mean == pytest.approx(sum(expected) / targets, rel=1e-5)
+
+
+@torch.no_grad()
+def test_generation_and_its_losses_are_those_of_each_row_alone(
+    measured: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = examples()
+    params = EvaluateParams(splits=["test"], max_new_tokens=9, max_tokens_per_batch=120)
+    # A frequent token ends texts, so that rows leave their batch at different steps.
+    ending = measured.generate(
+        torch.tensor([rows[0]["input_ids"][:3]]), max_new_tokens=4, do_sample=False, pad_token_id=3
+    )[0, -1]
+    frozen = getattr(measured, "frozen_model", measured)
+    frozen.generation_config.eos_token_id = int(ending)
+    outcomes = measure_examples(measured, tokenizer, Dataset.from_list(rows), params, P, "test")
+    for row, outcome in zip(rows, outcomes, strict=True):
+        assert outcome.loss == pytest.approx(loss_alone(measured, row), rel=1e-5)
+        shown = torch.tensor([row["input_ids"][: row["target_start"]]])
+        ids = measured.generate(shown, max_new_tokens=9, do_sample=False, pad_token_id=3)
+        expected = [int(ending), int(tokenizer.eos_token_id or 0)]
+        text: list[int] = []
+        for token in ids[0, shown.shape[1] :].tolist():
+            text.append(token)
+            if token in expected:
+                break
+        assert outcome.text == tokenizer.decode(text, skip_special_tokens=True).strip()
+
+
+def test_packed_gradients_are_those_of_padded_batches(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = PrefixModel(tiny_model(), PrefixConfig(num_virtual_tokens=P))
+    kv = kv_prefix_from_text(model.frozen_model, tokenizer, CORPUS, num_virtual_tokens=P)
+    model.load_kv_prefix(kv)
+    assert model.packable
+    gradients = []
+    for packed in (True, False):
+        loss_of = TargetLoss(model)
+        loss_of._packable = packed
+        model.zero_grad()
+        for part in loss_of.parts(examples()):
+            loss_of(part).backward()
+        (parameter,) = [p for p in model.parameters() if p.requires_grad]
+        assert parameter.grad is not None
+        gradients.append(parameter.grad.clone())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_prefix_takes_gradients(tokenizer: PreTrainedTokenizerFast) -> None:
+    frozen = tiny_model()
+    before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
+    model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=P))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    start = model.kv_prefix()
+    for _ in range(3):
+        optimizer.zero_grad()
+        TargetLoss(model)(examples()).backward()
+        optimizer.step()
+    assert not torch.equal(model.kv_prefix().keys[0], start.keys[0])
+    after = frozen.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -1,0 +1,62 @@
+"""Rows become input and target, in a sandbox, through templates or the chat template."""
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.config.task import TaskParams
+from pipeline.errors import PipelineError
+from pipeline.rendering import Renderer, render
+
+ROW = {"id": "1", "place": "Lima", "size": "3 km", "all": ["3 km", "three km"]}
+
+
+def renderer(tokenizer: PreTrainedTokenizerFast, **changes: object) -> Renderer:
+    settings = {"input_template": "{{ place }}?", "target_template": "{{ size }}"}
+    return Renderer(TaskParams(**{**settings, **changes}), tokenizer)  # type: ignore[arg-type]
+
+
+def test_the_target_ends_with_the_end_of_a_turn(tokenizer: PreTrainedTokenizerFast) -> None:
+    example = renderer(tokenizer).tokenize(ROW)
+    start = example["target_start"]
+    assert tokenizer.decode(example["input_ids"][:start]) == "Lima?"
+    assert tokenizer.decode(example["input_ids"][start:]) == "3 km<|im_end|>"
+    assert example["references"] == ["3 km"]
+
+
+def test_the_chat_template_wraps_the_input(tokenizer: PreTrainedTokenizerFast) -> None:
+    chat = renderer(tokenizer, use_chat_template=True, system_prompt="Be short.")
+    example = chat.tokenize(ROW)
+    text = tokenizer.decode(example["input_ids"])
+    assert text == (
+        "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nLima?<|im_end|>\n"
+        "<|im_start|>assistant\n3 km<|im_end|>"
+    )
+
+
+def test_references_come_from_their_column(tokenizer: PreTrainedTokenizerFast) -> None:
+    example = renderer(tokenizer, references_column="all").tokenize(ROW)
+    assert example["references"] == ["3 km", "three km"]
+
+
+def test_demonstrations_by_a_template_or_as_the_task(tokenizer: PreTrainedTokenizerFast) -> None:
+    plain = renderer(tokenizer)
+    assert plain.demonstrations([ROW, ROW], "{{ size }}") == "3 km\n\n3 km\n\n"
+    assert plain.demonstrations([ROW], None) == "Lima?3 km\n\n"
+    chat = renderer(tokenizer, use_chat_template=True).demonstrations([ROW], None)
+    assert chat == "<|im_start|>user\nLima?<|im_end|>\n<|im_start|>assistant\n3 km<|im_end|>\n"
+
+
+def test_a_missing_column_is_named_with_those_there_are() -> None:
+    with pytest.raises(PipelineError, match=r"task\.x: 'town' is undefined.*id, place, size, all"):
+        render("{{ town }}", ROW, "task.x")
+
+
+def test_templates_run_in_a_sandbox() -> None:
+    with pytest.raises(PipelineError, match="unsafe"):
+        render("{{ place.__class__.__mro__ }}", ROW, "task.x")
+
+
+def test_no_chat_template_is_a_sentence(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = None
+    with pytest.raises(PipelineError, match=r"task\.use_chat_template: .* has no chat template"):
+        renderer(tokenizer, use_chat_template=True).tokenize(ROW)
