@@ -217,3 +217,18 @@ def make_workspace(root: Path, model_folder: Path) -> Workspace:
 @pytest.fixture
 def workspace(tmp_path: Path, model_folder: Path) -> Workspace:
     return make_workspace(tmp_path, model_folder)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Workspace:
+    """A workspace after its first `dvc repro`."""
+    workspace = make_workspace(tmp_path_factory.mktemp("finished"), model_folder)
+    (workspace.root / "first_output.txt").write_text(workspace.run("dvc", "repro").stdout)
+    return workspace
+
+
+@pytest.fixture
+def copy(finished: Workspace, tmp_path: Path) -> Workspace:
+    """The finished workspace, to edit."""
+    shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)
+    return Workspace(tmp_path / "copy")

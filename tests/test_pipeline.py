@@ -1,52 +1,16 @@
 """The whole pipeline on a tiny model, with real DVC and a real MLflow store in SQLite."""
 
 import json
-import re
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from tests.conftest import Workspace, make_workspace
+from tests.conftest import Workspace
+from tests.sweep_runs import VARIANTS, client, ran, runs
 
 pytestmark = pytest.mark.real
-
-VARIANTS = ["len2-random-seed0", "len2-corpus-seed0", "len4-random-seed0", "len4-corpus-seed0"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Workspace:
-    """A workspace after its first `dvc repro`."""
-    workspace = make_workspace(tmp_path_factory.mktemp("finished"), model_folder)
-    (workspace.root / "first_output.txt").write_text(workspace.run("dvc", "repro").stdout)
-    return workspace
-
-
-@pytest.fixture
-def copy(finished: Workspace, tmp_path: Path) -> Workspace:
-    """The finished workspace, to edit."""
-    shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)
-    return Workspace(tmp_path / "copy")
-
-
-def client(workspace: Workspace) -> MlflowClient:
-    return MlflowClient(tracking_uri=f"sqlite:///{workspace.root / 'mlflow.db'}")
-
-
-def runs(workspace: Workspace, filter_string: str = "") -> list[Any]:
-    mlflow = client(workspace)
-    experiment = mlflow.get_experiment_by_name("tiny")
-    assert experiment is not None
-    return list(mlflow.search_runs([experiment.experiment_id], filter_string))
-
-
-def ran(output: str) -> set[str]:
-    """The stages that `dvc repro` says it runs, or would run."""
-    return set(re.findall(r"^Running stage '([^']+)'", output, flags=re.MULTILINE))
 
 
 def test_every_stage_is_done_and_status_is_clean(finished: Workspace) -> None:
@@ -111,14 +75,6 @@ def test_outs_hold_no_path_of_the_machine(finished: Workspace) -> None:
         if path.is_file():
             content = path.read_bytes()
             assert not any(needle in content for needle in needles), path
-
-
-def test_repro_force_gives_the_same_hashes(copy: Workspace) -> None:
-    before = (copy.root / "dvc.lock").read_text()
-    copy.run("dvc", "repro", "--force")
-    assert (copy.root / "dvc.lock").read_text() == before
-    assert len(runs(copy, "tags.state = 'current' and tags.kind = 'variant'")) == len(VARIANTS)
-    assert len(runs(copy, "tags.state = 'superseded' and tags.kind = 'variant'")) == len(VARIANTS)
 
 
 def _add_length(workspace: Workspace) -> None:
@@ -201,36 +157,6 @@ def test_an_edit_runs_only_what_it_can_change(copy: Workspace, name: str) -> Non
     assert "up to date" in copy.run("dvc", "status").stdout
 
 
-def test_a_length_added_to_a_finished_sweep(copy: Workspace) -> None:
-    _add_length(copy)
-    output = copy.run("dvc", "repro").stdout
-    assert ran(output) == {*_points(3), "report"}
-    assert "len3-corpus-seed0" in (copy.root / "data" / "report" / "summary.md").read_text()
-    assert len(runs(copy, "tags.state = 'current' and tags.kind = 'variant'")) == 6
-
-
-def test_a_removed_variant_leaves_the_comparison(copy: Workspace) -> None:
-    copy.edit(lambda p: p["sweep"].update(lengths=[4]))
-    output = copy.run("dvc", "repro").stdout
-    assert ran(output) == {"report"}
-    assert "len2-" not in (copy.root / "data" / "report" / "summary.md").read_text()
-    assert not (copy.root / "data" / "train" / "len2-random-seed0").exists()
-
-
-def test_a_restored_clone_gets_its_runs_from_the_files(copy: Workspace) -> None:
-    (copy.root / "mlflow.db").unlink()
-    shutil.rmtree(copy.root / "data" / "train")
-    copy.run("dvc", "checkout")
-    copy.run("dvc", "repro", "--force", "--single-item", "report")
-    current = runs(copy, "tags.state = 'current' and tags.kind = 'variant'")
-    assert sorted(run.info.run_name for run in current) == sorted(VARIANTS)
-    for run in current:
-        assert run.data.metrics["test/loss"] > 0
-        assert run.data.params["train.learning_rate"] == "0.005"
-        points = client(copy).get_metric_history(run.info.run_id, "train/loss")
-        assert [point.step for point in points] == [1, 2, 3, 4]
-
-
 def test_an_experiment_from_the_command_line(copy: Workspace) -> None:
     copy.run("git", "add", "-A")
     copy.run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "done")
@@ -238,41 +164,3 @@ def test_an_experiment_from_the_command_line(copy: Workspace) -> None:
     assert copy.params["train"]["learning_rate"] == 1e-3
     assert "train.learning_rate" in copy.run("dvc", "exp", "show", "--csv").stdout
     assert "test.loss" in copy.run("dvc", "metrics", "diff").stdout
-
-
-@pytest.mark.parametrize(
-    ("edit", "expected"),
-    [
-        (
-            lambda p: p["task"].update(input_template="{{ nothing }}"),
-            "task.input_template: 'nothing' is undefined; the data's columns are: id, key, record",
-        ),
-        (
-            lambda p: p["sweep"].update(lengths=[600]) or p["kv_prefix"].update(max_length=600),
-            "sweep.lengths: 600 virtual tokens leave no room in the model's context of 512",
-        ),
-        (
-            lambda p: p["kv_prefix"].update(max_length=400),
-            "initializations.corpus.path: 'inputs/corpus.txt' has 324 tokens, fewer than",
-        ),
-        (
-            lambda p: p["task"].update(max_length=510),
-            "task.max_length: 510 tokens after a prefix of 4 are more than the model's context",
-        ),
-        (
-            lambda p: p["task"].update(references_column="answers"),
-            "task.references_column: 'answers' is no column",
-        ),
-    ],
-)
-def test_what_the_fetched_files_refuse(
-    copy: Workspace, edit: Callable[[dict[str, Any]], None], expected: str
-) -> None:
-    copy.edit(edit)
-    before = {p: p.stat().st_mtime_ns for p in (copy.root / "data").rglob("*") if p.is_file()}
-    result = copy.pipeline("check", check=False)
-    assert result.returncode == 1
-    assert expected in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-    after = {p: p.stat().st_mtime_ns for p in (copy.root / "data").rglob("*") if p.is_file()}
-    assert before == after

@@ -18,6 +18,9 @@ class PrefixLayer(DynamicLayer):
     appends to one tensor; one that does not (training) never keeps a copy of it.
     """
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, prefix: Pair, growing: bool) -> None:
         super().__init__()
         self.prefix = prefix

@@ -23,10 +23,18 @@ from pipeline.prefix.config import PrefixConfig
 from pipeline.prefix.encoder import Shapes
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.layout import Layout, causal_mask, distance_counts_keys, lay_out, show_prefix
+from pipeline.prefix.layout import (
+    Layout,
+    causal_mask,
+    distance_counts_keys,
+    hides_within,
+    lay_out,
+    show_prefix,
+)
 from pipeline.prefix.packed import merged_attention_on
 
 _CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
+_INDEX_NAMES = ("layer_idx", "layer_id")
 
 
 class Injection:
@@ -45,6 +53,11 @@ class Injection:
         self._prefix = prefix
         self._ordered = distance_counts_keys(model.config)
         self._layout: Layout | None = None
+        if config.prefix_always_visible and hides_within(model.config):
+            raise PrefixError(
+                f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
+                "attention, where no mask can show them; leave it false"
+            )
         self._handles: list[RemovableHandle] = []
         self._cache: PrefixCache | None = None
         self._packed = False
@@ -174,7 +187,7 @@ class Injection:
 
     def _shows(self, module: Any) -> bool | None:
         """Whether this layer's mask must show the prefix or hide it; None to leave it as it is."""
-        if self._config.layers is not None and module.layer_idx not in self._config.layers:
+        if self._config.layers is not None and _layer_index(module) not in self._config.layers:
             return False
         return True if self._config.prefix_always_visible else None
 
@@ -207,12 +220,22 @@ def _masked(
         if show:
             return kwargs
         mask = causal_mask(module, is_prefix, states.shape[1], states.dtype)
-    return {**kwargs, "attention_mask": show_prefix(mask, is_prefix, show)}
+    return {**kwargs, "attention_mask": show_prefix(mask, is_prefix, show, _true_hides(module))}
+
+
+def _true_hides(module: nn.Module) -> bool:
+    """MPT alone turns transformers' mask around: true where a key is hidden."""
+    return type(module).__name__ == "MptAttention"
+
+
+def _layer_index(module: nn.Module) -> int | None:
+    found = (getattr(module, name, None) for name in _INDEX_NAMES)
+    return next((index for index in found if isinstance(index, int)), None)
 
 
 def _cache_argument(module: nn.Module) -> str | None:
     """The name under which an attention module takes the cache; None for any other module."""
-    if not hasattr(module, "layer_idx") or "Attention" not in type(module).__name__:
+    if _layer_index(module) is None or "Attention" not in type(module).__name__:
         return None
     parameters = inspect.signature(module.forward).parameters
     return next((name for name in _CACHE_NAMES if name in parameters), None)

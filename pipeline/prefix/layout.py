@@ -27,6 +27,11 @@ def distance_counts_keys(config: PreTrainedConfig) -> bool:
     return any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or [])
 
 
+def hides_within(config: PreTrainedConfig) -> bool:
+    """Whether the model's attention hides distant keys by itself, out of reach of its mask."""
+    return getattr(config.get_text_config(), "attention_types", None) is not None
+
+
 @dataclass(frozen=True)
 class Layout:
     """How one forward pass lays out its keys.
@@ -57,10 +62,13 @@ def lay_out(mask: torch.Tensor, prefix_length: int, ordered: bool) -> Layout:
     return Layout(extended.gather(1, order), order, is_prefix)
 
 
-def show_prefix(attention_mask: torch.Tensor, is_prefix: torch.Tensor, show: bool) -> torch.Tensor:
+def show_prefix(
+    attention_mask: torch.Tensor, is_prefix: torch.Tensor, show: bool, true_hides: bool = False
+) -> torch.Tensor:
     """An attention's mask `[batch, 1, queries, keys]` with every prefix key shown, or hidden.
 
-    Raises PrefixError for masks of another form, as flash attention takes them.
+    A boolean mask is true for keys to attend to, or with `true_hides` for the others; any other is
+    added to the scores. Raises PrefixError for masks of another form, as flash attention has them.
     """
     if attention_mask.ndim != 4:
         raise PrefixError(
@@ -69,9 +77,12 @@ def show_prefix(attention_mask: torch.Tensor, is_prefix: torch.Tensor, show: boo
         )
     chosen = is_prefix[:, None, None, :]
     if attention_mask.dtype == torch.bool:
-        return attention_mask | chosen if show else attention_mask & ~chosen
+        return attention_mask | chosen if show is not true_hides else attention_mask & ~chosen
     hidden = torch.finfo(attention_mask.dtype).min
-    return attention_mask.masked_fill(chosen, 0.0 if show else hidden)
+    if not show:
+        return attention_mask.masked_fill(chosen, hidden)
+    # What is not hidden may hold a position bias.
+    return attention_mask.masked_fill(chosen & (attention_mask <= hidden / 2), 0.0)
 
 
 def causal_mask(module: Any, is_prefix: torch.Tensor, queries: int, dtype: torch.dtype) -> Any:

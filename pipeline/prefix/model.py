@@ -68,7 +68,8 @@ class PrefixModel(nn.Module):
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The frozen model's own `generate`, with the prefix before the input."""
-        kwargs.setdefault("past_key_values", self.new_cache())
+        if kwargs.setdefault("use_cache", True):
+            kwargs.setdefault("past_key_values", self.new_cache())
         with self._injection.active():
             return self.frozen_model.generate(*args, **kwargs)
 

@@ -34,7 +34,8 @@ GPT: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 3,
 }
-FALCON = {key: value for key, value in BASE.items() if key != "head_dim"}
+# Architectures without grouped queries: PEFT would believe a count of key heads in their settings.
+UNGROUPED = {k: v for k, v in BASE.items() if k not in ("head_dim", "num_key_value_heads")}
 # One layer that slides and one that does not, so that both kinds meet in one model.
 SLIDING = {
     "sliding_window": WINDOW,
@@ -47,7 +48,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": (
         "OPT",
         {
-            **BASE,
+            **UNGROUPED,
             "ffn_dim": 48,
             "word_embed_proj_dim": 32,
             "dropout": 0.0,
@@ -56,7 +57,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neo": (
         "GPTNeo",
         {
-            **BASE,
+            **UNGROUPED,
             "num_layers": 2,
             "num_heads": 4,
             "attention_types": [[["global", "local"], 1]],
@@ -64,7 +65,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "gptj": ("GPTJ", {**GPT, "rotary_dim": 4}),
-    "gpt_neox": ("GPTNeoX", BASE),
+    "gpt_neox": ("GPTNeoX", UNGROUPED),
     "bloom": ("Bloom", {**GPT, "hidden_size": 32}),
     "mpt": (
         "Mpt",
@@ -77,12 +78,12 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
             "expansion_ratio": 2,
         },
     ),
-    "falcon (multi-query)": ("Falcon", {**FALCON, "multi_query": True, "alibi": False}),
+    "falcon (multi-query)": ("Falcon", {**UNGROUPED, "multi_query": True, "alibi": False}),
     "falcon (grouped)": (
         "Falcon",
-        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False},
+        {**UNGROUPED, "new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False},
     ),
-    "falcon (ALiBi)": ("Falcon", {**FALCON, "multi_query": False, "alibi": True}),
+    "falcon (ALiBi)": ("Falcon", {**UNGROUPED, "multi_query": False, "alibi": True}),
     "gpt_bigcode": ("GPTBigCode", GPT),
     "llama": ("Llama", BASE),
     "mistral": ("Mistral", {**BASE, "sliding_window": WINDOW}),
@@ -96,7 +97,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("Gemma", BASE),
     "gemma2": ("Gemma2", {**BASE, **SLIDING, "query_pre_attn_scalar": 8}),
     "gemma3_text": ("Gemma3", {**BASE, **SLIDING, "query_pre_attn_scalar": 8}),
-    "phi": ("Phi", BASE),
+    "phi": ("Phi", UNGROUPED),
     "phi3": ("Phi3", {**BASE, "sliding_window": WINDOW}),
     "stablelm": ("StableLm", BASE),
     "olmo2": ("Olmo2", BASE),
@@ -115,7 +116,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v3": (
         "DeepseekV3",
         {
-            **FALCON,
+            **UNGROUPED,
             "num_key_value_heads": 4,
             "q_lora_rank": 16,
             "kv_lora_rank": 16,
@@ -133,14 +134,21 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def build(name: str, seed: int = 0) -> PreTrainedModel:
-    """A random model of the architecture, in evaluation mode, without dropout."""
+def with_wide_windows(name: str) -> PreTrainedModel:
+    """As `build`, with sliding windows that hide nothing, which is as far as PEFT goes."""
+    return build(name, {"sliding_window": 128, "window_size": 128})
+
+
+def build(name: str, changes: dict[str, Any] | None = None) -> PreTrainedModel:
+    """A random model of the architecture, in evaluation mode."""
     family, settings = SETTINGS[name]
+    known = {key: value for key, value in (changes or {}).items() if key in settings}
+    settings = {**settings, **known}
     config_class: Any = getattr(transformers, f"{family}{_suffix(family)}Config")
     causal: Callable[[Any], PreTrainedModel] = getattr(
         transformers, f"{family}{'LMHeadModel' if family == 'GPT2' else 'ForCausalLM'}"
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = causal(config_class(**settings)).eval()
     with torch.no_grad():
         for parameter in model.parameters():

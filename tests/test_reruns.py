@@ -1,0 +1,91 @@
+"""Edits, restored clones and experiments after a finished sweep, with real stages."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import Workspace
+from tests.sweep_runs import VARIANTS, client, ran, runs
+
+pytestmark = pytest.mark.real
+
+
+def test_repro_force_gives_the_same_hashes(copy: Workspace) -> None:
+    before = (copy.root / "dvc.lock").read_text()
+    copy.run("dvc", "repro", "--force")
+    assert (copy.root / "dvc.lock").read_text() == before
+    assert len(runs(copy, "tags.state = 'current' and tags.kind = 'variant'")) == len(VARIANTS)
+    assert len(runs(copy, "tags.state = 'superseded' and tags.kind = 'variant'")) == len(VARIANTS)
+
+
+_POINTS = {f"{s}@3-{n}-0" for s in ("train", "evaluate") for n in ("random", "corpus")}
+
+
+def test_a_length_added_to_a_finished_sweep(copy: Workspace) -> None:
+    copy.edit(lambda p: p["sweep"]["lengths"].append(3))
+    output = copy.run("dvc", "repro").stdout
+    assert ran(output) == {*_POINTS, "report"}
+    assert "len3-corpus-seed0" in (copy.root / "data" / "report" / "summary.md").read_text()
+    assert len(runs(copy, "tags.state = 'current' and tags.kind = 'variant'")) == 6
+
+
+def test_a_removed_variant_leaves_the_comparison(copy: Workspace) -> None:
+    copy.edit(lambda p: p["sweep"].update(lengths=[4]))
+    output = copy.run("dvc", "repro").stdout
+    assert ran(output) == {"report"}
+    assert "len2-" not in (copy.root / "data" / "report" / "summary.md").read_text()
+    assert not (copy.root / "data" / "train" / "len2-random-seed0").exists()
+
+
+def test_a_restored_clone_gets_its_runs_from_the_files(copy: Workspace) -> None:
+    (copy.root / "mlflow.db").unlink()
+    shutil.rmtree(copy.root / "data" / "train")
+    copy.run("dvc", "checkout")
+    copy.run("dvc", "repro", "--force", "--single-item", "report")
+    current = runs(copy, "tags.state = 'current' and tags.kind = 'variant'")
+    assert sorted(run.info.run_name for run in current) == sorted(VARIANTS)
+    for run in current:
+        assert run.data.metrics["test/loss"] > 0
+        assert run.data.params["train.learning_rate"] == "0.005"
+        points = client(copy).get_metric_history(run.info.run_id, "train/loss")
+        assert [point.step for point in points] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (
+            lambda p: p["task"].update(input_template="{{ nothing }}"),
+            "task.input_template: 'nothing' is undefined; the data's columns are: id, key, record",
+        ),
+        (
+            lambda p: p["sweep"].update(lengths=[600]) or p["kv_prefix"].update(max_length=600),
+            "sweep.lengths: 600 virtual tokens leave no room in the model's context of 512",
+        ),
+        (
+            lambda p: p["kv_prefix"].update(max_length=400),
+            "initializations.corpus.path: 'inputs/corpus.txt' has 324 tokens, fewer than",
+        ),
+        (
+            lambda p: p["task"].update(max_length=510),
+            "task.max_length: 510 tokens after a prefix of 4 are more than the model's context",
+        ),
+        (
+            lambda p: p["task"].update(references_column="answers"),
+            "task.references_column: 'answers' is no column",
+        ),
+    ],
+)
+def test_what_the_fetched_files_refuse(
+    copy: Workspace, edit: Callable[[dict[str, Any]], None], expected: str
+) -> None:
+    copy.edit(edit)
+    before = {p: p.stat().st_mtime_ns for p in (copy.root / "data").rglob("*") if p.is_file()}
+    result = copy.pipeline("check", check=False)
+    assert result.returncode == 1
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    after = {p: p.stat().st_mtime_ns for p in (copy.root / "data").rglob("*") if p.is_file()}
+    assert before == after
