@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.config import Params
-from pipeline.config.initializations import CorpusText
+from pipeline.config.initializations import FROM_FILE, CorpusText, PrefixFile
 from pipeline.config.load import read_yaml
 from pipeline.config.sources import FileData, LocalModel
 from pipeline.errors import PipelineError
@@ -42,7 +42,7 @@ def _sources_exist(params: Params) -> None:
         files = params.data.files.model_dump()
         named.update({f"data.files.{split}": path for split, path in files.items() if path})
     for name, definition in params.initializations.items():
-        if isinstance(definition, CorpusText):
+        if isinstance(definition, (*FROM_FILE, PrefixFile)):
             named[f"initializations.{name}.path"] = definition.path
     for key, path in named.items():
         if not Path(path).exists() and not _is_output(path):
@@ -113,7 +113,7 @@ def _corpora_are_long_enough(params: Params) -> None:
             raise PipelineError(
                 f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"
             ) from error
-        found = len(tokenizer.encode(text).ids)
+        found = len(tokenizer.encode(text).ids) - definition.skip_tokens
         # A chat template only adds tokens: the text alone may be a little too short then.
         if found < needed and not definition.use_chat_template:
             raise PipelineError(

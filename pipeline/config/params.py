@@ -10,7 +10,12 @@ from pipeline.config.comparison import (
     ReportParams,
     SweepParams,
 )
-from pipeline.config.initializations import TEXT_BASED, Initialization
+from pipeline.config.initializations import (
+    TEXT_BASED,
+    Initialization,
+    MostAttended,
+    TrainedVariant,
+)
 from pipeline.config.section import Name, Section
 from pipeline.config.sources import DataParams, ModelParams
 from pipeline.config.task import TaskParams
@@ -59,6 +64,14 @@ class Params(Section):
                 f"{self.kv_prefix.max_length}, the tokens of KV cache computed for "
                 f"'{text_based[0]}'; raise kv_prefix.max_length or lower the length"
             )
+        for name in self.sweep.initializations:
+            start = self.initializations.get(name)
+            if isinstance(start, MostAttended) and longest > start.corpus_tokens:
+                raise ValueError(
+                    f"sweep.lengths: {longest} is above initializations.{name}.corpus_tokens = "
+                    f"{start.corpus_tokens}, of which the prefix is chosen; raise that or lower "
+                    "the length"
+                )
         shortest = min(self.sweep.lengths)
         if self.prefix.num_frozen_tokens >= shortest:
             raise ValueError(
@@ -66,6 +79,27 @@ class Params(Section):
                 f"train in a prefix of {shortest} virtual tokens; it must be below every length "
                 "in sweep.lengths"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _trained_variants_exist(self) -> Self:
+        sweep = self.sweep
+        trained = {
+            f"data/train/len{length}-{name}-seed{seed}/prefix.safetensors"
+            for length in sweep.lengths
+            for name in sweep.initializations
+            for seed in sweep.seeds
+        }
+        for name, start in self.initializations.items():
+            own = f"-{name}-seed"
+            if isinstance(start, TrainedVariant) and (
+                start.path not in trained or own in start.path
+            ):
+                raise ValueError(
+                    f"initializations.{name}.path: '{start.path}' is no other variant's prefix; "
+                    "it looks like data/train/len8-random-seed0/prefix.safetensors, with length, "
+                    "initialisation and seed out of sweep"
+                )
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,8 @@ class PrefixParams(Section):
     encoder_hidden_size: Count | None = None
     prefix_dropout: Fraction = 0.0
     num_frozen_tokens: Annotated[int, Field(ge=0)] = 0
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    prefix_always_visible: bool = False
 
     @model_validator(mode="after")
     def _hidden_size_needs_projection(self) -> Self:

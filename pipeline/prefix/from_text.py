@@ -8,6 +8,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.provenance import provenance
 
 
 @torch.no_grad()
@@ -46,8 +47,20 @@ def kv_prefix_from_text(
 
 
 @torch.no_grad()
-def kv_prefix_from_tokens(frozen_model: PreTrainedModel, tokens: torch.Tensor) -> KVPrefix:
-    """The keys and values of a sequence of token ids `[p]`, float32."""
+def kv_prefix_from_tokens(
+    frozen_model: PreTrainedModel, tokens: torch.Tensor | list[int]
+) -> KVPrefix:
+    """The keys and values of a sequence of token ids `[p]`, float32.
+
+    Raises PrefixError when they are more than the model's context, or none.
+    """
+    tokens = torch.as_tensor(tokens)
+    context = getattr(frozen_model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and len(tokens) > context:
+        raise PrefixError(
+            f"{len(tokens)} virtual tokens are more than the model's context of {context} "
+            "positions; use a shorter prefix"
+        )
     # A plain DynamicCache keeps every token; one made from the configuration would forget those
     # that left a sliding window, and a shorter prefix of them could not be cut from it.
     cache = DynamicCache()
@@ -59,7 +72,10 @@ def kv_prefix_from_tokens(frozen_model: PreTrainedModel, tokens: torch.Tensor) -
         )
     finally:
         frozen_model.train(training)
-    return kv_prefix_from_cache(cache, len(tokens))
+    kv = kv_prefix_from_cache(cache, len(tokens))
+    kv.metadata.update(provenance(frozen_model))
+    kv.metadata["tokens_sha256"] = hashlib.sha256(str(tokens.tolist()).encode()).hexdigest()
+    return kv
 
 
 def kv_prefix_from_cache(past_key_values: Any, num_virtual_tokens: int) -> KVPrefix:

@@ -18,6 +18,7 @@ from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection import Injection
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed import is_packable, packed_logits
+from pipeline.prefix.provenance import provenance, warn_of_another_model
 
 
 class PrefixModel(nn.Module):
@@ -40,11 +41,12 @@ class PrefixModel(nn.Module):
         super().__init__()
         self.frozen_model = frozen_model.requires_grad_(False)
         self.prefix_config = config
-        shapes = kv_shapes(frozen_model)
-        chosen = chosen_shapes(shapes, config)
+        self.kv_shapes = kv_shapes(frozen_model)
+        chosen = chosen_shapes(self.kv_shapes, config)
+        _refuse_beyond_context(config.num_virtual_tokens, frozen_model)
         hidden_size = frozen_model.config.get_text_config().hidden_size
         self.encoder = build_encoder(config, chosen, hidden_size).to(frozen_model.device)
-        self._injection = Injection(frozen_model, config, shapes, self._current)
+        self._injection = Injection(frozen_model, config, self.kv_shapes, self._current)
 
     @property
     def config(self) -> Any:
@@ -80,14 +82,17 @@ class PrefixModel(nn.Module):
     def load_kv_prefix(self, kv: KVPrefix) -> None:
         """Start from a prefix, exactly, with or without `prefix_projection`.
 
-        Raises PrefixError when its length or shapes are not this model's.
+        Raises PrefixError when its length or shapes are not this model's, and warns when it was
+        made with another model of the same shapes.
         """
+        warn_of_another_model(kv, self.frozen_model)
         self.encoder.load(kv.to(self.device))
 
     @torch.no_grad()
     def kv_prefix(self) -> KVPrefix:
         """The prefix of the current parameters, float32, apart from them."""
         kv: KVPrefix = self.encoder()
+        kv.metadata.update(provenance(self.frozen_model))
         return kv.detached()
 
     @contextmanager
@@ -113,10 +118,14 @@ class PrefixModel(nn.Module):
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the prefix as a PEFT adapter folder, which PEFT and `from_pretrained` read."""
+        """Write the prefix as a PEFT adapter folder, which PEFT and `from_pretrained` read.
+
+        A prefix-tuning adapter, or with `num_frozen_tokens` a cartridge, which knows of them.
+        """
         from pipeline.prefix.peft_format import save_adapter
 
-        save_adapter(self.kv_prefix(), folder, self.frozen_model)
+        frozen_tokens = self.prefix_config.num_frozen_tokens
+        save_adapter(self.kv_prefix(), folder, self.frozen_model, frozen_tokens)
 
     @classmethod
     def from_pretrained(
@@ -129,7 +138,12 @@ class PrefixModel(nn.Module):
         from pipeline.prefix.peft_format import load_adapter
 
         kv = load_adapter(folder, kv_shapes(frozen_model))
-        model = cls(frozen_model, PrefixConfig(num_virtual_tokens=len(kv)))
+        # PEFT lets all be frozen; then the last stays trainable here.
+        frozen_tokens = min(int(kv.metadata.get("num_frozen_tokens", 0)), len(kv) - 1)
+        model = cls(
+            frozen_model,
+            PrefixConfig(num_virtual_tokens=len(kv), num_frozen_tokens=frozen_tokens),
+        )
         model.load_kv_prefix(kv)
         return model
 
@@ -205,3 +219,12 @@ def chosen_shapes(shapes: Shapes, config: PrefixConfig) -> Shapes:
             f"layers names {config.layers[-1]}, but the model's layers are 0 to {len(shapes) - 1}"
         )
     return [shapes[index] for index in config.layers]
+
+
+def _refuse_beyond_context(num_virtual_tokens: int, model: PreTrainedModel) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and num_virtual_tokens >= context:
+        raise PrefixError(
+            f"num_virtual_tokens is {num_virtual_tokens}, which leaves no room in the model's "
+            f"context of {context} positions; use a shorter prefix"
+        )

@@ -23,13 +23,21 @@ TENSOR = "prompt_embeddings"
 
 
 def save_adapter(
-    kv: KVPrefix, folder: str | os.PathLike[str], frozen_model: PreTrainedModel
+    kv: KVPrefix,
+    folder: str | os.PathLike[str],
+    frozen_model: PreTrainedModel,
+    num_frozen_tokens: int = 0,
 ) -> None:
-    """Write a prefix as PEFT's `PREFIX_TUNING` adapter for a causal language model.
+    """Write a prefix as PEFT's adapter for a causal language model.
 
-    Raises PrefixError for shapes that PEFT's format cannot hold: it knows one size of keys and
-    values for all layers.
+    `PREFIX_TUNING`, or `CARTRIDGE` when first virtual tokens were kept frozen. Raises PrefixError
+    for what PEFT's format cannot hold: it knows one size of keys and values, for all layers.
     """
+    if kv.layers is not None:
+        raise PrefixError(
+            f"PEFT's format holds a prefix for every layer, this one is for {list(kv.layers)} "
+            "alone; use KVPrefix.save"
+        )
     key_shape, value_shape = kv.shapes[0]
     if key_shape != value_shape or any(pair != kv.shapes[0] for pair in kv.shapes):
         raise PrefixError(
@@ -43,20 +51,28 @@ def save_adapter(
     config = {
         "auto_mapping": None,
         "base_model_name_or_path": frozen_model.config._name_or_path or None,
-        "encoder_hidden_size": heads * head_dim,
         "inference_mode": True,
-        "init_weights": None,
         "num_attention_heads": heads,
         "num_layers": len(kv.keys),
         "num_transformer_submodules": 1,
         "num_virtual_tokens": len(kv),
-        "peft_type": "PREFIX_TUNING",
-        "prefix_projection": False,
         "revision": None,
         "task_type": "CAUSAL_LM",
         "token_dim": heads * head_dim,
     }
-    _write(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
+    if num_frozen_tokens:
+        config |= {"peft_type": "CARTRIDGE", "num_frozen_tokens": num_frozen_tokens}
+    else:
+        config |= {
+            "peft_type": "PREFIX_TUNING",
+            "prefix_projection": False,
+            "encoder_hidden_size": heads * head_dim,
+            "init_weights": None,
+        }
+    _write(
+        folder / CONFIG,
+        lambda path: path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"),
+    )
     tensors = {TENSOR: flatten(kv).detach().cpu().contiguous()}
     _write(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 
@@ -95,7 +111,10 @@ def load_adapter(folder: str | os.PathLike[str], shapes: Shapes) -> KVPrefix:
             f"layers of {heads} heads, the model needs (p, {width}) for {len(shapes)} layers of "
             f"{shapes[0][0][0]} heads; it was made for another model"
         )
-    return unflatten(flat, shapes)
+    kv = unflatten(flat, shapes)
+    if kind == "CARTRIDGE":
+        kv.metadata["num_frozen_tokens"] = str(config.get("num_frozen_tokens", 0))
+    return kv
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""Moving cached keys to other positions, so that tokens chosen from a text stand side by side.
+
+A prefix of p virtual tokens stands at positions 0 to p-1, and the input after it starts at p. A
+key taken from further down a text carries its old position. What that means, and what is done:
+
+- rotary embedding: the key is rotated on, from its old position to its new one;
+- ALiBi and other biases by the place of a key, and layers without positions: a key carries no
+  position, and its place in the prefix is the new one; nothing is to do;
+- learned positions: the position was added to the token before the first layer and is part of
+  what every key and value say. It cannot be taken out, and they stay as they are.
+
+How a model rotates is measured, not looked up: the keys of a token that stands alone depend on its
+position through the rotation only, so that one forward pass over single tokens at every position
+shows each layer's angles, whatever the base, scaling, pairing or share of dimensions rotated.
+"""
+
+import torch
+from transformers import PreTrainedModel
+
+from pipeline.prefix.kv import KVPrefix
+
+_TOLERANCE = 1e-3
+
+
+@torch.no_grad()
+def moved_to_front(model: PreTrainedModel, kv: KVPrefix, positions: list[int]) -> KVPrefix:
+    """A prefix whose tokens stood at `positions` `[p]`, ascending, moved to 0 to p-1."""
+    last = positions[-1] + 1
+    first, second = (_alone(model, token, last) for token in _two_tokens(model))
+    old, new = torch.tensor(positions), torch.arange(len(positions))
+    moved: list[torch.Tensor] = []
+    # Values too: multi-head latent attention caches its rotated part in their place.
+    for tensor, measured, check in zip(kv.keys + kv.values, first, second, strict=True):
+        pairing = _pairing(measured, check)
+        if pairing is None:
+            return kv
+        moved.append(_rotate(tensor, measured, old, new, pairing))
+    layers = len(kv.keys)
+    return KVPrefix(tuple(moved[:layers]), tuple(moved[layers:]), dict(kv.metadata), kv.layers)
+
+
+def _two_tokens(model: PreTrainedModel) -> tuple[int, int]:
+    half = model.config.get_text_config().vocab_size // 2
+    return half, half + 1
+
+
+def _alone(model: PreTrainedModel, token: int, positions: int) -> list[torch.Tensor]:
+    """What is cached of a token alone at each position: all layers' keys, then their values.
+
+    Each is `[positions, num_kv_heads, head_dim]`.
+
+    In float32 whatever the weights: angles of distant positions need it. Where a model takes no
+    positions, all are the same.
+    """
+    import inspect
+
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    extra = {}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        extra["position_ids"] = torch.arange(positions, device=model.device)[:, None]
+    ids = torch.full((positions, 1), token, device=model.device)
+    model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
+    kept = [layer.keys for layer in cache.layers] + [layer.values for layer in cache.layers]
+    return [tensor[:, :, 0].float().cpu() for tensor in kept]
+
+
+def _pairing(keys: torch.Tensor, others: torch.Tensor) -> torch.Tensor | None:
+    """Which two dimensions `[pairs, 2]` rotate together; None when no pairing explains the keys.
+
+    Tried on one token, checked on another: its key at position 0, rotated, must be its key at
+    every position.
+    """
+    dim = keys.shape[-1]
+    if torch.allclose(keys, keys[:1].expand_as(keys), atol=1e-5):
+        return torch.empty(0, 2, dtype=torch.long)
+    old, new = torch.zeros(len(keys), dtype=torch.long), torch.arange(len(keys))
+    scale = others.abs().max()
+    start = others[:1].transpose(0, 1).expand(-1, len(keys), -1)
+    for size in range(dim - dim % 2, 0, -2):
+        for offset in {0, dim - size}:
+            half = torch.arange(size // 2) + offset
+            for pair in (
+                torch.stack([half, half + size // 2], 1),
+                torch.arange(size).view(-1, 2) + offset,
+            ):
+                moved = _rotate(start, keys, old, new, pair).transpose(0, 1)
+                if float((moved - others).abs().max() / scale) < _TOLERANCE * 10:
+                    return pair
+    return None
+
+
+def _rotate(
+    key: torch.Tensor,
+    alone: torch.Tensor,
+    old: torch.Tensor,
+    new: torch.Tensor,
+    pairing: torch.Tensor,
+) -> torch.Tensor:
+    """Keys `[heads, p, head_dim]` rotated from positions `old` to `new`, by measured angles."""
+    if not len(pairing):
+        return key
+    measured = torch.complex(alone[:, 0, pairing[:, 0]], alone[:, 0, pairing[:, 1]]).to(
+        torch.complex128
+    )
+    turn = measured[new] / measured[old]
+    turn = turn / turn.abs().clamp(min=1e-12)
+    pairs = torch.complex(key[..., pairing[:, 0]].double(), key[..., pairing[:, 1]].double())
+    turned = pairs * turn
+    result = key.clone()
+    result[..., pairing[:, 0]] = turned.real.to(key.dtype)
+    result[..., pairing[:, 1]] = turned.imag.to(key.dtype)
+    return result
