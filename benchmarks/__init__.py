@@ -1,1 +1,1 @@
-"""Speed and memory against PEFT, measured side by side."""
+"""Speed and memory beside PEFT, measured in one run (`make bench`)."""

@@ -131,6 +131,8 @@ def test_several_mistakes_are_told_together(folder: Path) -> None:
     assert "kv_prefix.max_length" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "examples/webnlg.yaml"])
+@pytest.mark.parametrize(
+    "name", ["params.yaml", "examples/webnlg.yaml", "examples/initializations.yaml"]
+)
 def test_the_committed_params_are_valid(name: str) -> None:
     assert load_params(ROOT / name).sweep.lengths

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from pipeline.prefix.rows import Rows, batched, packed
+
 Tensor = torch.Tensor
 
 # Up to this many keys torch's CPU kernel is several times slower backward in bfloat16 than in
@@ -26,7 +28,7 @@ def merged_attention(
     value: Tensor,
     prefix_key: Tensor | None,
     prefix_value: Tensor | None,
-    lengths: list[int],
+    rows: list[Rows],
     scaling: float,
 ) -> Tensor:
     """Causal attention within each example, and of every position to the prefix.
@@ -35,14 +37,14 @@ def merged_attention(
         query: `[num_heads, tokens, head_dim]`, examples one after another.
         key, value: `[num_kv_heads, tokens, head_dim]`.
         prefix_key, prefix_value: `[num_kv_heads, p, head_dim]`, or None for no prefix.
-        lengths: tokens of each example; their sum is `tokens`.
+        rows: where the examples are, each token in one of them.
         scaling: what scores are multiplied by before the softmax.
 
     Returns:
         `[num_heads, tokens, head_dim]` in the query's dtype.
     """
     result: Tensor = _MergedAttention.apply(
-        query, key, value, prefix_key, prefix_value, lengths, scaling
+        query, key, value, prefix_key, prefix_value, rows, scaling
     )
     return result
 
@@ -56,17 +58,18 @@ class _MergedAttention(torch.autograd.Function):
         value: Tensor,
         prefix_key: Tensor | None,
         prefix_value: Tensor | None,
-        lengths: list[int],
+        rows: list[Rows],
         scaling: float,
     ) -> Tensor:
-        parts = [
-            _attend(q[None], k[None], v[None], True, scaling)
-            for q, k, v in zip(
-                query.split(lengths, 1), key.split(lengths, 1), value.split(lengths, 1), strict=True
-            )
-        ]
-        out = torch.cat([part[0][0] for part in parts], dim=1)
-        lse = torch.cat([part[1][0] for part in parts], dim=1)
+        out = torch.empty_like(query)
+        lse = query.new_empty(
+            query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32)
+        )
+        for group in rows:
+            states = (batched(t, group) for t in (query, key, value))
+            group_out, group_lse = _attend(*states, True, scaling)
+            out[:, group.places] = packed(group_out, group)
+            lse[:, group.places] = packed(group_lse, group)
         if prefix_key is not None and prefix_value is not None:
             folded = _fold(query, prefix_key.shape[0])
             prefix_out, prefix_lse = _attend(
@@ -78,7 +81,7 @@ class _MergedAttention(torch.autograd.Function):
             out = torch.lerp(out, prefix_out, share)
             lse = torch.logaddexp(lse, prefix_lse)
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, lse)
-        ctx.lengths, ctx.scaling = lengths, scaling
+        ctx.rows, ctx.scaling = rows, scaling
         return out
 
     @staticmethod
@@ -89,16 +92,14 @@ class _MergedAttention(torch.autograd.Function):
         need_query, need_key, need_value, need_prefix = ctx.needs_input_grad[:4]
         grad_query = grad_key = grad_value = grad_prefix_key = grad_prefix_value = None
         if need_query or need_key or need_value:
-            split = zip(
-                *(t.split(ctx.lengths, 1) for t in (grad, query, key, value, out, lse)), strict=True
-            )
-            parts = [
-                _attend_backward(*(t[None] for t in part), causal=True, scaling=ctx.scaling)
-                for part in split
-            ]
-            grad_query, grad_key, grad_value = (
-                torch.cat([part[index][0] for part in parts], dim=1) for index in range(3)
-            )
+            grad_query, grad_key, grad_value = map(torch.empty_like, (query, key, value))
+            for group in ctx.rows:
+                states = (batched(t, group) for t in (query, key, value, out, lse))
+                # Padding repeats real positions: its gradient must not count.
+                group_grad = batched(grad, group) * group.is_real[:, None, :, None]
+                parts = _attend_backward(group_grad, *states, causal=True, scaling=ctx.scaling)
+                for whole, part in zip((grad_query, grad_key, grad_value), parts, strict=True):
+                    whole[:, group.places] = packed(part, group)
         if prefix_key is not None and (need_query or need_prefix):
             heads = prefix_key.shape[0]
             folded_query, grad_prefix_key, grad_prefix_value = _attend_backward(

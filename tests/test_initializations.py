@@ -1,0 +1,79 @@
+"""Every initialisation of params.yaml, from its stage to the prefix that a variant starts from."""
+
+from typing import Any
+
+import pytest
+
+from pipeline import paths
+from pipeline.config import load_params
+from pipeline.errors import PipelineError
+from pipeline.frozen_model import load_frozen_model
+from pipeline.initialization import start_prefix
+from pipeline.prefix import PrefixConfig, PrefixModel
+from pipeline.stages import kv_prefix
+from pipeline.variants import Variant
+from tests.conftest import Workspace
+
+pytestmark = pytest.mark.real
+
+SHAPE = "data/model/config.json"
+TYPES: dict[str, dict[str, Any]] = {
+    "random": {"type": "random", "path": SHAPE, "scale": 0.1},
+    "zero": {"type": "zero", "path": SHAPE},
+    "drawn": {"type": "vocabulary", "path": SHAPE},
+    "words": {"type": "vocabulary", "path": SHAPE, "words": ["size", "value"]},
+    "span": {"type": "corpus_text", "path": "inputs/corpus.txt", "skip_tokens": 9},
+    "chat": {"type": "corpus_text", "path": "inputs/corpus.txt", "use_chat_template": True},
+    "chunks": {"type": "corpus_chunks", "path": "inputs/corpus.txt", "chunk_tokens": 3},
+    "demonstrations": {"type": "demonstrations", "path": "data/raw/train.jsonl"},
+    "templated": {
+        "type": "demonstrations",
+        "path": "data/raw/train.jsonl",
+        "template": "{{ key }}: {{ value }}",
+    },
+    "attended": {"type": "most_attended", "path": "inputs/corpus.txt", "corpus_tokens": 40},
+    "earlier": {"type": "prefix_file", "path": "inputs/adapter"},
+    "variant": {
+        "type": "trained_variant",
+        "path": "data/train/len2-corpus-seed0/prefix.safetensors",
+    },
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_an_initialisation_starts_a_variant(
+    copy: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(copy.root)
+    copy.edit(lambda p: p["initializations"].update({name: TYPES[name]}))
+    copy.edit(lambda p: p["sweep"]["initializations"].append(name) if name != "random" else None)
+    params_model = load_frozen_model(paths.MODEL, load_base(copy))
+    if name == "earlier":
+        adapter = PrefixModel(params_model, PrefixConfig(num_virtual_tokens=3))
+        adapter.save_pretrained(copy.root / "inputs" / "adapter")
+    params = load_params()
+    kv_prefix.run(params, name)
+    assert (paths.KV_PREFIX / name / "definition.json").exists()
+    model = PrefixModel(params_model, PrefixConfig(num_virtual_tokens=4))
+    starts = [start_prefix(params, Variant(4, name, seed), model) for seed in (0, 0, 1)]
+    assert [len(start) for start in starts] == [4, 4, 4]
+    model.load_kv_prefix(starts[0])
+    assert starts[0].keys[1].equal(starts[1].keys[1])
+    drawn_by_seed = name in ("random", "drawn")
+    assert starts[0].keys[1].equal(starts[2].keys[1]) is not drawn_by_seed
+
+
+def load_base(workspace: Workspace) -> Any:
+    return load_params(workspace.root / "params.yaml").kv_prefix
+
+
+def test_a_corpus_too_short(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy.root)
+    (copy.root / "inputs" / "short.txt").write_text("too short")
+    start = {"type": "corpus_chunks", "path": "inputs/short.txt"}
+    copy.edit(lambda p: p["initializations"].update(short=start))
+    with pytest.raises(
+        PipelineError, match=r"initializations\.short: its text has 9 tokens, fewer"
+    ):
+        kv_prefix.run(load_params(), "short")
+    assert not (paths.KV_PREFIX / "short").exists()
