@@ -36,10 +36,10 @@ class TargetLoss:
 
     def __call__(self, examples: Sequence[Example]) -> "torch.Tensor":
         """The summed cross-entropy (nats, float32 scalar) of the examples' target tokens."""
-        from torch.nn import functional as F
+        from pipeline.cross_entropy import summed_cross_entropy
 
         predicting, labels = self._packed(examples) if self._packable else self._padded(examples)
-        return F.cross_entropy(predicting.float(), labels, reduction="sum")
+        return summed_cross_entropy(predicting, labels)
 
     def _packed(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
         import torch

@@ -8,18 +8,19 @@ the parts' gradients those of the whole (as ring attention does, Liu et al. 2023
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
-
-from pipeline.prefix.rows import Rows, batched, packed
+from torch.nn import functional as F
 
 Tensor = torch.Tensor
 
-# Up to this many keys torch's CPU kernel is several times slower backward in bfloat16 than in
-# float32, which is also the more exact; above it, bfloat16's smaller tensors win.
+# With few keys torch's CPU kernel is slower backward in bfloat16 than in float32, which is also the
+# more exact: up to so many keys of an example, and below so many of a prefix.
 _FLOAT32_KEYS = 256
+_FLOAT32_PREFIX = 64
 
 
 def merged_attention(
@@ -28,7 +29,7 @@ def merged_attention(
     value: Tensor,
     prefix_key: Tensor | None,
     prefix_value: Tensor | None,
-    rows: list[Rows],
+    lengths: list[int],
     scaling: float,
 ) -> Tensor:
     """Causal attention within each example, and of every position to the prefix.
@@ -37,14 +38,14 @@ def merged_attention(
         query: `[num_heads, tokens, head_dim]`, examples one after another.
         key, value: `[num_kv_heads, tokens, head_dim]`.
         prefix_key, prefix_value: `[num_kv_heads, p, head_dim]`, or None for no prefix.
-        rows: where the examples are, each token in one of them.
+        lengths: tokens of each example; their sum is `tokens`.
         scaling: what scores are multiplied by before the softmax.
 
     Returns:
         `[num_heads, tokens, head_dim]` in the query's dtype.
     """
     result: Tensor = _MergedAttention.apply(
-        query, key, value, prefix_key, prefix_value, rows, scaling
+        query, key, value, prefix_key, prefix_value, lengths, scaling
     )
     return result
 
@@ -58,74 +59,119 @@ class _MergedAttention(torch.autograd.Function):
         value: Tensor,
         prefix_key: Tensor | None,
         prefix_value: Tensor | None,
-        rows: list[Rows],
+        lengths: list[int],
         scaling: float,
     ) -> Tensor:
-        out = torch.empty_like(query)
-        lse = query.new_empty(
-            query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32)
-        )
-        for group in rows:
-            states = (batched(t, group) for t in (query, key, value))
-            group_out, group_lse = _attend(*states, True, scaling)
-            out[:, group.places] = packed(group_out, group)
-            lse[:, group.places] = packed(group_lse, group)
+        states = _of_kernel_dtype([query, key, value], max(lengths))
+        parts = [
+            _attend(*example, True, scaling)
+            for example in zip(*(_split(t, lengths) for t in states), strict=True)
+        ]
+        out, lse = (torch.cat(tensors, dim=2) for tensors in zip(*parts, strict=True))
         if prefix_key is not None and prefix_value is not None:
-            folded = _fold(query, prefix_key.shape[0])
-            prefix_out, prefix_lse = _attend(
-                folded, prefix_key[None], prefix_value[None], False, scaling
-            )
-            prefix_out = _unfold(prefix_out, query.shape[0])
-            prefix_lse = prefix_lse.reshape(lse.shape)
+            folding = Folding.of(query, prefix_key)
+            prefix = folding.keys(prefix_key, prefix_value)
+            folded_out, folded_lse = _attend(folding.fold(query), *prefix, False, scaling)
+            prefix_lse = folding.unfold(folded_lse.unsqueeze(-1)).squeeze(-1)
             share = torch.sigmoid(prefix_lse - lse).unsqueeze(-1).to(out.dtype)
-            out = torch.lerp(out, prefix_out, share)
+            out = torch.lerp(out, folding.unfold(folded_out).to(out.dtype), share)
             lse = torch.logaddexp(lse, prefix_lse)
+        out = out[0].to(query.dtype)
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, lse)
-        ctx.rows, ctx.scaling = rows, scaling
+        ctx.lengths, ctx.scaling = lengths, scaling
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        grad = grads[0].contiguous()
         query, key, value, prefix_key, prefix_value, out, lse = ctx.saved_tensors
         need_query, need_key, need_value, need_prefix = ctx.needs_input_grad[:4]
         grad_query = grad_key = grad_value = grad_prefix_key = grad_prefix_value = None
+        states = _of_kernel_dtype([grads[0], query, out, key, value], max(ctx.lengths))
         if need_query or need_key or need_value:
-            grad_query, grad_key, grad_value = map(torch.empty_like, (query, key, value))
-            for group in ctx.rows:
-                states = (batched(t, group) for t in (query, key, value, out, lse))
-                # Padding repeats real positions: its gradient must not count.
-                group_grad = batched(grad, group) * group.is_real[:, None, :, None]
-                parts = _attend_backward(group_grad, *states, causal=True, scaling=ctx.scaling)
-                for whole, part in zip((grad_query, grad_key, grad_value), parts, strict=True):
-                    whole[:, group.places] = packed(part, group)
+            split = (_split(t, ctx.lengths) for t in states)
+            parts = [
+                _attend_backward(*example, lse=part_lse, causal=True, scaling=ctx.scaling)
+                for *example, part_lse in zip(*split, lse.split(ctx.lengths, 2), strict=True)
+            ]
+            grad_query, grad_key, grad_value = (
+                torch.cat(tensors, dim=2)[0] for tensors in zip(*parts, strict=True)
+            )
         if prefix_key is not None and (need_query or need_prefix):
-            heads = prefix_key.shape[0]
-            folded_query, grad_prefix_key, grad_prefix_value = _attend_backward(
-                _fold(grad, heads),
-                _fold(query, heads),
-                prefix_key[None],
-                prefix_value[None],
-                _fold(out, heads),
-                lse.reshape(1, heads, -1),
+            folding = Folding.of(query, prefix_key)
+            from_prefix, parts_key, parts_value = _attend_backward(
+                *(folding.fold(t) for t in (grads[0], query, out)),
+                *folding.keys(prefix_key, prefix_value),
+                lse=folding.fold(lse[0].unsqueeze(-1)).squeeze(-1).float(),
                 causal=False,
                 scaling=ctx.scaling,
             )
             if grad_query is not None:
-                grad_query = grad_query + _unfold(folded_query, query.shape[0])
-            grad_prefix_key, grad_prefix_value = grad_prefix_key[0], grad_prefix_value[0]
+                grad_query = grad_query.add_(folding.unfold(from_prefix)[0])
+            grad_prefix_key, grad_prefix_value = (
+                t.sum(0).to(prefix_key.dtype) for t in (parts_key, parts_value)
+            )
+        grad_query, grad_key, grad_value = (
+            None if t is None else t.to(query.dtype) for t in (grad_query, grad_key, grad_value)
+        )
         return grad_query, grad_key, grad_value, grad_prefix_key, grad_prefix_value, None, None
 
 
-def _fold(states: Tensor, kv_heads: int) -> Tensor:
-    """`[num_heads, tokens, size]` as `[1, num_kv_heads, group * tokens, size]`."""
-    return states.reshape(1, kv_heads, -1, states.shape[-1])
+def _split(states: Tensor, lengths: list[int]) -> tuple[Tensor, ...]:
+    """`[heads, tokens, size]` as a view `[1, heads, length, size]` of each example."""
+    return states[None].split(lengths, 2)
 
 
-def _unfold(states: Tensor, heads: int) -> Tensor:
-    """The inverse of `_fold`."""
-    return states.reshape(heads, -1, states.shape[-1])
+@dataclass(frozen=True)
+class Folding:
+    """How queries are laid out to attend to the prefix.
+
+    Every query sees all of the prefix, so that the heads of a group can be queries of one head,
+    and their tokens be dealt out to `parts`, of which each of torch's threads gets as many.
+    """
+
+    parts: int
+    kv_heads: int
+    heads: int
+    tokens: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, query: Tensor, prefix_key: Tensor) -> "Folding":
+        """The folding of `query` `[num_heads, tokens, size]` for keys `[num_kv_heads, p, size]`."""
+        kv_heads, p = prefix_key.shape[:2]
+        on_cpu = query.device.type == "cpu"
+        threads = torch.get_num_threads() if on_cpu else 1
+        dtype = query.dtype
+        if on_cpu and p < _FLOAT32_PREFIX:
+            dtype = torch.promote_types(dtype, torch.float32)
+        parts = threads // math.gcd(threads, kv_heads)
+        return cls(parts, kv_heads, query.shape[0], query.shape[1], dtype)
+
+    def fold(self, states: Tensor) -> Tensor:
+        """`[num_heads, tokens, size]` as `[parts, num_kv_heads, queries, size]`, zeros last."""
+        folded = states.to(self.dtype).reshape(self.kv_heads, -1, states.shape[-1])
+        folded = F.pad(folded, (0, 0, 0, -folded.shape[1] % self.parts))
+        return folded.unflatten(1, (self.parts, -1)).transpose(0, 1)
+
+    def unfold(self, folded: Tensor) -> Tensor:
+        """The inverse of `fold`, `[1, num_heads, tokens, size]`."""
+        states = folded.transpose(0, 1).flatten(1, 2)[
+            :, : self.heads // self.kv_heads * self.tokens
+        ]
+        return states.reshape(1, self.heads, self.tokens, -1)
+
+    def keys(self, *prefix: Tensor) -> list[Tensor]:
+        """Keys and values `[num_kv_heads, p, size]`, the same for each part."""
+        return [t.to(self.dtype).expand(self.parts, -1, -1, -1) for t in prefix]
+
+
+def _of_kernel_dtype(states: list[Tensor], keys: int) -> list[Tensor]:
+    """States in the dtype that attention to so many keys is computed in."""
+    if states[0].device.type == "cpu" and keys <= _FLOAT32_KEYS:
+        dtype = torch.promote_types(states[0].dtype, torch.float32)
+        return [t.to(dtype) for t in states]
+    return states
 
 
 def _attend(
@@ -133,11 +179,10 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention `[1, heads, tokens, size]` and its log-sum-exps `[1, heads, tokens]`."""
     if _has_kernel(query, value):
-        dtype = _kernel_dtype(key)
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query.to(dtype), key.to(dtype), value.to(dtype), 0.0, causal, scale=scaling
+            query, key, value, 0.0, causal, scale=scaling
         )
-        return out.to(query.dtype), lse
+        return out, lse
     scores = _scores(query, key, causal, scaling)
     lse = scores.logsumexp(-1)
     weights = (scores - lse.unsqueeze(-1)).exp()
@@ -148,23 +193,21 @@ def _attend(
 def _attend_backward(
     grad: Tensor,
     query: Tensor,
+    out: Tensor,
     key: Tensor,
     value: Tensor,
-    out: Tensor,
-    lse: Tensor,
     *,
+    lse: Tensor,
     causal: bool,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one part; `out` and `lse` are those of the merged attention."""
     if _has_kernel(query, value):
-        dtype = _kernel_dtype(key)
-        states = (t.to(dtype) for t in (grad, query, key, value, out))
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *states, lse, 0.0, causal, scale=scaling
+            grad, query, key, value, out, lse, 0.0, causal, scale=scaling
         )
         grad_query, grad_key, grad_value = gradients
-        return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype)
+        return grad_query, grad_key, grad_value
     weights = (_scores(query, key, causal, scaling) - lse.unsqueeze(-1)).exp()
     grad_, out_ = grad.to(weights.dtype), out.to(weights.dtype)
     keys, values = (_repeat(t, query).to(weights.dtype) for t in (key, value))
@@ -183,10 +226,6 @@ def _has_kernel(query: Tensor, value: Tensor) -> bool:
         and query.dtype in (torch.float32, torch.bfloat16)
         and query.shape[-1] == value.shape[-1]
     )
-
-
-def _kernel_dtype(key: Tensor) -> torch.dtype:
-    return torch.float32 if key.shape[2] <= _FLOAT32_KEYS else key.dtype
 
 
 def _scores(query: Tensor, key: Tensor, causal: bool, scaling: float) -> Tensor:

@@ -17,7 +17,6 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.merged_attention import merged_attention
-from pipeline.prefix.rows import Rows, rows_of_like_length
 
 _NAME = "merged_prefix"
 # What an attention may ask for beyond scaled, causal softmax attention.
@@ -28,7 +27,7 @@ _BEYOND = ("softcap", "s_aux", "position_bias", "sliding_window", "head_mask")
 class Packing:
     """What the attention needs to know of a packed row; a keyword carries it through the model."""
 
-    rows: list[Rows]
+    lengths: list[int]
     prefix: KVPrefix | None
 
 
@@ -64,7 +63,7 @@ def packed_logits(
             position_ids=positions[None],
             use_cache=False,
             logits_to_keep=keep,
-            prefix_packing=Packing(rows_of_like_length(lengths, input_ids.device), prefix),
+            prefix_packing=Packing(lengths, prefix),
         )
     logits: torch.Tensor = output.logits[0]
     return logits
@@ -143,7 +142,7 @@ def _forward(
         value[0],
         None if pair is None else pair[0],
         None if pair is None else pair[1],
-        prefix_packing.rows,
+        prefix_packing.lengths,
         query.shape[-1] ** -0.5 if scaling is None else scaling,
     )
     return out.transpose(0, 1)[None], None
