@@ -69,6 +69,9 @@ class _Prefilled:
     def __init__(self, model: Any, examples: Sequence[Example]) -> None:
         import torch
 
+        from pipeline.prefix import PrefixModel
+        from pipeline.prefix.growing import GrowingCache
+
         self.model = model
         self.targets = [list(row["input_ids"][row["target_start"] :]) for row in examples]
         inputs = [list(row["input_ids"][: row["target_start"]]) for row in examples]
@@ -77,7 +80,9 @@ class _Prefilled:
         ids = [[0] * (width - len(row)) + row for row in inputs]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in inputs]
         self.mask = torch.tensor(mask, device=model.device)
-        self.cache = _empty_cache(model)
+        # Without the configuration: a sliding-window layer's cache could not be cut back, and the
+        # mask hides what has left the window anyway.
+        self.cache: Any = model.new_cache() if isinstance(model, PrefixModel) else GrowingCache()
         self.last = self._forward(torch.tensor(ids, device=model.device), self.mask, keep=1)
 
     def target_losses(self) -> list[float]:
@@ -139,27 +144,14 @@ class _Prefilled:
         if "position_ids" in parameters:
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
             extra["position_ids"] = positions[:, -ids.shape[1] :]
-        output = self.model(
+        logits: torch.Tensor = self.model(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
             **extra,
-        )
-        logits: torch.Tensor = output.logits
+        ).logits
         return logits if keep is None else logits[:, -keep:]
-
-
-def _empty_cache(model: Any) -> Any:
-    from transformers import DynamicCache
-
-    from pipeline.prefix import PrefixModel
-
-    if isinstance(model, PrefixModel):
-        return model.new_cache()
-    # Without the configuration: a sliding-window layer's cache could not be cut back, and the mask
-    # hides what has left the window anyway.
-    return DynamicCache()
 
 
 def _end_tokens(model: Any, tokenizer: "PreTrainedTokenizerBase") -> set[int]:

@@ -3,23 +3,21 @@
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicLayer
+from transformers import Cache
 
+from pipeline.prefix.growing import GrowingLayer
 from pipeline.prefix.kv import KVPrefix
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-class PrefixLayer(DynamicLayer):
+class PrefixLayer(GrowingLayer):
     """One layer: the prefix, and the keys and values of the input's tokens after it.
 
     Nothing is ever dropped: on sliding-window layers the mask alone hides what has left the
     window. A cache that grows keeps the prefix with each row's tokens, so that a step of decoding
     appends to one tensor; one that does not (training) never keeps a copy of it.
     """
-
-    keys: torch.Tensor
-    values: torch.Tensor
 
     def __init__(self, prefix: Pair, growing: bool) -> None:
         super().__init__()

@@ -64,18 +64,13 @@ class _MergedAttention(torch.autograd.Function):
     ) -> Tensor:
         states = _of_kernel_dtype([query, key, value], max(lengths))
         parts = [
-            _attend(*example, True, scaling)
+            attend(*example, causal=True, scaling=scaling)
             for example in zip(*(_split(t, lengths) for t in states), strict=True)
         ]
         out, lse = (torch.cat(tensors, dim=2) for tensors in zip(*parts, strict=True))
         if prefix_key is not None and prefix_value is not None:
-            folding = Folding.of(query, prefix_key)
-            prefix = folding.keys(prefix_key, prefix_value)
-            folded_out, folded_lse = _attend(folding.fold(query), *prefix, False, scaling)
-            prefix_lse = folding.unfold(folded_lse.unsqueeze(-1)).squeeze(-1)
-            share = torch.sigmoid(prefix_lse - lse).unsqueeze(-1).to(out.dtype)
-            out = torch.lerp(out, folding.unfold(folded_out).to(out.dtype), share)
-            lse = torch.logaddexp(lse, prefix_lse)
+            prefix_out, prefix_lse = attend_prefix(query, prefix_key, prefix_value, scaling)
+            out, lse = merge(out, lse, prefix_out.to(out.dtype), prefix_lse)
         out = out[0].to(query.dtype)
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, lse)
         ctx.lengths, ctx.scaling = lengths, scaling
@@ -115,6 +110,25 @@ class _MergedAttention(torch.autograd.Function):
             None if t is None else t.to(query.dtype) for t in (grad_query, grad_key, grad_value)
         )
         return grad_query, grad_key, grad_value, grad_prefix_key, grad_prefix_value, None, None
+
+
+def attend_prefix(
+    query: Tensor, prefix_key: Tensor, prefix_value: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Attention of all queries `[num_heads, tokens, size]` to `[num_kv_heads, p, size]` keys.
+
+    Returns `[1, num_heads, tokens, size]` and the log-sum-exps `[1, num_heads, tokens]`.
+    """
+    folding = Folding.of(query, prefix_key)
+    prefix = folding.keys(prefix_key, prefix_value)
+    out, lse = attend(folding.fold(query), *prefix, causal=False, scaling=scaling)
+    return folding.unfold(out), folding.unfold(lse.unsqueeze(-1)).squeeze(-1)
+
+
+def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over two sets of keys from attention over each, and its log-sum-exps."""
+    share = torch.sigmoid(other_lse - lse).unsqueeze(-1).to(out.dtype)
+    return torch.lerp(out, other, share), torch.logaddexp(lse, other_lse)
 
 
 def _split(states: Tensor, lengths: list[int]) -> tuple[Tensor, ...]:
@@ -174,16 +188,27 @@ def _of_kernel_dtype(states: list[Tensor], keys: int) -> list[Tensor]:
     return states
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    causal: bool,
+    scaling: float,
+    added: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention `[1, heads, tokens, size]` and its log-sum-exps `[1, heads, tokens]`."""
+    """Softmax attention `[batch, heads, tokens, size]`, log-sum-exps `[batch, heads, tokens]`.
+
+    `added` `[batch, 1, tokens, keys]` joins the scores: 0 for keys to attend to.
+    """
     if _has_kernel(query, value):
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, scale=scaling
+            query, key, value, 0.0, causal, attn_mask=added, scale=scaling
         )
         return out, lse
     scores = _scores(query, key, causal, scaling)
+    if added is not None:
+        scores = scores + added
     lse = scores.logsumexp(-1)
     weights = (scores - lse.unsqueeze(-1)).exp()
     out = (weights @ _repeat(value, query).to(weights.dtype)).to(query.dtype)
