@@ -73,7 +73,7 @@ def test_a_corpus_too_short(copy: Workspace, monkeypatch: pytest.MonkeyPatch) ->
     start = {"type": "corpus_chunks", "path": "inputs/short.txt"}
     copy.edit(lambda p: p["initializations"].update(short=start))
     with pytest.raises(
-        PipelineError, match=r"initializations\.short: its text has 9 tokens, fewer"
+        PipelineError, match=r"initializations\.short: its text has \d+ tokens, fewer than"
     ):
         kv_prefix.run(load_params(), "short")
     assert not (paths.KV_PREFIX / "short").exists()
