@@ -23,10 +23,16 @@ class System(Protocol):
 
 
 class Ours:
-    """This project: packed examples, attention merged with the prefix, logits at targets."""
+    """This project: packed examples, attention merged with the prefix, logits at targets.
 
-    def __init__(self, frozen: Any, p: int, rows: Examples, start: Any) -> None:
+    `compiled` as the pipeline's trainings of 300 steps and more.
+    """
+
+    def __init__(
+        self, frozen: Any, p: int, rows: Examples, start: Any, compiled: bool = False
+    ) -> None:
         from pipeline.prefix import PrefixConfig, PrefixModel
+        from pipeline.prefix.packed import compile_layers
         from pipeline.target_loss import TargetLoss
 
         self.model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=p))
@@ -34,6 +40,8 @@ class Ours:
         self.loss = TargetLoss(self.model)
         self.batches = shuffled(rows)
         self.optimizer = torch.optim.AdamW(self.model.encoder.parameters(), lr=RATE)
+        if compiled:
+            compile_layers(frozen)
 
     def loss_of(self, batch: Examples) -> torch.Tensor:
         """The mean loss of a batch's targets."""
@@ -54,19 +62,15 @@ class Ours:
 
         from pipeline.config.training import EvaluateParams
         from pipeline.evaluation.generation import measure_examples
+        from pipeline.training.compilation import uncompiled
 
         self.model.eval()
         params = EvaluateParams(splits=["test"], max_new_tokens=NEW_TOKENS)
         p = self.model.prefix_config.num_virtual_tokens
-        tokenizer = _NoText()
-        outcomes = measure_examples(
-            self.model,
-            tokenizer,
-            Dataset.from_list(rows),
-            params,
-            p,
-            "ours",
-        )
+        with uncompiled():
+            outcomes = measure_examples(
+                self.model, _NoText(), Dataset.from_list(rows), params, p, "ours"
+            )
         targets = sum(len(row["input_ids"]) - row["target_start"] for row in rows)
         return sum(outcome.loss for outcome in outcomes) / targets
 

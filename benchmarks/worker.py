@@ -35,7 +35,7 @@ def main() -> None:
     start = kv_prefix_from_tokens(frozen, text)
     system: System
     if name == "ours":
-        system = Ours(frozen, p, rows, start)
+        system = Ours(frozen, p, rows, start, compiled=True)
     else:
         system = Peft(frozen, p, rows, start, grouped=name == "peft_grouped")
     held = _resident()

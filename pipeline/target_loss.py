@@ -25,11 +25,11 @@ class TargetLoss:
 
         self.model = model
         prefixed = isinstance(model, PrefixModel)
-        self._packable = model.packable if prefixed else is_packable(model, None)
+        self.packable = model.packable if prefixed else is_packable(model, None)
 
     def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
         """A batch in the parts that one call takes: whole where packed, else of like length."""
-        if self._packable:
+        if self.packable:
             return [list(examples)]
         lengths = [len(example["input_ids"]) for example in examples]
         return [[examples[i] for i in part] for part in of_like_length(lengths)]
@@ -38,7 +38,7 @@ class TargetLoss:
         """The summed cross-entropy (nats, float32 scalar) of the examples' target tokens."""
         from pipeline.cross_entropy import summed_cross_entropy
 
-        predicting, labels = self._packed(examples) if self._packable else self._padded(examples)
+        predicting, labels = self._packed(examples) if self.packable else self._padded(examples)
         return summed_cross_entropy(predicting, labels)
 
     def _packed(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:

@@ -12,10 +12,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.config.training import EvaluateParams
+from pipeline.config.training import EvaluateParams, TrainParams
 from pipeline.evaluation.generation import measure_examples
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
 from pipeline.target_loss import TargetLoss
+from pipeline.training.compilation import missing_compiler
+from pipeline.training.loop import train_prefix
 from pipeline.training.validation import target_loss_of
 from tests.conftest import CORPUS, tiny_model
 
@@ -110,7 +112,7 @@ def test_packed_gradients_are_those_of_padded_batches(tokenizer: PreTrainedToken
     gradients = []
     for packed in (True, False):
         loss_of = TargetLoss(model)
-        loss_of._packable = packed
+        loss_of.packable = packed
         model.zero_grad()
         for part in loss_of.parts(examples()):
             loss_of(part).backward()
@@ -133,3 +135,19 @@ def test_only_the_prefix_takes_gradients(tokenizer: PreTrainedTokenizerFast) -> 
     assert not torch.equal(model.kv_prefix().keys[0], start.keys[0])
     after = frozen.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
+def test_compiled_layers_train_alike(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Losses and gradients of compiled training steps are the eager ones; validation is eager."""
+    histories = []
+    for compiled in (False, True):
+        model = PrefixModel(tiny_model(), PrefixConfig(num_virtual_tokens=P))
+        kv = kv_prefix_from_text(model.frozen_model, tokenizer, CORPUS, num_virtual_tokens=P)
+        model.load_kv_prefix(kv)
+        params = TrainParams(epochs=None, max_steps=4, batch_size=2, compile=compiled)
+        data = Dataset.from_list(examples())
+        result = train_prefix(model, data, data, params, 0, lambda step, metrics: None)
+        histories.append([row.get("train/loss", 0.0) for row in result.history])
+    assert histories[1] == pytest.approx(histories[0], rel=1e-4)
+    assert histories[0][1:] != histories[0][:-1]

@@ -44,6 +44,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "length above the cache": (_set("sweep.lengths", [4, 17]), "sweep.lengths: 17 is above kv_prefix.max_length = 16"),
     "two lengths of training": (_set("train.epochs", 2), "train: give either epochs or max_steps"),
     "impossible combination": (_set("prefix", {"encoder_hidden_size": 8}), "encoder_hidden_size needs prefix_projection"),
+    "compiled checkpoints": (_set("train", {"compile": True, "gradient_checkpointing": True}), "compile: true does not go with gradient_checkpointing"),
     "patience without validation": (_set("train", {"early_stopping_patience": 2}), "early_stopping_patience needs eval_every_steps"),
     "broken template": (_set("task.target_template", "{{ value"), "task.target_template is no valid Jinja2 template"),
     "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),

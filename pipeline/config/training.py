@@ -56,6 +56,7 @@ class TrainParams(Compute):
     eval_every_steps: Count | None = None
     early_stopping_patience: Count | None = None
     gradient_checkpointing: bool = False
+    compile: Literal["auto"] | bool = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -63,6 +64,8 @@ class TrainParams(Compute):
             raise ValueError("give either epochs or max_steps, and null for the other")
         if self.early_stopping_patience is not None and self.eval_every_steps is None:
             raise ValueError("early_stopping_patience needs eval_every_steps")
+        if self.compile is True and self.gradient_checkpointing:
+            raise ValueError("compile: true does not go with gradient_checkpointing; use auto")
         return self
 
 

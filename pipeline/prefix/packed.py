@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.merged_attention import merged_attention
 
@@ -149,3 +150,21 @@ def _forward(
 
 
 AttentionInterface.register(_NAME, _forward)
+
+
+def compile_layers(frozen_model: PreTrainedModel) -> None:
+    """Let torch compile each decoder layer for the fast path, attention itself left as it is.
+
+    Norms, rotary embedding and activations become one pass each; the layers share one compiled
+    graph, made at their first call. `torch.compiler.set_stance("force_eager")` runs them as before.
+
+    Raises:
+        PrefixError: when transformers does not name the model's layers.
+    """
+    names = set(getattr(frozen_model, "_no_split_modules", None) or ())
+    layers = [module for module in frozen_model.modules() if type(module).__name__ in names]
+    if not layers:
+        raise PrefixError(f"{type(frozen_model).__name__} does not name its layers; do not compile")
+    AttentionInterface.register(_NAME, torch.compiler.disable(_forward))
+    for layer in layers:
+        layer.compile(dynamic=True)

@@ -9,6 +9,7 @@ from pipeline.batching import training_order
 from pipeline.config.training import TrainParams
 from pipeline.errors import PipelineError
 from pipeline.target_loss import TargetLoss
+from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.optimizer import build_optimizer, planned_steps
 from pipeline.training.validation import target_loss_of
 
@@ -78,6 +79,8 @@ def train_prefix(
         model.gradient_checkpointing_enable()
     result = TrainingResult(model.kv_prefix())
     loss_of = TargetLoss(model)
+    model.train()
+    compile_where_it_pays(loss_of, params, steps, rows[: params.batch_size])
     best = _validate(model, validation)
     result.history.append({"step": 0, "validation/loss": best})
     log_step(0, {"validation/loss": best})
@@ -139,7 +142,8 @@ def _accumulate(
 def _validate(model: "PrefixModel", validation: "Dataset") -> float:
     model.eval()
     length = model.prefix_config.num_virtual_tokens
-    return target_loss_of(model, validation, _VALIDATION_TOKENS, length)
+    with uncompiled():
+        return target_loss_of(model, validation, _VALIDATION_TOKENS, length)
 
 
 def _refuse_divergence(step: int, loss: float, norm: float, rate: float) -> None:

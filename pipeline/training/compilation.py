@@ -1,0 +1,65 @@
+"""Compiling the frozen model's layers, where a training is long enough to earn the time back."""
+
+import shutil
+import sysconfig
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.batching import Example
+from pipeline.config.training import TrainParams
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.target_loss import TargetLoss
+
+# Compiling costs some 40 s on two cores, once a training; a step gets about a sixth shorter.
+_STEPS_THAT_PAY = 300
+_COMPILERS = ("g++", "c++", "clang++")
+
+
+def compile_where_it_pays(
+    loss_of: "TargetLoss", params: TrainParams, steps: int, examples: Sequence[Example]
+) -> bool:
+    """Compile the frozen model's layers as `train.compile` says; returns whether it was done.
+
+    `auto` compiles trainings of 300 steps and more on the fast path, without gradient
+    checkpointing, where the CPU's compiler works (a GPU needs none). It happens on `examples`, not
+    on the first batch: generated code may depend on the size it first meets, and has to be the
+    same for a training that is taken up in the middle.
+
+    Raises:
+        PipelineError: for `compile: true` where it cannot be done.
+    """
+    from pipeline.prefix.packed import compile_layers
+
+    reason = None if loss_of.packable else "this architecture is not on the fast path"
+    if loss_of.model.device.type == "cpu":
+        reason = reason or missing_compiler()
+    if params.compile is True and reason is not None:
+        raise PipelineError(f"train.compile: {reason}; set it to auto or false")
+    short = steps < _STEPS_THAT_PAY or params.gradient_checkpointing
+    if params.compile is False or reason is not None or (params.compile == "auto" and short):
+        return False
+    compile_layers(getattr(loss_of.model, "frozen_model", loss_of.model))
+    loss_of(examples).backward()
+    loss_of.model.zero_grad()
+    return True
+
+
+def missing_compiler() -> str | None:
+    """Why torch could not compile for this machine's CPU; None if it can."""
+    if not any(map(shutil.which, _COMPILERS)):
+        return "there is no C++ compiler (g++ or clang++) on this machine"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Python's headers (Python.h) are not installed on this machine"
+    return None
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Layers run as they are, for what is not training: nothing is compiled for it."""
+    import torch
+
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
