@@ -36,7 +36,7 @@ def draw(
 
     for split in splits:
         for metric in METRICS:
-            figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+            figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
             _against_length(axes, table, split, metric)
             _save(figure, folder / f"{split}_{metric}.png", dpi)
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
@@ -51,7 +51,15 @@ def _against_length(axes: "Axes", table: "pd.DataFrame", split: str, metric: str
         by_length = group.groupby("length")[column].agg(["mean", "min", "max"])
         colour = COLOURS[index % len(COLOURS)]
         marker = MARKERS[index % len(MARKERS)]
-        axes.plot(by_length.index, by_length["mean"], color=colour, marker=marker, label=str(name))
+        style = _style(index)
+        axes.plot(
+            by_length.index,
+            by_length["mean"],
+            color=colour,
+            marker=marker,
+            ls=style,
+            label=str(name),
+        )
         axes.fill_between(
             by_length.index, by_length["min"], by_length["max"], color=colour, alpha=0.2, lw=0
         )
@@ -68,19 +76,23 @@ def _against_length(axes: "Axes", table: "pd.DataFrame", split: str, metric: str
     axes.set_ylabel(_LABELS[metric])
     axes.set_title(f"{split}: {_LABELS[metric].split(' (')[0]} against prefix length")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.figure.legend(fontsize="small", loc="outside right upper")
 
 
 def _loss_curves(axes: "Axes", curves: "pd.DataFrame") -> None:
     for index, (name, group) in enumerate(curves.groupby("series", sort=True)):
-        style = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(group["step"], group["loss"], color=colour, ls=style, label=str(name))
+        axes.plot(group["step"], group["loss"], color=colour, ls=_style(index), label=str(name))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("training loss (nats per target token, mean of 10 steps)")
     axes.set_title("Training loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", ncols=2)
+
+
+def _style(index: int) -> str:
+    """Another kind of line for each round through the colours."""
+    return ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
 
 
 def _save(figure: "Figure", path: Path, dpi: int) -> None:
