@@ -25,7 +25,7 @@ class System(Protocol):
 class Ours:
     """This project: packed examples, attention merged with the prefix, logits at targets.
 
-    `compiled` as the pipeline's trainings of 300 steps and more.
+    `compiled` as the pipeline's trainings of 600 steps and more.
     """
 
     def __init__(
@@ -39,14 +39,15 @@ class Ours:
         self.model.load_kv_prefix(start)
         self.loss = TargetLoss(self.model)
         self.batches = shuffled(rows)
-        self.optimizer = torch.optim.AdamW(self.model.encoder.parameters(), lr=RATE)
+        self.optimizer = torch.optim.AdamW(self.model.encoder.parameters(), lr=RATE, fused=True)
         if compiled:
             compile_layers(frozen)
 
     def loss_of(self, batch: Examples) -> torch.Tensor:
         """The mean loss of a batch's targets."""
         targets = sum(len(row["input_ids"]) - row["target_start"] for row in batch)
-        return torch.as_tensor(sum(self.loss(part) for part in self.loss.parts(batch)) / targets)
+        parts = self.loss.parts(batch)
+        return torch.as_tensor(sum(self.loss(part, 1 / targets) for part in parts))
 
     def step(self) -> int:
         batch = next(self.batches)
@@ -92,7 +93,7 @@ class Peft:
         with torch.no_grad():
             self.model.prompt_encoder["default"].embedding.weight.copy_(flatten(start))
         self.batches = length_grouped(rows) if grouped else shuffled(rows)
-        self.optimizer = torch.optim.AdamW(self.parameters(), lr=RATE)
+        self.optimizer = torch.optim.AdamW(self.parameters(), lr=RATE, fused=True)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""

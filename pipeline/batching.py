@@ -69,17 +69,23 @@ def training_order(examples: int, batch_size: int, seed: int) -> Iterator[list[i
             yield order[start : start + batch_size]
 
 
-def by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Batches of like length for measuring: indices, longest first, `rows * longest <= max_tokens`.
+def by_length(lengths: Sequence[int], max_tokens: int, packed: bool = False) -> list[list[int]]:
+    """Batches of like length for measuring: indices, longest first, within `max_tokens`.
 
-    An example longer than `max_tokens` is a batch of its own.
+    A batch counts its rows times its longest, or where it is `packed` the sum of its lengths. An
+    example longer than `max_tokens` is a batch of its own.
     """
     batches: list[list[int]] = []
+    used = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= max_tokens:
+        # Padded to the batch's longest, its first.
+        added = lengths[index] if packed or not batches else lengths[batches[-1][0]]
+        if batches and used + added <= max_tokens:
             batches[-1].append(index)
+            used += added
         else:
             batches.append([index])
+            used = lengths[index]
     return batches
 
 

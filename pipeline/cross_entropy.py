@@ -13,32 +13,61 @@ from torch.autograd.function import once_differentiable
 _ROWS = 32
 
 
-def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Nats, a float32 scalar, of `logits` `[n, vocabulary]` for the tokens `targets` `[n]`."""
-    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets)
+def summed_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, weight: float = 1.0
+) -> torch.Tensor:
+    """Nats, a float32 scalar, of `logits` `[n, vocabulary]` for the tokens `targets` `[n]`.
+
+    The sum is multiplied by `weight`, which costs nothing here and a pass over all logits later.
+    """
+    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets, weight)
     return loss
+
+
+@torch.no_grad()
+def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Nats of each token, float32 `[n]`, arguments as of `summed_cross_entropy`."""
+    parts = zip(logits.split(_ROWS), targets.split(_ROWS), strict=True)
+    return torch.cat([_losses(rows, at)[0] for rows, at in parts])
+
+
+def _losses(rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of each row `[rows]` and its probabilities `[rows, vocabulary]`."""
+    # Float32 at least: bfloat16 has 8 bits for numbers that are added up.
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    probabilities = torch.softmax(rows, dim=-1, dtype=dtype)
+    # The highest probability is no less than 1 in the vocabulary: its logarithm, unlike that of a
+    # target's, is always a number, and gives the log-sum-exp.
+    top, best = rows.max(dim=-1, keepdim=True)
+    lse = top.to(dtype) - probabilities.gather(1, best).log()
+    return (lse - rows.gather(1, targets[:, None]).to(dtype)).squeeze(1), probabilities
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, weight: float
+    ) -> torch.Tensor:
         needed = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if needed else None
-        # Float32 at least: bfloat16 has 8 bits for numbers that are added up.
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        losses = []
+        total = torch.zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
+        total = total.to(logits.device)
         for start in range(0, len(logits), _ROWS):
-            rows, at = logits[start : start + _ROWS], targets[start : start + _ROWS, None]
-            likelihoods = torch.log_softmax(rows, dim=-1, dtype=dtype)
-            losses.append(-likelihoods.gather(1, at).sum())
+            rows, at = logits[start : start + _ROWS], targets[start : start + _ROWS]
+            losses, probabilities = _losses(rows, at)
+            total += losses.sum()
             if gradient is not None:
-                likelihoods.exp_().scatter_add_(1, at, likelihoods.new_full(at.shape, -1.0))
-                gradient[start : start + _ROWS] = likelihoods
+                own = probabilities.new_full((len(at), 1), -1.0)
+                probabilities.scatter_add_(1, at[:, None], own)
+                gradient[start : start + _ROWS] = probabilities.mul_(weight)
         ctx.save_for_backward(gradient)
-        return torch.stack(losses).sum() if losses else logits.new_zeros((), dtype=dtype)
+        return total * weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None
+        # A loss that is itself what `backward` is called on: the usual case.
+        if float(grads[0]) != 1.0:
+            gradient = gradient * grads[0].to(gradient.dtype)
+        return gradient, None, None

@@ -34,12 +34,12 @@ class TargetLoss:
         lengths = [len(example["input_ids"]) for example in examples]
         return [[examples[i] for i in part] for part in of_like_length(lengths)]
 
-    def __call__(self, examples: Sequence[Example]) -> "torch.Tensor":
-        """The summed cross-entropy (nats, float32 scalar) of the examples' target tokens."""
+    def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> "torch.Tensor":
+        """The examples' summed cross-entropy (nats, float32 scalar) of target tokens, weighted."""
         from pipeline.cross_entropy import summed_cross_entropy
 
         predicting, labels = self._packed(examples) if self.packable else self._padded(examples)
-        return summed_cross_entropy(predicting, labels)
+        return summed_cross_entropy(predicting, labels, weight)
 
     def _packed(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
         import torch

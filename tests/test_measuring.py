@@ -1,5 +1,6 @@
 """What is measured is what the frozen model's own forward and generate give, one row at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,9 +41,15 @@ def bloom() -> PreTrainedModel:
     return BloomForCausalLM(config).eval()
 
 
-@pytest.fixture(params=["llama", "bloom"])
+def with_kernel() -> PreTrainedModel:
+    """Heads of a size that the CPU's own attention kernel takes."""
+    return tiny_model(head_dim=16)
+
+
+@pytest.fixture(params=[tiny_model, with_kernel, bloom], ids=lambda make: make.__name__)
 def architecture(request: pytest.FixtureRequest) -> PreTrainedModel:
-    return tiny_model() if request.param == "llama" else bloom()
+    model: PreTrainedModel = request.param()
+    return model
 
 
 @pytest.fixture(params=["bare", "prefix"])
@@ -104,8 +111,11 @@ def test_generation_and_its_losses_are_those_of_each_row_alone(
         assert outcome.text == tokenizer.decode(text, skip_special_tokens=True).strip()
 
 
-def test_packed_gradients_are_those_of_padded_batches(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = PrefixModel(tiny_model(), PrefixConfig(num_virtual_tokens=P))
+@pytest.mark.parametrize("make", [tiny_model, with_kernel])
+def test_packed_gradients_are_those_of_padded_batches(
+    tokenizer: PreTrainedTokenizerFast, make: Callable[[], PreTrainedModel]
+) -> None:
+    model = PrefixModel(make(), PrefixConfig(num_virtual_tokens=P))
     kv = kv_prefix_from_text(model.frozen_model, tokenizer, CORPUS, num_virtual_tokens=P)
     model.load_kv_prefix(kv)
     assert model.packable

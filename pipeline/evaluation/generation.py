@@ -4,16 +4,15 @@ Both begin with the same forward pass over the input, by far the larger part of 
 cache once, from which the target is scored, and from which generation then starts.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.batching import Example, by_length
+from pipeline.batching import by_length
 from pipeline.config.training import EvaluateParams
+from pipeline.evaluation.packed_batch import PackedBatch
+from pipeline.evaluation.padded_batch import PaddedBatch
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
@@ -37,25 +36,30 @@ def measure_examples(
     """Score and continue every example, in the split's order.
 
     Generation is greedy (the most likely token at every step), up to `params.max_new_tokens` or
-    the model's end of a turn. Batches hold inputs of like length, padded on the left, within
+    the model's end of a turn. Batches hold examples of like length, within
     `params.max_tokens_per_batch` tokens of cache.
     """
     import torch
     from tqdm import tqdm
 
     rows = split.select_columns(["input_ids", "target_start"]).to_list()
+    packed = PackedBatch.serves(model)
+    # What a row keeps in the cache: packed rows share one prefix.
+    shared = 0 if packed else prefix_length
     room = [
-        prefix_length + row["target_start"]
+        shared + row["target_start"]
         + max(params.max_new_tokens, len(row["input_ids"]) - row["target_start"])
         for row in rows
     ]  # fmt: skip
+    ends = _end_tokens(model, tokenizer)
     outcomes: dict[int, Outcome] = {}
     bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="example")
-    with torch.inference_mode(), _contiguous_head(model), bar:
-        for indices in by_length(room, params.max_tokens_per_batch):
-            batch = _Prefilled(model, [rows[i] for i in indices])
+    with torch.inference_mode(), bar:
+        for indices in by_length(room, params.max_tokens_per_batch, packed):
+            kind = PackedBatch if packed else PaddedBatch
+            batch = kind(model, [rows[i] for i in indices], params.max_new_tokens)
             losses = batch.target_losses()
-            generated = batch.continuations(params.max_new_tokens, _end_tokens(model, tokenizer))
+            generated = batch.continuations(params.max_new_tokens, ends)
             texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
             for index, loss, text in zip(indices, losses, texts, strict=True):
                 outcomes[index] = Outcome(loss, text.strip())
@@ -63,118 +67,8 @@ def measure_examples(
     return [outcomes[index] for index in range(len(rows))]
 
 
-class _Prefilled:
-    """A batch whose inputs, padded on the left, are in the cache."""
-
-    def __init__(self, model: Any, examples: Sequence[Example]) -> None:
-        import torch
-
-        from pipeline.prefix import PrefixModel
-        from pipeline.prefix.growing import GrowingCache
-
-        self.model = model
-        self.targets = [list(row["input_ids"][row["target_start"] :]) for row in examples]
-        inputs = [list(row["input_ids"][: row["target_start"]]) for row in examples]
-        width = max(map(len, inputs))
-        # Token 0 pads: it is masked wherever it stands.
-        ids = [[0] * (width - len(row)) + row for row in inputs]
-        mask = [[0] * (width - len(row)) + [1] * len(row) for row in inputs]
-        self.mask = torch.tensor(mask, device=model.device)
-        # Without the configuration: a sliding-window layer's cache could not be cut back, and the
-        # mask hides what has left the window anyway.
-        self.cache: Any = model.new_cache() if isinstance(model, PrefixModel) else GrowingCache()
-        self.last = self._forward(torch.tensor(ids, device=model.device), self.mask, keep=1)
-
-    def target_losses(self) -> list[float]:
-        """The summed cross-entropy of each row's target; the cache is as before afterwards."""
-        import torch
-        from torch.nn import functional as F
-
-        longest = max(map(len, self.targets))
-        padded = torch.tensor(
-            [row + [0] * (longest - len(row)) for row in self.targets], device=self.model.device
-        )
-        logits = self.last
-        if longest > 1:
-            seen = torch.ones_like(padded[:, :-1])
-            mask = torch.cat([self.mask, seen], dim=1)
-            logits = torch.cat([self.last, self._forward(padded[:, :-1], mask)], dim=1)
-            self.cache.crop(1 - longest)
-        losses = F.cross_entropy(logits.float().flatten(0, 1), padded.flatten(), reduction="none")
-        per_token = losses.view_as(padded).double().tolist()
-        return [
-            sum(row[: len(target)]) for row, target in zip(per_token, self.targets, strict=True)
-        ]
-
-    def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
-        """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
-        import torch
-
-        texts: list[list[int]] = [[] for _ in self.targets]
-        rows = list(range(len(texts)))
-        mask, logits = self.mask, self.last
-        for step in range(most):
-            tokens = logits[:, -1].argmax(-1)
-            chosen = tokens.tolist()
-            for row, token in zip(rows, chosen, strict=True):
-                texts[row].append(token)
-            going = [i for i, token in enumerate(chosen) if token not in ends]
-            if not going or step == most - 1:
-                break
-            if len(going) < len(rows):
-                index = torch.tensor(going, device=self.model.device)
-                self.cache.batch_select_indices(index)
-                mask, tokens = mask[index], tokens[index]
-                rows = [rows[i] for i in going]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            logits = self._forward(tokens[:, None], mask)
-        return texts
-
-    def _forward(
-        self, ids: "torch.Tensor", mask: "torch.Tensor", keep: int | None = None
-    ) -> "torch.Tensor":
-        """Logits of the new tokens (of the last `keep`), which join the cache."""
-        import inspect
-
-        frozen: Any = getattr(self.model, "frozen_model", self.model)
-        parameters = inspect.signature(frozen.forward).parameters
-        extra: dict[str, Any] = {}
-        if keep is not None and "logits_to_keep" in parameters:
-            extra["logits_to_keep"] = keep
-        if "position_ids" in parameters:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            extra["position_ids"] = positions[:, -ids.shape[1] :]
-        logits: torch.Tensor = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-            **extra,
-        ).logits
-        return logits if keep is None else logits[:, -keep:]
-
-
 def _end_tokens(model: Any, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     frozen: Any = getattr(model, "frozen_model", model)
     ends = frozen.generation_config.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
     return {int(end) for end in [*listed, tokenizer.eos_token_id] if end is not None}
-
-
-@contextmanager
-def _contiguous_head(model: Any) -> Iterator[None]:
-    """Give the output embedding contiguous states.
-
-    transformers cuts the last position out of every row; torch multiplies such a cut by a copy of
-    the output embedding for each row, which costs more than the rest of a prefill.
-    """
-    frozen: Any = getattr(model, "frozen_model", model)
-    head = frozen.get_output_embeddings()
-    if head is None:
-        yield
-        return
-    handle = head.register_forward_pre_hook(lambda _, states: (states[0].contiguous(),))
-    try:
-        yield
-    finally:
-        handle.remove()

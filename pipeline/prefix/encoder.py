@@ -141,15 +141,15 @@ def flatten(kv: KVPrefix) -> torch.Tensor:
 
 def unflatten(flat: torch.Tensor, shapes: Shapes) -> KVPrefix:
     """The inverse of `flatten`; slices of one tensor, no copies."""
-    keys: list[torch.Tensor] = []
-    values: list[torch.Tensor] = []
-    at = 0
-    for key_shape, value_shape in shapes:
-        for (heads, size), into in ((key_shape, keys), (value_shape, values)):
-            part = flat[:, at : at + heads * size]
-            into.append(part.unflatten(1, (heads, size)).transpose(0, 1))
-            at += heads * size
-    return KVPrefix(tuple(keys), tuple(values))
+    wanted = [shape for pair in shapes for shape in pair]
+    # Split at once: slices taken one by one would each add a gradient as large as all of `flat`.
+    parts = [
+        part.unflatten(1, shape).transpose(0, 1)
+        for part, shape in zip(
+            flat.split([heads * size for heads, size in wanted], dim=1), wanted, strict=True
+        )
+    ]
+    return KVPrefix(tuple(parts[0::2]), tuple(parts[1::2]))
 
 
 def check_fit(kv: KVPrefix, shapes: Shapes) -> None:

@@ -5,6 +5,9 @@ exponential of their log-sum-exps. So the prefix is attended to once, by the que
 example at once, and is never copied for a batch; each example attends to itself without padding.
 The backward pass runs each part's own backward with the merged output and log-sum-exp, which makes
 the parts' gradients those of the whole (as ring attention does, Liu et al. 2023, arXiv 2310.01889).
+
+On a CPU with a C++ compiler this project's own kernel does all of it in one call; on CUDA,
+FlexAttention does. What is below serves every other case, with torch's operators alone.
 """
 
 import math
@@ -14,6 +17,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from pipeline.prefix.attention_kernel import attention_backward, attention_forward, available
+from pipeline.prefix.flex import flex_attention_to_prefix
 
 Tensor = torch.Tensor
 
@@ -44,6 +50,10 @@ def merged_attention(
     Returns:
         `[num_heads, tokens, head_dim]` in the query's dtype.
     """
+    if query.device.type == "cuda":
+        return flex_attention_to_prefix(
+            query, key, value, prefix_key, prefix_value, lengths, scaling
+        )
     result: Tensor = _MergedAttention.apply(
         query, key, value, prefix_key, prefix_value, lengths, scaling
     )
@@ -62,6 +72,11 @@ class _MergedAttention(torch.autograd.Function):
         lengths: list[int],
         scaling: float,
     ) -> Tensor:
+        if (own := _own_kernel(query, key, value, prefix_key, prefix_value)) is not None:
+            out, lse = attention_forward(query, key, value, *own, lengths, scaling)
+            ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, lse)
+            ctx.lengths, ctx.scaling = lengths, scaling
+            return out
         states = _of_kernel_dtype([query, key, value], max(lengths))
         parts = [
             attend(*example, causal=True, scaling=scaling)
@@ -81,6 +96,15 @@ class _MergedAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         query, key, value, prefix_key, prefix_value, out, lse = ctx.saved_tensors
         need_query, need_key, need_value, need_prefix = ctx.needs_input_grad[:4]
+        if (own := _own_kernel(query, key, value, prefix_key, prefix_value)) is not None:
+            for_input = need_query or need_key or need_value
+            *of_input, of_key, of_value = attention_backward(
+                grads[0], query, key, value, *own, out, lse, ctx.lengths, ctx.scaling, for_input
+            )
+            of_prefix = [
+                None if prefix_key is None else t.to(query.dtype) for t in (of_key, of_value)
+            ]
+            return *of_input, *of_prefix, None, None
         grad_query = grad_key = grad_value = grad_prefix_key = grad_prefix_value = None
         states = _of_kernel_dtype([grads[0], query, out, key, value], max(ctx.lengths))
         if need_query or need_key or need_value:
@@ -110,6 +134,23 @@ class _MergedAttention(torch.autograd.Function):
             None if t is None else t.to(query.dtype) for t in (grad_query, grad_key, grad_value)
         )
         return grad_query, grad_key, grad_value, grad_prefix_key, grad_prefix_value, None, None
+
+
+def _own_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor | None,
+    prefix_value: Tensor | None,
+) -> tuple[Tensor, Tensor] | None:
+    """The prefix (of no virtual tokens for none), where this project's kernel takes the states."""
+    if prefix_key is None or prefix_value is None:
+        prefix_key = prefix_value = key[:, :0]
+    return (
+        (prefix_key, prefix_value)
+        if available(query, key, value, prefix_key, prefix_value)
+        else None
+    )
 
 
 def attend_prefix(

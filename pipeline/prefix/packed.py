@@ -9,12 +9,13 @@ padded path of `PrefixModel.forward` serves them.
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.prefix.decoding import PackedCache
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.merged_attention import merged_attention
@@ -30,6 +31,8 @@ class Packing:
 
     lengths: list[int]
     prefix: KVPrefix | None
+    cache: PackedCache | None = None
+    decoding: bool = False
 
 
 class NotPackableError(Exception):
@@ -42,6 +45,7 @@ def packed_logits(
     lengths: list[int],
     prefix: KVPrefix | None,
     keep: torch.Tensor,
+    cache: PackedCache | None = None,
 ) -> torch.Tensor:
     """The frozen model's logits at some positions of packed examples.
 
@@ -50,23 +54,49 @@ def packed_logits(
         lengths: tokens of each example.
         prefix: what stands before every example; None for nothing.
         keep: indices `[n]` into `input_ids` of the positions whose logits are wanted.
+        cache: filled with the examples' first keys and values, to decode from.
 
     Returns:
         `[n, vocabulary]`, those of the same example alone after the prefix.
     """
-    start = len(prefix) if prefix is not None else 0
-    positions = torch.cat([torch.arange(start, start + n) for n in lengths]).to(input_ids.device)
-    if prefix is not None:
-        prefix = prefix.to(frozen_model.dtype)
+    positions = [position for length in lengths for position in range(length)]
+    packing = Packing(lengths, prefix, cache)
+    return _packed(frozen_model, input_ids, positions, packing, keep)
+
+
+def packed_step(
+    frozen_model: PreTrainedModel,
+    tokens: torch.Tensor,
+    prefix: KVPrefix | None,
+    cache: PackedCache,
+) -> torch.Tensor:
+    """Logits `[rows, vocabulary]` after one more token `[rows]` of each of the cache's rows."""
+    positions = [cache.counts[row] for row in cache.rows]
+    packing = Packing([1] * len(positions), prefix, cache, decoding=True)
+    return _packed(frozen_model, tokens, positions, packing, torch.arange(len(tokens)))
+
+
+def _packed(
+    frozen_model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    positions: list[int],
+    packing: Packing,
+    keep: torch.Tensor,
+) -> torch.Tensor:
+    start = 0
+    if (prefix := packing.prefix) is not None:
+        start = len(prefix)
+        packing = replace(packing, prefix=prefix.to(frozen_model.dtype))
     with merged_attention_on(frozen_model):
         output = frozen_model(
             input_ids=input_ids[None],
-            position_ids=positions[None],
+            position_ids=torch.tensor([positions], device=input_ids.device) + start,
             use_cache=False,
             logits_to_keep=keep,
-            prefix_packing=Packing(lengths, prefix),
+            prefix_packing=packing,
         )
-    logits: torch.Tensor = output.logits[0]
+    # Not `[0]`, whose gradient would be a copy of the logits' among zeros.
+    logits: torch.Tensor = output.logits.squeeze(0)
     return logits
 
 
@@ -135,18 +165,20 @@ def _forward(
     asked = [name for name in _BEYOND if kwargs.get(name) is not None]
     if prefix_packing is None or dropout or asked:
         raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")
-    prefix = prefix_packing.prefix
+    prefix, cache = prefix_packing.prefix, prefix_packing.cache
     pair = None if prefix is None else prefix.layer(module.layer_idx)
-    out = merged_attention(
-        query[0],
-        key[0],
-        value[0],
-        None if pair is None else pair[0],
-        None if pair is None else pair[1],
-        prefix_packing.lengths,
-        query.shape[-1] ** -0.5 if scaling is None else scaling,
-    )
-    return out.transpose(0, 1)[None], None
+    query, key, value = query.squeeze(0), key.squeeze(0), value.squeeze(0)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if cache is not None and prefix_packing.decoding:
+        out = cache.attend(module.layer_idx, query, key, value, pair, scaling)
+    else:
+        if cache is not None:
+            cache.prefill(module.layer_idx, key, value, prefix_packing.lengths)
+        lengths = prefix_packing.lengths
+        out = merged_attention(
+            query, key, value, pair and pair[0], pair and pair[1], lengths, scaling
+        )
+    return out.transpose(0, 1).unsqueeze(0), None
 
 
 AttentionInterface.register(_NAME, _forward)

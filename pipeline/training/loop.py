@@ -133,7 +133,7 @@ def _accumulate(
     total = 0.0
     for batch in batches:
         for part in loss_of.parts(batch):
-            loss = loss_of(part) / targets
+            loss = loss_of(part, 1 / targets)
             loss.backward()
             total += loss.item()
     return total, tokens

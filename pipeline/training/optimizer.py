@@ -27,7 +27,7 @@ def build_optimizer(
     from transformers import get_scheduler
 
     optimizer = torch.optim.AdamW(
-        parameters, lr=params.learning_rate, weight_decay=params.weight_decay
+        parameters, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )
     schedule = get_scheduler(
         # transformers calls a constant rate after a warm-up by another name.

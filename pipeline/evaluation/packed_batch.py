@@ -1,0 +1,81 @@
+"""A batch packed in one row, without padding and without a copy of the prefix: the fast path."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.batching import Example
+
+
+class PackedBatch:
+    """Examples whose targets are scored in the pass that prefills their inputs."""
+
+    @staticmethod
+    def serves(model: Any) -> bool:
+        """Whether this model's architecture, device and shapes are on the fast path."""
+        from pipeline.prefix import PrefixModel
+        from pipeline.prefix.attention_kernel import serves
+        from pipeline.prefix.model import kv_shapes
+        from pipeline.prefix.packed import is_packable
+
+        prefixed = isinstance(model, PrefixModel)
+        dims = {shape[-1] for pair in kv_shapes(_frozen(model)) for shape in pair}
+        return (
+            len(dims) == 1
+            and serves(model.device, _frozen(model).dtype, dims.pop())
+            and (model.packable if prefixed else is_packable(model, None))
+        )
+
+    def __init__(self, model: Any, examples: Sequence[Example], max_new_tokens: int) -> None:
+        import torch
+
+        from pipeline.prefix import PrefixModel
+        from pipeline.prefix.decoding import PackedCache
+        from pipeline.prefix.packed import packed_logits
+
+        self._model = _frozen(model)
+        self._prefix = (
+            model.kv_prefix().to(self._model.dtype) if isinstance(model, PrefixModel) else None
+        )
+        self._counts = [len(row["input_ids"]) - row["target_start"] for row in examples]
+        self._cache = PackedCache([row["target_start"] for row in examples], max_new_tokens)
+        ids = torch.tensor([token for row in examples for token in row["input_ids"]])
+        targets: list[int] = []
+        end = 0
+        for row in examples:
+            start, end = end + row["target_start"], end + len(row["input_ids"])
+            targets.extend(range(start, end))
+        at = torch.tensor(targets)
+        self._targets = ids[at]
+        # The logits that predict a token are at the position before it.
+        self._logits = packed_logits(
+            self._model,
+            ids,
+            [len(row["input_ids"]) for row in examples],
+            self._prefix,
+            at - 1,
+            self._cache,
+        )
+
+    def target_losses(self) -> list[float]:
+        """The summed cross-entropy of each example's target."""
+        from pipeline.cross_entropy import token_losses
+
+        losses = token_losses(self._logits, self._targets).double()
+        return [float(part.sum()) for part in losses.split(self._counts)]
+
+    def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
+        """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
+        import torch
+
+        from pipeline.prefix.decoding import greedy
+
+        texts: list[list[int]] = [[] for _ in self._counts]
+        firsts = torch.tensor([0, *self._counts[:-1]]).cumsum(0)
+        first = self._logits[firsts]
+        for row, token in greedy(self._model, self._prefix, self._cache, first, most, ends):
+            texts[row].append(token)
+        return texts
+
+
+def _frozen(model: Any) -> Any:
+    return getattr(model, "frozen_model", model)

@@ -1,0 +1,120 @@
+"""A batch padded on the left, in a transformers cache: for every architecture and device."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pipeline.batching import Example
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PaddedBatch:
+    """A batch whose inputs, padded on the left, are in the cache."""
+
+    def __init__(self, model: Any, examples: Sequence[Example], _: int) -> None:
+        import torch
+
+        from pipeline.prefix import PrefixModel
+        from pipeline.prefix.growing import GrowingCache
+
+        self.model = model
+        self.targets = [list(row["input_ids"][row["target_start"] :]) for row in examples]
+        inputs = [list(row["input_ids"][: row["target_start"]]) for row in examples]
+        width = max(map(len, inputs))
+        # Token 0 pads: it is masked wherever it stands.
+        ids = [[0] * (width - len(row)) + row for row in inputs]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in inputs]
+        self.mask = torch.tensor(mask, device=model.device)
+        # Without the configuration: a sliding-window layer's cache could not be cut back, and the
+        # mask hides what has left the window anyway.
+        self.cache: Any = model.new_cache() if isinstance(model, PrefixModel) else GrowingCache()
+        with _contiguous_head(model):
+            self.last = self._forward(torch.tensor(ids, device=model.device), self.mask, keep=1)
+
+    def target_losses(self) -> list[float]:
+        """The summed cross-entropy of each row's target; the cache is as before afterwards."""
+        import torch
+        from torch.nn import functional as F
+
+        longest = max(map(len, self.targets))
+        padded = torch.tensor(
+            [row + [0] * (longest - len(row)) for row in self.targets], device=self.model.device
+        )
+        logits = self.last
+        if longest > 1:
+            seen = torch.ones_like(padded[:, :-1])
+            mask = torch.cat([self.mask, seen], dim=1)
+            logits = torch.cat([self.last, self._forward(padded[:, :-1], mask)], dim=1)
+            self.cache.crop(1 - longest)
+        losses = F.cross_entropy(logits.float().flatten(0, 1), padded.flatten(), reduction="none")
+        per_token = losses.view_as(padded).double().tolist()
+        return [
+            sum(row[: len(target)]) for row, target in zip(per_token, self.targets, strict=True)
+        ]
+
+    def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
+        """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
+        import torch
+
+        texts: list[list[int]] = [[] for _ in self.targets]
+        rows = list(range(len(texts)))
+        mask, logits = self.mask, self.last
+        for step in range(most):
+            tokens = logits[:, -1].argmax(-1)
+            chosen = tokens.tolist()
+            for row, token in zip(rows, chosen, strict=True):
+                texts[row].append(token)
+            going = [i for i, token in enumerate(chosen) if token not in ends]
+            if not going or step == most - 1:
+                break
+            if len(going) < len(rows):
+                index = torch.tensor(going, device=self.model.device)
+                self.cache.batch_select_indices(index)
+                mask, tokens = mask[index], tokens[index]
+                rows = [rows[i] for i in going]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            logits = self._forward(tokens[:, None], mask)
+        return texts
+
+    def _forward(
+        self, ids: "torch.Tensor", mask: "torch.Tensor", keep: int | None = None
+    ) -> "torch.Tensor":
+        """Logits of the new tokens (of the last `keep`), which join the cache."""
+        frozen: Any = getattr(self.model, "frozen_model", self.model)
+        parameters = inspect.signature(frozen.forward).parameters
+        extra: dict[str, Any] = {}
+        if keep is not None and "logits_to_keep" in parameters:
+            extra["logits_to_keep"] = keep
+        if "position_ids" in parameters:
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            extra["position_ids"] = positions[:, -ids.shape[1] :]
+        logits: torch.Tensor = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **extra,
+        ).logits
+        return logits if keep is None else logits[:, -keep:]
+
+
+@contextmanager
+def _contiguous_head(model: Any) -> Iterator[None]:
+    """Give the output embedding contiguous states.
+
+    transformers cuts the last position out of every row; torch multiplies such a cut by a copy of
+    the output embedding for each row, which costs more than the rest of a prefill.
+    """
+    frozen: Any = getattr(model, "frozen_model", model)
+    head = frozen.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, states: (states[0].contiguous(),))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,203 @@
+"""The CPU's own attention kernel: `attention_kernel.cpp`, compiled for this machine on first use.
+
+Compiling takes a few seconds, once for a machine and a version of the source; the library lies in
+the user's cache folder. Where there is no C++ compiler, `available` is false and the attention runs
+on torch's operators instead, more slowly.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+
+_SOURCE = Path(__file__).with_suffix(".cpp")
+_COMPILERS = ("g++", "clang++", "c++")
+# Contracting a product and a sum into one instruction is the only liberty taken.
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
+ROOM = 16
+"""What a cache's room is a multiple of: the floats of the widest vector."""
+
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+def available(*states: Tensor) -> bool:
+    """Whether the kernel takes these states `[heads, tokens, dim]`, all of one dtype and dim."""
+    first = states[0]
+    same = all(t.dtype == first.dtype and t.shape[-1] == first.shape[-1] for t in states)
+    return same and serves(first.device, first.dtype, first.shape[-1])
+
+
+def serves(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
+    """Whether there is a kernel for such a device, dtype and size of an attention head."""
+    if device.type != "cpu" or dtype not in _NAMES:
+        return False
+    library = _library()
+    return library is not None and dim % library.lanes() == 0
+
+
+def attention_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    lengths: list[int],
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    """Attention of packed examples to themselves, causally, and to the prefix.
+
+    Arguments as of `merged_attention`. Returns `[num_heads, tokens, dim]` in the query's dtype, and
+    float32 log-sum-exps of the scaled scores `[num_heads, tokens]`.
+    """
+    heads, tokens, dim = query.shape
+    out = query.new_empty(tokens, heads, dim)
+    lse = query.new_empty(heads, tokens, dtype=torch.float32)
+    call = _Call([query, key, value, prefix_key, prefix_value], lengths, scaling)
+    call("forward", _pointer(out), _pointer(lse))
+    return out.transpose(0, 1), lse
+
+
+def attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    lengths: list[int],
+    scaling: float,
+    for_input: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor, Tensor]:
+    """Gradients of query, key, value (None unless `for_input`), and of the prefix, float32."""
+    inputs = [
+        torch.empty_like(t.transpose(0, 1), memory_format=torch.contiguous_format)
+        for t in ((query, key, value) if for_input else ())
+    ]
+    prefix = [torch.empty(prefix_key.shape, dtype=torch.float32) for _ in range(2)]
+    call = _Call([query, key, value, prefix_key, prefix_value, grad, out], lengths, scaling)
+    outputs: list[Any] = [_pointer(t) for t in inputs] or [None] * 3
+    call("backward", _pointer(lse), _pointers(outputs), _pointers([_pointer(t) for t in prefix]))
+    turned: list[Any] = [t.transpose(0, 1) for t in inputs] or [None] * 3
+    return turned[0], turned[1], turned[2], prefix[0], prefix[1]
+
+
+def attention_to_cache(
+    query: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: list[int],
+    counts: list[int],
+    scaling: float,
+) -> Tensor:
+    """Attention of one new token a row to the prefix and to the row's own cached tokens.
+
+    Args:
+        query: `[num_heads, rows, dim]`.
+        prefix_key, prefix_value: `[num_kv_heads, p, dim]`.
+        keys: `[slots, num_kv_heads, dim, room]`, contiguous; `room` a multiple of `ROOM`.
+        values: `[slots, num_kv_heads, room, dim]`, contiguous.
+        slots: where each row's tokens are cached.
+        counts: how many they are, the new one included.
+        scaling: what scores are multiplied by before the softmax.
+
+    Returns:
+        `[num_heads, rows, dim]` in the query's dtype.
+    """
+    library = _library()
+    assert library is not None, "asked of `available` before"
+    heads, rows, dim = query.shape
+    out = query.new_empty(rows, heads, dim)
+    sizes = [rows, heads, keys.shape[1], dim, prefix_key.shape[1], keys.shape[-1]]
+    states = [t if t.stride(-1) == 1 else t.contiguous() for t in (query, prefix_key, prefix_value)]
+    getattr(library, f"decode_{_NAMES[query.dtype]}")(
+        _integers(sizes),
+        _integers(slots),
+        _integers(counts),
+        ctypes.c_float(scaling),
+        _pointers([_pointer(t) for t in (*states, keys, values)]),
+        _integers([stride for t in states for stride in t.stride()[:2]]),
+        _pointer(out),
+    )
+    return out.transpose(0, 1)
+
+
+class _Call:
+    """The arguments that both passes share, as the library takes them."""
+
+    def __init__(self, states: list[Tensor], lengths: list[int], scaling: float) -> None:
+        query, key, _, prefix_key = states[:4]
+        # Held here, so that a copy lives as long as the call.
+        self.states = [t if t.stride(-1) == 1 else t.contiguous() for t in states]
+        heads, tokens, dim = query.shape
+        sizes = [tokens, heads, key.shape[0], dim, prefix_key.shape[1], len(lengths)]
+        starts = [0]
+        for length in lengths:
+            starts.append(starts[-1] + length)
+        strides = [stride for t in self.states for stride in t.stride()[:2]]
+        self.arguments = (
+            _integers(sizes),
+            _integers(starts),
+            ctypes.c_float(scaling),
+            _pointers([_pointer(t) for t in self.states]),
+            _integers(strides),
+        )
+
+    def __call__(self, name: str, *rest: Any) -> None:
+        library = _library()
+        assert library is not None, "asked of `available` before"
+        getattr(library, f"{name}_{_NAMES[self.states[0].dtype]}")(*self.arguments, *rest)
+
+
+def _integers(values: list[int]) -> Any:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def _pointers(values: list[Any]) -> Any:
+    return (ctypes.c_void_p * len(values))(*values)
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+@cache
+def _library() -> Any:
+    """The compiled kernel; None where it cannot be compiled."""
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        return None
+    try:
+        return ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _compiled(compiler: str) -> Path:
+    """The library for this source, compiler and processor, compiled unless it is there."""
+    # What the compiler predefines names its version and every instruction set of `native`.
+    asked = [compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull]
+    machine = subprocess.run(asked, capture_output=True, check=True).stdout
+    digest = hashlib.sha256(b"\0".join([_SOURCE.read_bytes(), machine, repr(_FLAGS).encode()]))
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = root / "prefix-tuning" / f"attention-{digest.hexdigest()[:16]}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            aside = Path(folder, path.name)
+            command = [compiler, *_FLAGS, "-shared", "-o", str(aside), str(_SOURCE)]
+            subprocess.run(command, capture_output=True, check=True)
+            aside.replace(path)
+    return path
