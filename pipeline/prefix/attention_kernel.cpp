@@ -28,7 +28,7 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 constexpr int ROWS = 8;       // of a register tile
-constexpr int BLOCK = 48;     // queries at once
+constexpr int BLOCK = 48;     // queries at once, of one example: causality skips whole blocks
 constexpr int KEYS = 128;     // keys at once, backward
 constexpr int PARTS = 4;      // partial sums of the prefix's gradient
 
@@ -72,24 +72,24 @@ template <class T> struct States {
   const T* at(int64_t h, int64_t t) const { return data + h * head + t * token; }
 };
 
-// ---- e^x of a vector, relative error 2e-7 (Cephes' expf) ---------------------------------------
+// ---- 2^x of a vector: Taylor's polynomial around the nearest whole number -----------------------
 
-static inline Vector exponential(Vector x) {
-  const Vector lowest = Vector{} - 87.0f;
+// Relative error 2e-7, or 4e-5 where the result is rounded to bfloat16 anyway.
+template <bool PRECISE> static inline Vector power_of_two(Vector x) {
+  const Vector lowest = Vector{} - 126.0f;
   x = x > lowest ? x : lowest;
   const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  Vector shifted = x * 1.44269504f + shift;
-  Vector whole = shifted - shift;
-  Vector r = x - whole * 0.693359375f - whole * -2.12194440e-4f;
-  Vector y = Vector{} + 1.9875691500e-4f;
-  y = y * r + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * (r * r) + r + 1.0f;
-  Integers power = (reinterpret_cast<Integers&>(shifted) - 0x4b400000 + 127) << 23;
-  return y * reinterpret_cast<Vector&>(power);
+  Vector shifted = x + shift;
+  const Vector r = x - (shifted - shift);
+  Vector y = Vector{} + 9.6181291e-3f;
+  if (PRECISE) y = (r * 1.5403530e-4f + 1.3333558e-3f) * r + y;
+  y = y * r + 5.5504109e-2f;
+  y = y * r + 2.4022651e-1f;
+  y = y * r + 6.9314718e-1f;
+  y = y * r + 1.0f;
+  Integers power = reinterpret_cast<Integers&>(shifted) << 23;
+  Integers result = reinterpret_cast<Integers&>(y) + power;
+  return reinterpret_cast<Vector&>(result);
 }
 
 // ---- Operands of products ------------------------------------------------------------------------
@@ -104,11 +104,11 @@ static inline Vector multiplied(Vector sum, float left, const float* right) {
 
 // [rows, columns] as an operand summed over its columns (`along`: [rows, columns / 2] pairs) or over
 // its rows (`across`: [rows / 2, columns] pairs). Both counts are multiples of LANES or of ROWS.
-static const float* along(const Floats& from, int64_t, int64_t, std::vector<float>&) {
-  return from.data();
+static const float* along(const float* from, int64_t, int64_t, std::vector<float>&) {
+  return from;
 }
-static const float* across(const Floats& from, int64_t, int64_t, std::vector<float>&) {
-  return from.data();
+static const float* across(const float* from, int64_t, int64_t, std::vector<float>&) {
+  return from;
 }
 
 template <class T> struct Operand { typedef float type; };
@@ -125,7 +125,7 @@ static inline __m256i rounded(const float* from) {
   return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from));
 }
 
-static const Pair* along(const Floats& from, int64_t rows, int64_t columns,
+static const Pair* along(const float* from, int64_t rows, int64_t columns,
                          std::vector<Pair>& to) {
   to.resize(rows * columns / 2);
   for (int64_t i = 0; i < rows * columns; i += LANES)
@@ -133,7 +133,7 @@ static const Pair* along(const Floats& from, int64_t rows, int64_t columns,
   return to.data();
 }
 
-static const Pair* across(const Floats& from, int64_t rows, int64_t columns,
+static const Pair* across(const float* from, int64_t rows, int64_t columns,
                           std::vector<Pair>& to) {
   to.resize(rows * columns / 2);
   for (int64_t i = 0; i < rows / 2; i++) {
@@ -156,17 +156,23 @@ template <> constexpr int64_t PER<float> = 1;
 template <bool ADD, int WIDTH, class E>
 static inline void tile(int64_t k, const E* a, int64_t a_row, int64_t a_column, const E* b,
                         int64_t b_row, float* c, int64_t c_row) {
-  Vector sums[ROWS][WIDTH];
+  Vector sums[ROWS][WIDTH];  // unrolled, so that all of it stays in registers
+#pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 16
     for (int j = 0; j < WIDTH; j++)
       sums[i][j] = ADD ? load(c + i * c_row + j * LANES) : Vector{};
   for (int64_t l = 0; l < k; l++)
+#pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
       const E left = a[i * a_row + l * a_column];
+#pragma GCC unroll 16
       for (int j = 0; j < WIDTH; j++)
         sums[i][j] = multiplied(sums[i][j], left, b + l * b_row + j * LANES);
     }
+#pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 16
     for (int j = 0; j < WIDTH; j++) store(c + i * c_row + j * LANES, sums[i][j]);
 }
 
@@ -189,30 +195,40 @@ static void product(int64_t m, int64_t n, int64_t k, const E* a, int64_t a_row, 
 
 constexpr int FILL = LANES > ROWS ? LANES : ROWS;
 
+// `turned` holds KEYS keys at a time, [dim, keys] each: rows as long as a long prefix would fall on
+// the same lines of the processor's cache.
 template <class E> struct Side {
   int64_t width = 0;  // keys, with the zeros that fill the last vector
-  const E *rows = nullptr, *turned = nullptr;
+  const E* rows = nullptr;
 
   template <class T>
   void fill(States<T> states, int64_t head, int64_t first, int64_t keys, int64_t dim) {
     width = padded(keys, FILL);
+    dim_ = dim;
     rows_.assign(width * dim, 0.0f);
-    turned_.assign(width * dim, 0.0f);
     for (int64_t t = 0; t < keys; t++) {
       const T* from = states.at(head, first + t);
-      for (int64_t d = 0; d < dim; d++) {
-        const float value = widened(from[d]);
-        rows_[t * dim + d] = value;
-        turned_[d * width + t] = value;
-      }
+      for (int64_t d = 0; d < dim; d++) rows_[t * dim + d] = widened(from[d]);
     }
-    rows = across(rows_, width, dim, row_pairs_);
-    turned = across(turned_, dim, width, turned_pairs_);
+    rows = across(rows_.data(), width, dim, row_pairs_);
+    turned_.resize(width * dim / PER<E>);
+    const E* source = along(rows_.data(), width, dim, pairs_);
+    for (int64_t block = 0; block < width; block += KEYS) {
+      const int64_t count = std::min<int64_t>(KEYS, width - block), k = dim / PER<E>;
+      for (int64_t t = 0; t < count; t++)
+        for (int64_t d = 0; d < k; d++)
+          turned_[block * k + d * count + t] = source[(block + t) * k + d];
+    }
   }
 
+  // KEYS keys (fewer in the last block) from `first` on, a multiple of KEYS.
+  const E* turned(int64_t first) const { return turned_.data() + first * (dim_ / PER<E>); }
+  int64_t turned_row(int64_t first) const { return std::min<int64_t>(KEYS, width - first); }
+
  private:
-  Floats rows_, turned_;
-  std::vector<E> row_pairs_, turned_pairs_;
+  int64_t dim_ = 0;
+  Floats rows_;
+  std::vector<E> row_pairs_, pairs_, turned_;
 };
 
 struct Shape {
@@ -244,30 +260,87 @@ static inline int64_t turned_place(const Shape& s, int64_t kv_head, int64_t row)
   return at % s.heads * s.tokens + at / s.heads;
 }
 
-static float highest(const float* scores, int64_t count, float so_far) {
-  for (int64_t j = 0; j < count; j++) so_far = scores[j] > so_far ? scores[j] : so_far;
-  return so_far;
-}
-
 static float summed(Vector v) {
   float sum = 0.0f;
   for (int l = 0; l < LANES; l++) sum += v[l];
   return sum;
 }
 
-// Scores to weights e^(scale score - shift), zero beyond `count`; returns their sum.
-static float exponentials(float* scores, int64_t count, int64_t width, float scale, float shift) {
+static float highest(const float* scores, int64_t count, float so_far) {
+  Vector tops = Vector{} + so_far;
+  int64_t j = 0;
+  for (; j + LANES <= count; j += LANES) {
+    const Vector these = load(scores + j);
+    tops = these > tops ? these : tops;
+  }
+  for (; j < count; j++) so_far = std::max(so_far, scores[j]);
+  for (int l = 0; l < LANES; l++) so_far = std::max(so_far, tops[l]);
+  return so_far;
+}
+
+// Scores to weights 2^(scale score - shift), zero beyond `count`; returns their sum.
+template <bool PRECISE>
+static float powers(float* scores, int64_t count, int64_t width, float scale, float shift) {
   Vector sums = {};
   int64_t j = 0;
-  for (; j < count; j += LANES) {
-    Vector weights = exponential(load(scores + j) * scale - shift);
-    for (int64_t l = count - j; l < LANES; l++) weights[l] = 0.0f;
+  for (; j + LANES <= count; j += LANES) {
+    const Vector weights = power_of_two<PRECISE>(load(scores + j) * scale - shift);
     store(scores + j, weights);
     sums += weights;
   }
-  for (; j < width; j++) scores[j] = 0.0f;
+  if (j < count) {
+    Vector weights = power_of_two<PRECISE>(load(scores + j) * scale - shift);
+    for (int64_t l = count - j; l < LANES; l++) weights[l] = 0.0f;
+    store(scores + j, weights);
+    sums += weights;
+    j += LANES;
+  }
+  for (; j < width; j += LANES) store(scores + j, Vector{});
   return summed(sums);
 }
+
+constexpr float LOG2_E = 1.44269504f;
+
+// The scores of `m` queries for the first `width` of some keys, then their weights; KEYS at a time,
+// [m, keys] each.
+template <class E> struct Weights {
+  int64_t m = 0, width = 0;
+
+  void score(const E* queries, int64_t rows, const Side<E>& keys, int64_t seen, int64_t dim) {
+    m = rows;
+    width = seen;
+    values_.resize(m * width);
+    for (int64_t first = 0; first < width; first += KEYS)
+      product<false>(m, block(first), dim / PER<E>, queries, dim / PER<E>, 1, keys.turned(first),
+                     keys.turned_row(first), &values_[first * m], block(first));
+  }
+  float top(int64_t row, int64_t count, float so_far) const {
+    for (int64_t first = 0; first < width; first += KEYS)
+      so_far = highest(&values_[first * m + row * block(first)],
+                       std::clamp<int64_t>(count - first, 0, block(first)), so_far);
+    return so_far;
+  }
+  float exponentiate(int64_t row, int64_t count, float scale, float shift) {
+    float sum = 0.0f;
+    for (int64_t first = 0; first < width; first += KEYS)
+      sum += powers<PER<E> == 1>(&values_[first * m + row * block(first)],
+                                 std::clamp<int64_t>(count - first, 0, block(first)),
+                                 block(first), scale, shift);
+    return sum;
+  }
+  void add_weighted(const Side<E>& values, int64_t dim, float* to) {
+    for (int64_t first = 0; first < width; first += KEYS) {
+      const E* left = along(&values_[first * m], m, block(first), pairs_);
+      product<true>(m, dim, block(first) / PER<E>, left, block(first) / PER<E>, 1,
+                    values.rows + first / PER<E> * dim, dim, to, dim);
+    }
+  }
+
+ private:
+  int64_t block(int64_t first) const { return std::min<int64_t>(KEYS, width - first); }
+  Floats values_;
+  std::vector<E> pairs_;
+};
 
 // ---- Forward -----------------------------------------------------------------------------------
 
@@ -275,7 +348,8 @@ template <class T>
 static void forward(const Shape& s, States<T> query, States<T> key, States<T> value,
                     States<T> prefix_key, States<T> prefix_value, T* out, float* lse) {
   typedef typename Operand<T>::type E;
-  const int64_t group = s.group(), dim = s.dim, k = dim / PER<E>;
+  const int64_t group = s.group(), dim = s.dim;
+  const float scale = s.scale * LOG2_E;
   std::vector<Side<E>> prefix_keys(s.kv_heads), prefix_values(s.kv_heads);
 #pragma omp parallel
   {
@@ -285,39 +359,33 @@ static void forward(const Shape& s, States<T> query, States<T> key, States<T> va
       prefix_values[h].fill(prefix_value, h, 0, s.prefix, dim);
     }
     Side<E> keys, values;
-    Floats queries(BLOCK * dim), outputs(BLOCK * dim), near, far;
-    std::vector<E> query_pairs, near_pairs, far_pairs;
+    Floats queries(BLOCK * dim), outputs(BLOCK * dim);
+    std::vector<E> query_pairs;
+    Weights<E> near, far;
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < s.examples * s.kv_heads; task++) {
       const int64_t h = task % s.kv_heads, first = s.starts[task / s.kv_heads];
       const int64_t length = s.starts[task / s.kv_heads + 1] - first;
-      const Side<E> &pk = prefix_keys[h], &pv = prefix_values[h];
       keys.fill(key, h, first, length, dim);
       values.fill(value, h, first, length, dim);
-      near.resize(BLOCK * keys.width);
-      far.resize(BLOCK * pk.width);
       for (int64_t row = 0; row < length * group; row += BLOCK) {
         const int64_t count = std::min<int64_t>(BLOCK, length * group - row);
         const int64_t m = padded(count, ROWS);
-        const int64_t seen = padded((row + count - 1) / group + 1, FILL);
         gather(query, s, h, first * group + row, count, queries);
-        const E* q = along(queries, m, dim, query_pairs);
-        product<false>(m, pk.width, k, q, k, 1, pk.turned, pk.width, far.data(), pk.width);
-        product<false>(m, seen, k, q, k, 1, keys.turned, keys.width, near.data(), seen);
+        const E* q = along(queries.data(), m, dim, query_pairs);
+        far.score(q, m, prefix_keys[h], prefix_keys[h].width, dim);
+        near.score(q, m, keys, padded((row + count - 1) / group + 1, FILL), dim);
         float sums[BLOCK];
         for (int64_t i = 0; i < count; i++) {
           const int64_t visible = (row + i) / group + 1;
-          float *here = &near[i * seen], *there = far.data() + i * pk.width;
-          const float top =
-              s.scale * highest(there, s.prefix, highest(here, visible, -INFINITY));
-          sums[i] = exponentials(here, visible, seen, s.scale, top);
-          sums[i] += exponentials(there, s.prefix, pk.width, s.scale, top);
-          lse[turned_place(s, h, first * group + row + i)] = top + std::log(sums[i]);
+          const float top = scale * near.top(i, visible, far.top(i, s.prefix, -INFINITY));
+          sums[i] = near.exponentiate(i, visible, scale, top);
+          sums[i] += far.exponentiate(i, s.prefix, scale, top);
+          lse[turned_place(s, h, first * group + row + i)] = top / LOG2_E + std::log(sums[i]);
         }
-        product<false>(m, dim, pk.width / PER<E>, along(far, m, pk.width, far_pairs),
-                       pk.width / PER<E>, 1, pv.rows, dim, outputs.data(), dim);
-        product<true>(m, dim, seen / PER<E>, along(near, m, seen, near_pairs), seen / PER<E>, 1,
-                      values.rows, dim, outputs.data(), dim);
+        std::fill(outputs.begin(), outputs.end(), 0.0f);
+        far.add_weighted(prefix_values[h], dim, outputs.data());
+        near.add_weighted(values, dim, outputs.data());
         for (int64_t i = 0; i < count; i++) {
           T* to = out + place(s, h, first * group + row + i) * dim;
           const float share = 1.0f / sums[i];
@@ -330,14 +398,18 @@ static void forward(const Shape& s, States<T> query, States<T> key, States<T> va
 
 // ---- Backward ----------------------------------------------------------------------------------
 
+// What a block of queries and KEYS keys come to, [queries, keys]; and one of these as an operand.
+template <class E> struct Scratch {
+  Floats weights = Floats(BLOCK * KEYS), changes = Floats(BLOCK * KEYS);
+  std::vector<E> pairs;
+};
+
 // A block of queries with what the backward pass needs of them.
 template <class E> struct Queries {
   int64_t count = 0, m = 0;
   Floats from_keys;  // what the keys met so far owe to the queries, to be scaled
 
-  explicit Queries(int64_t dim)
-      : from_keys(BLOCK * dim), states_(BLOCK * dim), grads_(BLOCK * dim), weights_(BLOCK * KEYS),
-        changes_(BLOCK * KEYS) {}
+  explicit Queries(int64_t dim) : from_keys(BLOCK * dim), states_(BLOCK * dim), grads_(BLOCK * dim) {}
 
   template <class T>
   void fill(const Shape& s, States<T> grad, States<T> query, States<T> out, const float* lse,
@@ -348,50 +420,52 @@ template <class E> struct Queries {
     gather(grad, s, h, row, count, grads_);
     gather(out, s, h, row, count, from_keys);
     for (int64_t i = 0; i < count; i++) {
-      lse_[i] = lse[turned_place(s, h, row + i)];
+      lse_[i] = lse[turned_place(s, h, row + i)] * LOG2_E;
       Vector sums = {};
       for (int64_t d = 0; d < s.dim; d += LANES)
         sums += load(&grads_[i * s.dim + d]) * load(&from_keys[i * s.dim + d]);
       delta_[i] = summed(sums);
     }
     std::fill(from_keys.begin(), from_keys.end(), 0.0f);
-    query_along = along(states_, m, s.dim, pairs_[0]);
-    query_across = across(states_, m, s.dim, pairs_[1]);
-    grad_along = along(grads_, m, s.dim, pairs_[2]);
-    grad_across = across(grads_, m, s.dim, pairs_[3]);
+    query_along = along(states_.data(), m, s.dim, pairs_[0]);
+    query_across = across(states_.data(), m, s.dim, pairs_[1]);
+    grad_along = along(grads_.data(), m, s.dim, pairs_[2]);
+    grad_across = across(grads_.data(), m, s.dim, pairs_[3]);
   }
 
   // Adds what these queries owe to keys `first` to `first + width`, and those to the queries.
   // `visible(i)` is how many of all the keys row i sees. A key's gradient is yet to be scaled.
   template <class Visible>
   void meet(const Shape& s, const Side<E>& keys, const Side<E>& values, int64_t first,
-            int64_t width, Visible visible, float* grad_key, float* grad_value) {
+            int64_t width, Visible visible, Scratch<E>& scratch, float* grad_key,
+            float* grad_value) {
+    auto &[weights, changes, pairs] = scratch;
     const int64_t dim = s.dim, k = dim / PER<E>;
-    product<false>(m, width, k, query_along, k, 1, keys.turned + first, keys.width,
-                   weights_.data(), width);
-    product<false>(m, width, k, grad_along, k, 1, values.turned + first, values.width,
-                   changes_.data(), width);
+    product<false>(m, width, k, query_along, k, 1, keys.turned(first),
+                   keys.turned_row(first), weights.data(), width);
+    product<false>(m, width, k, grad_along, k, 1, values.turned(first),
+                   values.turned_row(first), changes.data(), width);
     for (int64_t i = 0; i < m; i++) {
       const int64_t seen = i < count ? std::clamp<int64_t>(visible(i) - first, 0, width) : 0;
-      float *weight = &weights_[i * width], *change = &changes_[i * width];
-      exponentials(weight, seen, width, s.scale, i < count ? lse_[i] : 0.0f);
+      float *weight = &weights[i * width], *change = &changes[i * width];
+      powers<PER<E> == 1>(weight, seen, width, s.scale * LOG2_E, i < count ? lse_[i] : 0.0f);
       const float delta = i < count ? delta_[i] : 0.0f;
       for (int64_t j = 0; j < width; j += LANES)
         store(change + j, load(weight + j) * (load(change + j) - delta));
     }
-    product<true>(m, dim, width / PER<E>, along(changes_, m, width, pairs_[4]), width / PER<E>, 1,
+    product<true>(m, dim, width / PER<E>, along(changes.data(), m, width, pairs), width / PER<E>, 1,
                   keys.rows + first / PER<E> * dim, dim, from_keys.data(), dim);
-    product<true>(width, dim, m / PER<E>, across(changes_, m, width, pairs_[4]), 1, width,
+    product<true>(width, dim, m / PER<E>, across(changes.data(), m, width, pairs), 1, width,
                   query_across, dim, grad_key + first * dim, dim);
-    product<true>(width, dim, m / PER<E>, across(weights_, m, width, pairs_[4]), 1, width,
+    product<true>(width, dim, m / PER<E>, across(weights.data(), m, width, pairs), 1, width,
                   grad_across, dim, grad_value + first * dim, dim);
   }
 
  private:
-  Floats states_, grads_, weights_, changes_;
+  Floats states_, grads_;
   float lse_[BLOCK], delta_[BLOCK];
   const E *query_along, *query_across, *grad_along, *grad_across;
-  std::vector<E> pairs_[5];
+  std::vector<E> pairs_[4];
 };
 
 template <class T>
@@ -416,6 +490,8 @@ static void backward(const Shape& s, States<T> grad, States<T> query, States<T> 
 #pragma omp parallel
   {
     Queries<E> block(dim);
+    Scratch<E> scratch;
+    std::vector<Queries<E>> blocks;
 #pragma omp for schedule(dynamic)
     for (int64_t h = 0; h < s.kv_heads; h++) {
       prefix_keys[h].fill(prefix_key, h, 0, s.prefix, dim);
@@ -424,16 +500,23 @@ static void backward(const Shape& s, States<T> grad, States<T> query, States<T> 
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < (s.prefix ? PARTS * s.kv_heads : 0); task++) {
       const int64_t h = task % s.kv_heads, part = task / s.kv_heads;
-      for (int64_t row = part * BLOCK; row < rows; row += PARTS * BLOCK) {
-        block.fill(s, grad, query, out, lse, h, row, std::min<int64_t>(BLOCK, rows - row));
-        for (int64_t first = 0; first < width; first += KEYS)
-          block.meet(s, prefix_keys[h], prefix_values[h], first,
-                     std::min<int64_t>(KEYS, width - first), [&](int64_t) { return s.prefix; },
-                     &parts_key[task * size], &parts_value[task * size]);
-        if (for_input)
-          for (int64_t i = 0; i < block.count; i++)
-            std::copy_n(&block.from_keys[i * dim], dim, &of_prefix[place(s, h, row + i) * dim]);
-      }
+      // Keys outside, queries inside: a long prefix's gradient stays in the processor's cache.
+      const int64_t all = (rows + BLOCK - 1) / BLOCK;
+      const int64_t from = all * part / PARTS, to = all * (part + 1) / PARTS;
+      blocks.resize(std::max<int64_t>(blocks.size(), to - from), Queries<E>(dim));
+      for (int64_t b = from; b < to; b++)
+        blocks[b - from].fill(s, grad, query, out, lse, h, b * BLOCK,
+                              std::min<int64_t>(BLOCK, rows - b * BLOCK));
+      for (int64_t first = 0; first < width; first += KEYS)
+        for (int64_t b = from; b < to; b++)
+          blocks[b - from].meet(s, prefix_keys[h], prefix_values[h], first,
+                                std::min<int64_t>(KEYS, width - first),
+                                [&](int64_t) { return s.prefix; }, scratch,
+                                &parts_key[task * size], &parts_value[task * size]);
+      for (int64_t b = from; b < to && for_input; b++)
+        for (int64_t i = 0; i < blocks[b - from].count; i++)
+          std::copy_n(&blocks[b - from].from_keys[i * dim], dim,
+                      &of_prefix[place(s, h, b * BLOCK + i) * dim]);
     }
 #pragma omp for schedule(static)
     for (int64_t at = 0; at < s.kv_heads * s.prefix; at++) {
@@ -464,8 +547,8 @@ static void backward(const Shape& s, States<T> grad, States<T> query, States<T> 
         const int64_t seen = padded((row + count - 1) / group + 1, FILL);
         for (int64_t from = 0; from < seen; from += KEYS)
           block.meet(s, keys, values, from, std::min<int64_t>(KEYS, seen - from),
-                     [&](int64_t i) { return (row + i) / group + 1; }, sum_key.data(),
-                     sum_value.data());
+                     [&](int64_t i) { return (row + i) / group + 1; }, scratch,
+                     sum_key.data(), sum_value.data());
         for (int64_t i = 0; i < count; i++) {
           const int64_t at = place(s, h, first * group + row + i) * dim;
           for (int64_t d = 0; d < dim; d++)
@@ -494,7 +577,8 @@ template <class T>
 static void decode(const Shape& s, States<T> query, States<T> prefix_key, States<T> prefix_value,
                    const Cached<T>& cached, T* out) {
   typedef typename Operand<T>::type E;
-  const int64_t group = s.group(), dim = s.dim, k = dim / PER<E>, room = cached.room;
+  const int64_t group = s.group(), dim = s.dim, room = cached.room;
+  const float scale = s.scale * LOG2_E;
   const int64_t rows = s.tokens * group, together = std::max<int64_t>(1, BLOCK / group) * group;
   std::vector<Side<E>> prefix_keys(s.kv_heads), prefix_values(s.kv_heads);
 #pragma omp parallel
@@ -505,35 +589,33 @@ static void decode(const Shape& s, States<T> query, States<T> prefix_key, States
       prefix_values[h].fill(prefix_value, h, 0, s.prefix, dim);
     }
     const int64_t most = padded(together, ROWS);
-    Floats queries(most * dim), outputs(most * dim), near(most * room), far;
-    std::vector<E> query_pairs, far_pairs;
+    Floats queries(most * dim), outputs(most * dim), near(most * room);
+    std::vector<E> query_pairs;
+    Weights<E> far;
 #pragma omp for schedule(dynamic) collapse(2)
     for (int64_t h = 0; h < s.kv_heads; h++)
       for (int64_t row = 0; row < rows; row += together) {
-        const Side<E> &pk = prefix_keys[h], &pv = prefix_values[h];
         const int64_t count = std::min(together, rows - row), m = padded(count, ROWS);
-        far.resize(most * pk.width);
         gather(query, s, h, row, count, queries);
-        const E* q = along(queries, m, dim, query_pairs);
-        product<false>(m, pk.width, k, q, k, 1, pk.turned, pk.width, far.data(), pk.width);
+        const E* q = along(queries.data(), m, dim, query_pairs);
+        far.score(q, m, prefix_keys[h], prefix_keys[h].width, dim);
         std::vector<float> sums(count);
         for (int64_t i = 0; i < count; i++) {
           const int64_t example = (row + i) / group, tokens = cached.counts[example];
           const T* keys = cached.keys + (cached.slots[example] * s.kv_heads + h) * dim * room;
-          float *here = &near[i * room], *there = far.data() + i * pk.width;
+          float* here = &near[i * room];
           for (int64_t j = 0; j < tokens; j += LANES) {
             Vector scores = {};
             for (int64_t d = 0; d < dim; d++)
               scores += queries[i * dim + d] * load(keys + d * room + j);
             store(here + j, scores);
           }
-          const float top =
-              s.scale * highest(there, s.prefix, highest(here, tokens, -INFINITY));
-          sums[i] = exponentials(here, tokens, tokens, s.scale, top);
-          sums[i] += exponentials(there, s.prefix, pk.width, s.scale, top);
+          const float top = scale * highest(here, tokens, far.top(i, s.prefix, -INFINITY));
+          sums[i] = powers<PER<E> == 1>(here, tokens, tokens, scale, top);
+          sums[i] += far.exponentiate(i, s.prefix, scale, top);
         }
-        product<false>(m, dim, pk.width / PER<E>, along(far, m, pk.width, far_pairs),
-                       pk.width / PER<E>, 1, pv.rows, dim, outputs.data(), dim);
+        std::fill(outputs.begin(), outputs.end(), 0.0f);
+        far.add_weighted(prefix_values[h], dim, outputs.data());
         for (int64_t i = 0; i < count; i++) {
           const int64_t example = (row + i) / group, tokens = cached.counts[example];
           const T* values = cached.values + (cached.slots[example] * s.kv_heads + h) * dim * room;
