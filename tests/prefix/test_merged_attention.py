@@ -99,8 +99,8 @@ def test_flex_attention_is_plain_attention(problem: tuple[list[Any], list[int]])
     """What a GPU runs compiled runs uncompiled on a CPU; there torch has no gradient for it."""
     states, lengths = problem
     with torch.no_grad():
-        found = flex_attention_to_prefix(*states, lengths, 0.3)
-        expected = plain(*states, lengths, 0.3)
+        found = flex_attention_to_prefix(*states, lengths=lengths, scaling=0.3)
+        expected = plain(*states, lengths=lengths, scaling=0.3)
     assert_alike([found], [expected])
 
 
