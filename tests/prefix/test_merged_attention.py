@@ -98,9 +98,12 @@ def test_torchs_operators_are_plain_attention(problem: tuple[list[Any], list[int
 def test_flex_attention_is_plain_attention(problem: tuple[list[Any], list[int]]) -> None:
     """What a GPU runs compiled runs uncompiled on a CPU; there torch has no gradient for it."""
     states, lengths = problem
+    query, key, value, *prefix = states
     with torch.no_grad():
-        found = flex_attention_to_prefix(*states, lengths=lengths, scaling=0.3)
-        expected = plain(*states, lengths=lengths, scaling=0.3)
+        found, expected = (
+            attention(query, key, value, prefix[0], prefix[1], lengths, 0.3)
+            for attention in (flex_attention_to_prefix, plain)
+        )
     assert_alike([found], [expected])
 
 
