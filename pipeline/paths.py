@@ -12,3 +12,7 @@ TRAIN = DATA / "train"
 EVALUATE = DATA / "evaluate"
 BASELINES = DATA / "baselines"
 REPORT = DATA / "report"
+
+# No outputs of a stage; below the home of a temporary workspace (pipeline/workspace.py).
+CHECKPOINTS = DATA / "checkpoints"
+OUTBOX = DATA / "outbox"

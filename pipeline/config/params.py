@@ -19,7 +19,13 @@ from pipeline.config.initializations import (
 from pipeline.config.section import Name, Section
 from pipeline.config.sources import DataParams, ModelParams
 from pipeline.config.task import TaskParams
-from pipeline.config.training import EvaluateParams, KVPrefixParams, PrefixParams, TrainParams
+from pipeline.config.training import (
+    CheckpointParams,
+    EvaluateParams,
+    KVPrefixParams,
+    PrefixParams,
+    TrainParams,
+)
 
 
 class Params(Section):
@@ -34,6 +40,7 @@ class Params(Section):
     kv_prefix: KVPrefixParams
     prefix: PrefixParams
     train: TrainParams
+    checkpoints: CheckpointParams = CheckpointParams()
     evaluate: EvaluateParams
     baselines: dict[Name, Baseline]
     report: ReportParams
