@@ -6,6 +6,7 @@ import os
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
     errno.EACCES: "make it accessible to this user",
     errno.EPERM: "make it accessible to this user",
     errno.EROFS: "make the file system writable",

@@ -171,13 +171,11 @@ class Courier(threading.Thread):
                 except Exception as error:  # MLflow's stores and servers raise all kinds
                     self._warn(error)
                     pause = min(2 * pause, _LONGEST_PAUSE)
-                    if was_ending:
-                        return
                 if self.is_delivered:
                     self._outbox.remove()
+                if self.is_delivered or was_ending:
                     return
-                if not was_ending:
-                    self._ending.wait(pause)
+                self._ending.wait(pause)
 
     def finish(self) -> None:
         """Give the last entries their time to arrive; what does not is delivered another day."""
