@@ -24,7 +24,11 @@ def load_frozen_model(folder: Path, compute: Compute) -> "PreTrainedModel":
     dtype = "auto" if compute.dtype == "auto" else compute.dtype
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,  # pickled weights can run code
+            trust_remote_code=False,  # without it transformers would ask on the terminal
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_a_model(folder, error) from error
@@ -39,7 +43,9 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # tokenizers raises the plain class for a damaged file
         raise _not_a_model(folder, error) from error
     if tokenizer.pad_token is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from jinja2 import StrictUndefined, TemplateError, UndefinedError
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.config.task import TaskParams
 from pipeline.errors import PipelineError
@@ -28,7 +28,7 @@ def _refuse_null(value: Any) -> Any:
     return value
 
 
-_ENVIRONMENT = SandboxedEnvironment(
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_null
 )
 
@@ -142,9 +142,15 @@ class Renderer:
                 "task.use_chat_template: the model's tokenizer has no chat template; set it to "
                 "false, or use an instruction-tuned model"
             )
-        text = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateError as error:
+            raise PipelineError(
+                f"task.use_chat_template: the model's chat template refuses: {error}; set it to "
+                "false, or leave out task.system_prompt"
+            ) from error
         return str(text)
 
     def _encode(self, text: str) -> list[int]:

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -175,7 +174,7 @@ def wait_for_new_checkpoint(folder: Path, before: float) -> float:
 
 def test_stopped_killed_and_ended_it_is_one_run(folder: Path) -> None:
     params = faulty_params(Path("inputs/model"))
-    params["train"]["max_steps"] = 600
+    params["train"]["max_steps"] = 200
     params["checkpoints"] = {"every_steps": 10}
     write_params(folder, params)
     written = 0.0
@@ -198,4 +197,4 @@ def test_stopped_killed_and_ended_it_is_one_run(folder: Path) -> None:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "going on after step" in output
-    assert refuse_incomplete(folder, steps=600).info.run_id == run.info.run_id
+    assert refuse_incomplete(folder, steps=200).info.run_id == run.info.run_id
