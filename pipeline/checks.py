@@ -1,6 +1,8 @@
 """What of params.yaml can be checked against files, before any work starts."""
 
+import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ def _lengths_fit_context(params: Params) -> None:
     path = paths.MODEL / "config.json"
     if not path.exists():
         return
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = _model_file(path, json.loads)
     context = next((config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)), None)
     if context is None:
         return
@@ -99,7 +101,7 @@ def _corpora_are_long_enough(params: Params) -> None:
         return
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(vocabulary))
+    tokenizer = _model_file(vocabulary, Tokenizer.from_str)
     needed = params.kv_prefix.max_length
     for name, definition in params.initializations.items():
         if not isinstance(definition, CorpusText):
@@ -122,17 +124,30 @@ def _corpora_are_long_enough(params: Params) -> None:
             )
 
 
+def _model_file(path: Path, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises the plain class
+        raise PipelineError(f"{path}: is damaged; run `dvc repro --force fetch_model`") from error
+
+
 def _templates_fit_columns(params: Params) -> None:
     path = paths.RAW_DATA / "train.jsonl"
     if not path.exists():
         return
     from pipeline.config.initializations import Demonstrations
-    from pipeline.rendering import render
+    from pipeline.rendering import EmptyRowError, render
 
-    with path.open(encoding="utf-8") as file:
-        row = json.loads(file.readline())
-    render(params.task.input_template, row, "task.input_template")
-    render(params.task.target_template, row, "task.target_template")
+    try:
+        with path.open(encoding="utf-8") as file:
+            row = json.loads(file.readline())
+    except ValueError as error:
+        raise PipelineError(f"{path}: is damaged; run `dvc repro --force fetch_data`") from error
+    # A null in the first row says nothing of the template; `tokenize` goes by task.empty.
+    with contextlib.suppress(EmptyRowError):
+        render(params.task.input_template, row, "task.input_template")
+    with contextlib.suppress(EmptyRowError):
+        render(params.task.target_template, row, "task.target_template")
     column = params.task.references_column
     if column is not None and column not in row:
         raise PipelineError(
@@ -141,4 +156,5 @@ def _templates_fit_columns(params: Params) -> None:
         )
     for name, definition in params.initializations.items():
         if isinstance(definition, Demonstrations) and definition.template is not None:
-            render(definition.template, row, f"initializations.{name}.template")
+            with contextlib.suppress(EmptyRowError):
+                render(definition.template, row, f"initializations.{name}.template")

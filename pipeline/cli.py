@@ -10,6 +10,7 @@ from pipeline.baselines import Baseline
 from pipeline.checks import check_files
 from pipeline.config import Params, load_params
 from pipeline.errors import PipelineError
+from pipeline.failures import explained
 from pipeline.variants import Variant
 
 
@@ -22,7 +23,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except PipelineError as error:
-            _fail(str(error))
+            _fail(str(error), code=error.exit_code)
         except ValueError as error:
             # PrefixError lives in the library, whose import costs seconds: tell it by its class.
             if type(error).__module__.startswith("pipeline.prefix"):
@@ -30,6 +31,10 @@ class _Group(click.Group):
             raise
         except KeyboardInterrupt:
             _fail("stopped; `dvc repro` runs this stage again and keeps what is finished", code=130)
+        except Exception as error:
+            if (sentence := explained(error)) is None:
+                raise
+            _fail(sentence)
 
 
 def _checked_params() -> Params:

@@ -16,14 +16,21 @@ def load_frozen_model(folder: Path, compute: Compute) -> "PreTrainedModel":
 
     Raises PipelineError when the folder does not hold one.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     dtype = "auto" if compute.dtype == "auto" else compute.dtype
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,  # pickled weights can run code
+            trust_remote_code=False,  # without it transformers would ask on the terminal
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_a_model(folder, error) from error
     return model.requires_grad_(False).eval().to(resolve_device(compute.device))
 
@@ -36,8 +43,10 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers raises the plain class for a damaged file
         raise _not_a_model(folder, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -64,7 +73,7 @@ def resolve_device(name: str) -> "torch.device":
 def _not_a_model(folder: Path, error: Exception) -> PipelineError:
     if not folder.exists():
         return PipelineError(f"{folder}: no frozen model here yet; run `dvc repro fetch_model`")
-    reason = str(error).splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return PipelineError(
         f"{folder}: holds no usable model ({reason}); run `dvc repro --force fetch_model`"
     )

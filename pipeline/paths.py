@@ -13,3 +13,7 @@ EVALUATE = DATA / "evaluate"
 BASELINES = DATA / "baselines"
 REPORT = DATA / "report"
 TIMINGS = DATA / "timings"
+
+# No outputs of a stage; below the home of a temporary workspace (pipeline/workspace.py).
+CHECKPOINTS = DATA / "checkpoints"
+OUTBOX = DATA / "outbox"

@@ -18,9 +18,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     # Not splitlines(): text may hold U+2028, which ends no JSON line.
     for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise PipelineError(f"{path}, line {number}: is no JSON object") from error
+            rows.append(dict(json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise PipelineError(
+                f"{path}, line {number}: is no JSON object; run its stage again"
+            ) from error
     return rows
 
 
@@ -63,8 +65,14 @@ def write_csv(path: Path, table: "pd.DataFrame") -> None:
 def write_text(path: Path, text: str) -> None:
     """UTF-8 text, written aside and renamed into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise PipelineError(
+            f"{path}: a text holds half a character ({text[error.start]!r}); mend the data"
+        ) from error
     with atomic_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content)
 
 
 def read_text(path: Path) -> str:
@@ -72,3 +80,8 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise PipelineError(f"{path}: no such file; run `dvc repro`") from error
+    except UnicodeDecodeError as error:
+        raise PipelineError(
+            f"{path}: is not UTF-8 text (byte {error.start}); a stage's file is made again by "
+            "`dvc repro --force`"
+        ) from error

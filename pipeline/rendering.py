@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from jinja2 import StrictUndefined, TemplateError, UndefinedError
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.config.task import TaskParams
 from pipeline.errors import PipelineError
@@ -13,7 +13,24 @@ from pipeline.errors import PipelineError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+class EmptyRowError(PipelineError):
+    """A row that gives no input, no target, or prints a column that is null."""
+
+
+class _NullError(Exception):
+    """A template printed a null."""
+
+
+def _refuse_null(value: Any) -> Any:
+    if value is None:
+        raise _NullError
+    return value
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_null
+)
 
 
 class TokenizedExample(TypedDict):
@@ -39,9 +56,40 @@ class Renderer:
     tokenizer: "PreTrainedTokenizerBase"
 
     def tokenize(self, row: Mapping[str, Any]) -> TokenizedExample:
-        """Render and tokenize one row. Raises PipelineError for a column that it lacks."""
+        """Render and tokenize one row.
+
+        Raises PipelineError for a column that it lacks, and EmptyRowError when its input has no
+        tokens or its target no text.
+        """
         shown, target = self.texts(row)
+        return self._tokenized(row, shown, target)
+
+    def truncated(self, row: Mapping[str, Any]) -> TokenizedExample:
+        """As `tokenize`, the input's text cut at its beginning to keep to `task.max_length`.
+
+        The end of an input stands next to the target, and mostly holds the question. Raises
+        PipelineError when the target and the chat template alone are longer.
+        """
+        shown, target = self.texts(row)
+        tokens = self._encode(shown)
+        example = self._tokenized(row, shown, target)
+        while (excess := len(example["input_ids"]) - self.task.max_length) > 0:
+            tokens = tokens[excess:]
+            shown = str(self.tokenizer.decode(tokens))
+            if not tokens or not shown.strip():
+                raise PipelineError(
+                    f"task.max_length: example {row['id']} has more than {self.task.max_length} "
+                    "tokens without any input; raise it, or set task.too_long to drop"
+                )
+            example = self._tokenized(row, shown, target)
+        return example
+
+    def _tokenized(self, row: Mapping[str, Any], shown: str, target: str) -> TokenizedExample:
         prompt_ids = self._encode(self._prompt(shown))
+        if not target.strip():
+            raise EmptyRowError(f"task.target_template: the target of example {row['id']} is empty")
+        if not prompt_ids:
+            raise EmptyRowError(f"task.input_template: the input of example {row['id']} is empty")
         target_ids = [*self._encode(target), self._end_of_target()]
         return {
             "id": str(row["id"]),
@@ -94,9 +142,15 @@ class Renderer:
                 "task.use_chat_template: the model's tokenizer has no chat template; set it to "
                 "false, or use an instruction-tuned model"
             )
-        text = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateError as error:
+            raise PipelineError(
+                f"task.use_chat_template: the model's chat template refuses: {error}; set it to "
+                "false, or leave out task.system_prompt"
+            ) from error
         return str(text)
 
     def _encode(self, text: str) -> list[int]:
@@ -129,8 +183,15 @@ def render(template: str, row: Mapping[str, Any], key: str) -> str:
     except UndefinedError as error:
         columns = ", ".join(str(column) for column in row)
         raise PipelineError(f"{key}: {error.message}; the data's columns are: {columns}") from error
-    except (TemplateError, TypeError, ValueError) as error:
-        raise PipelineError(f"{key}: cannot be rendered: {error}") from error
+    except _NullError as error:
+        raise EmptyRowError(
+            f"{key}: prints a column that is null in example {row.get('id', '?')}"
+        ) from error
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PipelineError(f"{key}: cannot be rendered: {reason}") from error
+    except (AttributeError, RecursionError, MemoryError) as error:
+        raise PipelineError(f"{key}: cannot be rendered: {type(error).__name__}") from error
 
 
 def _missing_column(key: str, column: str, row: Mapping[str, Any]) -> PipelineError:

@@ -52,7 +52,18 @@ def load_split(folder: Path, name: str) -> "Dataset":
         raise PipelineError(
             f"{path}: there is no split '{name}' (found: {known}); run `dvc repro tokenize`"
         )
-    return load_from_disk(str(path))
+    try:
+        split = load_from_disk(str(path))
+        # Arrow files are mapped: a damaged one would only be met when its rows are read.
+        if not {"input_ids", "target_start"} <= set(split.column_names) or len(split) == 0:
+            raise ValueError("no tokenized examples")
+        split[len(split) - 1]
+    except Exception as error:  # datasets and pyarrow raise all kinds for a damaged file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PipelineError(
+            f"{path}: is damaged ({reason}); run `dvc repro --force tokenize`"
+        ) from error
+    return split
 
 
 def length_statistics(splits: dict[str, list[TokenizedExample]]) -> dict[str, dict[str, float]]:

@@ -20,7 +20,13 @@ from pipeline.config.section import Name, Section
 from pipeline.config.sources import DataParams, ModelParams
 from pipeline.config.task import TaskParams
 from pipeline.config.trained_baselines import TrainedBaseline
-from pipeline.config.training import EvaluateParams, KVPrefixParams, PrefixParams, TrainParams
+from pipeline.config.training import (
+    CheckpointParams,
+    EvaluateParams,
+    KVPrefixParams,
+    PrefixParams,
+    TrainParams,
+)
 
 
 class Params(Section):
@@ -35,6 +41,7 @@ class Params(Section):
     kv_prefix: KVPrefixParams
     prefix: PrefixParams
     train: TrainParams
+    checkpoints: CheckpointParams = CheckpointParams()
     evaluate: EvaluateParams
     baselines: dict[Name, Baseline]
     trained_baselines: dict[Name, TrainedBaseline]

@@ -1,6 +1,6 @@
 """How a row of data becomes the model's input and its target: the `task` section."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,7 +16,8 @@ class TaskParams(Section):
     system_prompt: str | None = None
     references_column: str | None = None
     max_length: Annotated[int, Field(ge=2)] = 512
-    too_long: str = Field(default="refuse", pattern="^(refuse|drop)$")
+    too_long: Literal["refuse", "drop", "truncate"] = "refuse"
+    empty: Literal["refuse", "drop"] = "refuse"
 
     @field_validator("input_template", "target_template")
     @classmethod

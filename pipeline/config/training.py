@@ -70,6 +70,15 @@ class TrainParams(Compute):
         return self
 
 
+class CheckpointParams(Section):
+    """How often a training is saved, to go on from there after an interruption.
+
+    A section of its own, which no stage of DVC's reads: it cannot change what a training gives.
+    """
+
+    every_steps: Count | None = 20
+
+
 class EvaluateParams(Compute):
     """The measurement on the test splits: the loss of the target, and greedy generation."""
 

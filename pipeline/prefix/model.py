@@ -150,8 +150,12 @@ class PrefixModel(nn.Module):
     @cached_property
     def packable(self) -> bool:
         """Whether `packed_logits` serves this architecture (see `pipeline.prefix.packed`)."""
+        kv = self.kv_prefix()
+        # What it is compared with holds its prefix in a plain cache, which has every layer.
+        if kv.layers is not None:
+            return False
         with self.frozen() as frozen_model:
-            return is_packable(frozen_model, self.kv_prefix())
+            return is_packable(frozen_model, kv)
 
     def packed_logits(
         self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor

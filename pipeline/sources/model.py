@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pipeline.atomic import atomic_folder
 from pipeline.config.sources import HubModel, LocalModel, ModelParams, WheelModel
@@ -84,14 +85,19 @@ def _convert(source: Path, dtype: str, folder: Path, name: str, gguf: bool = Fal
 
     logging.set_verbosity_error()
     where = source.parent if gguf else source
-    extra = {"gguf_file": source.name} if gguf else {}
+    # Neither a model's own code nor pickled weights are ever run.
+    extra: dict[str, Any] = {"trust_remote_code": False}
+    extra |= {"gguf_file": source.name} if gguf else {}
+    weights = {} if gguf else {"use_safetensors": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True, **extra)
         model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=getattr(torch, dtype), local_files_only=True, **extra
+            where, dtype=getattr(torch, dtype), local_files_only=True, **extra, **weights
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise all kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PipelineError(f"model: '{name}' is no usable language model: {reason}") from error
     if gguf:
         # transformers refuses to save a model that says it is quantized, though it no longer is.

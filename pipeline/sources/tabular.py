@@ -1,5 +1,6 @@
 """Rows from local files or from a data set of the Hugging Face Hub."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def hub_rows(params: HubData) -> dict[str, list[Row]]:
             raise PipelineError(
                 f"data.splits.{split}: cannot load '{name}' of '{params.id}': {reason}"
             ) from error
-        splits[split] = list(table)
+        splits[split] = [_plain(row) for row in table]
     return splits
 
 
@@ -82,19 +83,42 @@ def _read(path: Path, key: str) -> list[Row]:
         raise PipelineError(
             f"{key}: '{path}' is not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError, AttributeError, LookupError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "damaged"
         raise PipelineError(
             f"{key}: '{path}' is no readable {path.suffix} file: {reason}"
         ) from error
     if table.empty:
         raise PipelineError(f"{key}: '{path}' holds no rows")
+    table = table.dropna(how="all")
+    if table.empty:
+        raise PipelineError(f"{key}: '{path}' holds empty rows alone")
     return [_plain(row) for row in table.to_dict("records")]
 
 
 def _plain(row: dict[Any, Any]) -> Row:
-    """Columns as JSON can hold them: arrays of Parquet become lists, numpy's numbers Python's."""
-    return {
-        str(name): value.tolist() if hasattr(value, "tolist") else value
-        for name, value in row.items()
-    }
+    """Columns as JSON can hold them."""
+    return {str(name): _as_json(value) for name, value in row.items()}
+
+
+def _as_json(value: Any) -> Any:
+    """Arrays of Parquet as lists, numpy's numbers as Python's, what JSON has no form for as text.
+
+    Not a number and not a time both stand for a cell without a value: null.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else (None if value != value else str(value))
+        case list() | tuple():
+            return [_as_json(item) for item in value]
+        case dict():
+            return {str(key): _as_json(item) for key, item in value.items()}
+        case bytes():
+            return value.decode("utf-8", errors="replace")
+        case _:
+            text = str(value)
+            return None if text in ("NaT", "<NA>") else text

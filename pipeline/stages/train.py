@@ -1,6 +1,6 @@
 """Stage `train`: one variant's prefix against the frozen model."""
 
-from pipeline import paths
+from pipeline import paths, workspace
 from pipeline.atomic import atomic_folder
 from pipeline.config import Params
 from pipeline.frozen_model import load_frozen_model
@@ -9,8 +9,11 @@ from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.records import write_csv, write_json
 from pipeline.timings import TrainingClock
 from pipeline.tokenized import load_split
-from pipeline.tracking.training_run import STEP_METRICS, TrainingRun
+from pipeline.tracking.training_run import TrainingRun
+from pipeline.training.checkpoint import CheckpointFolder, remove_checkpoints
+from pipeline.training.identity import training_digest
 from pipeline.training.loop import train_prefix
+from pipeline.training.progress import COLUMNS
 from pipeline.training.subset import subset
 from pipeline.variants import Variant
 
@@ -25,13 +28,17 @@ def run(params: Params, variant: Variant) -> None:
     frozen = load_frozen_model(paths.MODEL, params.train)
     config = PrefixConfig(num_virtual_tokens=variant.length, **params.prefix.model_dump())
     model = PrefixModel(frozen, config)
-    model.load_kv_prefix(start_prefix(params, variant, model))
+    start = start_prefix(params, variant, model)
+    model.load_kv_prefix(start)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
-    tracking = TrainingRun(params, variant)
-    tracking.log_data(splits)
-    clock = TrainingClock(tracking.log_step)
-    try:
+    digest = training_digest(params, variant, start)
+    root = workspace.home() / paths.CHECKPOINTS
+    checkpoints = CheckpointFolder(
+        root / f"{variant.name}-{digest[:16]}", digest, params.checkpoints.every_steps
+    )
+    with checkpoints.locked(), TrainingRun(params, variant, digest, splits) as tracking:
+        clock = TrainingClock(tracking.log_step)
         result = train_prefix(
             model,
             splits["train"],
@@ -39,21 +46,22 @@ def run(params: Params, variant: Variant) -> None:
             params.train,
             variant.seed,
             clock.log_step,
+            checkpoints,
         )
-    except BaseException:
-        tracking.fail()
-        raise
-    metrics = {
-        "trainable_parameters": trainable,
-        "train_size": len(splits["train"]),
-        **result.metrics(),
-    }
-    folder = paths.TRAIN / variant.name
-    with atomic_folder(folder) as aside:
-        result.prefix.save(aside / "prefix.safetensors")
-        history = pd.DataFrame(result.history, columns=["step", *STEP_METRICS])
-        write_csv(aside / "history.csv", history)
-        metrics["stored_bytes"] = (aside / "prefix.safetensors").stat().st_size
-        write_json(aside / "metrics.json", metrics)
-    clock.record(variant.name)
-    tracking.finish(folder, metrics)
+        metrics = {
+            "trainable_parameters": trainable,
+            "train_size": len(splits["train"]),
+            **result.metrics(),
+        }
+        folder = paths.TRAIN / variant.name
+        with atomic_folder(folder) as aside:
+            result.prefix.save(aside / "prefix.safetensors")
+            history = pd.DataFrame(result.history, columns=list(COLUMNS))
+            write_csv(aside / "history.csv", history)
+            metrics["stored_bytes"] = (aside / "prefix.safetensors").stat().st_size
+            write_json(aside / "metrics.json", metrics)
+        clock.record(variant.name)
+        tracking.finish(folder, metrics)
+    if not workspace.is_temporary():
+        # The last one stays until the sweep's report: DVC has yet to take the outputs over.
+        remove_checkpoints(root, variant.name, keep=checkpoints.folder.name)

@@ -10,6 +10,7 @@ from pipeline.comparison.per_example import Comparer, read_statistics
 from pipeline.config import Params
 from pipeline.records import read_json, read_jsonl
 from pipeline.timings import read_timing
+from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.runs import (
     flatten,
     make_current,
@@ -32,6 +33,8 @@ def log_variant(params: Params, variant: Variant, splits: Mapping[str, "Dataset"
     is none (DVC restored them). Returns the run's id; calling it again changes nothing.
     """
     experiment_id = open_experiment(params)
+    # The training's own run may still be on its way.
+    deliver_pending(f"{variant.name}-")
     folder = paths.TRAIN / variant.name
     digest = sha256(folder / "prefix.safetensors")
     for run in runs_named(experiment_id, variant.name):

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import workspace
 from pipeline.config import Params
 from pipeline.variants import Variant
 
@@ -22,12 +23,17 @@ def sha256(path: Path) -> str:
 
 
 def runs_named(experiment_id: str, name: str) -> list["Run"]:
-    """All runs of a variant, a baseline or the sweep, newest first."""
+    """All runs of a variant, a baseline or the sweep, newest first, of this workspace alone.
+
+    Others log to the same server under the same names; their runs are theirs.
+    """
     from mlflow import MlflowClient
 
     return list(
         MlflowClient().search_runs(
-            [experiment_id], f"tags.variant = '{name}'", order_by=["attributes.start_time DESC"]
+            [experiment_id],
+            f"tags.variant = '{name}' AND tags.workspace = '{workspace.label()}'",
+            order_by=["attributes.start_time DESC"],
         )
     )
 
@@ -35,18 +41,24 @@ def runs_named(experiment_id: str, name: str) -> list["Run"]:
 def start_run(experiment_id: str, name: str, params: dict[str, Any], tags: dict[str, str]) -> str:
     """Create a run named after its variant, make it the current one, and return its id."""
     import mlflow
-    from mlflow.utils.git_utils import get_git_commit
 
-    tags = {"variant": name, "state": CURRENT, **tags}
-    commit = get_git_commit(str(Path.cwd()))
-    if commit:
-        tags["git_commit"] = commit
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        tags["dvc_experiment"] = experiment
+    tags = run_tags(name, tags)
     with mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags) as run:
         mlflow.log_params(params)
     make_current(experiment_id, name, run.info.run_id)
     return str(run.info.run_id)
+
+
+def run_tags(name: str, tags: dict[str, str]) -> dict[str, str]:
+    """The tags of a new run: its own, and where and from what it comes."""
+    from mlflow.utils.git_utils import get_git_commit
+
+    tags = {"variant": name, "state": CURRENT, "workspace": workspace.label(), **tags}
+    if commit := get_git_commit(str(Path.cwd())):
+        tags["git_commit"] = commit
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc_experiment"] = experiment
+    return tags
 
 
 def make_current(experiment_id: str, name: str, run_id: str) -> None:
@@ -71,7 +83,7 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
     """All params that bear on a variant, flat (`section.key`), and its place in the grid."""
     sections = params.model_dump()
     definition = sections.pop("initializations")[variant.initialization]
-    for other in ("sweep", "baselines", "trained_baselines", "report", "mlflow"):
+    for other in ("sweep", "baselines", "trained_baselines", "checkpoints", "report", "mlflow"):
         sections.pop(other)
     return {
         "length": variant.length,

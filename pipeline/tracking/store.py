@@ -1,10 +1,17 @@
 """The MLflow experiment, and what happens when it cannot be reached."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from pipeline import workspace
 from pipeline.config import Params
+
+_SECONDS = "10"  # for one answer of a server
+_RETRIES = "2"  # of a request that got none
 
 
 def open_experiment(params: Params) -> str:
@@ -12,14 +19,39 @@ def open_experiment(params: Params) -> str:
 
     Creates the experiment when it is new. Raises whatever MLflow raises when there is no store.
     """
+    return experiment_named(params.mlflow.experiment)
+
+
+def experiment_named(name: str) -> str:
+    """As `open_experiment`, by name."""
     import logging
 
+    # MLflow's own 120 seconds and 7 retries could hold a stage up for half an hour.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _SECONDS)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
     import mlflow
 
     # The first use of a SQLite store prints every database migration.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    return str(mlflow.set_experiment(params.mlflow.experiment).experiment_id)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+    if workspace.is_temporary() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        _use_store_at(workspace.home(), name)
+    return str(mlflow.set_experiment(name).experiment_id)
+
+
+def _use_store_at(home: Path, experiment: str) -> None:
+    """MLflow's default store lies in the working folder, which a temporary workspace takes away."""
+    import mlflow
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
+    client = MlflowClient()
+    if client.get_experiment_by_name(experiment) is None:
+        artifacts = (home / "mlruns" / experiment).as_uri()
+        # Another worker may have made it meanwhile.
+        with contextlib.suppress(MlflowException):
+            client.create_experiment(experiment, artifact_location=artifacts)
 
 
 @contextmanager

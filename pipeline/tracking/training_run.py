@@ -1,77 +1,120 @@
 """A variant's run while it trains: step metrics live, then the trained prefix."""
 
-import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
+from pipeline import paths, workspace
 from pipeline.config import Params
 from pipeline.records import read_csv, read_json
-from pipeline.tracking.runs import sha256, start_run, variant_params, variant_tags
-from pipeline.tracking.store import never_fatal, open_experiment
+from pipeline.tracking.delivery import Courier
+from pipeline.tracking.inputs import as_inputs
+from pipeline.tracking.outbox import Outbox, close_abandoned, failed, now
+from pipeline.tracking.runs import run_tags, sha256, start_run, variant_params, variant_tags
+from pipeline.tracking.store import open_experiment
+from pipeline.training.checkpoint import FILE
+from pipeline.training.progress import COLUMNS
 from pipeline.variants import Variant
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-STEP_METRICS = ("train/loss", "train/learning_rate", "train/gradient_norm", "validation/loss")
+STEP_METRICS = COLUMNS[1:]
 """The columns of history.csv after `step`, under the names that MLflow shows."""
 
 
 class TrainingRun:
-    """Mirrors one training to MLflow; when MLflow fails, training goes on without it."""
+    """Mirrors one training to MLflow, through an outbox: a training never waits for MLflow.
 
-    def __init__(self, params: Params, variant: Variant) -> None:
+    As a context it ends the run: as finished after `finish`, else as failed, with the reason. A
+    training that goes on from its checkpoint goes on with its run too.
+    """
+
+    def __init__(
+        self, params: Params, variant: Variant, digest: str, splits: Mapping[str, "Dataset"]
+    ) -> None:
+        training = f"{variant.name}-{digest[:16]}"
         self._every = params.mlflow.log_every_steps
-        self._run_id: str | None = None
-        with never_fatal("start the variant's run"):
-            self._run_id = start_run(
-                open_experiment(params),
-                variant.name,
-                variant_params(params, variant),
-                variant_tags(variant),
-            )
-
-    def log_data(self, splits: Mapping[str, "Dataset"]) -> None:
-        """Record the tokenized splits as the run's inputs."""
-        if self._run_id is None:
+        self._outbox = Outbox.of_training(training)
+        self._courier: Courier | None = None
+        self._has_ended = False
+        known = self._outbox.entries()[0]
+        self._logged = {entry["step"]["number"] for entry in known if "step" in entry}
+        if known:
             return
-        with never_fatal("log the data"):
-            _log_inputs(self._run_id, splits)
+        checkpoint = workspace.home() / paths.CHECKPOINTS / training / FILE
+        tags = run_tags(variant.name, {**variant_tags(variant), "training_digest": digest})
+        self._append(
+            "run",
+            {
+                "experiment": params.mlflow.experiment,
+                "name": variant.name,
+                "params": {k: str(v) for k, v in variant_params(params, variant).items()},
+                "tags": tags,
+                "start_time": now(),
+                "resumes": checkpoint.exists(),
+            },
+        )
+        fingerprints = {name: split._fingerprint for name, split in splits.items()}
+        folder = str((paths.TOKENIZED / "splits").resolve())
+        self._append("inputs", {"folder": folder, "fingerprints": fingerprints})
+
+    def __enter__(self) -> Self:
+        # Here, not in the courier's thread: two threads must not import the same libraries.
+        import mlflow  # noqa: F401
+
+        close_abandoned(except_for=self._outbox.training)
+        self._courier = Courier(self._outbox)
+        self._courier.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._has_ended:
+            reason = str(error).strip() or (kind.__name__ if kind else "ended without a result")
+            self._append("end", failed(reason))
+        if self._courier is not None:
+            self._courier.finish()
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send one optimizer step's metrics (every `mlflow.log_every_steps`, and validations)."""
-        if self._run_id is None or (step % self._every and "validation/loss" not in metrics):
+        """Log one optimizer step's metrics (every `mlflow.log_every_steps`, and validations)."""
+        if step % self._every and "validation/loss" not in metrics:
             return
-        run_id, self._run_id = self._run_id, None
-        with never_fatal("log a training step"):
-            import mlflow
-
-            mlflow.log_metrics(dict(metrics), step=step, run_id=run_id)
-            # Not reached after a failure: one warning is enough, and waiting at every step is not.
-            self._run_id = run_id
+        if step not in self._logged:
+            self._append("step", {"number": step, "time": now(), "metrics": dict(metrics)})
 
     def finish(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Attach the prefix in `folder`, tie the run to it by checksum, and end the run."""
-        if self._run_id is None:
-            return
-        with never_fatal("log the trained prefix"):
-            _log_outcome(self._run_id, folder, metrics)
+        end = {
+            "status": "FINISHED",
+            "time": now(),
+            "metrics": dict(metrics),
+            "folder": str(folder.resolve()),
+            "prefix_sha256": sha256(folder / "prefix.safetensors"),
+        }
+        self._append("end", end)
+        self._has_ended = True
 
-    def fail(self) -> None:
-        """Mark the run as failed, so that nothing looks as if it were still running."""
-        if self._run_id is None:
-            return
-        with never_fatal("mark the run as failed"):
-            from mlflow import MlflowClient
-
-            MlflowClient().set_terminated(self._run_id, "FAILED")
+    def _append(self, kind: str, value: Mapping[str, object]) -> None:
+        try:
+            self._outbox.append(kind, value)
+        except OSError as error:
+            # The history of the training is in its outputs all the same.
+            print(f"warning: nothing kept for MLflow ({error})", file=sys.stderr)
 
 
 def log_training_from_files(
     params: Params, variant: Variant, folder: Path, splits: Mapping[str, "Dataset"]
 ) -> str:
     """A run for a training whose files DVC restored without running it; returns its id."""
+    from mlflow import MlflowClient
+
     run_id = start_run(
         open_experiment(params),
         variant.name,
@@ -79,7 +122,7 @@ def log_training_from_files(
         {**variant_tags(variant), "restored": "true"},
     )
     log_history(run_id, folder)
-    _log_inputs(run_id, splits)
+    MlflowClient().log_inputs(run_id, datasets=as_inputs(splits))
     _log_outcome(run_id, folder, read_json(folder / "metrics.json"))
     return run_id
 
@@ -100,18 +143,6 @@ def log_history(run_id: str, folder: Path) -> None:
         MlflowClient().log_batch(run_id, metrics=points[start : start + 1000])
 
 
-def _log_inputs(run_id: str, splits: Mapping[str, "Dataset"]) -> None:
-    import mlflow
-    from mlflow.data.pandas_dataset import from_pandas
-
-    with mlflow.start_run(run_id=run_id):
-        for name, split in splits.items():
-            table = split.select_columns(["id", "input", "target"]).to_pandas()
-            # The content's own fingerprint: the same data is the same digest on every machine.
-            data = from_pandas(table, name=name, digest=split._fingerprint)
-            mlflow.log_input(data, context="training" if name == "train" else name)
-
-
 def _log_outcome(run_id: str, folder: Path, metrics: Mapping[str, float]) -> None:
     import mlflow
 
@@ -119,5 +150,5 @@ def _log_outcome(run_id: str, folder: Path, metrics: Mapping[str, float]) -> Non
     with mlflow.start_run(run_id=run_id):
         mlflow.log_metrics(dict(metrics))
         mlflow.log_artifact(str(prefix), "prefix")
-        mlflow.log_artifact(os.fspath(folder / "history.csv"))
+        mlflow.log_artifact(str(folder / "history.csv"))
         mlflow.set_tag("prefix_sha256", sha256(prefix))

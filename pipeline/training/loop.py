@@ -2,59 +2,33 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pipeline.batching import training_order
 from pipeline.config.training import TrainParams
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergedError, StoppedError
 from pipeline.target_loss import TargetLoss
+from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
+from pipeline.training.interruption import Interruption, interruptible
 from pipeline.training.optimizer import build_optimizer, planned_steps
-from pipeline.training.trained import TrainedWeights, prefix_length, trained_state
+from pipeline.training.progress import Progress, TrainingResult, random_states
+from pipeline.training.trained import prefix_length, trained_state
 from pipeline.training.validation import target_loss_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from pipeline.prefix import KVPrefix, PrefixModel
+    from pipeline.prefix import PrefixModel
 
 LogStep = Callable[[int, Mapping[str, float]], None]
 
 # Rows times tokens of a validation batch; without gradients this stays below a training batch.
 _VALIDATION_TOKENS = 4096
-
-
-@dataclass
-class TrainingResult:
-    """What training leaves: the prefix with the lowest validation loss, and its history.
-
-    For a model trained without a prefix, `prefix` holds its trained weights.
-
-    `history` has a row an optimizer step with the keys `step`, `train/loss` (nats per target
-    token), `train/learning_rate`, `train/gradient_norm` (before clipping) and, where measured,
-    `validation/loss`; step 0 is the start, before any training.
-    """
-
-    prefix: "KVPrefix | TrainedWeights"
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_step: int = 0
-    stopped_early: bool = False
-
-    def metrics(self) -> dict[str, float]:
-        """The training in a few numbers, all of them the same on every run."""
-        measured = {
-            int(row["step"]): row["validation/loss"]
-            for row in self.history
-            if "validation/loss" in row
-        }
-        return {
-            "train/steps": self.history[-1]["step"],
-            "train/best_step": self.best_step,
-            "validation/initial_loss": measured[0],
-            "validation/best_loss": measured[self.best_step],
-        }
+# Nats per target token; a uniform guess over a vocabulary of a million tokens costs 14.
+_EXPLODED = 1000.0
 
 
 def train_prefix(
@@ -64,13 +38,18 @@ def train_prefix(
     params: TrainParams,
     seed: int,
     log_step: LogStep,
+    checkpoints: CheckpointFolder | None = None,
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
 
     Of a bare model, whatever takes a gradient is trained: LoRA's matrices, or all weights.
 
+    With `checkpoints` (of a prefix) the training goes on from the last one, with the same bytes as
+    if it had never been interrupted. SIGINT and SIGTERM end it after the step at hand.
+
     Raises:
-        PipelineError: when the loss or the gradient stops being a finite number.
+        DivergedError: when the loss or the gradient stops being a number of use.
+        StoppedError: after a signal.
     """
     import torch
     from tqdm import tqdm
@@ -84,24 +63,42 @@ def train_prefix(
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     result = TrainingResult(trained_state(model))
+    progress = Progress(model, optimizer, schedule, result)
     loss_of = TargetLoss(model)
     model.train()
     compile_where_it_pays(loss_of, params, steps, rows[: params.batch_size])
-    best = _validate(model, validation)
-    result.history.append({"step": 0, "validation/loss": best})
-    log_step(0, {"validation/loss": best})
-    waited = 0
-    with tqdm(total=steps, desc="train", unit="step") as bar:
-        for step in range(1, steps + 1):
+    saved = checkpoints.load() if checkpoints else None
+    if saved is not None:
+        progress.restore(saved)
+        print(f"going on after step {result.step} of {steps}, from the checkpoint")
+    else:
+        first = _validate(model, validation)
+        _refuse_divergence(0, first, 0.0, params.learning_rate)
+        result.history.append({"step": 0, "validation/loss": first})
+        log_step(0, {"validation/loss": first})
+    batches = islice(order, result.step * params.gradient_accumulation_steps, None)
+    best = result.best_loss
+    last = result.step if progress.is_finished else steps
+    bar = tqdm(total=steps, initial=result.step, desc="train", unit="step")
+    with interruptible() as asked, bar:
+        for step in range(result.step + 1, last + 1):
             began = time.perf_counter()
+            states = random_states(model.device)
             rate = float(schedule.get_last_lr()[0])
-            indices = [next(order) for _ in range(params.gradient_accumulation_steps)]
+            indices = [next(batches) for _ in range(params.gradient_accumulation_steps)]
             loss, tokens = _accumulate(
                 model, loss_of, [[rows[i] for i in part] for part in indices]
             )
             limit = params.max_grad_norm or float("inf")
             norm = float(torch.nn.utils.clip_grad_norm_(trainable, limit))
-            _refuse_divergence(step, loss, norm, rate)
+            try:
+                _refuse_divergence(step, loss, norm, rate)
+            except DivergedError as error:
+                # The parameters are still those of the step before.
+                if checkpoints is None:
+                    raise
+                kept = checkpoints.keep_last_good(progress.checkpoint(states), result.prefix)
+                raise DivergedError(f"{error}; {kept}") from error
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -111,18 +108,38 @@ def train_prefix(
             if step == steps or (params.eval_every_steps and step % params.eval_every_steps == 0):
                 row["validation/loss"] = _validate(model, validation)
                 if row["validation/loss"] < best:
-                    best, result.best_step, waited = row["validation/loss"], step, 0
+                    best, result.best_step, progress.waited = row["validation/loss"], step, 0
                     result.prefix = trained_state(model)
                 else:
-                    waited += 1
+                    progress.waited += 1
             result.history.append(row)
             log_step(step, {**_measured(row), "train/tokens_per_second": speed})
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, best {best:.3f}, {speed:.0f} tokens/s")
-            if params.early_stopping_patience and waited >= params.early_stopping_patience:
-                result.stopped_early = True
+            patience = params.early_stopping_patience
+            result.stopped_early = patience is not None and progress.waited >= patience
+            progress.is_finished = step == steps or result.stopped_early
+            if checkpoints and (progress.is_finished or checkpoints.is_due(step)):
+                checkpoints.save(progress.checkpoint(random_states(model.device)))
+            if progress.is_finished:
                 break
+            _stop_if_asked(asked, progress, steps, checkpoints)
     return result
+
+
+def _stop_if_asked(
+    asked: Interruption, progress: Progress, steps: int, checkpoints: CheckpointFolder | None
+) -> None:
+    if asked.signal_number is None:
+        return
+    states = random_states(progress.model.device)
+    kept = checkpoints is not None and checkpoints.save(progress.checkpoint(states))
+    where = "goes on from there" if kept else "starts this variant again"
+    raise StoppedError(
+        f"stopped by {asked.name} after step {progress.result.step} of {steps}; "
+        f"`dvc repro` {where}",
+        asked.signal_number,
+    )
 
 
 def _accumulate(
@@ -155,11 +172,17 @@ def _validate(model: "PrefixModel | PreTrainedModel", validation: "Dataset") -> 
 
 
 def _refuse_divergence(step: int, loss: float, norm: float, rate: float) -> None:
-    if not (abs(loss) < float("inf") and norm < float("inf")):
-        raise PipelineError(
-            f"train.learning_rate: at step {step} the loss is {loss} and the gradient's norm "
-            f"{norm} with a rate of {rate:g}; lower it, or give more warmup_steps"
+    if abs(loss) < _EXPLODED and norm < float("inf"):
+        return
+    if step == 0:
+        raise DivergedError(
+            f"the loss is {loss} before any training; start from another initialisation (a lower "
+            "scale), or compute in another train.dtype"
         )
+    raise DivergedError(
+        f"train.learning_rate: at step {step} the loss is {loss} and the gradient's norm "
+        f"{norm} with a rate of {rate:g}; lower it, or give more warmup_steps"
+    )
 
 
 def _measured(row: Mapping[str, float]) -> dict[str, float]:

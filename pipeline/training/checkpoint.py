@@ -1,0 +1,168 @@
+"""Training checkpoints: all that the rest of a training depends on, in one file.
+
+A checkpoint is a safetensors file whose metadata holds one JSON object: nothing in it can run code.
+It is no output of DVC's; it is kept where the outputs of an interrupted stage are not removed.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.atomic import atomic_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.prefix import KVPrefix
+    from pipeline.training.trained import TrainedWeights
+
+FORMAT = "training-checkpoint-1"
+FILE = "checkpoint.safetensors"
+BEST = "best_prefix.safetensors"
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Named tensors, and the numbers and settings that belong to them (anything JSON can hold)."""
+
+    tensors: dict[str, "torch.Tensor"]
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path, digest: str) -> None:
+        """Write it in place of the one before. Raises OSError when the disk refuses."""
+        from safetensors.torch import save
+
+        tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
+        entry = {"digest": digest, "content": _content_sha256(tensors), "state": self.state}
+        # In memory first: safetensors reports a full disk as an error of its own.
+        content = save(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            metadata={FORMAT: json.dumps(entry, sort_keys=True)},
+        )
+        with atomic_file(path) as aside:
+            aside.write_bytes(content)
+
+    @classmethod
+    def load(cls, path: Path, digest: str) -> "Checkpoint | None":
+        """What `save` wrote for a training of the same digest, whole; None for anything else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                entry = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+                # Copies: what is mapped from a file is neither aligned nor apart from it.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError):
+            return None
+        if entry.get("digest") != digest or entry.get("content") != _content_sha256(tensors):
+            return None
+        return cls(tensors, entry["state"])
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """Where one training keeps its checkpoints.
+
+    `digest` stands for everything that determines the training; a file of another digest is never
+    read. `every_steps` is the number of optimizer steps between two; None keeps none.
+    """
+
+    folder: Path
+    digest: str
+    every_steps: int | None
+
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint of this very training, if there is one."""
+        path = self.folder / FILE
+        if self.every_steps is None or not path.exists():
+            return None
+        found = Checkpoint.load(path, self.digest)
+        if found is None:
+            print(f"{path}: is damaged or of another training; this one starts from its beginning")
+        return found
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after this optimizer step."""
+        return self.every_steps is not None and step % self.every_steps == 0
+
+    def save(self, checkpoint: Checkpoint) -> bool:
+        """Keep a checkpoint; returns whether it is kept.
+
+        A disk that refuses is worth a warning: the training itself can still end well.
+        """
+        if self.every_steps is None:
+            return False
+        try:
+            checkpoint.save(self.folder / FILE, self.digest)
+        except OSError as error:
+            print(f"warning: no checkpoint kept ({error}); the training goes on without")
+            return False
+        return True
+
+    def keep_last_good(self, checkpoint: Checkpoint, prefix: "KVPrefix | TrainedWeights") -> str:
+        """Keep what a training had come to before its numbers went bad; says where, in words.
+
+        The best prefix is written apart too, as the file that `KVPrefix.load` and the
+        initialisation `prefix_file` read.
+        """
+        if not self.save(checkpoint):
+            return "nothing of it was kept"
+        prefix.save(self.folder / BEST)
+        return f"the best prefix before that is {self.folder / BEST}"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this training for this process; wait while another process has it.
+
+        One whose `dvc repro` was killed may still be at work on the same variant. The operating
+        system releases the lock of a process that dies.
+        """
+        from filelock import FileLock, Timeout
+
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lock_of(self.folder))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting: another process trains {self.folder.name}; stop it to take over")
+            lock.acquire(poll_interval=_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def remove_checkpoints(root: Path, variant: str, keep: str | None = None) -> None:
+    """Remove the checkpoints of a variant's trainings, except `keep` and those now running."""
+    from filelock import FileLock, Timeout
+
+    for folder in sorted(root.glob(f"{variant}-*")):
+        if not folder.is_dir() or folder.name == keep:
+            continue
+        try:
+            with FileLock(lock_of(folder), timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+        except Timeout:
+            continue
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that a process locks while it works on a checkpoint folder."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _content_sha256(tensors: "Mapping[str, torch.Tensor]") -> str:
+    """A checksum of every tensor's bytes: safetensors itself checks sizes alone."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

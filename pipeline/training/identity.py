@@ -1,0 +1,63 @@
+"""The digest of everything that determines a training: what a checkpoint is good for."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import paths
+from pipeline.config import Params
+from pipeline.variants import Variant
+
+if TYPE_CHECKING:
+    from pipeline.prefix import KVPrefix
+
+_CODE = Path(__file__).resolve().parent.parent
+# Code that reads or shows what a training left, or comes before it. What else there is counts,
+# new files too: better to train again than to go on with other code.
+_APART = frozenset(
+    {
+        *("baselines", "checks.py", "cli.py", "comparison", "evaluation", "failures.py"),
+        *("records.py", "rendering.py", "sources", "stages", "timings.py", "tracking"),
+        "workspace.py",
+    }
+)
+_LIBRARIES = ("torch", "transformers")
+
+
+def training_digest(params: Params, variant: Variant, start: "KVPrefix") -> str:
+    """A sha256 over params, inputs, the start, the code and the libraries of one training.
+
+    Number of threads and kind of processor are not in it: on one machine they stay, and a training
+    is worth more than its last bit on another.
+    """
+    digest = hashlib.sha256()
+    settings: dict[str, Any] = {
+        "variant": variant.name,
+        "train": params.train.model_dump(),
+        "prefix": params.prefix.model_dump(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for tensor in (*start.keys, *start.values):
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    for root in (paths.MODEL, paths.TOKENIZED / "splits"):
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+            _update(digest, path, path.relative_to(root))
+    for path in _code():
+        _update(digest, path, path.relative_to(_CODE))
+    return digest.hexdigest()
+
+
+def _code() -> Iterator[Path]:
+    for path in sorted([*_CODE.rglob("*.py"), *_CODE.rglob("*.cpp")]):
+        if path.relative_to(_CODE).parts[0] not in _APART:
+            yield path
+
+
+def _update(digest: "hashlib._Hash", path: Path, name: Path) -> None:
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    digest.update(f"{name.as_posix()} {content}\n".encode())

@@ -1,0 +1,183 @@
+"""A training between two optimizer steps: what it has come to, and its way into a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from pipeline.prefix import KVPrefix, PrefixModel
+    from pipeline.training.trained import TrainedWeights
+
+COLUMNS = ("step", "train/loss", "train/learning_rate", "train/gradient_norm", "validation/loss")
+"""The keys of a history's rows; a row has those that were measured at its step."""
+
+
+@dataclass
+class TrainingResult:
+    """What training leaves: the prefix with the lowest validation loss, and its history.
+
+    For a model trained without a prefix, `prefix` holds its trained weights.
+
+    `history` has a row an optimizer step with the keys `step`, `train/loss` (nats per target
+    token), `train/learning_rate`, `train/gradient_norm` (before clipping) and, where measured,
+    `validation/loss`; step 0 is the start, before any training.
+    """
+
+    prefix: "KVPrefix | TrainedWeights"
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_step: int = 0
+    stopped_early: bool = False
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.history[-1]["step"]) if self.history else 0
+
+    @property
+    def best_loss(self) -> float:
+        """The validation loss of `prefix`."""
+        return self._measured()[self.best_step]
+
+    def metrics(self) -> dict[str, float]:
+        """The training in a few numbers, all of them the same on every run."""
+        measured = self._measured()
+        return {
+            "train/steps": self.history[-1]["step"],
+            "train/best_step": self.best_step,
+            "validation/initial_loss": measured[0],
+            "validation/best_loss": measured[self.best_step],
+        }
+
+    def _measured(self) -> dict[int, float]:
+        return {
+            int(row["step"]): row["validation/loss"]
+            for row in self.history
+            if "validation/loss" in row
+        }
+
+
+@dataclass
+class Progress:
+    """All that changes while a prefix trains; of other trainings no checkpoint can be made.
+
+    The order of the data is a function of the seed and of the batches taken so far, which the
+    number of steps gives.
+    """
+
+    model: "PrefixModel | PreTrainedModel"
+    optimizer: "torch.optim.Optimizer"
+    schedule: "torch.optim.lr_scheduler.LRScheduler"
+    result: TrainingResult
+    waited: int = 0
+    is_finished: bool = False
+
+    def checkpoint(self, random_states: "Mapping[str, torch.Tensor]") -> Checkpoint:
+        """Everything as it is now, with the random states that the next step begins from."""
+        import torch
+
+        optimizer = self.optimizer.state_dict()
+        best = self._best()
+        nan = float("nan")
+        rows = [[row.get(key, nan) for key in COLUMNS] for row in self.result.history]
+        tensors = {f"encoder.{k}": v for k, v in self._encoder().state_dict().items()}
+        tensors |= {
+            f"optimizer.{index}.{key}": value
+            for index, values in optimizer["state"].items()
+            for key, value in values.items()
+        }
+        tensors |= {f"best.keys.{i}": key for i, key in enumerate(best.keys)}
+        tensors |= {f"best.values.{i}": value for i, value in enumerate(best.values)}
+        tensors |= {f"random.{device}": state for device, state in random_states.items()}
+        tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(COLUMNS))
+        state = {
+            "optimizer": optimizer["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "best": {"layers": best.layers, "metadata": best.metadata},
+            "best_step": self.result.best_step,
+            "stopped_early": self.result.stopped_early,
+            "waited": self.waited,
+            "is_finished": self.is_finished,
+        }
+        return Checkpoint(tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint, random states included."""
+        from pipeline.prefix import KVPrefix
+
+        tensors, state = checkpoint.tensors, checkpoint.state
+        self._encoder().load_state_dict(_below("encoder.", tensors))
+        moments: dict[int, dict[str, Any]] = {}
+        for name, tensor in _below("optimizer.", tensors).items():
+            index, key = name.split(".", 1)
+            moments.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["optimizer"]})
+        self.schedule.load_state_dict(state["schedule"])
+        best = state["best"]
+        layers = range(sum(name.startswith("best.keys.") for name in tensors))
+        self.result.prefix = KVPrefix(
+            tuple(tensors[f"best.keys.{i}"] for i in layers),
+            tuple(tensors[f"best.values.{i}"] for i in layers),
+            best["metadata"],
+            None if best["layers"] is None else tuple(best["layers"]),
+        )
+        self.result.history = [
+            {
+                key: int(value) if key == "step" else value
+                for key, value in zip(COLUMNS, row, strict=True)
+                if value == value  # NaN: not measured at this step
+            }
+            for row in tensors["history"].tolist()
+        ]
+        self.result.best_step = state["best_step"]
+        self.result.stopped_early = state["stopped_early"]
+        self.waited = state["waited"]
+        self.is_finished = state["is_finished"]
+        restore_random_states(_below("random.", tensors))
+
+    def _encoder(self) -> "torch.nn.Module":
+        from pipeline.prefix import PrefixModel
+
+        assert isinstance(self.model, PrefixModel), "checkpoints are of prefixes"
+        return self.model.encoder
+
+    def _best(self) -> "KVPrefix":
+        from pipeline.prefix import KVPrefix
+
+        assert isinstance(self.result.prefix, KVPrefix), "checkpoints are of prefixes"
+        return self.result.prefix
+
+
+def random_states(device: "torch.device") -> "dict[str, torch.Tensor]":
+    """Where torch's generators stand that a training on `device` draws from."""
+    import torch
+
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_random_states(states: "Mapping[str, torch.Tensor]") -> None:
+    """The inverse of `random_states`."""
+    import torch
+
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+    if "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
+
+
+def _below(prefix: str, tensors: "Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

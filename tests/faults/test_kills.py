@@ -1,0 +1,182 @@
+"""A training that is killed, stopped or cut off at any moment ends with the same bytes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config.training import TrainParams
+from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_text
+from pipeline.training.checkpoint import FILE, CheckpointFolder
+from pipeline.training.compilation import missing_compiler
+from pipeline.training.loop import train_prefix
+from pipeline.training.progress import TrainingResult
+from tests.conftest import CORPUS, ROOT, tiny_model, tiny_tokenizer
+
+KILLS = 50
+
+
+@pytest.mark.real
+def test_killed_at_random_moments() -> None:
+    command = [sys.executable, "-m", "tests.faults.kills", "--kills", str(KILLS), "--seed", "7"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    outcomes = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert len(outcomes) == KILLS
+    assert all(outcome["is_identical"] for outcome in outcomes)
+    # The moments are spread over the training, or nothing would have been tried.
+    assert len({outcome["resumed_after_step"] for outcome in outcomes}) >= 4
+
+
+def examples() -> Dataset:
+    draw = torch.Generator().manual_seed(1)
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": torch.randint(4, 260, (6 + 3 * i,), generator=draw).tolist(),
+                "target_start": 3 + i,
+            }
+            for i in range(7)
+        ]
+    )
+
+
+class CutOffError(Exception):
+    """Stands for the end of a process."""
+
+
+def train(
+    config: PrefixConfig,
+    params: TrainParams,
+    checkpoints: CheckpointFolder | None = None,
+    cut_after: int | None = None,
+) -> TrainingResult:
+    """A training from its beginning or its checkpoint; cut off after a step, if one is given."""
+
+    def log_step(step: int, _: Mapping[str, float]) -> None:
+        if step == cut_after:
+            raise CutOffError
+
+    model = PrefixModel(tiny_model(), config)
+    p = config.num_virtual_tokens
+    model.load_kv_prefix(kv_prefix_from_text(model.frozen_model, tiny_tokenizer(), CORPUS, p))
+    return train_prefix(model, examples(), examples(), params, 3, log_step, checkpoints)
+
+
+def same(one: TrainingResult, other: TrainingResult) -> bool:
+    assert isinstance(one.prefix, KVPrefix)
+    assert isinstance(other.prefix, KVPrefix)
+    return (
+        one.history == other.history
+        and one.metrics() == other.metrics()
+        and one.stopped_early == other.stopped_early
+        and one.prefix.metadata == other.prefix.metadata
+        and one.prefix.layers == other.prefix.layers
+        and all(map(torch.equal, one.prefix.keys, other.prefix.keys))
+        and all(map(torch.equal, one.prefix.values, other.prefix.values))
+    )
+
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "flat": {},
+    "projected": {"prefix_projection": True, "encoder_hidden_size": 8},
+    "dropout": {"prefix_dropout": 0.3},
+    "frozen first token": {"num_frozen_tokens": 1},
+    "one layer": {"layers": [1]},
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(
+    cuts=st.lists(st.integers(1, 11), min_size=1, max_size=3),
+    every=st.integers(1, 6),
+    schedule=st.sampled_from(["linear", "cosine", "constant"]),
+    patience=st.sampled_from([None, 1]),
+)
+def test_resumed_is_uninterrupted(
+    encoder: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    cuts: list[int],
+    every: int,
+    schedule: Any,
+    patience: int | None,
+) -> None:
+    config = PrefixConfig(num_virtual_tokens=4, **ENCODERS[encoder])
+    params = TrainParams(
+        epochs=None,
+        max_steps=11,
+        batch_size=2,
+        gradient_accumulation_steps=2,
+        learning_rate=0.05,
+        schedule=schedule,
+        warmup_steps=2,
+        eval_every_steps=3,
+        early_stopping_patience=patience,
+    )
+    whole = train(config, params)
+    folder = CheckpointFolder(tmp_path_factory.mktemp("cut") / "x", "digest", every)
+    for cut in sorted(cuts):
+        if cut <= whole.step:
+            with pytest.raises(CutOffError):
+                train(config, params, folder, cut_after=cut)
+    assert same(train(config, params, folder), whole)
+    # Finished: what is asked for again is only read.
+    assert same(train(config, params, folder, cut_after=whole.step), whole)
+
+
+@pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
+def test_resumed_is_uninterrupted_when_compiled(tmp_path: Path) -> None:
+    config = PrefixConfig(num_virtual_tokens=4)
+    params = TrainParams(epochs=None, max_steps=6, batch_size=3, compile=True)
+    folder = CheckpointFolder(tmp_path / "x", "digest", 2)
+    with pytest.raises(CutOffError):
+        train(config, params, folder, cut_after=5)
+    # Code that was generated in this process would serve the second training too.
+    torch.compiler.reset()
+    resumed = train(config, params, folder)
+    torch.compiler.reset()
+    assert same(resumed, train(config, params))
+
+
+def test_a_checkpoint_of_something_else_is_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = PrefixConfig(num_virtual_tokens=4)
+    params = TrainParams(epochs=None, max_steps=4, batch_size=2)
+    folder = CheckpointFolder(tmp_path / "x", "digest", 1)
+    whole = train(config, params, folder)
+    other = CheckpointFolder(tmp_path / "x", "another digest", 1)
+    assert same(train(config, params, other), whole)
+    assert "is damaged or of another training" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["cut", "a bit", "empty", "zeros"])
+def test_a_damaged_checkpoint_is_not_believed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    config = PrefixConfig(num_virtual_tokens=4)
+    params = TrainParams(epochs=None, max_steps=4, batch_size=2)
+    folder = CheckpointFolder(tmp_path / "x", "digest", 1)
+    whole = train(config, params, folder)
+    path = folder.folder / FILE
+    content = bytearray(path.read_bytes())
+    if damage == "a bit":
+        content[-9] ^= 1
+    damaged: dict[str, bytes] = {
+        "cut": bytes(content[: len(content) // 2]),
+        "a bit": bytes(content),
+        "empty": b"",
+        "zeros": bytes(len(content)),
+    }
+    path.write_bytes(damaged[damage])
+    assert same(train(config, params, folder), whole)
+    assert "is damaged or of another training" in capsys.readouterr().out
