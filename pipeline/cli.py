@@ -1,4 +1,4 @@
-"""The command line: one subcommand a stage, as dvc.yaml calls them, and `check`."""
+"""The command line: one subcommand a stage, as dvc.yaml calls them, `check`, and what comes after."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pipeline.checks import check_files
+from pipeline.commands import export, generate, import_adapter
 from pipeline.config import Params, load_params
 from pipeline.errors import PipelineError
 from pipeline.variants import Variant
@@ -47,8 +48,13 @@ def main() -> None:
     """Prefix tuning of a frozen language model, steered by params.yaml and run by DVC.
 
     `dvc repro` calls the stages below in their order; `python -m pipeline check` validates
-    params.yaml without running any.
+    params.yaml without running any. With what they trained, `generate` answers texts, `export`
+    writes a PEFT adapter, and `import` lets one join the comparison.
     """
+
+
+for _command in (generate, export, import_adapter):
+    main.add_command(_command)
 
 
 @main.command()

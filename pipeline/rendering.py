@@ -41,7 +41,7 @@ class Renderer:
     def tokenize(self, row: Mapping[str, Any]) -> TokenizedExample:
         """Render and tokenize one row. Raises PipelineError for a column that it lacks."""
         shown, target = self.texts(row)
-        prompt_ids = self._encode(self._prompt(shown))
+        prompt_ids = self.prompt_ids(shown)
         target_ids = [*self._encode(target), self._end_of_target()]
         return {
             "id": str(row["id"]),
@@ -58,6 +58,10 @@ class Renderer:
             render(self.task.input_template, row, "task.input_template"),
             render(self.task.target_template, row, "task.target_template"),
         )
+
+    def prompt_ids(self, shown: str) -> list[int]:
+        """The tokens that the model continues, of an input as the template rendered it."""
+        return self._encode(self._prompt(shown))
 
     def demonstrations(self, rows: Sequence[Mapping[str, Any]], template: str | None) -> str:
         """The rows one after another as one text.

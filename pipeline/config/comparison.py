@@ -42,7 +42,13 @@ class InContext(Reference):
     max_tokens: Count = 512
 
 
-Baseline = Annotated[NoPrefix | InContext, Field(discriminator="type")]
+class Adapter(Reference):
+    """A PEFT prefix-tuning adapter folder, measured as it is: a variant trained elsewhere."""
+
+    type: Literal["adapter"]
+
+
+Baseline = Annotated[NoPrefix | InContext | Adapter, Field(discriminator="type")]
 
 
 class ReportParams(Section):

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from pipeline import paths
 from pipeline.config import Params
-from pipeline.config.comparison import InContext
+from pipeline.config.comparison import Adapter, InContext
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import measure_splits
 from pipeline.frozen_model import load_frozen_model, load_tokenizer
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
+from pipeline.prefix.model import kv_shapes
+from pipeline.prefix.peft_format import load_adapter
 from pipeline.records import read_text
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
@@ -29,6 +31,11 @@ def run(params: Params, name: str) -> None:
         # computed once for all examples.
         tokens = min(baseline.max_tokens, len(tokenizer.encode(text)))
         kv = kv_prefix_from_text(model, tokenizer, text, num_virtual_tokens=tokens)
+        model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
+        model.load_kv_prefix(kv)
+    if isinstance(baseline, Adapter):
+        kv = load_adapter(baseline.path, kv_shapes(model))
+        tokens = len(kv)
         model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
         model.load_kv_prefix(kv)
     measure_splits(
