@@ -1,4 +1,4 @@
-"""The command line: one subcommand a stage, as dvc.yaml calls them, `check`, and what comes after."""
+"""The command line: one subcommand a stage, as dvc.yaml calls them, `check`, and later use."""
 
 import os
 import sys

@@ -138,7 +138,8 @@ def export(folder: Path, variant: str, base_model: str | None, force: bool) -> N
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--name",
-    help="What the comparison calls it: lower-case letters, digits and _.  [default: FOLDER's name]",
+    help="What the comparison calls it: lower-case letters, digits and _.  "
+    "[default: FOLDER's name]",
 )
 def import_adapter(folder: Path, name: str | None) -> None:
     """Let a PEFT prefix-tuning adapter in FOLDER join the comparison.

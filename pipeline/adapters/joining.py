@@ -1,4 +1,4 @@
-"""A PEFT adapter from elsewhere joins the comparison: `adapters/<name>` and a line in params.yaml."""
+"""A PEFT adapter joins the comparison: files in `adapters/<name>`, a line in params.yaml."""
 
 import io
 import re

@@ -64,3 +64,4 @@ class MLflowParams(Section):
 
     experiment: Annotated[str, Field(min_length=1)] = "prefix-tuning"
     log_every_steps: Count = 1
+    models: Literal["reference", "complete", "none"] = "reference"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import paths
 from pipeline.config import Params
 from pipeline.records import read_json, read_jsonl
+from pipeline.tracking.registered_model import register_model
 from pipeline.tracking.runs import (
     flatten,
     make_current,
@@ -38,7 +39,9 @@ def log_variant(params: Params, variant: Variant, splits: Mapping[str, "Dataset"
             break
     else:
         run_id = log_training_from_files(params, variant, folder, splits)
-    _log_results(run_id, paths.EVALUATE / variant.name)
+    prefix = folder / "prefix.safetensors"
+    model_id = register_model(params, variant.name, run_id, prefix)
+    _log_results(run_id, paths.EVALUATE / variant.name, model_id)
     return run_id
 
 
@@ -66,7 +69,7 @@ def log_baseline(params: Params, name: str) -> str:
     return run_id
 
 
-def _log_results(run_id: str, folder: Path) -> None:
+def _log_results(run_id: str, folder: Path, model_id: str | None = None) -> None:
     import mlflow
     from mlflow import MlflowClient
 
@@ -75,7 +78,7 @@ def _log_results(run_id: str, folder: Path) -> None:
         return
     metrics = read_json(folder / "metrics.json")
     with mlflow.start_run(run_id=run_id):
-        mlflow.log_metrics(slashed(metrics))
+        mlflow.log_metrics(slashed(metrics), model_id=model_id)
         predictions = read_jsonl(folder / "predictions.jsonl")
         mlflow.log_table(columns(predictions), "predictions.json")
         mlflow.set_tag("evaluation_sha256", digest)
