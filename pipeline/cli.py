@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pipeline.baselines import Baseline
 from pipeline.checks import check_files
 from pipeline.commands import export, generate, import_adapter
 from pipeline.config import Params, load_params
@@ -102,6 +103,7 @@ def kv_prefix(initialization: str) -> None:
 
 def _variant_options(command: Any) -> Any:
     for option in (
+        click.option("--train-size", type=int, help="One of sweep.train_sizes; default: all."),
         click.option("--seed", type=int, required=True, help="One of sweep.seeds."),
         click.option("--initialization", required=True, help="One of sweep.initializations."),
         click.option("--length", type=int, required=True, help="One of sweep.lengths."),
@@ -112,22 +114,22 @@ def _variant_options(command: Any) -> Any:
 
 @main.command()
 @_variant_options
-def train(length: int, initialization: str, seed: int) -> None:
+def train(length: int, initialization: str, seed: int, train_size: int | None) -> None:
     """Train one variant's prefix into data/train."""
     params = _checked_params()
     from pipeline.stages import train as stage
 
-    stage.run(params, Variant(length, initialization, seed))
+    stage.run(params, Variant(length, initialization, seed, train_size))
 
 
 @main.command()
 @_variant_options
-def evaluate(length: int, initialization: str, seed: int) -> None:
+def evaluate(length: int, initialization: str, seed: int, train_size: int | None) -> None:
     """Measure one trained variant on the test splits into data/evaluate."""
     params = _checked_params()
     from pipeline.stages import evaluate as stage
 
-    stage.run(params, Variant(length, initialization, seed))
+    stage.run(params, Variant(length, initialization, seed, train_size))
 
 
 @main.command()
@@ -138,6 +140,47 @@ def baselines(baseline: str) -> None:
     from pipeline.stages import baselines as stage
 
     stage.run(params, baseline)
+
+
+@main.command("in_context")
+@click.option("--length", type=int, required=True, help="One of sweep.lengths.")
+@click.option("--initialization", required=True, help="One of sweep.in_context.")
+def in_context(length: int, initialization: str) -> None:
+    """Measure the first tokens of an initialisation's text, untrained, into data/baselines."""
+    params = _checked_params()
+    from pipeline.stages import in_context as stage
+
+    stage.run(params, length, initialization)
+
+
+def _baseline_options(command: Any) -> Any:
+    for option in (
+        click.option("--train-size", type=int, help="One of sweep.train_sizes; default: all."),
+        click.option("--seed", type=int, required=True, help="One of sweep.seeds."),
+        click.argument("baseline"),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command("train_baseline")
+@_baseline_options
+def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
+    """Train BASELINE, one of trained_baselines, into data/train."""
+    params = _checked_params()
+    from pipeline.stages import train_baseline as stage
+
+    stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
+
+
+@main.command("evaluate_baseline")
+@_baseline_options
+def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
+    """Measure a trained BASELINE on the test splits into data/baselines."""
+    params = _checked_params()
+    from pipeline.stages import evaluate_baseline as stage
+
+    stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
 
 
 @main.command()

@@ -118,7 +118,13 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
             "random": {"type": "random", "path": "data/model/config.json"},
             "corpus": {"type": "corpus_text", "path": "inputs/corpus.txt"},
         },
-        "sweep": {"lengths": [2, 4], "initializations": ["random", "corpus"], "seeds": [0]},
+        "sweep": {
+            "lengths": [2, 4],
+            "initializations": ["random", "corpus"],
+            "seeds": [0],
+            "train_sizes": [],
+            "in_context": [],
+        },
         "kv_prefix": {"max_length": 16},
         "prefix": {},
         "train": {
@@ -130,7 +136,8 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         },
         "evaluate": {"splits": ["test"], "max_new_tokens": 4},
         "baselines": {"no_prefix": {"type": "no_prefix", "path": "data/model/config.json"}},
-        "report": {"dpi": 60},
+        "trained_baselines": {},
+        "report": {"dpi": 60, "resamples": 100},
         "mlflow": {"experiment": "tiny"},
     }
 

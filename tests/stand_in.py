@@ -13,21 +13,32 @@ FOLDERS = {
     "train": ("prefix.safetensors", "metrics.json", "history.csv"),
     "evaluate": ("predictions.jsonl", "metrics.json"),
     "baselines": ("predictions.jsonl", "metrics.json"),
+    "in_context": ("predictions.jsonl", "metrics.json"),
+    "train_baseline": ("weights/adapter_model.safetensors", "metrics.json", "history.csv"),
+    "evaluate_baseline": ("predictions.jsonl", "metrics.json"),
     "report": (
         *("summary.csv", "summary.md", "plots/a.png"),
+        *("over_seeds.csv", "over_seeds.md"),
         *("loss_by_length.csv", "loss_curves.csv"),
     ),
 }
 
 
 def main(stage: str, *arguments: str) -> None:
-    folder = Path("data", stage)
-    if arguments and arguments[0].startswith("--"):
-        options = dict(zip(arguments[::2], arguments[1::2], strict=True))
-        length, name, seed = (options[f"--{key}"] for key in ("length", "initialization", "seed"))
-        folder /= f"len{length}-{name}-seed{seed}"
-    elif arguments:
-        folder /= arguments[0]
+    written = {"in_context": "baselines", "evaluate_baseline": "baselines"}
+    folder = Path("data", written.get(stage, stage.removesuffix("_baseline")))
+    names = [argument for argument in arguments[:1] if not argument.startswith("--")]
+    rest = arguments[len(names) :]
+    options = dict(zip(rest[::2], rest[1::2], strict=True))
+    if stage == "in_context":
+        names = [f"in_context_{options['--initialization']}", f"len{options['--length']}"]
+    elif "--length" in options:
+        names = [f"len{options['--length']}", options["--initialization"]]
+    for key, word in (("--seed", "seed"), ("--train-size", "train")):
+        if key in options:
+            names.append(word + options[key])
+    if names:
+        folder /= "-".join(names)
     for name in FOLDERS[stage]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

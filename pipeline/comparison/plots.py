@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.comparison.summary import HIGHER_IS_BETTER, METRICS
+from pipeline.evaluation.metrics import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +19,9 @@ _LABELS = {
     "perplexity": "perplexity of the target",
     "exact_match": "exact match (share of examples)",
     "token_f1": "token F1",
+    "bleu": "BLEU (0 to 100)",
+    "chrf": "chrF (0 to 100)",
+    "rouge_l": "ROUGE-L F measure",
 }
 
 
@@ -35,7 +38,7 @@ def draw(
     from matplotlib import pyplot as plt
 
     for split in splits:
-        for metric in METRICS:
+        for metric in (metric for metric in _LABELS if f"{split}_{metric}" in table):
             figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
             _against_length(axes, table, split, metric)
             _save(figure, folder / f"{split}_{metric}.png", dpi)

@@ -1,57 +1,61 @@
-"""The summary table: a row a variant and a baseline, best first."""
+"""The summary table: a row a variant and a baseline, best first, with intervals and p values."""
 
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
+from pipeline.baselines import all_baselines, kind_of
+from pipeline.comparison.per_example import Comparer, Statistics, read_statistics
 from pipeline.config import Params
+from pipeline.evaluation.metrics import ALWAYS, HIGHER_IS_BETTER
 from pipeline.records import read_csv, read_json
 from pipeline.variants import sweep
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = ("loss", "perplexity", "exact_match", "token_f1")
-HIGHER_IS_BETTER = frozenset({"exact_match", "token_f1"})
+ByName = dict[str, Statistics]
+"""The per-example statistics of every row of the table."""
 
 
-def summarize(params: Params) -> "pd.DataFrame":
+def statistics_of_all(params: Params) -> ByName:
+    """The per-example statistics of everything that params.yaml lists."""
+    folders = [paths.EVALUATE / variant.name for variant in sweep(params)]
+    folders += [paths.BASELINES / baseline.name for baseline in all_baselines(params)]
+    splits, metrics = params.evaluate.splits, params.evaluate.metrics
+    return {folder.name: read_statistics(folder, splits, metrics) for folder in folders}
+
+
+def summarize(params: Params, statistics: ByName) -> "pd.DataFrame":
     """The evaluation of everything that params.yaml lists.
 
     Columns: name, kind (variant or baseline), length in virtual tokens (of context for an
-    in-context baseline), initialization, seed, trainable_parameters, and `<split>_<metric>` for
-    each split evaluated. Sorted by `report.sort_by` on `report.split`, best first.
+    in-context baseline), initialization (the family of a baseline), seed, train_size (training
+    examples; empty for what is not trained), trainable_parameters, stored_bytes (of what is kept
+    beside the frozen model), compared_with, and for each split and metric `<split>_<metric>`, its
+    95% interval `_low` and `_high`, and `_p_value` of a variant's difference from `compared_with`,
+    the best baseline. Sorted by `report.sort_by` on `report.split`, best first.
     """
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
-    for variant in sweep(params):
-        trained = read_json(paths.TRAIN / variant.name / "metrics.json")
-        rows.append(
-            {
-                "name": variant.name,
-                "kind": "variant",
-                "length": variant.length,
-                "initialization": variant.initialization,
-                "seed": variant.seed,
-                "trainable_parameters": trained["trainable_parameters"],
-                **_flat(read_json(paths.EVALUATE / variant.name / "metrics.json")),
-            }
-        )
-    for name in params.baselines:
-        measured = read_json(paths.BASELINES / name / "metrics.json")
-        rows.append(
-            {
-                "name": name,
-                "kind": "baseline",
-                "length": measured["context_tokens"],
-                "trainable_parameters": 0,
-                **_flat(measured),
-            }
-        )
-    table = pd.DataFrame(rows).astype({"seed": "Int64"})
-    key = f"{params.report.split}_{params.report.sort_by}"
-    ascending = params.report.sort_by not in HIGHER_IS_BETTER
-    return table.sort_values([key, "name"], ascending=[ascending, True], ignore_index=True)
+    rows = _rows(params)
+    best = _best_baseline(rows, params)
+    comparer = Comparer(params.report.resamples, params.report.seed)
+    for row in rows:
+        own = statistics[row["name"]]
+        row |= {"_".join(key): end for key, end in comparer.intervals(own).items()}
+        if best is not None and row["kind"] == "variant":
+            row["compared_with"] = best
+            row |= comparer.p_values(own, statistics[best])
+    table = pd.DataFrame(rows).astype({"seed": "Int64", "train_size": "Int64"})
+    key, ascending = sort_key(params)
+    table = table.sort_values([key, "name"], ascending=[ascending, True], ignore_index=True)
+    return table[[*_FIRST, *_measured_columns(table, params)]]
+
+
+def sort_key(params: Params) -> tuple[str, bool]:
+    """The column that tables are sorted by, and whether less is better."""
+    sort_by = params.report.sort_by
+    return f"{params.report.split}_{sort_by}", sort_by not in HIGHER_IS_BETTER
 
 
 def loss_curves(params: Params) -> "pd.DataFrame":
@@ -72,11 +76,12 @@ def loss_curves(params: Params) -> "pd.DataFrame":
 def loss_by_length(table: "pd.DataFrame", params: Params) -> "pd.DataFrame":
     """Evaluation loss of every variant: columns series (initialisation, split), length, loss.
 
-    Several seeds are one point, their mean.
+    Several seeds are one point, their mean; variants of `sweep.train_sizes` are left out.
     """
     import pandas as pd
 
-    variants = table[table["kind"] == "variant"]
+    whole = {variant.name for variant in sweep(params) if variant.train_size is None}
+    variants = table[table["name"].isin(whole)]
     tables = []
     for split in params.evaluate.splits:
         means = variants.groupby(["initialization", "length"], as_index=False)[
@@ -91,37 +96,61 @@ def loss_by_length(table: "pd.DataFrame", params: Params) -> "pd.DataFrame":
     return pd.concat(tables, ignore_index=True)
 
 
-def as_markdown(table: "pd.DataFrame", params: Params) -> str:
-    """The table for a terminal and for Markdown: losses to 3 digits, rates in percent."""
-    from tabulate import tabulate
+_FIRST = (
+    *("name", "kind", "length", "initialization", "seed", "train_size"),
+    *("trainable_parameters", "stored_bytes", "compared_with"),
+)
+_OF_A_TRAINING = ("train_size", "trainable_parameters", "stored_bytes")
 
-    headers = [
-        "",
-        "length",
-        *(_heading(split, m) for split in params.evaluate.splits for m in _SHOWN),
+
+def _rows(params: Params) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for variant in sweep(params):
+        trained = read_json(paths.TRAIN / variant.name / "metrics.json")
+        rows.append(
+            {
+                "name": variant.name,
+                "kind": "variant",
+                "length": variant.length,
+                "initialization": variant.initialization,
+                "seed": variant.seed,
+                **{key: trained[key] for key in _OF_A_TRAINING},
+                "compared_with": None,
+                **_flat(read_json(paths.EVALUATE / variant.name / "metrics.json")),
+            }
+        )
+    for baseline in all_baselines(params):
+        measured = read_json(paths.BASELINES / baseline.name / "metrics.json")
+        rows.append(
+            {
+                "name": baseline.name,
+                "kind": kind_of(params, baseline.name),
+                "length": measured["context_tokens"],
+                "initialization": baseline.family,
+                "seed": baseline.seed,
+                **{key: measured.get(key) for key in _OF_A_TRAINING},
+                "compared_with": None,
+                **_flat(measured),
+            }
+        )
+    return rows
+
+
+def _best_baseline(rows: list[dict[str, Any]], params: Params) -> str | None:
+    key, ascending = sort_key(params)
+    sign = 1 if ascending else -1
+    ranked = sorted((sign * row[key], row["name"]) for row in rows if row["kind"] == "baseline")
+    return ranked[0][1] if ranked else None
+
+
+def _measured_columns(table: "pd.DataFrame", params: Params) -> list[str]:
+    columns = [
+        f"{split}_{metric}{suffix}"
+        for split in params.evaluate.splits
+        for metric in (*ALWAYS, *params.evaluate.metrics)
+        for suffix in ("", "_low", "_high", "_p_value")
     ]
-    rows = [
-        [
-            row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)",
-            row["length"],
-            *(_cell(row, split, m) for split in params.evaluate.splits for m in _SHOWN),
-        ]
-        for row in table.to_dict("records")
-    ]
-    return str(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
-
-
-_SHOWN = ("loss", "exact_match", "token_f1")
-_TITLES = {"loss": "loss", "exact_match": "exact match", "token_f1": "F1"}
-
-
-def _heading(split: str, metric: str) -> str:
-    return f"{split} {_TITLES[metric]}"
-
-
-def _cell(row: dict[Any, Any], split: str, metric: str) -> str:
-    value = row[f"{split}_{metric}"]
-    return f"{value:.3f}" if metric == "loss" else f"{100 * value:.1f}%"
+    return [column for column in columns if column in table]
 
 
 def _flat(measured: dict[str, Any]) -> dict[str, float]:

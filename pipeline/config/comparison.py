@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.config.section import Count, Name, Section
+from pipeline.config.section import Count, Name, Section, distinct
+from pipeline.config.training import TextMetric
 
 
 class SweepParams(Section):
@@ -13,14 +14,15 @@ class SweepParams(Section):
     lengths: Annotated[list[Count], Field(min_length=1)]
     initializations: Annotated[list[Name], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    # Of the training split, besides the whole of it; [] for none.
+    train_sizes: list[Count]
+    # Text-based initialisations that are also measured untrained, at every length; [] for none.
+    in_context: list[Name]
 
-    @field_validator("lengths", "initializations", "seeds")
+    @field_validator("lengths", "initializations", "seeds", "train_sizes", "in_context")
     @classmethod
     def _distinct(cls, items: list[Any]) -> list[Any]:
-        if len(set(items)) < len(items):
-            twice = next(item for item in items if items.count(item) > 1)
-            raise ValueError(f"lists {twice} twice; each item names variants of its own")
-        return items
+        return distinct(items)
 
 
 class Reference(Section):
@@ -36,10 +38,10 @@ class NoPrefix(Reference):
 
 
 class InContext(Reference):
-    """The frozen model with the text of a file in its context."""
+    """The frozen model with the text of a file in its context; null for as much as fits."""
 
     type: Literal["in_context"]
-    max_tokens: Count = 512
+    max_tokens: Count | None = 512
 
 
 class Adapter(Reference):
@@ -52,10 +54,12 @@ Baseline = Annotated[NoPrefix | InContext | Adapter, Field(discriminator="type")
 
 
 class ReportParams(Section):
-    """The summary table and the plots."""
+    """The summary table, its statistics, and the plots."""
 
-    sort_by: Literal["loss", "perplexity", "exact_match", "token_f1"] = "loss"
+    sort_by: Literal["loss", "perplexity"] | TextMetric = "loss"
     split: Literal["validation", "test", "test_unseen"] = "test"
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    seed: Annotated[int, Field(ge=0)] = 0
     dpi: Annotated[int, Field(ge=50, le=600)] = 120
 
 

@@ -19,6 +19,7 @@ from pipeline.config.initializations import (
 from pipeline.config.section import Name, Section
 from pipeline.config.sources import DataParams, ModelParams
 from pipeline.config.task import TaskParams
+from pipeline.config.trained_baselines import TrainedBaseline
 from pipeline.config.training import EvaluateParams, KVPrefixParams, PrefixParams, TrainParams
 
 
@@ -36,6 +37,7 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     baselines: dict[Name, Baseline]
+    trained_baselines: dict[Name, TrainedBaseline]
     report: ReportParams
     mlflow: MLflowParams = MLflowParams()
 
@@ -51,10 +53,53 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _baselines_make_sense(self) -> Self:
+        for name in self.sweep.in_context:
+            if not isinstance(self.initializations.get(name), TEXT_BASED):
+                known = [n for n, i in self.initializations.items() if isinstance(i, TEXT_BASED)]
+                raise ValueError(
+                    f"sweep.in_context: '{name}' is not an initialisation whose text can stand in "
+                    f"the context; use one of: {', '.join(known) or 'none is defined'}"
+                )
+        for name in self.sweep.in_context:
+            if f"in_context_{name}" in self.baselines:
+                raise ValueError(
+                    f"baselines.in_context_{name}: sweep.in_context gives rows of this name; "
+                    "rename it"
+                )
+        for name in self.trained_baselines:
+            if name in self.baselines or name.removeprefix("in_context_") in self.sweep.in_context:
+                raise ValueError(
+                    f"trained_baselines.{name}: another baseline has this name; rename one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _train_sizes_exist(self) -> Self:
+        most = self.data.max_examples.train
+        largest = max(self.sweep.train_sizes, default=0)
+        if most is not None and largest > most:
+            raise ValueError(
+                f"sweep.train_sizes: {largest} is above data.max_examples.train = {most}; raise "
+                "that or lower the size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sorted_by_a_metric(self) -> Self:
+        measured = ["loss", "perplexity", *self.evaluate.metrics]
+        if self.report.sort_by not in measured:
+            raise ValueError(
+                f"report.sort_by: '{self.report.sort_by}' is not measured; add it to "
+                f"evaluate.metrics or use one of: {', '.join(measured)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
         text_based = [
             name
-            for name in self.sweep.initializations
+            for name in [*self.sweep.initializations, *self.sweep.in_context]
             if isinstance(self.initializations.get(name), TEXT_BASED)
         ]
         longest = max(self.sweep.lengths)

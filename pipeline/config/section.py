@@ -1,6 +1,6 @@
 """What every section of params.yaml has in common."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +8,14 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Names become folder and DVC stage names, in which "-" separates length, initialisation and seed.
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=1)]
+
+
+def distinct(items: list[Any]) -> list[Any]:
+    """A list as it is; ValueError when an item stands in it twice."""
+    if len(set(items)) < len(items):
+        twice = next(item for item in items if items.count(item) > 1)
+        raise ValueError(f"lists {twice} twice; name each item once")
+    return items
 
 
 class Section(BaseModel):

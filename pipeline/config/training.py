@@ -1,12 +1,13 @@
 """The `kv_prefix`, `prefix`, `train` and `evaluate` sections."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.config.section import Count, Section
+from pipeline.config.section import Count, Section, distinct
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+TextMetric = Literal["exact_match", "token_f1", "bleu", "chrf", "rouge_l"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -73,5 +74,9 @@ class EvaluateParams(Compute):
     """The measurement on the test splits: the loss of the target, and greedy generation."""
 
     splits: Annotated[list[Literal["validation", "test", "test_unseen"]], Field(min_length=1)]
+    # Of the generated text; loss and perplexity are measured in any case.
+    metrics: Annotated[list[TextMetric], AfterValidator(distinct)] = Field(
+        default_factory=lambda: list(get_args(TextMetric))
+    )
     max_new_tokens: Count = 32
     max_tokens_per_batch: Count = 4096

@@ -4,6 +4,7 @@ Both begin with the same forward pass over the input, by far the larger part of 
 cache once, from which the target is scored, and from which generation then starts.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What one example came to: the summed loss of its target (nats), and the generated text."""
+    """What one example came to: the summed loss of its target (nats), and the generated text.
+
+    `decoding_seconds` is its share of the time in which its batch generated `generated_tokens`,
+    the prefill not counted.
+    """
 
     loss: float
     text: str
+    generated_tokens: int = 0
+    decoding_seconds: float = 0.0
 
 
 def measure_examples(
@@ -55,10 +62,12 @@ def measure_examples(
         for indices in by_length(room, params.max_tokens_per_batch):
             batch = _Prefilled(model, [rows[i] for i in indices])
             losses = batch.target_losses()
+            began = time.perf_counter()
             generated = batch.continuations(params.max_new_tokens, _end_tokens(model, tokenizer))
+            seconds = (time.perf_counter() - began) / len(indices)
             texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-            for index, loss, text in zip(indices, losses, texts, strict=True):
-                outcomes[index] = Outcome(loss, text.strip())
+            for index, loss, text, ids in zip(indices, losses, texts, generated, strict=True):
+                outcomes[index] = Outcome(loss, text.strip(), len(ids), seconds)
             bar.update(len(indices))
     return [outcomes[index] for index in range(len(rows))]
 

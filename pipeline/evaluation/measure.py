@@ -1,18 +1,26 @@
 """All metrics of one model on the splits that are evaluated."""
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.config.training import EvaluateParams
-from pipeline.evaluation.answers import exact_match, token_f1
-from pipeline.evaluation.generation import measure_examples
+from pipeline.evaluation.generation import Outcome, measure_examples
+from pipeline.evaluation.metrics import kept_of, scores
 from pipeline.records import write_json, write_jsonl
+from pipeline.timings import record_timing
 from pipeline.tokenized import load_split
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+
+def in_context_storage(tokens: int) -> dict[str, int]:
+    """What a text in the context costs: no parameters, and its token ids at 4 bytes each."""
+    return {"trainable_parameters": 0, "stored_bytes": 4 * tokens}
 
 
 def measure_splits(
@@ -22,22 +30,36 @@ def measure_splits(
     *,
     prefix_length: int,
     folder: Path,
+    stored: Mapping[str, int] | None = None,
 ) -> None:
     """Write `metrics.json` and `predictions.jsonl` of a model, with or without a prefix.
 
     Metrics a split: `loss` (nats per target token, the end of the target included), `perplexity`
-    (its exponential), `exact_match` and `token_f1` (means over the examples) of greedy generation.
+    (its exponential), and those of `params.metrics`, of greedy generation. A line of predictions
+    keeps what they are made from (`loss` there: the target's nats, summed), so that no statistics
+    afterwards need the model. `stored`: further facts for `metrics.json`, such as
+    `trainable_parameters`. How long it took goes to `data/timings`.
     """
-    metrics: dict[str, Any] = {"context_tokens": prefix_length}
+    metrics: dict[str, Any] = {"context_tokens": prefix_length, **(stored or {})}
     predictions: list[dict[str, Any]] = []
+    outcomes: list[Outcome] = []
+    began = time.perf_counter()
     for name in params.splits:
         split = load_split(paths.TOKENIZED / "splits", name)
-        metrics[name], rows = _measure(model, tokenizer, params, prefix_length, name, split)
+        rows, measured = _measure(model, tokenizer, params, prefix_length, name, split)
+        metrics[name] = scores(rows, params.metrics)
         predictions.extend(rows)
+        outcomes.extend(measured)
         shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics[name].items())
         print(f"{name}: {shown}")
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "metrics.json", metrics)
+    record_timing(
+        folder.name,
+        evaluation_seconds=time.perf_counter() - began,
+        decoding_tokens_per_second=sum(outcome.generated_tokens for outcome in outcomes)
+        / max(sum(outcome.decoding_seconds for outcome in outcomes), 1e-9),
+    )
 
 
 def _measure(
@@ -47,12 +69,8 @@ def _measure(
     prefix_length: int,
     name: str,
     split: "Dataset",
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    import math
-
+) -> tuple[list[dict[str, Any]], list[Outcome]]:
     outcomes = measure_examples(model, tokenizer, split, params, prefix_length, name)
-    targets = sum(len(ids) for ids in split["input_ids"]) - sum(split["target_start"])
-    loss = sum(outcome.loss for outcome in outcomes) / targets
     rows = [
         {
             "split": name,
@@ -60,15 +78,10 @@ def _measure(
             "input": row["input"],
             "references": row["references"],
             "prediction": outcome.text,
-            "exact_match": exact_match(outcome.text, row["references"]),
-            "token_f1": token_f1(outcome.text, row["references"]),
+            "loss": outcome.loss,
+            "target_tokens": len(row["input_ids"]) - row["target_start"],
+            **kept_of(outcome.text, row["references"], params.metrics),
         }
         for row, outcome in zip(split, outcomes, strict=True)
     ]
-    return {
-        "loss": loss,
-        # A float holds no more than e^709; such a loss is beyond comparing anyway.
-        "perplexity": math.exp(min(loss, 700.0)),
-        "exact_match": sum(row["exact_match"] for row in rows) / len(rows),
-        "token_f1": sum(row["token_f1"] for row in rows) / len(rows),
-    }, rows
+    return rows, outcomes

@@ -1,17 +1,20 @@
 """Stage `baselines`: what variants are compared with, on the same splits."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline import paths
+from pipeline.baselines import Baseline
 from pipeline.config import Params
 from pipeline.config.comparison import Adapter, InContext
 from pipeline.errors import PipelineError
-from pipeline.evaluation.measure import measure_splits
+from pipeline.evaluation.measure import in_context_storage, measure_splits
 from pipeline.frozen_model import load_frozen_model, load_tokenizer
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
 from pipeline.prefix.model import kv_shapes
 from pipeline.prefix.peft_format import load_adapter
 from pipeline.records import read_text
+from pipeline.tokenized import load_split
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
 
@@ -29,7 +32,8 @@ def run(params: Params, name: str) -> None:
         text = read_text(Path(baseline.path))
         # A text's KV cache as a prefix gives the logits of the text in the context, and is
         # computed once for all examples.
-        tokens = min(baseline.max_tokens, len(tokenizer.encode(text)))
+        most = _room(params, model) if baseline.max_tokens is None else baseline.max_tokens
+        tokens = min(most, len(tokenizer.encode(text)))
         kv = kv_prefix_from_text(model, tokenizer, text, num_virtual_tokens=tokens)
         model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
         model.load_kv_prefix(kv)
@@ -39,7 +43,34 @@ def run(params: Params, name: str) -> None:
         model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
         model.load_kv_prefix(kv)
     measure_splits(
-        model, tokenizer, params.evaluate, prefix_length=tokens, folder=paths.BASELINES / name
+        model,
+        tokenizer,
+        params.evaluate,
+        prefix_length=tokens,
+        folder=paths.BASELINES / name,
+        stored=in_context_storage(tokens),
     )
     with never_fatal("log the baseline"):
-        log_baseline(params, name)
+        log_baseline(params, Baseline(name))
+
+
+def _room(params: Params, model: Any) -> int:
+    """The tokens of context that every example measured leaves free."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        raise PipelineError(
+            "baselines: this model names no limit of its context, so that max_tokens: null is "
+            "without end; give a number"
+        )
+    longest = 0
+    for name in params.evaluate.splits:
+        split = load_split(paths.TOKENIZED / "splits", name)
+        whole = max(map(len, split["input_ids"]))
+        generated = max(split["target_start"]) + params.evaluate.max_new_tokens
+        longest = max(longest, whole, generated)
+    if longest >= context:
+        raise PipelineError(
+            f"baselines: the longest example takes {longest} of the model's {context} positions "
+            "and leaves no room for a text; lower evaluate.max_new_tokens or task.max_length"
+        )
+    return int(context) - longest

@@ -5,8 +5,11 @@ from pathlib import Path
 
 from pipeline import paths
 from pipeline.atomic import atomic_folder
+from pipeline.baselines import all_baselines
+from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.plots import draw
-from pipeline.comparison.summary import as_markdown, loss_by_length, loss_curves, summarize
+from pipeline.comparison.summary import loss_by_length, loss_curves, statistics_of_all, summarize
+from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
 from pipeline.config import Params
 from pipeline.records import write_csv, write_text
 from pipeline.tokenized import load_split
@@ -19,11 +22,15 @@ from pipeline.variants import sweep
 def run(params: Params) -> None:
     """Write data/report, print the summary table, and complete MLflow from the files."""
     _remove_unlisted(params)
-    table = summarize(params)
+    statistics = statistics_of_all(params)
+    table = summarize(params, statistics)
+    seeds = over_seeds(table, statistics, params)
     curves = loss_curves(params)
     text = as_markdown(table, params)
     write_text(paths.REPORT / "summary.md", text + "\n")
     write_csv(paths.REPORT / "summary.csv", table)
+    write_text(paths.REPORT / "over_seeds.md", over_seeds_as_markdown(seeds, params) + "\n")
+    write_csv(paths.REPORT / "over_seeds.csv", seeds)
     write_csv(paths.REPORT / "loss_by_length.csv", loss_by_length(table, params))
     write_csv(paths.REPORT / "loss_curves.csv", curves)
     with atomic_folder(paths.REPORT / "plots") as folder:
@@ -34,7 +41,7 @@ def run(params: Params) -> None:
             name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
         }
         children = [log_variant(params, variant, splits) for variant in sweep(params)]
-        children += [log_baseline(params, name) for name in params.baselines]
+        children += [log_baseline(params, baseline) for baseline in all_baselines(params)]
         log_sweep(params, paths.REPORT, children)
 
 
@@ -45,10 +52,11 @@ def _remove_unlisted(params: Params) -> None:
     would differ from a fresh clone. DVC's cache keeps them: listing a variant again restores it.
     """
     variants = {variant.name for variant in sweep(params)}
+    baselines = {baseline.name for baseline in all_baselines(params)}
     for folder, listed in (
-        (paths.TRAIN, variants),
+        (paths.TRAIN, variants | baselines),
         (paths.EVALUATE, variants),
-        (paths.BASELINES, set(params.baselines)),
+        (paths.BASELINES, baselines),
     ):
         for path in sorted(Path(folder).iterdir()):
             if path.is_dir() and path.name not in listed:

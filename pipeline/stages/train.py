@@ -7,9 +7,11 @@ from pipeline.frozen_model import load_frozen_model
 from pipeline.initialization import start_prefix
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.records import write_csv, write_json
+from pipeline.timings import TrainingClock
 from pipeline.tokenized import load_split
 from pipeline.tracking.training_run import STEP_METRICS, TrainingRun
 from pipeline.training.loop import train_prefix
+from pipeline.training.subset import subset
 from pipeline.variants import Variant
 
 
@@ -25,8 +27,10 @@ def run(params: Params, variant: Variant) -> None:
     model = PrefixModel(frozen, config)
     model.load_kv_prefix(start_prefix(params, variant, model))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
     tracking = TrainingRun(params, variant)
     tracking.log_data(splits)
+    clock = TrainingClock(tracking.log_step)
     try:
         result = train_prefix(
             model,
@@ -34,16 +38,22 @@ def run(params: Params, variant: Variant) -> None:
             splits["validation"],
             params.train,
             variant.seed,
-            tracking.log_step,
+            clock.log_step,
         )
     except BaseException:
         tracking.fail()
         raise
-    metrics = {"trainable_parameters": trainable, **result.metrics()}
+    metrics = {
+        "trainable_parameters": trainable,
+        "train_size": len(splits["train"]),
+        **result.metrics(),
+    }
     folder = paths.TRAIN / variant.name
     with atomic_folder(folder) as aside:
         result.prefix.save(aside / "prefix.safetensors")
         history = pd.DataFrame(result.history, columns=["step", *STEP_METRICS])
         write_csv(aside / "history.csv", history)
+        metrics["stored_bytes"] = (aside / "prefix.safetensors").stat().st_size
         write_json(aside / "metrics.json", metrics)
+    clock.record(variant.name)
     tracking.finish(folder, metrics)

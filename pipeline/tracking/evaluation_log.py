@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
+from pipeline.baselines import Baseline, kind_of
+from pipeline.comparison.per_example import Comparer, read_statistics
 from pipeline.config import Params
+from pipeline.config.comparison import Adapter
 from pipeline.records import read_json, read_jsonl
-from pipeline.tracking.registered_model import register_model
+from pipeline.timings import read_timing
+from pipeline.tracking.registered_model import register_adapter, register_model
 from pipeline.tracking.runs import (
     flatten,
     make_current,
@@ -16,7 +20,7 @@ from pipeline.tracking.runs import (
     start_run,
 )
 from pipeline.tracking.store import open_experiment
-from pipeline.tracking.training_run import log_training_from_files
+from pipeline.tracking.training_run import log_history, log_training_from_files
 from pipeline.variants import Variant
 
 if TYPE_CHECKING:
@@ -39,15 +43,15 @@ def log_variant(params: Params, variant: Variant, splits: Mapping[str, "Dataset"
             break
     else:
         run_id = log_training_from_files(params, variant, folder, splits)
-    prefix = folder / "prefix.safetensors"
-    model_id = register_model(params, variant.name, run_id, prefix)
-    _log_results(run_id, paths.EVALUATE / variant.name, model_id)
+    model_id = register_model(params, variant.name, run_id, folder / "prefix.safetensors")
+    _log_results(params, run_id, paths.EVALUATE / variant.name, model_id)
     return run_id
 
 
-def log_baseline(params: Params, name: str) -> str:
-    """As `log_variant`, for a baseline, which has no training."""
+def log_baseline(params: Params, baseline: Baseline) -> str:
+    """As `log_variant`, for a baseline; the history of a trained one is read from its files."""
     experiment_id = open_experiment(params)
+    name = baseline.name
     folder = paths.BASELINES / name
     digest = sha256(folder / "predictions.jsonl") + sha256(folder / "metrics.json")
     for run in runs_named(experiment_id, name):
@@ -55,21 +59,32 @@ def log_baseline(params: Params, name: str) -> str:
             run_id = str(run.info.run_id)
             make_current(experiment_id, name, run_id)
             return run_id
+    length = read_json(folder / "metrics.json")["context_tokens"]
     settings = flatten(
         {
-            "initialization": name,
-            "start": params.baselines[name].model_dump(),
+            "length": length,
+            "initialization": baseline.family,
+            **({} if baseline.seed is None else {"seed": baseline.seed}),
+            **({} if baseline.train_size is None else {"train_size": baseline.train_size}),
+            "start": baseline.definition(params),
             "evaluate": params.evaluate.model_dump(),
             "model": params.model.model_dump(),
         }
     )
-    tags = {"kind": "baseline", "baseline_sha256": digest, "dvc_stage": f"baselines@{name}"}
+    adapter = params.baselines.get(name)
+    kind = kind_of(params, name)
+    tags = {"kind": kind, "baseline_sha256": digest, "dvc_stage": baseline.dvc_stage}
     run_id = start_run(experiment_id, name, settings, tags)
-    _log_results(run_id, folder)
+    if baseline.seed is not None:
+        log_history(run_id, paths.TRAIN / name)
+    model_id = None
+    if isinstance(adapter, Adapter):
+        model_id = register_adapter(params, name, run_id, Path(adapter.path))
+    _log_results(params, run_id, folder, model_id)
     return run_id
 
 
-def _log_results(run_id: str, folder: Path, model_id: str | None = None) -> None:
+def _log_results(params: Params, run_id: str, folder: Path, model_id: str | None = None) -> None:
     import mlflow
     from mlflow import MlflowClient
 
@@ -78,28 +93,49 @@ def _log_results(run_id: str, folder: Path, model_id: str | None = None) -> None
         return
     metrics = read_json(folder / "metrics.json")
     with mlflow.start_run(run_id=run_id):
-        mlflow.log_metrics(slashed(metrics), model_id=model_id)
+        figures = {**slashed(metrics), **_intervals(params, folder), **timings(folder.name)}
+        mlflow.log_metrics(figures, model_id=model_id)
         predictions = read_jsonl(folder / "predictions.jsonl")
         mlflow.log_table(columns(predictions), "predictions.json")
         mlflow.set_tag("evaluation_sha256", digest)
 
 
+def _intervals(params: Params, folder: Path) -> dict[str, float]:
+    """`test/loss_low`, `test/loss_high` and so on, as the summary table has them."""
+    statistics = read_statistics(folder, params.evaluate.splits, params.evaluate.metrics)
+    comparer = Comparer(params.report.resamples, params.report.seed)
+    return {"/".join(key): end for key, end in comparer.intervals(statistics).items()}
+
+
+def timings(name: str) -> dict[str, float]:
+    """`time/training_seconds` and the like of a variant or baseline, as far as measured here."""
+    return {f"time/{key}": value for key, value in read_timing(name).items()}
+
+
 def slashed(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """`{"test": {"loss": 1}}` as `{"test/loss": 1.0}`: MLflow draws a group for each split."""
-    return {
-        f"{split}/{name}": float(value)
-        for split, values in metrics.items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-    }
+    """`{"test": {"loss": 1}}` as `{"test/loss": 1.0}`: MLflow draws a group for each split.
+
+    Single numbers, such as a baseline's `trainable_parameters`, keep their names.
+    """
+    slashed: dict[str, float] = {}
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            slashed |= {f"{key}/{name}": float(number) for name, number in value.items()}
+        else:
+            slashed[key] = float(value)
+    return slashed
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns, lists joined, which is what MLflow's tables take."""
+    """Rows as columns, lists joined, which is what MLflow's tables take.
+
+    Statistics that scores are made from are left out: they say nothing to a reader.
+    """
     return {
         key: [
             " | ".join(map(str, row[key])) if isinstance(row[key], list) else row[key]
             for row in rows
         ]
         for key in rows[0]
+        if not key.endswith("_statistics")
     }

@@ -52,6 +52,16 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
     return str(tags["model_id"])
 
 
+def register_adapter(params: Params, name: str, run_id: str, folder: Path) -> str | None:
+    """As `register_model`, for the prefix in a PEFT adapter folder."""
+    from pipeline.adapters.reading import read_adapter
+
+    with tempfile.TemporaryDirectory() as aside:
+        prefix = Path(aside) / "prefix.safetensors"
+        read_adapter(folder).save(prefix)
+        return register_model(params, name, run_id, prefix)
+
+
 def mark_best(params: Params, run_id: str) -> None:
     """Give the registered model's alias `best` to the version of a run."""
     from mlflow import MlflowClient

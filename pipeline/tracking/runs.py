@@ -71,12 +71,13 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
     """All params that bear on a variant, flat (`section.key`), and its place in the grid."""
     sections = params.model_dump()
     definition = sections.pop("initializations")[variant.initialization]
-    for other in ("sweep", "baselines", "report", "mlflow"):
+    for other in ("sweep", "baselines", "trained_baselines", "report", "mlflow"):
         sections.pop(other)
     return {
         "length": variant.length,
         "initialization": variant.initialization,
         "seed": variant.seed,
+        **({} if variant.train_size is None else {"train_size": variant.train_size}),
         **flatten(sections),
         **flatten({"start": definition}),
     }
@@ -100,5 +101,5 @@ def variant_tags(variant: Variant) -> dict[str, str]:
         "length": str(variant.length),
         "initialization": variant.initialization,
         "seed": str(variant.seed),
-        "dvc_stage": f"train@{variant.length}-{variant.initialization}-{variant.seed}",
+        "dvc_stage": variant.dvc_stage,
     }

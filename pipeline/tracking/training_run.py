@@ -72,15 +72,23 @@ def log_training_from_files(
     params: Params, variant: Variant, folder: Path, splits: Mapping[str, "Dataset"]
 ) -> str:
     """A run for a training whose files DVC restored without running it; returns its id."""
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
-
     run_id = start_run(
         open_experiment(params),
         variant.name,
         variant_params(params, variant),
         {**variant_tags(variant), "restored": "true"},
     )
+    log_history(run_id, folder)
+    _log_inputs(run_id, splits)
+    _log_outcome(run_id, folder, read_json(folder / "metrics.json"))
+    return run_id
+
+
+def log_history(run_id: str, folder: Path) -> None:
+    """The step metrics of a finished training, from its `history.csv`."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
     history = read_csv(folder / "history.csv")
     points = [
         Metric(key, float(row[key]), 0, int(row["step"]))
@@ -90,9 +98,6 @@ def log_training_from_files(
     ]
     for start in range(0, len(points), 1000):
         MlflowClient().log_batch(run_id, metrics=points[start : start + 1000])
-    _log_inputs(run_id, splits)
-    _log_outcome(run_id, folder, read_json(folder / "metrics.json"))
-    return run_id
 
 
 def _log_inputs(run_id: str, splits: Mapping[str, "Dataset"]) -> None:

@@ -11,10 +11,12 @@ from pipeline.errors import PipelineError
 from pipeline.target_loss import TargetLoss
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.optimizer import build_optimizer, planned_steps
+from pipeline.training.trained import TrainedWeights, prefix_length, trained_state
 from pipeline.training.validation import target_loss_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedModel
 
     from pipeline.prefix import KVPrefix, PrefixModel
 
@@ -28,12 +30,14 @@ _VALIDATION_TOKENS = 4096
 class TrainingResult:
     """What training leaves: the prefix with the lowest validation loss, and its history.
 
+    For a model trained without a prefix, `prefix` holds its trained weights.
+
     `history` has a row an optimizer step with the keys `step`, `train/loss` (nats per target
     token), `train/learning_rate`, `train/gradient_norm` (before clipping) and, where measured,
     `validation/loss`; step 0 is the start, before any training.
     """
 
-    prefix: "KVPrefix"
+    prefix: "KVPrefix | TrainedWeights"
     history: list[dict[str, float]] = field(default_factory=list)
     best_step: int = 0
     stopped_early: bool = False
@@ -54,7 +58,7 @@ class TrainingResult:
 
 
 def train_prefix(
-    model: "PrefixModel",
+    model: "PrefixModel | PreTrainedModel",
     train: "Dataset",
     validation: "Dataset",
     params: TrainParams,
@@ -62,6 +66,8 @@ def train_prefix(
     log_step: LogStep,
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
+
+    Of a bare model, whatever takes a gradient is trained: LoRA's matrices, or all weights.
 
     Raises:
         PipelineError: when the loss or the gradient stops being a finite number.
@@ -77,7 +83,7 @@ def train_prefix(
     order = training_order(len(rows), params.batch_size, seed)
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    result = TrainingResult(model.kv_prefix())
+    result = TrainingResult(trained_state(model))
     loss_of = TargetLoss(model)
     model.train()
     compile_where_it_pays(loss_of, params, steps, rows[: params.batch_size])
@@ -106,7 +112,7 @@ def train_prefix(
                 row["validation/loss"] = _validate(model, validation)
                 if row["validation/loss"] < best:
                     best, result.best_step, waited = row["validation/loss"], step, 0
-                    result.prefix = model.kv_prefix()
+                    result.prefix = trained_state(model)
                 else:
                     waited += 1
             result.history.append(row)
@@ -120,7 +126,9 @@ def train_prefix(
 
 
 def _accumulate(
-    model: "PrefixModel", loss_of: TargetLoss, batches: list[list[dict[str, Any]]]
+    model: "PrefixModel | PreTrainedModel",
+    loss_of: TargetLoss,
+    batches: list[list[dict[str, Any]]],
 ) -> tuple[float, int]:
     """Add up the gradient of the mean loss over all target tokens of one optimizer step.
 
@@ -139,9 +147,9 @@ def _accumulate(
     return total, tokens
 
 
-def _validate(model: "PrefixModel", validation: "Dataset") -> float:
+def _validate(model: "PrefixModel | PreTrainedModel", validation: "Dataset") -> float:
     model.eval()
-    length = model.prefix_config.num_virtual_tokens
+    length = prefix_length(model)
     with uncompiled():
         return target_loss_of(model, validation, _VALIDATION_TOKENS, length)
 

@@ -1,0 +1,80 @@
+"""The second table: seeds together, a row a length, initialisation and training size."""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.baselines import Baseline, all_baselines
+from pipeline.comparison.per_example import Comparer, averaged
+from pipeline.comparison.summary import ByName, sort_key
+from pipeline.config import Params
+from pipeline.evaluation.metrics import ALWAYS
+from pipeline.variants import Variant, sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def over_seeds(table: "pd.DataFrame", statistics: ByName, params: Params) -> "pd.DataFrame":
+    """The summary table with the seeds of one setting in one row.
+
+    Columns: name (without its seed), kind, length, initialization, train_size, seeds (how many),
+    trainable_parameters, stored_bytes, compared_with, and for each split and metric
+    `<split>_<metric>`, its mean over the seeds; `_std`, their standard deviation (empty for one
+    seed); and `_p_value` of the difference from `compared_with`, the best baseline over its seeds,
+    with statistics averaged over the seeds example by example. Sorted like the summary.
+    """
+    import pandas as pd
+
+    groups = _groups(params)
+    rows: list[dict[str, Any]] = []
+    by_name = table.set_index("name")
+    for name, members in groups.items():
+        runs = by_name.loc[members]
+        first = runs.iloc[0]
+        row: dict[str, Any] = {"name": name}
+        row |= {key: first[key] for key in ("kind", "length", "initialization", "train_size")}
+        row["seeds"] = len(members)
+        row |= {key: first[key] for key in ("trainable_parameters", "stored_bytes")}
+        row["compared_with"] = None
+        for column in _scores(params):
+            row[column] = runs[column].mean()
+            row[f"{column}_std"] = runs[column].std()
+        rows.append(row)
+    pooled = {
+        name: averaged(statistics[member] for member in members) for name, members in groups.items()
+    }
+    best = _best_baseline(rows, params)
+    comparer = Comparer(params.report.resamples, params.report.seed)
+    for row in rows:
+        if best is not None and row["kind"] == "variant":
+            row["compared_with"] = best
+            row |= comparer.p_values(pooled[row["name"]], pooled[best])
+    result = pd.DataFrame(rows).astype({"train_size": "Int64"})
+    key, ascending = sort_key(params)
+    result = result.sort_values([key, "name"], ascending=[ascending, True], ignore_index=True)
+    measured = [
+        f"{column}{suffix}" for column in _scores(params) for suffix in ("", "_std", "_p_value")
+    ]
+    first_columns = [column for column in rows[0] if not column.startswith(tuple(_scores(params)))]
+    return result[[*first_columns, *(column for column in measured if column in result)]]
+
+
+def _groups(params: Params) -> dict[str, list[str]]:
+    """The name of each setting, and the names of its seeds' rows."""
+    groups: dict[str, list[str]] = {}
+    runs: list[Variant | Baseline] = [*sweep(params), *all_baselines(params)]
+    for run in runs:
+        setting = run.name.replace(f"-seed{run.seed}", "") if run.seed is not None else run.name
+        groups.setdefault(setting, []).append(run.name)
+    return groups
+
+
+def _scores(params: Params) -> list[str]:
+    metrics = (*ALWAYS, *params.evaluate.metrics)
+    return [f"{split}_{metric}" for split in params.evaluate.splits for metric in metrics]
+
+
+def _best_baseline(rows: list[dict[str, Any]], params: Params) -> str | None:
+    key, ascending = sort_key(params)
+    sign = 1 if ascending else -1
+    ranked = sorted((sign * row[key], row["name"]) for row in rows if row["kind"] == "baseline")
+    return ranked[0][1] if ranked else None

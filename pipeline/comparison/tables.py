@@ -1,0 +1,111 @@
+"""The tables as Markdown, which a terminal shows as well."""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Params
+from pipeline.evaluation.metrics import PERCENT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TITLES = {
+    "loss": "loss",
+    "perplexity": "perplexity",
+    "exact_match": "exact match",
+    "token_f1": "F1",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+}
+
+
+def as_markdown(table: "pd.DataFrame", params: Params) -> str:
+    """The summary: losses to 3 digits, rates in percent, intervals on the split sorted by."""
+    columns = _columns(params)
+    rows = [
+        [
+            *_name(row),
+            *(_with_interval(row, split, metric, params) for split, metric in columns),
+            _p_value(row, params),
+        ]
+        for row in table.to_dict("records")
+    ]
+    note = f"In brackets: 95% bootstrap interval over the examples of {params.report.split}."
+    return _markdown(["", "length"], rows, table, params) + "\n\n" + _note(note, table)
+
+
+def over_seeds_as_markdown(table: "pd.DataFrame", params: Params) -> str:
+    """The table over seeds: mean ± standard deviation of the seeds, where there are several."""
+    columns = _columns(params)
+    rows = [
+        [
+            *_name(row),
+            str(row["seeds"]),
+            *(_with_spread(row, split, metric) for split, metric in columns),
+            _p_value(row, params),
+        ]
+        for row in table.to_dict("records")
+    ]
+    note = "Mean ± standard deviation over seeds."
+    return _markdown(["", "length", "seeds"], rows, table, params) + "\n\n" + _note(note, table)
+
+
+def score(value: float, metric: str) -> str:
+    """A score as tables show it."""
+    if metric in ("loss", "perplexity"):
+        return f"{value:.3f}"
+    return f"{value:.1f}" if metric in PERCENT else f"{100 * value:.1f}%"
+
+
+def _markdown(
+    first: list[str], rows: list[list[str]], table: "pd.DataFrame", params: Params
+) -> str:
+    from tabulate import tabulate
+
+    headers = [*first, *(f"{split} {TITLES[metric]}" for split, metric in _columns(params))]
+    headers.append(f"p ({params.report.split} {TITLES[params.report.sort_by]})")
+    if not table["compared_with"].notna().any():
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
+    return str(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
+
+
+def _columns(params: Params) -> list[tuple[str, str]]:
+    """Perplexity says no more than the loss, and is left to the CSV table."""
+    shown = ["loss", *params.evaluate.metrics]
+    if params.report.sort_by == "perplexity":
+        shown[0] = "perplexity"
+    return [(split, metric) for split in params.evaluate.splits for metric in shown]
+
+
+def _name(row: dict[Any, Any]) -> list[str]:
+    name = row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)"
+    return [name, str(row["length"])]
+
+
+def _with_interval(row: dict[Any, Any], split: str, metric: str, params: Params) -> str:
+    column = f"{split}_{metric}"
+    value = score(row[column], metric)
+    if split != params.report.split:
+        return value
+    low, high = (score(row[f"{column}_{end}"], metric) for end in ("low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _with_spread(row: dict[Any, Any], split: str, metric: str) -> str:
+    column = f"{split}_{metric}"
+    value, spread = row[column], row[f"{column}_std"]
+    shown = score(value, metric)
+    return shown if spread != spread else f"{shown} ± {score(spread, metric)}"
+
+
+def _p_value(row: dict[Any, Any], params: Params) -> str:
+    value = row.get(f"{params.report.split}_{params.report.sort_by}_p_value")
+    return "" if value is None or value != value else f"{value:.3f}"
+
+
+def _note(text: str, table: "pd.DataFrame") -> str:
+    known = table["compared_with"].dropna()
+    if known.empty:
+        return text
+    test = f"p: paired permutation test against the best baseline, {known.iloc[0]}."
+    return f"{text} {test}"

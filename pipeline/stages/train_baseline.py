@@ -1,0 +1,63 @@
+"""Stage `train_baseline`: another way to adapt the model, by the training of the variants."""
+
+from pipeline import paths
+from pipeline.atomic import atomic_folder
+from pipeline.baselines import Baseline
+from pipeline.config import Params
+from pipeline.errors import PipelineError
+from pipeline.records import write_csv, write_json
+from pipeline.timings import TrainingClock
+from pipeline.tokenized import load_split
+from pipeline.tracking.training_run import STEP_METRICS
+from pipeline.training.adapted import adaptable_model, save_adapted, stored_bytes
+from pipeline.training.loop import train_prefix
+from pipeline.training.subset import subset
+from pipeline.training.trained import TrainedWeights
+
+WEIGHTS = "weights"
+"""The folder, within the training's own, of what is kept beside the pretrained model."""
+
+OF_A_TRAINING = ("trainable_parameters", "train_size", "stored_bytes")
+"""What the measurement repeats of the training's metrics, for the summary table."""
+
+
+def run(params: Params, baseline: Baseline) -> None:
+    """Write data/train/<baseline>: the weights, the loss history, and what training came to.
+
+    MLflow gets it all from these files when the baseline is measured.
+    """
+    import pandas as pd
+    import torch
+
+    if baseline.family not in params.trained_baselines or baseline.seed is None:
+        known = ", ".join(params.trained_baselines) or "none"
+        raise PipelineError(
+            f"'{baseline.family}' is not under trained_baselines of params.yaml; known: {known}"
+        )
+    definition = params.trained_baselines[baseline.family]
+    training = definition.training(params.train)
+    splits = {
+        name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
+    }
+    train = subset(splits["train"], baseline.train_size, baseline.seed)
+    torch.manual_seed(baseline.seed)
+    model = adaptable_model(paths.MODEL, definition, training)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    clock = TrainingClock(lambda step, metrics: None)
+    result = train_prefix(
+        model, train, splits["validation"], training, baseline.seed, clock.log_step
+    )
+    clock.record(baseline.name)
+    assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
+    result.prefix.restore(model)
+    with atomic_folder(paths.TRAIN / baseline.name) as aside:
+        save_adapted(model, definition, aside / WEIGHTS)
+        history = pd.DataFrame(result.history, columns=["step", *STEP_METRICS])
+        write_csv(aside / "history.csv", history)
+        metrics = {
+            "trainable_parameters": trainable,
+            "train_size": len(train),
+            **result.metrics(),
+            "stored_bytes": stored_bytes(aside / WEIGHTS),
+        }
+        write_json(aside / "metrics.json", metrics)
