@@ -68,5 +68,5 @@ def all_baselines(params: Params) -> list[Baseline]:
 
 
 def kind_of(params: Params, name: str) -> str:
-    """`variant` for an adapter from elsewhere, a prefix like those of the sweep; else `baseline`."""
+    """`variant` for an adapter from elsewhere, a prefix as those trained here; else `baseline`."""
     return "variant" if isinstance(params.baselines.get(name), Adapter) else "baseline"

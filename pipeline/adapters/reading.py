@@ -20,3 +20,14 @@ def read_adapter(folder: Path) -> "KVPrefix":
     heads = int(config["num_attention_heads"])
     shape = (heads, int(config["token_dim"]) // heads)
     return load_adapter(folder, [(shape, shape)] * int(config["num_layers"]))
+
+
+def adapter_storage(folder: Path, kv: "KVPrefix") -> dict[str, int]:
+    """What an adapter costs, as a variant's training records it."""
+    from pipeline.prefix.peft_format import WEIGHTS
+
+    numbers = sum(tensor.numel() for tensor in (*kv.keys, *kv.values))
+    return {
+        "trainable_parameters": numbers,
+        "stored_bytes": (folder / WEIGHTS).stat().st_size,
+    }

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paths
+from pipeline.adapters.reading import adapter_storage
 from pipeline.baselines import Baseline
 from pipeline.config import Params
 from pipeline.config.comparison import Adapter, InContext
@@ -37,9 +38,10 @@ def run(params: Params, name: str) -> None:
         kv = kv_prefix_from_text(model, tokenizer, text, num_virtual_tokens=tokens)
         model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
         model.load_kv_prefix(kv)
+    stored = in_context_storage(tokens)
     if isinstance(baseline, Adapter):
         kv = load_adapter(baseline.path, kv_shapes(model))
-        tokens = len(kv)
+        tokens, stored = len(kv), adapter_storage(Path(baseline.path), kv)
         model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
         model.load_kv_prefix(kv)
     measure_splits(
@@ -48,7 +50,7 @@ def run(params: Params, name: str) -> None:
         params.evaluate,
         prefix_length=tokens,
         folder=paths.BASELINES / name,
-        stored=in_context_storage(tokens),
+        stored=stored,
     )
     with never_fatal("log the baseline"):
         log_baseline(params, Baseline(name))

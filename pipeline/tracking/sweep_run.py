@@ -10,8 +10,8 @@ from pipeline.tracking.store import open_experiment
 SWEEP = "sweep"
 
 
-def log_sweep(params: Params, report: Path, children: Iterable[str]) -> str:
-    """Log the report folder on the sweep's run and hang the given runs below it.
+def log_sweep(params: Params, report: Path, timed: Iterable[Path], children: Iterable[str]) -> str:
+    """Log the report folder, and files of timings, on the sweep's run; hang `children` below it.
 
     A report with the same summary as an earlier one finds that run again; a new one supersedes
     it. Returns the run's id.
@@ -34,6 +34,8 @@ def log_sweep(params: Params, report: Path, children: Iterable[str]) -> str:
         run_id = start_run(experiment_id, SWEEP, settings, {"kind": SWEEP})
     with mlflow.start_run(run_id=run_id):
         mlflow.log_artifacts(str(report), "report")
+        for path in timed:
+            mlflow.log_artifact(str(path), "timings")
         # Last: a run without it was cut short, and is not found again.
         mlflow.set_tag("summary_sha256", digest)
     client = MlflowClient()
