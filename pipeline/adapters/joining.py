@@ -1,9 +1,9 @@
 """A PEFT adapter joins the comparison: files in `adapters/<name>`, a line in params.yaml."""
 
-import io
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pipeline import paths
 from pipeline.atomic import atomic_folder
@@ -63,21 +63,41 @@ def _virtual_tokens(folder: Path) -> int:
 
 
 def _listed(text: str, name: str) -> str:
-    """params.yaml with the adapter first among the baselines, every comment in its place.
+    """params.yaml with the adapter first among the baselines, all other lines as they are.
 
-    First, because a comment between two sections belongs to the last entry of the upper one.
+    Raises PipelineError when the file is written in a way that cannot be added to.
     """
     from ruamel.yaml import YAML
 
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    params = yaml.load(text)
-    entry = yaml.load(f"{{type: adapter, path: {ADAPTERS.as_posix()}/{name}}}")
-    params["baselines"].insert(0, name, entry)
-    into = io.StringIO()
-    yaml.dump(params, into)
-    return into.getvalue()
+    path = (ADAPTERS / name).as_posix()
+    entry = f"{name}: {{type: adapter, path: {path}}}"
+    baselines = YAML().load(text)["baselines"]
+    lines = text.splitlines(keepends=True)
+    if baselines and not baselines.fa.flow_style():
+        # In front of the first: a comment between two sections stands after the last.
+        line, column = baselines.lc.key(next(iter(baselines)))
+        lines.insert(line, " " * column + entry + "\n")
+    elif baselines is not None:
+        line, column = baselines.lc.line, baselines.lc.col
+        separator = ", " if baselines else ""
+        first = lines[line]
+        lines[line] = first[: column + 1] + entry + separator + first[column + 1 :]
+    added = "".join(lines)
+    wanted = YAML(typ="safe").load(text)
+    wanted["baselines"] = {name: {"type": "adapter", "path": path}, **(wanted["baselines"] or {})}
+    if _parsed(added) != wanted:
+        raise PipelineError(f"{paths.PARAMS}: add this line under baselines yourself: {entry}")
+    return added
+
+
+def _parsed(text: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe").load(text)
+    except YAMLError:
+        return None
 
 
 def _copy(folder: Path, to: Path) -> None:
