@@ -51,6 +51,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "split that is not there": (_set("evaluate.splits", ["test", "test_unseen"]), "data.files.test_unseen names no such split"),
     "missing corpus": (_set("initializations.corpus.path", "inputs/none.txt"), "initializations.corpus.path: there is nothing at 'inputs/none.txt'"),
     "missing model folder": (_set("model.path", "nowhere"), "model.path: there is nothing at 'nowhere'"),
+    "missing adapter": (_set("baselines.other", {"type": "adapter", "path": "adapters/none"}), "baselines.other.path: there is nothing at 'adapters/none'"),
     "everything frozen": (_set("prefix", {"num_frozen_tokens": 2}), "prefix.num_frozen_tokens: 2 leaves nothing to train"),
 }  # fmt: skip
 

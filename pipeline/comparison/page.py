@@ -42,6 +42,11 @@ class Picture:
     title: str
 
     @property
+    def wide(self) -> bool:
+        """Whether it has several panels, which half a page's width would make too small."""
+        return self.path.stem == "loss_curves" or self.path.stem.endswith("_by_train_size")
+
+    @property
     def data_uri(self) -> str:
         """The picture itself, for a page without other files."""
         return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
@@ -94,14 +99,20 @@ def _facts(
 
 
 def _with_costs(shown: ShownTable, table: "pd.DataFrame") -> ShownTable:
-    """A shown table with two more columns: what was trained, and what is stored."""
+    """A shown table with two more columns: what was trained, and what is stored.
+
+    A p value stands beside the names, where no scrolling hides it.
+    """
     costs = [
         [_count(row["trainable_parameters"]), _count(row["stored_bytes"])]
         for row in table.to_dict("records")
     ]
     rows = [[*row, *cost] for row, cost in zip(shown.rows, costs, strict=True)]
     headers = [*shown.headers, "trained numbers", "stored bytes"]
-    return ShownTable([header or "name" for header in headers], rows, shown.note)
+    order = sorted(range(len(headers)), key=lambda i: (i > 0, not headers[i].startswith("p (")))
+    return ShownTable(
+        [headers[i] or "name" for i in order], [[row[i] for i in order] for row in rows], shown.note
+    )
 
 
 def _count(value: float | None) -> str:

@@ -61,14 +61,14 @@ def new_figure(width: float = 7.6, height: float = 4.2) -> "tuple[Figure, Axes]"
     return figure, axes
 
 
-def new_panels(count: int, columns: int = 3) -> "tuple[Figure, list[Axes]]":
+def new_panels(count: int) -> "tuple[Figure, list[Axes]]":
     """Panels with shared scales, row by row; those left over in the last row are not drawn."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    columns = min(columns, count)
+    columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
     figure, grid = plt.subplots(
         rows,
@@ -82,6 +82,8 @@ def new_panels(count: int, columns: int = 3) -> "tuple[Figure, list[Axes]]":
     panels = list(grid.flat)
     for axes in panels[count:]:
         axes.remove()
+    for axes in panels[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)
     return figure, panels[:count]
 
 

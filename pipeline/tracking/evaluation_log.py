@@ -19,7 +19,7 @@ from pipeline.tracking.runs import (
     sha256,
     start_run,
 )
-from pipeline.tracking.store import open_experiment
+from pipeline.tracking.store import never_fatal, open_experiment
 from pipeline.tracking.training_run import log_history, log_training_from_files
 from pipeline.variants import Variant
 
@@ -43,7 +43,9 @@ def log_variant(params: Params, variant: Variant, splits: Mapping[str, "Dataset"
             break
     else:
         run_id = log_training_from_files(params, variant, folder, splits)
-    model_id = register_model(params, variant.name, run_id, folder / "prefix.safetensors")
+    model_id = None
+    with never_fatal("register the variant's model"):
+        model_id = register_model(params, variant.name, run_id, folder / "prefix.safetensors")
     _log_results(params, run_id, paths.EVALUATE / variant.name, model_id)
     return run_id
 
@@ -79,7 +81,8 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
         log_history(run_id, paths.TRAIN / name)
     model_id = None
     if isinstance(adapter, Adapter):
-        model_id = register_adapter(params, name, run_id, Path(adapter.path))
+        with never_fatal("register the adapter's model"):
+            model_id = register_adapter(params, name, run_id, Path(adapter.path))
     _log_results(params, run_id, folder, model_id)
     return run_id
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.config import Params
 from pipeline.tracking.runs import flatten, make_current, runs_named, sha256, start_run
 from pipeline.tracking.store import open_experiment
+from pipeline.tracking.view import comparison_url
 
 SWEEP = "sweep"
 
@@ -42,4 +43,9 @@ def log_sweep(params: Params, report: Path, timed: Iterable[Path], children: Ite
     for child in children:
         if client.get_run(child).data.tags.get("mlflow.parentRunId") != run_id:
             client.set_tag(child, "mlflow.parentRunId", run_id)
+    url = comparison_url(params, experiment_id)
+    # MLflow shows this tag as the experiment's description.
+    note = f"[Compare the current runs]({url})"
+    client.set_experiment_tag(experiment_id, "mlflow.note.content", note)
+    print(f"All runs side by side, after `mlflow ui`: {url}")
     return run_id
