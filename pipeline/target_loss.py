@@ -24,8 +24,11 @@ class TargetLoss:
         from pipeline.prefix.packed import is_packable
 
         self.model = model
-        prefixed = isinstance(model, PrefixModel)
-        self.packable = model.packable if prefixed else is_packable(model, None)
+        if isinstance(model, PrefixModel):
+            self.packable = model.packable
+        else:
+            # Layers recomputed in the backward pass would find the model's own attention again.
+            self.packable = not model.is_gradient_checkpointing and is_packable(model, None)
 
     def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
         """A batch in the parts that one call takes: whole where packed, else of like length."""

@@ -10,6 +10,9 @@ from ruamel.yaml import YAML
 
 from pipeline.cli import main
 from pipeline.config import load_params
+from pipeline.config.trained_baselines import Lora
+from pipeline.config.training import TrainParams
+from pipeline.variants import Variant
 from tests.conftest import ROOT, tiny_params
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -52,6 +55,16 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "missing corpus": (_set("initializations.corpus.path", "inputs/none.txt"), "initializations.corpus.path: there is nothing at 'inputs/none.txt'"),
     "missing model folder": (_set("model.path", "nowhere"), "model.path: there is nothing at 'nowhere'"),
     "missing adapter": (_set("baselines.other", {"type": "adapter", "path": "adapters/none"}), "baselines.other.path: there is nothing at 'adapters/none'"),
+    "unknown metric": (_set("evaluate.metrics", ["meteor"]), "evaluate.metrics.0 = 'meteor' should be 'exact_match'"),
+    "metric twice": (_set("evaluate.metrics", ["bleu", "bleu"]), "evaluate.metrics lists bleu twice"),
+    "sorted by what is not measured": (lambda p: p["evaluate"].update(metrics=["bleu"]) or p["report"].update(sort_by="chrf"), "report.sort_by: 'chrf' is not measured"),
+    "more training examples than there are": (lambda p: p["data"].update(max_examples={"train": 8}) or p["sweep"].update(train_sizes=[4, 9]), "sweep.train_sizes: 9 is above data.max_examples.train = 8"),
+    "noise in the context": (_set("sweep.in_context", ["random"]), "sweep.in_context: 'random' is not an initialisation whose text can stand in the context; use one of: corpus"),
+    "no training sizes": (lambda p: p["sweep"].pop("train_sizes"), "sweep.train_sizes: is missing"),
+    "unknown way to adapt": (_set("trained_baselines.lora", {"type": "ia3"}), "trained_baselines.lora.type = 'ia3' is unknown; use one of 'lora', 'full_fine_tuning'"),
+    "misspelt rank": (_set("trained_baselines.lora", {"type": "lora", "rnak": 4}), "trained_baselines.lora.rnak: unknown key; did you mean 'rank'?"),
+    "a baseline of two lengths": (_set("trained_baselines.lora", {"type": "lora", "epochs": 1, "max_steps": 9}), "trained_baselines.lora: give epochs or max_steps, not both"),
+    "one name for two baselines": (_set("trained_baselines.no_prefix", {"type": "lora"}), "trained_baselines.no_prefix: another baseline has this name"),
     "everything frozen": (_set("prefix", {"num_frozen_tokens": 2}), "prefix.num_frozen_tokens: 2 leaves nothing to train"),
 }  # fmt: skip
 
@@ -134,7 +147,23 @@ def test_several_mistakes_are_told_together(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["params.yaml", "examples/webnlg.yaml", "examples/initializations.yaml"]
+    "name",
+    ["params.yaml", *(f"examples/{path.name}" for path in (ROOT / "examples").glob("*.yaml"))],
 )
 def test_the_committed_params_are_valid(name: str) -> None:
     assert load_params(ROOT / name).sweep.lengths
+
+
+def test_a_baseline_trains_as_train_says_where_it_says_nothing_itself() -> None:
+    train = TrainParams(epochs=2, batch_size=4, weight_decay=0.1)
+    own = Lora(type="lora", learning_rate=1e-3, max_steps=7).training(train)
+    assert (own.epochs, own.max_steps, own.learning_rate) == (None, 7, 1e-3)
+    assert (own.batch_size, own.weight_decay) == (4, 0.1)
+    assert Lora(type="lora").training(train).epochs == 2
+
+
+@pytest.mark.parametrize("size", [None, 50])
+def test_a_variants_name_and_back(size: int | None) -> None:
+    variant = Variant(32, "corpus", 1, size)
+    assert variant.name == "len32-corpus-seed1" + ("-train50" if size else "")
+    assert Variant.parse(variant.name) == variant

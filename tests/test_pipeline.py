@@ -102,6 +102,18 @@ def _change_generation(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["evaluate"].update(max_new_tokens=5))
 
 
+def _add_training_size(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["sweep"].update(train_sizes=[4]))
+
+
+def _add_baselines(workspace: Workspace) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["sweep"]["in_context"] = ["corpus"]
+        params["trained_baselines"] = {"lora": {"type": "lora"}}
+
+    workspace.edit(change)
+
+
 def _change_plot(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["report"].update(dpi=70))
 
@@ -139,6 +151,23 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
         _change_generation,
         {f"evaluate@{p}-{n}-0" for p in (2, 4) for n in ("random", "corpus")}
         | {"baselines@no_prefix", "report"},
+    ),
+    "a training size": (
+        _add_training_size,
+        {
+            f"{stage}_subset@{length}-{name}-0-4"
+            for stage in ("train", "evaluate")
+            for length in (2, 4)
+            for name in ("random", "corpus")
+        }
+        | {"report"},
+    ),
+    "baselines": (
+        _add_baselines,
+        {
+            *("train_baseline@lora-0", "evaluate_baseline@lora-0"),
+            *("in_context@2-corpus", "in_context@4-corpus", "report"),
+        },
     ),
     "a plot setting": (_change_plot, {"report"}),
     "the order of a list": (_reorder_lists, {"report"}),

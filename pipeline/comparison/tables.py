@@ -112,7 +112,8 @@ def _with_interval(row: dict[Any, Any], split: str, metric: str, params: Params)
     value = score(row[column], metric)
     if split != params.report.split:
         return value
-    low, high = (score(row[f"{column}_{end}"], metric) for end in ("low", "high"))
+    ends = (score(row[f"{column}_{end}"], metric) for end in ("low", "high"))
+    low, high = (end.removesuffix("%") for end in ends)
     return f"{value} [{low}, {high}]"
 
 

@@ -49,9 +49,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
-    loc = _key_path(raw, error["loc"])
-    key = ".".join(str(part) for part in loc)
     kind = error["type"]
+    loc = _key_path(raw, error["loc"], lacks_last=kind == "missing")
+    key = ".".join(str(part) for part in loc)
     if kind == "extra_forbidden":
         known = _known_keys(error["loc"])
         close = difflib.get_close_matches(str(loc[-1]), known, n=1)
@@ -79,12 +79,16 @@ def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
     return f"{key} = {_shown(error['input'])} {message}."
 
 
-def _key_path(raw: dict[str, Any], loc: tuple[int | str, ...]) -> list[int | str]:
-    """The error's location without pydantic's union tags, which are no keys of the file."""
+def _key_path(raw: dict[str, Any], loc: tuple[int | str, ...], lacks_last: bool) -> list[int | str]:
+    """The error's location without pydantic's union tags, which are no keys of the file.
+
+    `lacks_last`: the last part is a key that the file ought to have.
+    """
     path: list[int | str] = []
     node: Any = raw
     for index, part in enumerate(loc):
-        if isinstance(node, dict) and part not in node and index < len(loc) - 1:
+        is_last = index == len(loc) - 1
+        if isinstance(node, dict) and part not in node and not (is_last and lacks_last):
             continue
         if part == "[key]":
             continue

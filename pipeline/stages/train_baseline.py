@@ -51,7 +51,7 @@ def run(params: Params, baseline: Baseline) -> None:
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
     result.prefix.restore(model)
     with atomic_folder(paths.TRAIN / baseline.name) as aside:
-        save_adapted(model, definition, aside / WEIGHTS)
+        save_adapted(model, definition, aside / WEIGHTS, paths.MODEL)
         history = pd.DataFrame(result.history, columns=["step", *STEP_METRICS])
         write_csv(aside / "history.csv", history)
         metrics = {

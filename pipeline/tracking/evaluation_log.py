@@ -52,6 +52,8 @@ def log_variant(params: Params, variant: Variant, splits: Mapping[str, "Dataset"
 
 def log_baseline(params: Params, baseline: Baseline) -> str:
     """As `log_variant`, for a baseline; the history of a trained one is read from its files."""
+    import mlflow
+
     experiment_id = open_experiment(params)
     name = baseline.name
     folder = paths.BASELINES / name
@@ -69,6 +71,7 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
             **({} if baseline.seed is None else {"seed": baseline.seed}),
             **({} if baseline.train_size is None else {"train_size": baseline.train_size}),
             "start": baseline.definition(params),
+            **({} if baseline.seed is None else {"train": _training(params, baseline)}),
             "evaluate": params.evaluate.model_dump(),
             "model": params.model.model_dump(),
         }
@@ -79,12 +82,18 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
     run_id = start_run(experiment_id, name, settings, tags)
     if baseline.seed is not None:
         log_history(run_id, paths.TRAIN / name)
+        mlflow.log_metrics(read_json(paths.TRAIN / name / "metrics.json"), run_id=run_id)
     model_id = None
     if isinstance(adapter, Adapter):
         with never_fatal("register the adapter's model"):
             model_id = register_adapter(params, name, run_id, Path(adapter.path))
     _log_results(params, run_id, folder, model_id)
     return run_id
+
+
+def _training(params: Params, baseline: Baseline) -> dict[str, Any]:
+    definition = params.trained_baselines[baseline.family]
+    return definition.training(params.train).model_dump()
 
 
 def _log_results(params: Params, run_id: str, folder: Path, model_id: str | None = None) -> None:

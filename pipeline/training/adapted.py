@@ -35,13 +35,22 @@ def adaptable_model(folder: Path, baseline: TrainedBaseline, compute: Compute) -
     return load_frozen_model(folder, wide).requires_grad_(True)
 
 
-def save_adapted(model: "PreTrainedModel", baseline: TrainedBaseline, folder: Path) -> None:
+def save_adapted(
+    model: "PreTrainedModel", baseline: TrainedBaseline, folder: Path, pretrained: Path
+) -> None:
     """Write what is kept beside the pretrained model: a PEFT adapter folder, or a whole model.
 
-    A whole model is written in the dtype of the pretrained one on disk.
+    A whole model is written in the dtype of the pretrained one.
     """
-    if not isinstance(baseline, Lora):
-        model = model.to(model.config.dtype)
+    from transformers import AutoConfig
+
+    stored_dtype = AutoConfig.from_pretrained(pretrained, local_files_only=True).dtype
+    if isinstance(baseline, Lora):
+        config = model.peft_config["default"]
+        # PEFT keeps the names in a set, whose order is another in every process.
+        config.target_modules = sorted(config.target_modules)
+    else:
+        model = model.to(stored_dtype)
     model.save_pretrained(folder)
 
 

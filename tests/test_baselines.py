@@ -1,0 +1,215 @@
+"""Every baseline and a training size through their stages, on a tiny model without DVC."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from pipeline import paths
+from pipeline.baselines import Baseline, all_baselines
+from pipeline.config import Params, load_params
+from pipeline.records import read_json, read_jsonl
+from pipeline.stages import (
+    baselines,
+    evaluate,
+    evaluate_baseline,
+    fetch_data,
+    fetch_model,
+    in_context,
+    kv_prefix,
+    report,
+    tokenize,
+    train,
+    train_baseline,
+)
+from pipeline.timings import read_timing, record_timing
+from pipeline.variants import Variant, sweep
+from tests.conftest import CORPUS, rows, tiny_params
+
+pytestmark = pytest.mark.real
+
+NAMES = ["no_prefix", "whole_text", "in_context_corpus-len2", "lora-seed0", "lora-seed1"]
+METRICS = ("loss", "perplexity", "exact_match", "token_f1", "bleu", "chrf", "rouge_l")
+
+
+def write_inputs(model_folder: Path) -> Params:
+    inputs = Path("inputs")
+    inputs.mkdir()
+    pd.DataFrame(rows("train", 12)).to_json(inputs / "train.jsonl", orient="records", lines=True)
+    pd.DataFrame(rows("validation", 4)).to_csv(inputs / "validation.csv", index=False)
+    pd.DataFrame(rows("test", 5)).to_parquet(inputs / "test.parquet")
+    (inputs / "corpus.txt").write_text(CORPUS * 3)
+    params: dict[str, Any] = tiny_params(model_folder)
+    params["sweep"] = {
+        **{"lengths": [2], "initializations": ["corpus"], "seeds": [0, 1]},
+        **{"train_sizes": [], "in_context": ["corpus"]},
+    }
+    whole_text = {"type": "in_context", "path": "inputs/corpus.txt", "max_tokens": None}
+    params["baselines"]["whole_text"] = whole_text
+    params["trained_baselines"] = {"lora": {"type": "lora", "rank": 2, "max_steps": 3}}
+    params["initializations"].pop("random")
+    with Path("params.yaml").open("w") as file:
+        YAML(typ="safe").dump(params, file)
+    return load_params()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """A folder in which every stage has run."""
+    root = tmp_path_factory.mktemp("stages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        params = write_inputs(model_folder)
+        fetch_model.run(params)
+        fetch_data.run(params)
+        tokenize.run(params)
+        kv_prefix.run(params, "corpus")
+        for variant in sweep(params):
+            train.run(params, variant)
+            evaluate.run(params, variant)
+        for name in params.baselines:
+            baselines.run(params, name)
+        in_context.run(params, 2, "corpus")
+        for seed in (0, 1):
+            trained = Baseline("lora", seed=seed)
+            train_baseline.run(params, trained)
+            evaluate_baseline.run(params, trained)
+        report.run(params)
+    return root
+
+
+def test_the_table_holds_every_baseline_beside_every_variant(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    table: Any = pd.read_csv(paths.REPORT / "summary.csv").set_index("name")
+    params = load_params()
+    assert sorted(b.name for b in all_baselines(params)) == sorted(NAMES)
+    assert set(table.index) == {*NAMES, *(variant.name for variant in sweep(params))}
+    for metric in METRICS:
+        score, low, high = (table[f"test_{metric}{end}"] for end in ("", "_low", "_high"))
+        assert ((low <= score) & (score <= high)).all()
+    is_variant = table["kind"] == "variant"
+    assert table.loc[is_variant, "test_loss_p_value"].between(0, 1).all()
+    assert table.loc[~is_variant, "test_loss_p_value"].isna().all()
+    (best,) = table.loc[is_variant, "compared_with"].unique()
+    assert best == table.loc[~is_variant, "test_loss"].idxmin()
+    assert table.loc["len2-corpus-seed0", "train_size"] == 12
+    assert table.loc["in_context_corpus-len2", "stored_bytes"] == 2 * 4
+    assert table.loc["no_prefix", "stored_bytes"] == 0
+    assert table.loc["lora-seed0", "trainable_parameters"] > 0
+    adapter = paths.TRAIN / "lora-seed0" / "weights" / "adapter_model.safetensors"
+    assert table.loc["lora-seed0", "stored_bytes"] == adapter.stat().st_size
+    # The whole text is longer than what the longest example leaves of the context of 512.
+    assert 400 < table.loc["whole_text", "length"] < 512
+
+
+def test_seeds_are_one_row_of_the_second_table(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(done)
+    table: Any = pd.read_csv(paths.REPORT / "summary.csv").set_index("name")
+    seeds: Any = pd.read_csv(paths.REPORT / "over_seeds.csv").set_index("name")
+    assert set(seeds.index) == {
+        *("no_prefix", "whole_text", "in_context_corpus-len2", "lora", "len2-corpus"),
+    }
+    both = table.loc[["lora-seed0", "lora-seed1"], "test_loss"]
+    assert seeds.loc["lora", "seeds"] == 2
+    assert seeds.loc["lora", "test_loss"] == pytest.approx(both.mean())
+    assert seeds.loc["lora", "test_loss_std"] == pytest.approx(both.std())
+    assert seeds.loc["len2-corpus", "test_loss_p_value"] > 0
+    assert "±" in (paths.REPORT / "over_seeds.md").read_text()
+
+
+def test_variants_and_baselines_have_the_same_metrics_in_mlflow(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    client = MlflowClient(f"sqlite:///{done / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    wanted = {f"test/{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")}
+    wanted |= {"trainable_parameters", "stored_bytes", "time/decoding_tokens_per_second"}
+    found = client.search_runs(
+        [experiment.experiment_id], "tags.state = 'current' and tags.kind != 'sweep'"
+    )
+    assert len(found) == len(NAMES) + 2
+    table: Any = pd.read_csv(paths.REPORT / "summary.csv").set_index("name")
+    for run in found:
+        name = run.info.run_name
+        assert wanted <= set(run.data.metrics), name
+        assert run.data.metrics["test/chrf_low"] == table.loc[name, "test_chrf_low"]
+        if name.startswith(("lora", "len")):
+            assert run.data.metrics["time/training_seconds"] > 0
+            points = client.get_metric_history(run.info.run_id, "train/loss")
+            assert [point.step for point in points] == list(range(1, len(points) + 1))
+            assert len(points) == (3 if name.startswith("lora") else 4)
+
+
+def test_the_text_in_the_context_is_where_a_variant_starts(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its losses are those of its tokens before the input, by the frozen model alone."""
+    import torch
+
+    from pipeline.config.training import Compute
+    from pipeline.frozen_model import load_frozen_model, load_tokenizer
+    from pipeline.tokenized import load_split
+
+    monkeypatch.chdir(done)
+    text = load_tokenizer(paths.MODEL).encode(CORPUS)[:2]
+    model = load_frozen_model(paths.MODEL, Compute(device="cpu"))
+    lines = read_jsonl(paths.BASELINES / "in_context_corpus-len2" / "predictions.jsonl")
+    for row, line in zip(load_split(paths.TOKENIZED / "splits", "test"), lines, strict=True):
+        ids = torch.tensor([[*text, *row["input_ids"]]])
+        start = len(text) + row["target_start"]
+        with torch.no_grad():
+            predicted = model(ids).logits[0, start - 1 : -1]
+        expected = torch.nn.functional.cross_entropy(predicted, ids[0, start:], reduction="sum")
+        assert line["loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_timings_are_kept_apart_from_what_dvc_compares(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    found = read_timing("lora-seed0")
+    assert set(found) == {
+        *("training_seconds", "training_tokens_per_second"),
+        *("evaluation_seconds", "decoding_tokens_per_second"),
+    }
+    assert all(value > 0 for value in found.values())
+    assert set(read_timing("no_prefix")) == {"evaluation_seconds", "decoding_tokens_per_second"}
+    for folder in (paths.TRAIN, paths.EVALUATE, paths.BASELINES, paths.REPORT):
+        for path in folder.rglob("metrics.json"):
+            assert not [key for key in read_json(path) if "second" in key]
+    record_timing("another", training_seconds=2.0)
+    record_timing("another", evaluation_seconds=1.0)
+    assert read_timing("another") == {"training_seconds": 2.0, "evaluation_seconds": 1.0}
+    (paths.TIMINGS / "another.json").write_text("{")
+    assert read_timing("another") == {}
+    assert read_timing("never_measured") == {}
+
+
+def test_a_training_size_is_a_variant_and_a_baseline_of_its_own(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{done / 'mlflow.db'}")
+    params = load_params()
+    sized = params.model_copy(
+        update={"sweep": params.sweep.model_copy(update={"train_sizes": [4]})}
+    )
+    variant, trained = Variant(2, "corpus", 0, 4), Baseline("lora", seed=0, train_size=4)
+    assert variant in sweep(sized)
+    assert trained in all_baselines(sized)
+    train.run(sized, variant)
+    train_baseline.run(sized, trained)
+    for name, whole in ((variant.name, "len2-corpus-seed0"), (trained.name, "lora-seed0")):
+        assert name == f"{whole}-train4"
+        own, other = (read_json(paths.TRAIN / n / "metrics.json") for n in (name, whole))
+        assert (own["train_size"], other["train_size"]) == (4, 12)
+        assert own["validation/initial_loss"] == other["validation/initial_loss"]
+        assert own["validation/best_loss"] != other["validation/best_loss"]
