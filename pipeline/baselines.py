@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Params
+from pipeline.config.comparison import Adapter
 
 IN_CONTEXT = "in_context_"
 """What the family of an initialisation's text in the context begins with."""
@@ -64,3 +65,8 @@ def all_baselines(params: Params) -> list[Baseline]:
             for seed in sweep.seeds
         ),
     ]
+
+
+def kind_of(params: Params, name: str) -> str:
+    """`variant` for an adapter from elsewhere, a prefix as those trained here; else `baseline`."""
+    return "variant" if isinstance(params.baselines.get(name), Adapter) else "baseline"

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.config import Params
+from pipeline.config.comparison import Adapter
 from pipeline.config.initializations import FROM_FILE, CorpusText, PrefixFile
 from pipeline.config.load import read_yaml
 from pipeline.config.sources import FileData, LocalModel
@@ -46,6 +47,9 @@ def _sources_exist(params: Params) -> None:
     for name, definition in params.initializations.items():
         if isinstance(definition, (*FROM_FILE, PrefixFile)):
             named[f"initializations.{name}.path"] = definition.path
+    for name, baseline in params.baselines.items():
+        if isinstance(baseline, Adapter):
+            named[f"baselines.{name}.path"] = baseline.path
     for key, path in named.items():
         if not Path(path).exists() and not _is_output(path):
             raise PipelineError(f"{key}: there is nothing at '{path}'; name an existing path")

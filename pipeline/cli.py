@@ -1,4 +1,4 @@
-"""The command line: one subcommand a stage, as dvc.yaml calls them, and `check`."""
+"""The command line: one subcommand a stage, as dvc.yaml calls them, `check`, and later use."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ import click
 
 from pipeline.baselines import Baseline
 from pipeline.checks import check_files
+from pipeline.commands import export, generate, import_adapter
 from pipeline.config import Params, load_params
 from pipeline.errors import PipelineError
 from pipeline.failures import explained
@@ -53,8 +54,13 @@ def main() -> None:
     """Prefix tuning of a frozen language model, steered by params.yaml and run by DVC.
 
     `dvc repro` calls the stages below in their order; `python -m pipeline check` validates
-    params.yaml without running any.
+    params.yaml without running any. With what they trained, `generate` answers texts, `export`
+    writes a PEFT adapter, and `import` lets one join the comparison.
     """
+
+
+for _command in (generate, export, import_adapter):
+    main.add_command(_command)
 
 
 @main.command()

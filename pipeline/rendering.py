@@ -85,7 +85,7 @@ class Renderer:
         return example
 
     def _tokenized(self, row: Mapping[str, Any], shown: str, target: str) -> TokenizedExample:
-        prompt_ids = self._encode(self._prompt(shown))
+        prompt_ids = self.prompt_ids(shown)
         if not target.strip():
             raise EmptyRowError(f"task.target_template: the target of example {row['id']} is empty")
         if not prompt_ids:
@@ -106,6 +106,10 @@ class Renderer:
             render(self.task.input_template, row, "task.input_template"),
             render(self.task.target_template, row, "task.target_template"),
         )
+
+    def prompt_ids(self, shown: str) -> list[int]:
+        """The tokens that the model continues, of an input as the template rendered it."""
+        return self._encode(self._prompt(shown))
 
     def demonstrations(self, rows: Sequence[Mapping[str, Any]], template: str | None) -> str:
         """The rows one after another as one text.

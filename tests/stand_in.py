@@ -18,7 +18,7 @@ FOLDERS = {
     "evaluate_baseline": ("predictions.jsonl", "metrics.json"),
     "report": (
         *("summary.csv", "summary.md", "plots/a.png"),
-        *("over_seeds.csv", "over_seeds.md"),
+        *("over_seeds.csv", "over_seeds.md", "report.html", "report.md", "best/README.md"),
         *("loss_by_length.csv", "loss_curves.csv"),
     ),
 }

@@ -54,6 +54,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "split that is not there": (_set("evaluate.splits", ["test", "test_unseen"]), "data.files.test_unseen names no such split"),
     "missing corpus": (_set("initializations.corpus.path", "inputs/none.txt"), "initializations.corpus.path: there is nothing at 'inputs/none.txt'"),
     "missing model folder": (_set("model.path", "nowhere"), "model.path: there is nothing at 'nowhere'"),
+    "missing adapter": (_set("baselines.other", {"type": "adapter", "path": "adapters/none"}), "baselines.other.path: there is nothing at 'adapters/none'"),
     "unknown metric": (_set("evaluate.metrics", ["meteor"]), "evaluate.metrics.0 = 'meteor' should be 'exact_match'"),
     "metric twice": (_set("evaluate.metrics", ["bleu", "bleu"]), "evaluate.metrics lists bleu twice"),
     "sorted by what is not measured": (lambda p: p["evaluate"].update(metrics=["bleu"]) or p["report"].update(sort_by="chrf"), "report.sort_by: 'chrf' is not measured"),

@@ -1,50 +1,56 @@
-"""The pictures of the report, drawn with matplotlib."""
+"""The pictures of the report, drawn with matplotlib: all of them, and those against length."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipeline.comparison.plots_by_cost import draw_by_cost
+from pipeline.comparison.plots_by_train_size import draw_by_train_size
+from pipeline.comparison.plots_loss_curves import draw_loss_curves
+from pipeline.comparison.plots_style import (
+    BASELINE_COLOUR,
+    LABELS,
+    baseline_style,
+    colour,
+    line_style,
+    marker,
+    new_figure,
+    of_whole_split,
+    save,
+    title_of,
+)
+from pipeline.config import Params
 from pipeline.evaluation.metrics import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's palette, told apart with every common colour blindness; markers help in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LABELS = {
-    "loss": "loss (nats per target token)",
-    "perplexity": "perplexity of the target",
-    "exact_match": "exact match (share of examples)",
-    "token_f1": "token F1",
-    "bleu": "BLEU (0 to 100)",
-    "chrf": "chrF (0 to 100)",
-    "rouge_l": "ROUGE-L F measure",
-}
 
 
-def draw(
-    table: "pd.DataFrame", curves: "pd.DataFrame", splits: Sequence[str], folder: Path, dpi: int
-) -> None:
-    """Write `<split>_<metric>.png` against prefix length and `loss_curves.png` into `folder`.
+def draw(params: Params, table: "pd.DataFrame", curves: "pd.DataFrame", folder: Path) -> None:
+    """Write every picture of a summary table and its loss curves into `folder`.
 
-    The same table gives the same bytes: the files hold no date and no version of the library.
+    `<split>_<metric>.png` against prefix length; `<split>_<metric>_by_stored_bytes.png` and, with
+    `sweep.train_sizes`, `<split>_<metric>_by_train_size.png` of the metric sorted by;
+    `loss_curves.png`. The same tables give the same bytes.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    for split in splits:
-        for metric in (metric for metric in _LABELS if f"{split}_{metric}" in table):
-            figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
-            _against_length(axes, table, split, metric)
-            _save(figure, folder / f"{split}_{metric}.png", dpi)
-    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-    _loss_curves(axes, curves)
-    _save(figure, folder / "loss_curves.png", dpi)
+    dpi, sort_by = params.report.dpi, params.report.sort_by
+    for split in params.evaluate.splits:
+        for metric in (metric for metric in LABELS if f"{split}_{metric}" in table):
+            figure, axes = new_figure()
+            _against_length(axes, of_whole_split(table), split, metric)
+            save(figure, folder / f"{split}_{metric}.png", dpi)
+        draw_by_cost(
+            of_whole_split(table),
+            cost="stored_bytes",
+            split=split,
+            metric=sort_by,
+            path=folder / f"{split}_{sort_by}_by_stored_bytes.png",
+            dpi=dpi,
+        )
+        if params.sweep.train_sizes:
+            path = folder / f"{split}_{sort_by}_by_train_size.png"
+            draw_by_train_size(table, split, sort_by, path, dpi)
+    draw_loss_curves(curves, folder / "loss_curves.png", dpi)
 
 
 def _against_length(axes: "Axes", table: "pd.DataFrame", split: str, metric: str) -> None:
@@ -52,23 +58,41 @@ def _against_length(axes: "Axes", table: "pd.DataFrame", split: str, metric: str
     variants = table[table["kind"] == "variant"]
     for index, (name, group) in enumerate(variants.groupby("initialization", sort=True)):
         by_length = group.groupby("length")[column].agg(["mean", "min", "max"])
-        colour = COLOURS[index % len(COLOURS)]
-        marker = MARKERS[index % len(MARKERS)]
-        style = _style(index)
-        axes.plot(
-            by_length.index,
-            by_length["mean"],
-            color=colour,
-            marker=marker,
-            ls=style,
-            label=str(name),
-        )
+        drawn: dict[str, Any] = {
+            "color": colour(index),
+            "marker": marker(index),
+            "ls": line_style(index),
+        }
+        axes.plot(by_length.index, by_length["mean"], label=str(name), **drawn)
         axes.fill_between(
-            by_length.index, by_length["min"], by_length["max"], color=colour, alpha=0.2, lw=0
+            by_length.index,
+            by_length["min"],
+            by_length["max"],
+            color=colour(index),
+            alpha=0.2,
+            lw=0,
         )
-    for index, row in enumerate(table[table["kind"] == "baseline"].to_dict("records")):
-        style = (":", "--", "-.")[index % 3]
-        axes.axhline(row[column], color="#555555", linestyle=style, label=str(row["name"]))
+    baselines = table[table["kind"] == "baseline"]
+    for index, (name, group) in enumerate(baselines.groupby("initialization", sort=True)):
+        drawn = {
+            "color": BASELINE_COLOUR,
+            "ls": baseline_style(index),
+            "label": f"{name} (baseline)",
+        }
+        if group["seed"].isna().all() and len(group) > 1:
+            # A text in the context, which has a length as prefixes have.
+            means = group.groupby("length")[column].mean()
+            axes.plot(means.index, means, marker=marker(index), mfc="white", **drawn)
+        else:
+            axes.axhline(group[column].mean(), **drawn)
+            if group[column].nunique() > 1:
+                axes.axhspan(
+                    group[column].min(),
+                    group[column].max(),
+                    color=BASELINE_COLOUR,
+                    alpha=0.12,
+                    lw=0,
+                )
     axes.set_xscale("log", base=2)
     lengths = sorted(variants["length"].unique())
     axes.set_xticks(lengths, [str(length) for length in lengths])
@@ -76,30 +100,7 @@ def _against_length(axes: "Axes", table: "pd.DataFrame", split: str, metric: str
     if metric in HIGHER_IS_BETTER:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("prefix length (virtual tokens)")
-    axes.set_ylabel(_LABELS[metric])
-    axes.set_title(f"{split}: {_LABELS[metric].split(' (')[0]} against prefix length")
+    axes.set_ylabel(LABELS[metric])
+    axes.set_title(f"{split}: {title_of(metric)} against prefix length")
     axes.grid(alpha=0.3)
     axes.figure.legend(fontsize="small", loc="outside right upper")
-
-
-def _loss_curves(axes: "Axes", curves: "pd.DataFrame") -> None:
-    for index, (name, group) in enumerate(curves.groupby("series", sort=True)):
-        colour = COLOURS[index % len(COLOURS)]
-        axes.plot(group["step"], group["loss"], color=colour, ls=_style(index), label=str(name))
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("training loss (nats per target token, mean of 10 steps)")
-    axes.set_title("Training loss")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small", ncols=2)
-
-
-def _style(index: int) -> str:
-    """Another kind of line for each round through the colours."""
-    return ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
-
-
-def _save(figure: "Figure", path: Path, dpi: int) -> None:
-    from matplotlib import pyplot as plt
-
-    figure.savefig(path, dpi=dpi, metadata={"Software": None})
-    plt.close(figure)

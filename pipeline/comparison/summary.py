@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from pipeline.baselines import all_baselines
+from pipeline.baselines import all_baselines, kind_of
 from pipeline.comparison.per_example import Comparer, Statistics, read_statistics
 from pipeline.config import Params
 from pipeline.evaluation.metrics import ALWAYS, HIGHER_IS_BETTER
-from pipeline.records import read_csv, read_json
+from pipeline.records import read_json
 from pipeline.variants import sweep
 
 if TYPE_CHECKING:
@@ -56,21 +56,6 @@ def sort_key(params: Params) -> tuple[str, bool]:
     """The column that tables are sorted by, and whether less is better."""
     sort_by = params.report.sort_by
     return f"{params.report.split}_{sort_by}", sort_by not in HIGHER_IS_BETTER
-
-
-def loss_curves(params: Params) -> "pd.DataFrame":
-    """Training loss of every variant: columns series (its name), step, loss (mean of 10 steps).
-
-    Single batches are too noisy to tell variants apart.
-    """
-    import pandas as pd
-
-    tables = []
-    for variant in sweep(params):
-        history = read_csv(paths.TRAIN / variant.name / "history.csv").iloc[1:]
-        loss = history["train/loss"].rolling(10, min_periods=1).mean()
-        tables.append(pd.DataFrame({"series": variant.name, "step": history["step"], "loss": loss}))
-    return pd.concat(tables, ignore_index=True)
 
 
 def loss_by_length(table: "pd.DataFrame", params: Params) -> "pd.DataFrame":
@@ -124,7 +109,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": baseline.name,
-                "kind": "baseline",
+                "kind": kind_of(params, baseline.name),
                 "length": measured["context_tokens"],
                 "initialization": baseline.family,
                 "seed": baseline.seed,

@@ -1,5 +1,6 @@
 """The tables as Markdown, which a terminal shows as well."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Params
@@ -19,7 +20,33 @@ TITLES = {
 }
 
 
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as text: a cell's row is the row of the table that it was made from."""
+
+    headers: list[str]
+    rows: list[list[str]]
+    note: str
+
+    def markdown(self) -> str:
+        """GitHub's form, with the note below."""
+        from tabulate import tabulate
+
+        table = tabulate(self.rows, self.headers, tablefmt="github", disable_numparse=True)
+        return f"{table}\n\n{self.note}"
+
+
 def as_markdown(table: "pd.DataFrame", params: Params) -> str:
+    """The summary as Markdown."""
+    return shown_summary(table, params).markdown()
+
+
+def over_seeds_as_markdown(table: "pd.DataFrame", params: Params) -> str:
+    """The table over seeds as Markdown."""
+    return shown_over_seeds(table, params).markdown()
+
+
+def shown_summary(table: "pd.DataFrame", params: Params) -> ShownTable:
     """The summary: losses to 3 digits, rates in percent, intervals on the split sorted by."""
     columns = _columns(params)
     rows = [
@@ -31,10 +58,10 @@ def as_markdown(table: "pd.DataFrame", params: Params) -> str:
         for row in table.to_dict("records")
     ]
     note = f"In brackets: 95% bootstrap interval over the examples of {params.report.split}."
-    return _markdown(["", "length"], rows, table, params) + "\n\n" + _note(note, table)
+    return _shown(["", "length"], rows, _note(note, table), table, params)
 
 
-def over_seeds_as_markdown(table: "pd.DataFrame", params: Params) -> str:
+def shown_over_seeds(table: "pd.DataFrame", params: Params) -> ShownTable:
     """The table over seeds: mean ± standard deviation of the seeds, where there are several."""
     columns = _columns(params)
     rows = [
@@ -46,8 +73,8 @@ def over_seeds_as_markdown(table: "pd.DataFrame", params: Params) -> str:
         ]
         for row in table.to_dict("records")
     ]
-    note = "Mean ± standard deviation over seeds."
-    return _markdown(["", "length", "seeds"], rows, table, params) + "\n\n" + _note(note, table)
+    note = _note("Mean ± standard deviation over seeds.", table)
+    return _shown(["", "length", "seeds"], rows, note, table, params)
 
 
 def score(value: float, metric: str) -> str:
@@ -57,16 +84,14 @@ def score(value: float, metric: str) -> str:
     return f"{value:.1f}" if metric in PERCENT else f"{100 * value:.1f}%"
 
 
-def _markdown(
-    first: list[str], rows: list[list[str]], table: "pd.DataFrame", params: Params
-) -> str:
-    from tabulate import tabulate
-
+def _shown(
+    first: list[str], rows: list[list[str]], note: str, table: "pd.DataFrame", params: Params
+) -> ShownTable:
     headers = [*first, *(f"{split} {TITLES[metric]}" for split, metric in _columns(params))]
     headers.append(f"p ({params.report.split} {TITLES[params.report.sort_by]})")
     if not table["compared_with"].notna().any():
         headers, rows = headers[:-1], [row[:-1] for row in rows]
-    return str(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
+    return ShownTable(headers, rows, note)
 
 
 def _columns(params: Params) -> list[tuple[str, str]]:

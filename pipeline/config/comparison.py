@@ -44,7 +44,13 @@ class InContext(Reference):
     max_tokens: Count | None = 512
 
 
-Baseline = Annotated[NoPrefix | InContext, Field(discriminator="type")]
+class Adapter(Reference):
+    """A PEFT prefix-tuning adapter folder, measured as it is: a variant trained elsewhere."""
+
+    type: Literal["adapter"]
+
+
+Baseline = Annotated[NoPrefix | InContext | Adapter, Field(discriminator="type")]
 
 
 class ReportParams(Section):
@@ -62,3 +68,4 @@ class MLflowParams(Section):
 
     experiment: Annotated[str, Field(min_length=1)] = "prefix-tuning"
     log_every_steps: Count = 1
+    models: Literal["reference", "complete", "none"] = "reference"

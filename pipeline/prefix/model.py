@@ -125,7 +125,7 @@ class PrefixModel(nn.Module):
         from pipeline.prefix.peft_format import save_adapter
 
         frozen_tokens = self.prefix_config.num_frozen_tokens
-        save_adapter(self.kv_prefix(), folder, self.frozen_model, frozen_tokens)
+        save_adapter(self.kv_prefix(), folder, self.config, frozen_tokens)
 
     @classmethod
     def from_pretrained(

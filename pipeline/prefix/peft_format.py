@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig
 
 from pipeline.prefix.encoder import Shapes, flatten, unflatten
 from pipeline.prefix.errors import PrefixError
@@ -25,10 +25,10 @@ TENSOR = "prompt_embeddings"
 def save_adapter(
     kv: KVPrefix,
     folder: str | os.PathLike[str],
-    frozen_model: PreTrainedModel,
+    model_config: PretrainedConfig,
     num_frozen_tokens: int = 0,
 ) -> None:
-    """Write a prefix as PEFT's adapter for a causal language model.
+    """Write a prefix as PEFT's adapter for the causal language model of a configuration.
 
     `PREFIX_TUNING`, or `CARTRIDGE` when first virtual tokens were kept frozen. Raises PrefixError
     for what PEFT's format cannot hold: it knows one size of keys and values, for all layers.
@@ -50,7 +50,7 @@ def save_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "auto_mapping": None,
-        "base_model_name_or_path": frozen_model.config._name_or_path or None,
+        "base_model_name_or_path": model_config._name_or_path or None,
         "inference_mode": True,
         "num_attention_heads": heads,
         "num_layers": len(kv.keys),

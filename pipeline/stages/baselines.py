@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paths
+from pipeline.adapters.reading import adapter_storage
 from pipeline.baselines import Baseline
 from pipeline.config import Params
-from pipeline.config.comparison import InContext
+from pipeline.config.comparison import Adapter, InContext
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import in_context_storage, measure_splits
 from pipeline.frozen_model import load_frozen_model, load_tokenizer
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
+from pipeline.prefix.model import kv_shapes
+from pipeline.prefix.peft_format import load_adapter
 from pipeline.records import read_text
 from pipeline.tokenized import load_split
 from pipeline.tracking.evaluation_log import log_baseline
@@ -35,13 +38,19 @@ def run(params: Params, name: str) -> None:
         kv = kv_prefix_from_text(model, tokenizer, text, num_virtual_tokens=tokens)
         model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
         model.load_kv_prefix(kv)
+    stored = in_context_storage(tokens)
+    if isinstance(baseline, Adapter):
+        kv = load_adapter(baseline.path, kv_shapes(model))
+        tokens, stored = len(kv), adapter_storage(Path(baseline.path), kv)
+        model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
+        model.load_kv_prefix(kv)
     measure_splits(
         model,
         tokenizer,
         params.evaluate,
         prefix_length=tokens,
         folder=paths.BASELINES / name,
-        stored=in_context_storage(tokens),
+        stored=stored,
     )
     with never_fatal("log the baseline"):
         log_baseline(params, Baseline(name))

@@ -4,17 +4,23 @@ import shutil
 from pathlib import Path
 
 from pipeline import paths, workspace
+from pipeline.adapters.export import export_best
 from pipeline.atomic import atomic_folder
 from pipeline.baselines import all_baselines
 from pipeline.comparison.over_seeds import over_seeds
+from pipeline.comparison.page import HTML, write_page
 from pipeline.comparison.plots import draw
-from pipeline.comparison.summary import loss_by_length, loss_curves, statistics_of_all, summarize
+from pipeline.comparison.plots_loss_curves import loss_curves, mean_over_seeds
+from pipeline.comparison.summary import loss_by_length, statistics_of_all, summarize
 from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
+from pipeline.comparison.timed import write_timed
 from pipeline.config import Params
+from pipeline.inference.selection import best_of
 from pipeline.records import write_csv, write_text
 from pipeline.tokenized import load_split
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation_log import log_baseline, log_variant
+from pipeline.tracking.registered_model import mark_best
 from pipeline.tracking.store import never_fatal
 from pipeline.tracking.sweep_run import log_sweep
 from pipeline.training.checkpoint import remove_checkpoints
@@ -28,27 +34,33 @@ def run(params: Params) -> None:
     table = summarize(params, statistics)
     seeds = over_seeds(table, statistics, params)
     curves = loss_curves(params)
+    best = best_of(table)
     text = as_markdown(table, params)
     write_text(paths.REPORT / "summary.md", text + "\n")
     write_csv(paths.REPORT / "summary.csv", table)
     write_text(paths.REPORT / "over_seeds.md", over_seeds_as_markdown(seeds, params) + "\n")
     write_csv(paths.REPORT / "over_seeds.csv", seeds)
     write_csv(paths.REPORT / "loss_by_length.csv", loss_by_length(table, params))
-    write_csv(paths.REPORT / "loss_curves.csv", curves)
+    write_csv(paths.REPORT / "loss_curves.csv", mean_over_seeds(curves))
     with atomic_folder(paths.REPORT / "plots") as folder:
-        draw(table, curves, params.evaluate.splits, folder, params.report.dpi)
+        draw(params, table, curves, folder)
+    export_best(params, best, paths.REPORT / "best")
+    write_page(params, table, seeds, statistics, best, paths.REPORT)
+    timed = write_timed(params, table, paths.TIMINGS)
     print(text)
     for variant in sweep(params):
         # Trained, evaluated and kept by DVC: nothing is to be resumed any more.
         remove_checkpoints(workspace.home() / paths.CHECKPOINTS, variant.name)
+    print(f"\nThe report, with plots and examples: {paths.REPORT / HTML}")
     with never_fatal("log the report"):
         deliver_pending()
         splits = {
             name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
         }
-        children = [log_variant(params, variant, splits) for variant in sweep(params)]
-        children += [log_baseline(params, baseline) for baseline in all_baselines(params)]
-        log_sweep(params, paths.REPORT, children)
+        children = {v.name: log_variant(params, v, splits) for v in sweep(params)}
+        children |= {b.name: log_baseline(params, b) for b in all_baselines(params)}
+        mark_best(params, children[best])
+        log_sweep(params, paths.REPORT, timed, children.values())
 
 
 def _remove_unlisted(params: Params) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from pipeline.baselines import Baseline
+from pipeline.baselines import Baseline, kind_of
 from pipeline.comparison.per_example import Comparer, read_statistics
 from pipeline.config import Params
+from pipeline.config.comparison import Adapter
 from pipeline.records import read_json, read_jsonl
 from pipeline.timings import read_timing
 from pipeline.tracking.delivery import deliver_pending
+from pipeline.tracking.registered_model import register_adapter, register_model
 from pipeline.tracking.runs import (
     flatten,
     make_current,
@@ -18,7 +20,7 @@ from pipeline.tracking.runs import (
     sha256,
     start_run,
 )
-from pipeline.tracking.store import open_experiment
+from pipeline.tracking.store import never_fatal, open_experiment
 from pipeline.tracking.training_run import log_history, log_training_from_files
 from pipeline.variants import Variant
 
@@ -44,7 +46,10 @@ def log_variant(params: Params, variant: Variant, splits: Mapping[str, "Dataset"
             break
     else:
         run_id = log_training_from_files(params, variant, folder, splits)
-    _log_results(params, run_id, paths.EVALUATE / variant.name)
+    model_id = None
+    with never_fatal("register the variant's model"):
+        model_id = register_model(params, variant.name, run_id, folder / "prefix.safetensors")
+    _log_results(params, run_id, paths.EVALUATE / variant.name, model_id)
     return run_id
 
 
@@ -74,12 +79,18 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
             "model": params.model.model_dump(),
         }
     )
-    tags = {"kind": "baseline", "baseline_sha256": digest, "dvc_stage": baseline.dvc_stage}
+    adapter = params.baselines.get(name)
+    kind = kind_of(params, name)
+    tags = {"kind": kind, "baseline_sha256": digest, "dvc_stage": baseline.dvc_stage}
     run_id = start_run(experiment_id, name, settings, tags)
     if baseline.seed is not None:
         log_history(run_id, paths.TRAIN / name)
         mlflow.log_metrics(read_json(paths.TRAIN / name / "metrics.json"), run_id=run_id)
-    _log_results(params, run_id, folder)
+    model_id = None
+    if isinstance(adapter, Adapter):
+        with never_fatal("register the adapter's model"):
+            model_id = register_adapter(params, name, run_id, Path(adapter.path))
+    _log_results(params, run_id, folder, model_id)
     return run_id
 
 
@@ -88,7 +99,7 @@ def _training(params: Params, baseline: Baseline) -> dict[str, Any]:
     return definition.training(params.train).model_dump()
 
 
-def _log_results(params: Params, run_id: str, folder: Path) -> None:
+def _log_results(params: Params, run_id: str, folder: Path, model_id: str | None = None) -> None:
     import mlflow
     from mlflow import MlflowClient
 
@@ -97,8 +108,8 @@ def _log_results(params: Params, run_id: str, folder: Path) -> None:
         return
     metrics = read_json(folder / "metrics.json")
     with mlflow.start_run(run_id=run_id):
-        mlflow.log_metrics({**slashed(metrics), **_intervals(params, folder)})
-        mlflow.log_metrics(timings(folder.name))
+        figures = {**slashed(metrics), **_intervals(params, folder), **timings(folder.name)}
+        mlflow.log_metrics(figures, model_id=model_id)
         predictions = read_jsonl(folder / "predictions.jsonl")
         mlflow.log_table(columns(predictions), "predictions.json")
         mlflow.set_tag("evaluation_sha256", digest)

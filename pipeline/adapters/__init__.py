@@ -1,0 +1,1 @@
+"""PEFT adapter folders that leave the comparison (export) or join it (import)."""

@@ -1,0 +1,90 @@
+"""A variant's prefix as a folder that others load: PEFT's adapter and a model card."""
+
+import shutil
+from pathlib import Path
+
+from pipeline import paths
+from pipeline.adapters.model_card import model_card
+from pipeline.atomic import atomic_folder
+from pipeline.config import Params
+from pipeline.config.comparison import Adapter
+from pipeline.config.sources import HubModel
+from pipeline.errors import PipelineError
+from pipeline.records import read_json, write_json, write_text
+
+CARD = "README.md"
+
+
+def export_adapter(
+    params: Params, name: str, folder: Path, base_model: str | None, *, replace: bool
+) -> None:
+    """Write the prefix and the model card of a variant or imported adapter, all or nothing.
+
+    Raises PipelineError when something else is in `folder` and `replace` is not set, and
+    PrefixError for a prefix that PEFT's format cannot hold.
+    """
+    from pipeline.prefix.peft_format import CONFIG
+
+    if folder.is_file():
+        raise PipelineError(f"{folder}: is a file; name a folder")
+    holds_other = folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists()
+    if holds_other and not replace:
+        raise PipelineError(f"{folder}: holds other files; name a new folder, or add --force")
+    with atomic_folder(folder) as aside:
+        _write_adapter(params, name, aside, base_model)
+
+
+def export_best(params: Params, name: str, folder: Path) -> None:
+    """As `export_adapter`, for the report.
+
+    A prefix beyond PEFT's format (of some layers, or of unlike shapes) keeps this project's own.
+    """
+    from pipeline.prefix import PrefixError
+
+    with atomic_folder(folder) as aside:
+        try:
+            _write_adapter(params, name, aside, None)
+        except PrefixError as error:
+            shutil.copy(paths.TRAIN / name / "prefix.safetensors", aside)
+            write_text(
+                aside / CARD,
+                f"# {name}\n\n`prefix.safetensors` is for `pipeline.prefix.KVPrefix.load`; "
+                f"it has no PEFT adapter: {error}.\n",
+            )
+
+
+def _write_adapter(params: Params, name: str, folder: Path, base_model: str | None) -> None:
+    from pipeline.prefix.peft_format import CONFIG, WEIGHTS
+
+    baseline = params.baselines.get(name)
+    if isinstance(baseline, Adapter):
+        for file in (CONFIG, WEIGHTS):
+            shutil.copy(Path(baseline.path) / file, folder)
+    else:
+        _write_trained(params, name, folder)
+    named, revision = _base_model(params)
+    config = read_json(folder / CONFIG)
+    config |= {"base_model_name_or_path": base_model or named}
+    config |= {"revision": None if base_model else revision}
+    write_json(folder / CONFIG, dict(sorted(config.items())))
+    write_text(folder / CARD, model_card(params, name, config))
+
+
+def _write_trained(params: Params, name: str, folder: Path) -> None:
+    from transformers import AutoConfig
+
+    from pipeline.prefix import KVPrefix
+    from pipeline.prefix.peft_format import save_adapter
+
+    path = paths.TRAIN / name / "prefix.safetensors"
+    if not path.exists():
+        raise PipelineError(f"{path}: '{name}' is not trained yet; run `dvc repro`")
+    model_config = AutoConfig.from_pretrained(paths.MODEL, local_files_only=True)
+    save_adapter(KVPrefix.load(path), folder, model_config, params.prefix.num_frozen_tokens)
+
+
+def _base_model(params: Params) -> tuple[str, str | None]:
+    """What PEFT loads the frozen model by, and at which revision."""
+    if isinstance(params.model, HubModel):
+        return params.model.id, params.model.revision
+    return str(paths.MODEL), None

@@ -1,0 +1,109 @@
+"""A PEFT adapter joins the comparison: files in `adapters/<name>`, a line in params.yaml."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline import paths
+from pipeline.atomic import atomic_folder
+from pipeline.config import Params, load_params
+from pipeline.errors import PipelineError
+from pipeline.records import write_text
+
+ADAPTERS = Path("adapters")
+
+
+def join(params: Params, folder: Path, name: str | None) -> tuple[str, int]:
+    """Copy the adapter and list it under baselines; returns its name and virtual tokens.
+
+    Raises PipelineError for a name that is taken or none, and PrefixError when `folder` holds no
+    prefix-tuning adapter or one for another model. Then neither file nor params have changed.
+    """
+    name = name or re.sub(r"\W+", "_", folder.resolve().name.lower(), flags=re.ASCII)
+    _refuse_name(params, name)
+    tokens = _virtual_tokens(folder)
+    before = paths.PARAMS.read_text(encoding="utf-8")
+    write_text(paths.PARAMS, _listed(before, name))
+    try:
+        load_params()
+        _copy(folder, ADAPTERS / name)
+    except BaseException:
+        write_text(paths.PARAMS, before)
+        raise
+    return name, tokens
+
+
+def _refuse_name(params: Params, name: str) -> None:
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name) is None:
+        raise PipelineError(
+            f"--name: '{name}' is no name for params.yaml; use lower-case letters, digits and _, "
+            "a letter first"
+        )
+    for section in ("baselines", "initializations"):
+        if name in getattr(params, section):
+            raise PipelineError(f"--name: '{name}' is taken under {section}; choose another")
+    if (ADAPTERS / name).exists():
+        raise PipelineError(f"--name: {ADAPTERS / name} exists already; choose another name")
+
+
+def _virtual_tokens(folder: Path) -> int:
+    """The adapter's length, once it is known to fit the frozen model."""
+    from pipeline.config.training import Compute
+    from pipeline.frozen_model import load_frozen_model
+    from pipeline.prefix import PrefixConfig, PrefixModel
+    from pipeline.prefix.model import kv_shapes
+    from pipeline.prefix.peft_format import load_adapter
+
+    model = load_frozen_model(paths.MODEL, Compute())
+    kv = load_adapter(folder, kv_shapes(model))
+    # Refuses one that leaves no room in the model's context.
+    PrefixModel(model, PrefixConfig(num_virtual_tokens=len(kv)))
+    return len(kv)
+
+
+def _listed(text: str, name: str) -> str:
+    """params.yaml with the adapter first among the baselines, all other lines as they are.
+
+    Raises PipelineError when the file is written in a way that cannot be added to.
+    """
+    from ruamel.yaml import YAML
+
+    path = (ADAPTERS / name).as_posix()
+    entry = f"{name}: {{type: adapter, path: {path}}}"
+    baselines = YAML().load(text)["baselines"]
+    lines = text.splitlines(keepends=True)
+    if baselines and not baselines.fa.flow_style():
+        # In front of the first: a comment between two sections stands after the last.
+        line, column = baselines.lc.key(next(iter(baselines)))
+        lines.insert(line, " " * column + entry + "\n")
+    elif baselines is not None:
+        line, column = baselines.lc.line, baselines.lc.col
+        separator = ", " if baselines else ""
+        first = lines[line]
+        lines[line] = first[: column + 1] + entry + separator + first[column + 1 :]
+    added = "".join(lines)
+    wanted = YAML(typ="safe").load(text)
+    wanted["baselines"] = {name: {"type": "adapter", "path": path}, **(wanted["baselines"] or {})}
+    if _parsed(added) != wanted:
+        raise PipelineError(f"{paths.PARAMS}: add this line under baselines yourself: {entry}")
+    return added
+
+
+def _parsed(text: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe").load(text)
+    except YAMLError:
+        return None
+
+
+def _copy(folder: Path, to: Path) -> None:
+    from pipeline.prefix.peft_format import CONFIG, WEIGHTS
+
+    with atomic_folder(to) as aside:
+        for file in (CONFIG, WEIGHTS, "README.md"):
+            if (folder / file).exists():
+                shutil.copy(folder / file, aside)

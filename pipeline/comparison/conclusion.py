@@ -1,0 +1,158 @@
+"""The comparison's outcome in plain sentences, each of which follows from the tables."""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.comparison.per_example import Comparer, averaged
+from pipeline.comparison.summary import ByName, sort_key
+from pipeline.comparison.tables import TITLES, score
+from pipeline.config import Params
+from pipeline.evaluation.metrics import HIGHER_IS_BETTER, PERCENT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVEL = 0.05
+"""Differences with a p value below it are called significant."""
+
+
+def conclude(
+    table: "pd.DataFrame", seeds: "pd.DataFrame", statistics: ByName, params: Params
+) -> list[str]:
+    """Who wins, by how much, whether that may be chance, and what it costs.
+
+    A setting (length, initialisation, training size) is judged by the mean over its seeds:
+    `seeds` is the table over seeds, `table` the one of every run, both sorted best first.
+    """
+    variants = seeds[seeds["kind"] == "variant"].to_dict("records")
+    baselines = seeds[seeds["kind"] == "baseline"].to_dict("records")
+    winner = variants[0]
+    sentences = [_winner(winner, params)]
+    if baselines:
+        sentences.append(_against_baseline(winner, baselines[0], params))
+    if len(variants) > 1:
+        p = _p_between(winner, variants[1], table, statistics, params)
+        sentences.append(_against_runner_up(winner, variants[1], p, params))
+    sentences += _other_splits(winner, baselines, params)
+    sentences.append(_cost(winner))
+    sentences.append(_caution(winner, len(variants), params))
+    return sentences
+
+
+def _winner(winner: dict[Any, Any], params: Params) -> str:
+    key, _ = sort_key(params)
+    value = score(winner[key], params.report.sort_by)
+    measured = f"{params.report.split} {TITLES[params.report.sort_by]} of {value}"
+    if winner["seeds"] > 1:
+        spread = score(winner[f"{key}_std"], params.report.sort_by)
+        measured += f" (mean of {winner['seeds']} seeds, standard deviation {spread})"
+    return f"The best prefix is {winner['name']}, with a {measured}."
+
+
+def _against_baseline(winner: dict[Any, Any], best: dict[Any, Any], params: Params) -> str:
+    key, ascending = sort_key(params)
+    metric = params.report.sort_by
+    difference = winner[key] - best[key]
+    value, by = score(best[key], metric), _difference(abs(difference), metric)
+    p = winner.get(f"{key}_p_value")
+    judged = _judged(p, params)
+    if difference == 0:
+        return f"The best baseline, {best['name']}, has the same {value}."
+    if (difference < 0) == ascending:
+        return f"It beats the best baseline, {best['name']} ({value}), by {by}; {judged}."
+    return (
+        f"The best baseline, {best['name']} ({value}), beats it by {by}; {judged}. On these data "
+        "no prefix of this sweep is worth preferring by this metric."
+    )
+
+
+def _against_runner_up(
+    winner: dict[Any, Any], second: dict[Any, Any], p: float, params: Params
+) -> str:
+    key, _ = sort_key(params)
+    metric = params.report.sort_by
+    by = _difference(abs(winner[key] - second[key]), metric)
+    return (
+        f"The next best setting is {second['name']} ({score(second[key], metric)}), {by} behind; "
+        f"{_judged(p, params)}."
+    )
+
+
+def _other_splits(
+    winner: dict[Any, Any], baselines: list[dict[Any, Any]], params: Params
+) -> list[str]:
+    metric = params.report.sort_by
+    sentences = []
+    for split in params.evaluate.splits:
+        if split == params.report.split:
+            continue
+        column = f"{split}_{metric}"
+        sentence = f"On {split} it has {score(winner[column], metric)}"
+        if baselines:
+            pick = max if metric in HIGHER_IS_BETTER else min
+            best = pick(baselines, key=lambda row: float(row[column]))
+            sentence += f", the best baseline there, {best['name']}, {score(best[column], metric)}"
+        sentences.append(f"{sentence}.")
+    return sentences
+
+
+def _cost(winner: dict[Any, Any]) -> str:
+    return (
+        f"It keeps {_bytes(winner['stored_bytes'])} beside the frozen model "
+        f"({int(winner['trainable_parameters']):,} trained numbers)."
+    )
+
+
+def _caution(winner: dict[Any, Any], variants: int, params: Params) -> str:
+    parts = [
+        f"the winner of {variants} settings is chosen on the split it is measured on, and p values "
+        "are not corrected for their number"
+    ]
+    if winner["seeds"] == 1:
+        parts.append("with one seed, how much another seed would change is unknown")
+    return "To bear in mind: " + "; ".join(parts) + "."
+
+
+def _judged(p: float | None, params: Params) -> str:
+    if p is None or p != p:
+        return "whether that is chance was not tested"
+    least = 1 / (params.report.resamples + 1)
+    shown = f"p = {p:.3f}" if p > least * 1.001 else f"p ≤ {least:.4f}"
+    verdict = "significant" if p < LEVEL else "which may well be chance: not significant"
+    return f"{verdict} at {LEVEL:.0%} ({shown}, paired permutation test)"
+
+
+def _p_between(
+    one: dict[Any, Any],
+    other: dict[Any, Any],
+    table: "pd.DataFrame",
+    statistics: ByName,
+    params: Params,
+) -> float:
+    key, _ = sort_key(params)
+    keys = (params.report.split, params.report.sort_by)
+    pooled = [
+        averaged({keys: statistics[name][keys]} for name in _members(row["name"], table))
+        for row in (one, other)
+    ]
+    comparer = Comparer(params.report.resamples, params.report.seed)
+    return comparer.p_values(*pooled)[f"{key}_p_value"]
+
+
+def _members(setting: str, table: "pd.DataFrame") -> list[str]:
+    """The rows of the summary that a row of the table over seeds stands for."""
+    unseeded = table["name"].str.replace(r"-seed\d+", "", regex=True)
+    return list(table.loc[unseeded == setting, "name"])
+
+
+def _difference(value: float, metric: str) -> str:
+    if metric in ("loss", "perplexity"):
+        return f"{value:.3f}" + (" nats per target token" if metric == "loss" else "")
+    return f"{value:.1f} points" if metric in PERCENT else f"{100 * value:.1f} percentage points"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

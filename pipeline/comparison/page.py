@@ -1,0 +1,181 @@
+"""The report as one self-contained HTML page, and as Markdown."""
+
+import base64
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Any
+
+from pipeline.comparison.conclusion import conclude
+from pipeline.comparison.examples import side_by_side
+from pipeline.comparison.summary import ByName, sort_key
+from pipeline.comparison.tables import TITLES, ShownTable, shown_over_seeds, shown_summary
+from pipeline.config import Params
+from pipeline.config.shown import shown_params
+from pipeline.errors import PipelineError
+from pipeline.records import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HTML, MARKDOWN = "report.html", "report.md"
+
+SECTIONS = (
+    *("model", "data", "task", "initializations", "sweep", "kv_prefix", "prefix", "train"),
+    *("evaluate", "baselines", "trained_baselines", "report"),
+)
+"""The params that the page shows; dvc.yaml lists them under `report`, so that they are today's."""
+
+_LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "safetensors", "datasets", "peft", "sacrebleu"),
+    *("rouge-score", "numpy", "pandas", "matplotlib", "dvc", "mlflow"),
+)
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file of the plots folder, and what it shows."""
+
+    path: Path
+    title: str
+
+    @property
+    def wide(self) -> bool:
+        """Whether it has several panels, which half a page's width would make too small."""
+        return self.path.stem == "loss_curves" or self.path.stem.endswith("_by_train_size")
+
+    @property
+    def data_uri(self) -> str:
+        """The picture itself, for a page without other files."""
+        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+
+
+def write_page(
+    params: Params,
+    table: "pd.DataFrame",
+    seeds: "pd.DataFrame",
+    statistics: ByName,
+    best: str,
+    folder: Path,
+) -> None:
+    """Write `report.html` and `report.md` into `folder`, whose `plots` hold the pictures.
+
+    `best` is the run whose prefix lies in `folder/best`. The same tables give the same bytes: no
+    date, duration or path of the machine is on the page.
+    """
+    facts = _facts(params, table, seeds, statistics, best, folder)
+    for name, escaped in ((HTML, True), (MARKDOWN, False)):
+        write_text(folder / name, _render(f"{name}.jinja", facts, escaped))
+
+
+def _facts(
+    params: Params,
+    table: "pd.DataFrame",
+    seeds: "pd.DataFrame",
+    statistics: ByName,
+    best: str,
+    folder: Path,
+) -> dict[str, Any]:
+    shown = shown_summary(table, params)
+    facts: dict[str, Any] = {
+        "conclusion": conclude(table, seeds, statistics, params),
+        "sorted_by": f"{params.report.split} {TITLES[params.report.sort_by]}",
+        "runs": _with_costs(shown, table),
+        "run_kinds": list(table["kind"]),
+        "seeds": None,
+        "pictures": _pictures(params, folder / "plots"),
+        "split": params.report.split,
+        "examples": side_by_side(list(table["name"]), params),
+        "params": shown_params(params, SECTIONS),
+        "versions": _versions(),
+        "best": best,
+    }
+    if len(seeds) < len(table):
+        facts["seeds"] = _with_costs(shown_over_seeds(seeds, params), seeds)
+        facts["seed_kinds"] = list(seeds["kind"])
+    return facts
+
+
+def _with_costs(shown: ShownTable, table: "pd.DataFrame") -> ShownTable:
+    """A shown table with two more columns: what was trained, and what is stored.
+
+    A p value stands beside the names, where no scrolling hides it.
+    """
+    costs = [
+        [_count(row["trainable_parameters"]), _count(row["stored_bytes"])]
+        for row in table.to_dict("records")
+    ]
+    rows = [[*row, *cost] for row, cost in zip(shown.rows, costs, strict=True)]
+    headers = [*shown.headers, "trained numbers", "stored bytes"]
+    order = sorted(range(len(headers)), key=lambda i: (i > 0, not headers[i].startswith("p (")))
+    return ShownTable(
+        [headers[i] or "name" for i in order], [[row[i] for i in order] for row in rows], shown.note
+    )
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None or value != value else f"{int(value):,}"
+
+
+def _pictures(params: Params, plots: Path) -> list[Picture]:
+    """The metric sorted by first, on every split; then costs, low data, training, the rest."""
+    key, _ = sort_key(params)
+    splits, metric = params.evaluate.splits, params.report.sort_by
+    title = TITLES[metric]
+    first = [(f"{key}.png", f"{params.report.split}: {title} against prefix length")]
+    first += [
+        (f"{split}_{metric}.png", f"{split}: {title} against prefix length")
+        for split in splits
+        if split != params.report.split
+    ]
+    for suffix, what in (("stored_bytes", "stored bytes"), ("train_size", "training examples")):
+        first += [
+            (f"{split}_{metric}_by_{suffix}.png", f"{split}: {title} against {what}")
+            for split in splits
+        ]
+    first.append(("loss_curves.png", "training loss"))
+    rest = [
+        (f"{split}_{other}.png", f"{split}: {TITLES[other]} against prefix length")
+        for other in ("loss", *params.evaluate.metrics)
+        for split in splits
+        if other != metric
+    ]
+    return [Picture(plots / n, t) for n, t in [*first, *rest] if (plots / n).exists()]
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = [("python", python_version())]
+    for library in _LIBRARIES:
+        try:
+            found.append((library, version(library)))
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _render(name: str, facts: dict[str, Any], escaped: bool) -> str:
+    from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+    from jinja2.sandbox import SandboxedEnvironment
+
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=escaped,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _cell
+    environment.filters["markdown_table"] = ShownTable.markdown
+    try:
+        return environment.get_template(name).render(facts)
+    except TemplateError as error:
+        raise PipelineError(f"{_TEMPLATES / name}: {error}") from error
+
+
+def _cell(text: str) -> str:
+    """A text inside a cell of a Markdown table."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return "<br>".join(escaped.splitlines())

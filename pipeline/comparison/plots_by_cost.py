@@ -1,0 +1,89 @@
+"""Quality against what it costs: bytes stored beside the frozen model, or seconds of training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.comparison.plots_style import (
+    BASELINE_COLOUR,
+    LABELS,
+    baseline_style,
+    colour,
+    line_style,
+    marker,
+    new_figure,
+    save,
+    title_of,
+)
+from pipeline.evaluation.metrics import HIGHER_IS_BETTER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Cost = Literal["stored_bytes", "training_seconds"]
+
+_COSTS: dict[Cost, tuple[str, str, str]] = {
+    "stored_bytes": ("stored bytes", "stored beside the frozen model (bytes)", "B"),
+    "training_seconds": ("training time", "training time (seconds)", "s"),
+}
+
+
+def draw_by_cost(
+    table: "pd.DataFrame", *, cost: Cost, split: str, metric: str, path: Path, dpi: int
+) -> None:
+    """A point for each row with a cost, a line through the lengths of each initialisation.
+
+    Seeds are one point, their mean, with a bar from the worst to the best. What costs nothing is a
+    horizontal line, since a logarithmic axis has no zero.
+    """
+    from matplotlib.ticker import EngFormatter
+
+    column = f"{split}_{metric}"
+    name, label, unit = _COSTS[cost]
+    figure, axes = new_figure()
+    counts = {"variant": 0, "baseline": 0}
+    for kind, of_kind in table.groupby("kind", sort=False):
+        for family, group in of_kind.groupby("initialization", sort=True):
+            index = counts[str(kind)]
+            counts[str(kind)] += 1
+            baseline = kind == "baseline"
+            line = baseline_style(index) if baseline else line_style(index)
+            style: dict[str, Any] = {
+                "color": BASELINE_COLOUR if baseline else colour(index),
+                "label": f"{family} (baseline)" if baseline else str(family),
+            }
+            paid = group[group[cost] > 0]
+            if paid.empty:
+                if baseline:
+                    axes.axhline(group[column].mean(), ls=line, **style)
+                continue
+            points = paid.groupby("length").agg(
+                cost=(cost, "mean"),
+                mean=(column, "mean"),
+                low=(column, "min"),
+                high=(column, "max"),
+            )
+            spread = [points["mean"] - points["low"], points["high"] - points["mean"]]
+            axes.errorbar(
+                points["cost"], points["mean"], yerr=spread, marker=marker(index), ls=line,
+                capsize=3, mfc="white" if baseline else None, **style,
+            )  # fmt: skip
+            if not baseline:
+                for length, point in points.iterrows():
+                    axes.annotate(
+                        str(length),
+                        (point["cost"], point["mean"]),
+                        xytext=(4, 4),
+                        textcoords="offset points",
+                        fontsize="x-small",
+                        color=style["color"],
+                    )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(unit=unit))
+    if metric in HIGHER_IS_BETTER:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel(f"{label}; numbers at the points: prefix length")
+    axes.set_ylabel(LABELS[metric])
+    axes.set_title(f"{split}: {title_of(metric)} against {name}")
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize="small", loc="outside right upper")
+    save(figure, path, dpi)

@@ -1,0 +1,95 @@
+"""What all pictures have in common: colours, labels, and files that are the same on every run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with every common colour blindness; markers help in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BASELINE_COLOUR = "#555555"
+
+LABELS = {
+    "loss": "loss (nats per target token)",
+    "perplexity": "perplexity of the target",
+    "exact_match": "exact match (share of examples)",
+    "token_f1": "token F1 (0 to 1)",
+    "bleu": "BLEU (0 to 100)",
+    "chrf": "chrF (0 to 100)",
+    "rouge_l": "ROUGE-L F measure (0 to 1)",
+}
+
+
+def title_of(metric: str) -> str:
+    """A metric's name without its unit."""
+    return LABELS[metric].split(" (")[0]
+
+
+def colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]
+
+
+def line_style(index: int) -> str:
+    """Another kind of line for each round through the colours."""
+    return ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+
+
+def baseline_style(index: int) -> str:
+    return (":", "--", "-.", (0, (1, 1)), (0, (5, 1)))[index % 5]  # type: ignore[return-value]
+
+
+def of_whole_split(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows that were trained on the whole training split, or not at all."""
+    return table[~table["name"].str.contains(r"-train\d+$")]
+
+
+def new_figure(width: float = 7.6, height: float = 4.2) -> "tuple[Figure, Axes]":
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    return figure, axes
+
+
+def new_panels(count: int) -> "tuple[Figure, list[Axes]]":
+    """Panels with shared scales, row by row; those left over in the last row are not drawn."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    columns = 2 if count == 4 else min(3, count)
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(max(7.6, 3.6 * columns), 0.8 + 3.2 * rows),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    panels = list(grid.flat)
+    for axes in panels[count:]:
+        axes.remove()
+    for axes in panels[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)
+    return figure, panels[:count]
+
+
+def save(figure: "Figure", path: Path, dpi: int) -> None:
+    """Write a picture without date or version in it: the same table gives the same bytes."""
+    from matplotlib import pyplot as plt
+
+    figure.savefig(path, dpi=dpi, metadata={"Software": None})
+    plt.close(figure)

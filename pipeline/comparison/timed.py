@@ -1,0 +1,68 @@
+"""What differs from run to run, beside the timings themselves: a table and a picture.
+
+They are no outputs of DVC's, which are the same on every run; a restored variant has no timing.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.comparison.plots_by_cost import draw_by_cost
+from pipeline.comparison.plots_style import of_whole_split
+from pipeline.comparison.summary import sort_key
+from pipeline.comparison.tables import TITLES, score
+from pipeline.config import Params
+from pipeline.records import write_text
+from pipeline.timings import read_timing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE, PICTURE = "timings.md", "quality_by_training_seconds.png"
+
+_FIGURES = {
+    "training_seconds": "training (s)",
+    "training_tokens_per_second": "training (tokens/s)",
+    "evaluation_seconds": "evaluation (s)",
+    "decoding_tokens_per_second": "decoding (tokens/s)",
+}
+
+
+def write_timed(params: Params, table: "pd.DataFrame", folder: Path) -> list[Path]:
+    """Write `timings.md` and, where trainings were timed, the picture; returns what it wrote."""
+    from tabulate import tabulate
+
+    from pipeline.atomic import atomic_file
+
+    key, _ = sort_key(params)
+    timings = [read_timing(name) for name in table["name"]]
+    shown = [key for key in _FIGURES if any(key in timing for timing in timings)]
+    rows = [
+        [
+            row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)",
+            score(row[key], params.report.sort_by),
+            *(f"{timing[figure]:.1f}" if figure in timing else "" for figure in shown),
+        ]
+        for row, timing in zip(table.to_dict("records"), timings, strict=True)
+    ]
+    title = f"{params.report.split} {TITLES[params.report.sort_by]}"
+    headers = ["", title, *(_FIGURES[figure] for figure in shown)]
+    text = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    note = "Wall-clock times of this machine; empty for what was restored and not run here."
+    write_text(folder / TABLE, f"{text}\n\n{note}\n")
+    written = [folder / TABLE]
+    timed = table.assign(training_seconds=[t.get("training_seconds", 0.0) for t in timings])
+    if (timed["training_seconds"] > 0).any():
+        with atomic_file(folder / PICTURE) as aside:
+            # matplotlib goes by the suffix.
+            picture = aside.with_suffix(".png")
+            draw_by_cost(
+                of_whole_split(timed),
+                cost="training_seconds",
+                split=params.report.split,
+                metric=params.report.sort_by,
+                path=picture,
+                dpi=params.report.dpi,
+            )
+            picture.replace(aside)
+        written.append(folder / PICTURE)
+    return written

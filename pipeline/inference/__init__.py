@@ -1,0 +1,1 @@
+"""Using what was trained: picking a variant, and text in, text out."""

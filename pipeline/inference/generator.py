@@ -1,0 +1,129 @@
+"""Text in, text out, from a frozen model with a prefix."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import paths
+from pipeline.config import Params
+from pipeline.config.task import TaskParams
+from pipeline.config.training import Compute
+from pipeline.inference.selection import choose, load_prefix
+from pipeline.rendering import Renderer, render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.generation.streamers import BaseStreamer
+
+    from pipeline.prefix import KVPrefix, PrefixModel
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen: greedily at temperature 0, else sampled from `top_p` of the mass."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class TextGenerator:
+    """A prefix model that answers texts as the test split was answered.
+
+    An input is what `task.input_template` would render; the chat template and the system prompt of
+    `task` are put around it here.
+    """
+
+    def __init__(
+        self, model: "PrefixModel", tokenizer: "PreTrainedTokenizerBase", task: TaskParams
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self._renderer = Renderer(task, tokenizer)
+        self._task = task
+
+    def render(self, row: Mapping[str, Any]) -> str:
+        """A row of data as input text. Raises PipelineError for a column that it lacks."""
+        return render(self._task.input_template, row, "task.input_template")
+
+    def __call__(
+        self, text: str, decoding: Decoding, streamer: "BaseStreamer | None" = None
+    ) -> str:
+        """The continuation of one input, without surrounding white space.
+
+        One input at a time: what an input is batched with can change a tie in bfloat16, and the
+        same input has to give the same text wherever it is asked.
+        """
+        import torch
+
+        ids = torch.tensor([self._renderer.prompt_ids(text)], device=self.model.device)
+        torch.manual_seed(decoding.seed)
+        generated = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            streamer=streamer,
+            **self._settings(decoding),
+        )
+        answer = self.tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
+        return str(answer).strip()
+
+    def _settings(self, decoding: Decoding) -> dict[str, Any]:
+        """What chooses the next token as the evaluation does, whatever the model's own settings."""
+        model_ends = self.model.frozen_model.generation_config.eos_token_id
+        listed = model_ends if isinstance(model_ends, list) else [model_ends]
+        ends = {end for end in [*listed, self.tokenizer.eos_token_id] if end is not None}
+        samples = decoding.temperature > 0
+        return {
+            "eos_token_id": sorted(ends) or None,
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "max_new_tokens": decoding.max_new_tokens,
+            "repetition_penalty": 1.0,
+            "do_sample": samples,
+            # transformers' defaults where nothing is sampled: it warns of any other.
+            "temperature": decoding.temperature if samples else 1.0,
+            "top_p": decoding.top_p if samples else 1.0,
+            "top_k": 0 if samples else 50,
+        }
+
+
+def generator_of(params: Params, variant: str) -> TextGenerator:
+    """The generator of a variant or imported adapter of params.yaml, or of the "best".
+
+    Raises PipelineError or PrefixError when it is not known, not trained, or does not fit.
+    """
+    name = choose(params, variant)
+    return load_generator(
+        paths.MODEL,
+        params.task,
+        params.evaluate,
+        params.prefix.prefix_always_visible,
+        lambda frozen: load_prefix(params, name, frozen),
+    )
+
+
+def load_generator(
+    model_folder: Path,
+    task: TaskParams,
+    compute: Compute,
+    prefix_always_visible: bool,
+    prefix_of: "Callable[[PreTrainedModel], KVPrefix]",
+) -> TextGenerator:
+    """The frozen model in `model_folder` with the prefix that `prefix_of` gives for it.
+
+    Raises PipelineError or PrefixError when either is missing or they do not fit together.
+    """
+    from pipeline.frozen_model import load_frozen_model, load_tokenizer
+    from pipeline.prefix import PrefixConfig, PrefixModel
+
+    frozen = load_frozen_model(model_folder, compute)
+    kv = prefix_of(frozen)
+    config = PrefixConfig(
+        num_virtual_tokens=len(kv),
+        layers=kv.layers,
+        prefix_always_visible=prefix_always_visible,
+    )
+    model = PrefixModel(frozen, config)
+    model.load_kv_prefix(kv)
+    return TextGenerator(model, load_tokenizer(model_folder), task)

@@ -1,0 +1,70 @@
+"""Which prefix a person means: a variant's name, an imported adapter's, or the best."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import paths
+from pipeline.config import Params
+from pipeline.config.comparison import Adapter
+from pipeline.errors import PipelineError
+from pipeline.records import read_csv
+from pipeline.variants import sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel
+
+    from pipeline.prefix import KVPrefix
+
+BEST = "best"
+
+
+def choose(params: Params, name: str) -> str:
+    """The name itself when params.yaml lists it; for "best" the winner of the last report.
+
+    Raises PipelineError when there is no such variant, or no report yet.
+    """
+    known = [*(variant.name for variant in sweep(params)), *_adapters(params)]
+    if name == BEST:
+        summary = paths.REPORT / "summary.csv"
+        if not summary.exists():
+            raise PipelineError(
+                f"{summary}: there is no comparison yet that could name the best; run `dvc repro`, "
+                f"or name a variant: {_some(known)}"
+            )
+        name = best_of(read_csv(summary))
+    if name not in known:
+        raise PipelineError(
+            f"'{name}' is no variant of params.yaml; use '{BEST}' or one of: {_some(known)}"
+        )
+    return name
+
+
+def best_of(table: "pd.DataFrame") -> str:
+    """The first variant of a summary table, which is sorted best first."""
+    return str(table.loc[table["kind"] == "variant", "name"].iloc[0])
+
+
+def load_prefix(params: Params, name: str, frozen_model: "PreTrainedModel") -> "KVPrefix":
+    """The prefix of a variant or imported adapter that `choose` returned.
+
+    Raises PrefixError when its file is missing or damaged, or was made for another model.
+    """
+    from pipeline.prefix import KVPrefix
+    from pipeline.prefix.model import kv_shapes
+    from pipeline.prefix.peft_format import load_adapter
+
+    if name in _adapters(params):
+        return load_adapter(Path(_adapters(params)[name].path), kv_shapes(frozen_model))
+    path = paths.TRAIN / name / "prefix.safetensors"
+    if not path.exists():
+        raise PipelineError(f"{path}: '{name}' is not trained yet; run `dvc repro`")
+    return KVPrefix.load(path)
+
+
+def _adapters(params: Params) -> dict[str, Adapter]:
+    return {name: b for name, b in params.baselines.items() if isinstance(b, Adapter)}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")

@@ -1,0 +1,28 @@
+"""Generated text on the terminal while it is generated."""
+
+from typing import Any
+
+from transformers import TextStreamer
+
+
+class TerminalStreamer(TextStreamer):
+    """transformers' streamer, without white space around the text.
+
+    What it has printed when generation ends is the text that `TextGenerator` returns, and a new
+    line.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._begun = False
+        self._held = ""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Print what is sure not to be trailing white space."""
+        text = self._held + text
+        if not self._begun:
+            text = text.lstrip()
+        shown = text.rstrip()
+        self._held = text[len(shown) :]
+        self._begun = self._begun or bool(shown)
+        print(shown, flush=True, end="\n" if stream_end else "")

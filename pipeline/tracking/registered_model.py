@@ -1,0 +1,128 @@
+"""Each variant in MLflow's model registry, ready for `mlflow models serve`."""
+
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline import paths
+from pipeline.config import Params
+from pipeline.records import write_json
+from pipeline.tracking.frozen_copy import frozen_model_sha256
+from pipeline.tracking.runs import sha256
+
+BEST = "best"
+_NEEDED = ("jinja2", "mlflow", "pydantic", "ruamel.yaml", "safetensors", "torch", "transformers")
+
+
+def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str | None:
+    """Log a prefix as a model of its run, and register it; returns the logged model's id.
+
+    The registered model is the experiment's, a version a variant, with the variant's name as its
+    alias: `models:/prefix-tuning@len8-random-seed0`. A run whose model is of the same prefix and
+    settings keeps it. None when `mlflow.models` is none.
+    """
+    import mlflow
+    from mlflow import MlflowClient
+
+    if params.mlflow.models == "none":
+        return None
+    settings = _settings(params, name)
+    entry = json.dumps([sha256(prefix), params.mlflow.models, settings], sort_keys=True)
+    digest = hashlib.sha256(entry.encode()).hexdigest()
+    client = MlflowClient()
+    tags = client.get_run(run_id).data.tags
+    if tags.get("model_sha256") != digest:
+        with mlflow.start_run(run_id=run_id):
+            made = _log(params, name, settings, prefix)
+            mlflow.set_tags(
+                {
+                    "model_id": made.model_id,
+                    "model_version": made.registered_model_version,
+                    "model_sha256": digest,
+                }
+            )
+        tags = client.get_run(run_id).data.tags
+    client.set_registered_model_alias(params.mlflow.experiment, name, tags["model_version"])
+    return str(tags["model_id"])
+
+
+def register_adapter(params: Params, name: str, run_id: str, folder: Path) -> str | None:
+    """As `register_model`, for the prefix in a PEFT adapter folder."""
+    from pipeline.adapters.reading import read_adapter
+
+    with tempfile.TemporaryDirectory() as aside:
+        prefix = Path(aside) / "prefix.safetensors"
+        read_adapter(folder).save(prefix)
+        return register_model(params, name, run_id, prefix)
+
+
+def mark_best(params: Params, run_id: str) -> None:
+    """Give the registered model's alias `best` to the version of a run."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    version = client.get_run(run_id).data.tags.get("model_version")
+    if version is not None and params.mlflow.models != "none":
+        client.set_registered_model_alias(params.mlflow.experiment, BEST, version)
+
+
+def _settings(params: Params, name: str) -> dict[str, Any]:
+    return {
+        "variant": name,
+        "task": params.task.model_dump(),
+        "compute": params.evaluate.model_dump(include={"device", "dtype"}),
+        "max_new_tokens": params.evaluate.max_new_tokens,
+        "prefix_always_visible": params.prefix.prefix_always_visible,
+        "frozen_model_sha256": frozen_model_sha256(paths.MODEL),
+    }
+
+
+def _log(params: Params, name: str, settings: dict[str, Any], prefix: Path) -> Any:
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.string)]),
+        outputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema(
+            [
+                ParamSpec("max_new_tokens", DataType.long, params.evaluate.max_new_tokens),
+                ParamSpec("temperature", DataType.double, 0.0),
+                ParamSpec("top_p", DataType.double, 1.0),
+                ParamSpec("seed", DataType.long, 0),
+            ]
+        ),
+    )
+    here = Path(__file__).resolve()
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        write_json(Path(folder) / "settings.json", settings)
+        artifacts = {"prefix": str(prefix), "settings": str(Path(folder) / "settings.json")}
+        if params.mlflow.models == "complete":
+            artifacts["frozen_model"] = str(paths.MODEL)
+        return mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(here.with_name("text_model.py")),
+            artifacts=artifacts,
+            model_config={"frozen_model": str(paths.MODEL.resolve())},
+            code_paths=[str(here.parent.parent)],
+            signature=signature,
+            pip_requirements=[f"{package}=={version(package)}" for package in _NEEDED],
+            registered_model_name=params.mlflow.experiment,
+        )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without MLflow's progress bars, news of the registry, and hints on what was left out.
+
+    They are many lines for each variant; what fails is raised.
+    """
+    with redirect_stderr(io.StringIO()):
+        yield

@@ -1,0 +1,29 @@
+"""The page of MLflow's UI that shows every current run beside the others."""
+
+from urllib.parse import urlencode
+
+from pipeline.comparison.summary import sort_key
+from pipeline.config import Params
+
+LOCAL_UI = "http://localhost:5000"
+"""Where `mlflow ui` serves by default."""
+
+
+def comparison_url(params: Params, experiment_id: str) -> str:
+    """Charts of all current runs, sorted as the report is.
+
+    MLflow folds runs below their parent, and draws nothing for folded ones, unless runs are sorted
+    by a metric.
+    """
+    import mlflow
+
+    _, ascending = sort_key(params)
+    query = {
+        "orderByKey": f"metrics.`{params.report.split}/{params.report.sort_by}`",
+        "orderByAsc": str(ascending).lower(),
+        "searchFilter": "tags.state = 'current'",
+        "compareRunsMode": "CHART",
+    }
+    store = mlflow.get_tracking_uri()
+    server = store.rstrip("/") if store.startswith(("http://", "https://")) else LOCAL_UI
+    return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(query)}"

@@ -1,0 +1,255 @@
+"""The report page and its pictures: what they say follows from the tables, and can be read."""
+
+import csv
+import re
+import struct
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.comparison.conclusion import conclude
+from pipeline.comparison.plots import draw
+from pipeline.comparison.plots_loss_curves import mean_over_seeds
+from pipeline.config import Params
+from pipeline.config.shown import shown_params
+from tests.conftest import Workspace, tiny_params
+from tests.sweep_runs import VARIANTS, client, runs
+
+FOREIGN = re.compile(r"(?:https?:)?//|<script|<link|@import|url\(")
+
+
+class Page(HTMLParser):
+    """The cells of a page's tables, its pictures, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.pictures: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        elif tag == "img":
+            self.pictures.append(dict(attrs)["src"] or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data
+
+
+def html(workspace: Workspace) -> str:
+    return (workspace.root / "data" / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def summary(workspace: Workspace) -> list[dict[str, str]]:
+    with (workspace.root / "data" / "report" / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.real
+def test_the_page_needs_nothing_else(finished: Workspace) -> None:
+    page = html(finished)
+    without_pictures = re.sub(r'src="data:image/png;base64,[^"]*"', "", page)
+    assert not FOREIGN.search(without_pictures)
+    pictures = Page(page).pictures
+    assert len(pictures) >= 5
+    assert all(picture.startswith("data:image/png;base64,iVBOR") for picture in pictures)
+
+
+@pytest.mark.real
+def test_the_table_is_the_summary(finished: Workspace) -> None:
+    rows = Page(html(finished)).rows
+    table = summary(finished)
+    shown = rows[1 : 1 + len(table)]
+    assert [row[0].split(" ")[0] for row in shown] == [row["name"] for row in table]
+    losses = [float(row["test_loss"]) for row in table]
+    assert losses == sorted(losses)
+    for row, expected in zip(shown, table, strict=True):
+        assert any(cell.startswith(f"{float(expected['test_loss']):.3f} [") for cell in row)
+
+
+@pytest.mark.real
+def test_examples_have_every_output(finished: Workspace) -> None:
+    page = Page(html(finished))
+    markdown = (finished.root / "data" / "report" / "report.md").read_text()
+    for name in [*VARIANTS, "no_prefix"]:
+        # Once in the table, once for each of the five examples of the split.
+        assert len(re.findall(rf"\b{name}\b", page.text)) >= 6
+        assert len(re.findall(rf"\b{name}\b", markdown)) >= 6
+    assert "size: 0 km\ntest 0?" in page.text
+    for path in re.findall(r"\]\((plots/[^)]*)\)", markdown):
+        assert (finished.root / "data" / "report" / path).exists()
+
+
+@pytest.mark.real
+def test_the_conclusion_names_the_winner(finished: Workspace) -> None:
+    table = summary(finished)
+    winner = next(row for row in table if row["kind"] == "variant")
+    page = Page(html(finished)).text
+    setting = winner["name"].replace("-seed0", "")
+    assert f"The best prefix is {setting}, with a test loss of " in page
+    assert f"{float(winner['test_loss']):.3f}" in page
+    assert f"The prefix of {winner['name']}, the best single run" in page
+
+
+@pytest.mark.real
+def test_timings_are_beside_the_report_and_on_the_sweeps_run(finished: Workspace) -> None:
+    folder = finished.root / "data" / "timings"
+    text = (folder / "timings.md").read_text()
+    assert "training (s)" in text
+    for name in VARIANTS:
+        assert re.search(rf"{name} +\| \d", text)
+    assert (folder / "quality_by_training_seconds.png").exists()
+    (parent,) = runs(finished, "tags.kind = 'sweep' and tags.state = 'current'")
+    mlflow = client(finished)
+    found = {
+        item.path
+        for part in ("report", "timings")
+        for item in mlflow.list_artifacts(parent.info.run_id, part)
+    }
+    assert {"report/report.html", "report/best", "timings/timings.md"} <= found
+    experiment = mlflow.get_experiment(parent.info.experiment_id)
+    assert "orderByKey=metrics.%60test%2Floss%60" in experiment.tags["mlflow.note.content"]
+
+
+@pytest.mark.real
+def test_a_column_of_markup_stays_text(copy: Workspace) -> None:
+    path = copy.root / "data" / "evaluate" / VARIANTS[0] / "predictions.jsonl"
+    lines = path.read_text().splitlines()
+    lines[0] = re.sub(r'"prediction": "[^"]*"', '"prediction": "<b>|a|</b>"', lines[0])
+    path.write_text("\n".join(lines) + "\n")
+    copy.pipeline("report")
+    page = html(copy)
+    assert "&lt;b&gt;|a|&lt;/b&gt;" in page
+    assert "<b>|a|" not in page
+    markdown = (copy.root / "data" / "report" / "report.md").read_text()
+    assert r"&lt;b>\|a\|&lt;/b>" in markdown
+
+
+def big_params(**report: Any) -> Params:
+    raw = tiny_params(Path("/somewhere/of/mine/tiny-model"))
+    raw["sweep"].update(
+        lengths=[2, 4, 8, 16], initializations=["random", "corpus"], seeds=[0, 1, 2]
+    )
+    raw["sweep"]["train_sizes"] = [3, 6]
+    raw["evaluate"]["metrics"] = ["exact_match"]
+    raw["report"].update(report)
+    return Params.model_validate(raw)
+
+
+def big_table(params: Params) -> pd.DataFrame:
+    from pipeline.variants import sweep
+
+    draw = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": variant.name,
+            "kind": "variant",
+            "length": variant.length,
+            "initialization": variant.initialization,
+            "seed": variant.seed,
+            "train_size": variant.train_size or 12,
+            "stored_bytes": 1000 * variant.length,
+            "test_loss": float(draw.uniform(0.5, 2)),
+            "test_perplexity": 2.0,
+            "test_exact_match": 0.5,
+        }
+        for variant in sweep(params)
+    ]
+    baseline = {"kind": "baseline", "length": 0, "stored_bytes": 0, "test_loss": 2.5}
+    baseline |= {"test_perplexity": 9.0, "test_exact_match": 0.1}
+    rows.append({**baseline, "name": "no_prefix", "initialization": "no_prefix"})
+    return pd.DataFrame(rows).astype({"seed": "Int64", "train_size": "Int64"})
+
+
+def test_pictures_of_a_large_sweep(tmp_path: Path) -> None:
+    params = big_params()
+    table = big_table(params)
+    curves = pd.DataFrame(
+        [
+            {"initialization": name, "length": p, "seed": seed, "step": step, "loss": 3 / step}
+            for name in params.sweep.initializations
+            for p in params.sweep.lengths
+            for seed in params.sweep.seeds
+            for step in range(1, 5)
+        ]
+    )
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        draw(params, table, curves, folder)
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    assert names == {
+        *("test_loss.png", "test_perplexity.png", "test_exact_match.png", "loss_curves.png"),
+        *("test_loss_by_stored_bytes.png", "test_loss_by_train_size.png"),
+    }
+    for name in names:
+        content = (tmp_path / "one" / name).read_bytes()
+        assert content == (tmp_path / "two" / name).read_bytes()
+        width, height = struct.unpack(">II", content[16:24])
+        assert width > 400
+        assert height > 200
+    # As many series as initialisations and lengths, whatever the seeds.
+    assert mean_over_seeds(curves)["series"].nunique() == 8
+
+
+def test_params_are_shown_without_paths_of_the_machine() -> None:
+    text = shown_params(big_params(), ("model", "sweep"))
+    assert "/somewhere" not in text
+    assert "path: tiny-model" in text
+    assert "train_sizes:" in text
+
+
+def outcome(loss: dict[str, float], p: float, **report: Any) -> list[str]:
+    """The conclusion over settings with the given losses; those named base are baselines."""
+    params = big_params(resamples=999, **report)
+    rows = [
+        {
+            "name": name,
+            "kind": "baseline" if name.startswith("base") else "variant",
+            "seeds": 1,
+            "trainable_parameters": 1234,
+            "stored_bytes": 5_000_000,
+            "test_loss": value,
+            "test_loss_std": float("nan"),
+            "test_loss_p_value": p,
+        }
+        for name, value in loss.items()
+    ]
+    seeds = pd.DataFrame(rows).sort_values("test_loss", ignore_index=True)
+    table = seeds.assign(name=seeds["name"].str.replace(r"$", "-seed0", regex=True))
+    draw = np.random.default_rng(0)
+    statistics = {
+        f"{name}-seed0": {
+            ("test", "loss"): np.stack([value + 0.1 * draw.normal(size=30), np.ones(30)], axis=1)
+        }
+        for name, value in loss.items()
+    }
+    return conclude(table, seeds, statistics, params)
+
+
+def test_a_winner_is_told_by_how_much() -> None:
+    text = " ".join(outcome({"len4-a": 1.0, "len8-a": 1.5, "base": 2.0}, p=0.001))
+    assert "The best prefix is len4-a, with a test loss of 1.000." in text
+    assert "It beats the best baseline, base (2.000), by 1.000 nats per target token;" in text
+    assert "The next best setting is len8-a (1.500), 0.500 nats per target token behind;" in text
+    assert text.count("; significant at 5%") == 2
+    assert "It keeps 5.0 MB beside the frozen model (1,234 trained numbers)." in text
+
+
+def test_a_lost_or_doubtful_comparison_is_told_as_one() -> None:
+    text = " ".join(outcome({"len4-a": 1.0, "base": 0.9}, p=0.4))
+    assert "The best baseline, base (0.900), beats it by 0.100" in text
+    assert "not significant at 5% (p = 0.400" in text
+    doubtful = " ".join(outcome({"len4-a": 1.0, "len8-a": 1.001}, p=float("nan")))
+    assert "The next best setting is len8-a (1.001)" in doubtful
+    assert "not significant" in doubtful
+    assert "baseline" not in doubtful

@@ -1,0 +1,265 @@
+"""Using what was trained: `generate`, `export` and `import`, and the MLflow model."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from pipeline.prefix import PrefixConfig, PrefixModel
+from tests.conftest import Workspace, tiny_model
+from tests.sweep_runs import client, ran
+
+pytestmark = pytest.mark.real
+
+NAME = "len4-corpus-seed0"
+
+
+@pytest.fixture
+def inside(finished: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """This process inside the finished workspace, which a test here leaves as it is."""
+    monkeypatch.chdir(finished.root)
+    return finished
+
+
+def run(*arguments: str, text: str | None = None) -> str:
+    result = CliRunner().invoke(main, list(arguments), input=text)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def refused(*arguments: str, text: str | None = None) -> str:
+    result = CliRunner().invoke(main, list(arguments), input=text)
+    assert result.exit_code != 0
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def predictions(workspace: Workspace, name: str = NAME) -> list[dict[str, Any]]:
+    path = workspace.root / "data" / "evaluate" / name / "predictions.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def best(workspace: Workspace) -> str:
+    table = (workspace.root / "data" / "report" / "summary.csv").read_text().splitlines()
+    return next(line.split(",")[0] for line in table[1:] if ",variant," in line)
+
+
+def test_a_file_of_rows_gets_the_evaluations_answers(inside: Workspace, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    run("generate", "--variant", NAME, "--file", "data/raw/test.jsonl", "--output", str(out))
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    expected = predictions(inside)
+    assert [(a["id"], a["input"], a["prediction"]) for a in answers] == [
+        (e["id"], e["input"], e["prediction"]) for e in expected
+    ]
+
+
+def test_an_argument_standard_input_and_a_row_are_the_same_input(inside: Workspace) -> None:
+    row = predictions(inside)[0]
+    data = json.loads((inside.root / "data" / "raw" / "test.jsonl").read_text().splitlines()[0])
+    expected = row["prediction"] + "\n"
+    assert run("generate", row["input"], "--variant", NAME) == expected
+    assert run("generate", "--variant", NAME, text=row["input"] + "\n") == expected
+    assert run("generate", "--row", json.dumps(data), "--variant", NAME) == expected
+
+
+def test_the_best_is_the_first_of_the_summary(inside: Workspace) -> None:
+    row = predictions(inside, best(inside))[0]
+    assert run("generate", row["input"]) == row["prediction"] + "\n"
+
+
+def test_sampling_is_seeded(inside: Workspace) -> None:
+    def sampled(seed: str) -> str:
+        options = ("--temperature", "5", "--max-new-tokens", "12")
+        return run("generate", "size: 1 km", *options, "--seed", seed)
+
+    assert sampled("1") == sampled("1")
+    assert len({sampled(str(seed)) for seed in range(4)}) > 1
+
+
+def test_what_is_streamed_is_the_answer(
+    inside: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.config import load_params
+    from pipeline.inference.generator import Decoding, generator_of
+    from pipeline.inference.streaming import TerminalStreamer
+
+    generator = generator_of(load_params(), NAME)
+    for count in (1, 9):
+        answer = generator(
+            "size: 3 km", Decoding(count), streamer=TerminalStreamer(generator.tokenizer)
+        )
+        assert capsys.readouterr().out == answer + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("x", "--variant", "len9-magic-seed0"), "'len9-magic-seed0' is no variant of params.yaml"),
+        (("--file", "nowhere.txt"), "nowhere.txt: there is no such file"),
+        (("--row", "{"), "INPUT: is no JSON"),
+        (("--row", "{}", "--variant", NAME), "task.input_template: 'record' is undefined"),
+        (("x", "--file", "params.yaml"), "give either INPUT or --file"),
+    ],
+)
+def test_a_mistake_of_generate_is_a_sentence(
+    inside: Workspace, arguments: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in refused("generate", *arguments)
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "adapter"
+    finished.pipeline("export", str(folder), "--variant", NAME)
+    return folder
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_the_cards_code_answers_without_this_project(
+    finished: Workspace, exported: Path, block: int
+) -> None:
+    card = (exported / "README.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[block]
+    assert ("from peft" in code) == (block == 0)
+    assert "pipeline" not in code
+    code = code.replace('adapter = "."', f"adapter = {str(exported)!r}")
+    # -I: the workspace, and with it this project, is not on the path.
+    command = [sys.executable, "-I", "-c", code]
+    result = subprocess.run(command, cwd=finished.root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == predictions(finished)[0]["prediction"] + "\n"
+
+
+def test_the_card_states_data_params_and_metrics(finished: Workspace, exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    metrics = json.loads((finished.root / "data" / "evaluate" / NAME / "metrics.json").read_text())
+    assert "library_name: peft" in card
+    assert f"{metrics['test']['loss']:.4f}" in card
+    assert "no_prefix (baseline)" in card
+    assert "learning_rate: 0.005" in card
+    assert "| train | 12 |" in card
+
+
+def test_the_report_exports_the_best(finished: Workspace, tmp_path: Path) -> None:
+    finished.pipeline("export", str(tmp_path / "best"))
+    folder = finished.root / "data" / "report" / "best"
+    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
+        assert (folder / name).read_bytes() == (tmp_path / "best" / name).read_bytes()
+    assert f"# {best(finished)}\n" in (folder / "README.md").read_text()
+
+
+def test_export_replaces_its_own_and_nothing_else(inside: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    run("export", str(folder), "--variant", "len2-random-seed0", "--base-model", "org/name")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/name"
+    run("export", str(folder), "--variant", NAME)
+    assert f"# {NAME}\n" in (folder / "README.md").read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    assert "holds other files" in refused("export", str(other), "--variant", NAME)
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+
+
+def test_an_imported_adapter_joins_the_comparison(copy: Workspace, exported: Path) -> None:
+    path = copy.root / "params.yaml"
+    path.write_text("# Mine.\n" + path.read_text().replace("report:", "# Of reports.\nreport:"))
+    copy.pipeline("import", str(exported), "--name", "elsewhere")
+    text = path.read_text()
+    assert text.startswith("# Mine.\n")
+    assert "# Of reports.\nreport:" in text
+    assert copy.params["baselines"]["elsewhere"] == {
+        "type": "adapter",
+        "path": "adapters/elsewhere",
+    }
+    output = copy.run("dvc", "repro").stdout
+    assert ran(output) == {"baselines@elsewhere", "report"}
+    measured = copy.root / "data" / "baselines" / "elsewhere" / "metrics.json"
+    trained = copy.root / "data" / "evaluate" / NAME / "metrics.json"
+    assert json.loads(measured.read_text())["test"] == json.loads(trained.read_text())["test"]
+    summary = (copy.root / "data" / "report" / "summary.csv").read_text()
+    assert "\nelsewhere,variant,4,elsewhere," in summary
+    row = predictions(copy)[0]
+    answer = copy.pipeline("generate", row["input"], "--variant", "elsewhere").stdout
+    assert answer == row["prediction"] + "\n"
+
+
+@pytest.mark.parametrize("wrong", ["another model's", "of another kind", "a taken name"])
+def test_an_adapter_that_cannot_join(
+    inside: Workspace, exported: Path, tmp_path: Path, wrong: str
+) -> None:
+    before = (inside.root / "params.yaml").read_bytes()
+    folder, name = tmp_path / "adapter", "other"
+    if wrong == "another model's":
+        other = tiny_model(num_hidden_layers=3)
+        PrefixModel(other, PrefixConfig(num_virtual_tokens=3)).save_pretrained(folder)
+        sentence = "it was made for another model"
+    else:
+        shutil.copytree(exported, folder)
+        sentence = "'no_prefix' is taken under baselines"
+    if wrong == "of another kind":
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        sentence = "is a LORA adapter"
+    if wrong == "a taken name":
+        name = "no_prefix"
+    assert sentence in refused("import", str(folder), "--name", name)
+    assert (inside.root / "params.yaml").read_bytes() == before
+    assert not (inside.root / "adapters").exists()
+
+
+def test_the_mlflow_model_answers_as_generate_does(
+    finished: Workspace,
+) -> None:
+    mlflow = client(finished)
+    versions = mlflow.search_model_versions("name = 'tiny'")
+    assert len(versions) == 4
+    aliased = mlflow.get_model_version_by_alias("tiny", "best")
+    named = mlflow.get_model_version_by_alias("tiny", best(finished))
+    assert aliased.version == named.version
+    # The frozen model is named, not copied.
+    assert not list((finished.root / "mlruns").rglob("model.safetensors"))
+    row = predictions(finished, best(finished))[0]
+    code = (
+        "import json, sys, mlflow\n"
+        "model = mlflow.pyfunc.load_model('models:/tiny@best')\n"
+        "text = sys.argv[1]\n"
+        "print(json.dumps([model.predict([text]), model.predict([text], {'max_new_tokens': 1})]))\n"
+    )
+    # Elsewhere: the model brings its code, and knows where the frozen model is.
+    elsewhere = finished.root.parent
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.root / 'mlflow.db'}"}
+    command = [sys.executable, "-I", "-c", code, row["input"]]
+    environment = {**os.environ, **store}
+    result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    whole, first = json.loads(result.stdout.splitlines()[-1])
+    assert whole == [row["prediction"]]
+    assert row["prediction"].startswith(first[0])
+    environment["FROZEN_MODEL"] = str(elsewhere)
+    result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, env=environment)
+    assert "the frozen model of this prefix is not here" in result.stderr
+
+
+def test_greedy_choices_are_the_frozen_models_own(model: Any, tokenizer: Any) -> None:
+    """Settings of the model's that change what is likely do not change the answer."""
+    from pipeline.config.task import TaskParams
+    from pipeline.inference.generator import Decoding, TextGenerator
+
+    task = TaskParams(input_template="{{ x }}", target_template="{{ y }}")
+    torch.manual_seed(0)
+    prefixed = PrefixModel(model, PrefixConfig(num_virtual_tokens=3))
+    generator = TextGenerator(prefixed, tokenizer, task)
+    expected = generator("size: 3 km", Decoding(8))
+    model.generation_config.update(do_sample=True, temperature=9.0, repetition_penalty=5.0)
+    assert generator("size: 3 km", Decoding(8)) == expected
