@@ -33,9 +33,7 @@ class PackedBatch:
         from pipeline.prefix.packed import packed_logits
 
         self._model = _frozen(model)
-        self._prefix = (
-            model.kv_prefix().to(self._model.dtype) if isinstance(model, PrefixModel) else None
-        )
+        self._prefix = model.kv_prefix() if isinstance(model, PrefixModel) else None
         self._counts = [len(row["input_ids"]) - row["target_start"] for row in examples]
         self._cache = PackedCache([row["target_start"] for row in examples], max_new_tokens)
         ids = torch.tensor([token for row in examples for token in row["input_ids"]])

@@ -5,6 +5,8 @@
 // examples, the query heads of a group are rows of one product, causality halves the work, and the
 // prefix is shared. Arithmetic is float32 whatever the states' type.
 //
+// The prefix is float32 in any case, and so is its gradient: it is trained.
+//
 // Every sum is made in an order that depends on the shapes alone, never on the number of threads.
 //
 // States are [heads, tokens, dim] with strides for heads and tokens and a contiguous last axis; the
@@ -346,11 +348,14 @@ template <class E> struct Weights {
 
 template <class T>
 static void forward(const Shape& s, States<T> query, States<T> key, States<T> value,
-                    States<T> prefix_key, States<T> prefix_value, T* out, float* lse) {
+                    States<float> prefix_key, States<float> prefix_value, T* out, float* lse) {
   typedef typename Operand<T>::type E;
   const int64_t group = s.group(), dim = s.dim;
   const float scale = s.scale * LOG2_E;
-  std::vector<Side<E>> prefix_keys(s.kv_heads), prefix_values(s.kv_heads);
+  static thread_local std::vector<Side<E>> kept_keys, kept_values;
+  auto &prefix_keys = kept_keys, &prefix_values = kept_values;  // this thread's, shared below
+  prefix_keys.resize(s.kv_heads);
+  prefix_values.resize(s.kv_heads);
 #pragma omp parallel
   {
 #pragma omp for schedule(dynamic)
@@ -438,7 +443,7 @@ template <class E> struct Queries {
   template <class Visible>
   void meet(const Shape& s, const Side<E>& keys, const Side<E>& values, int64_t first,
             int64_t width, Visible visible, Scratch<E>& scratch, float* grad_key,
-            float* grad_value) {
+            float* grad_value, bool add = true) {
     auto &[weights, changes, pairs] = scratch;
     const int64_t dim = s.dim, k = dim / PER<E>;
     product<false>(m, width, k, query_along, k, 1, keys.turned(first),
@@ -455,13 +460,21 @@ template <class E> struct Queries {
     }
     product<true>(m, dim, width / PER<E>, along(changes.data(), m, width, pairs), width / PER<E>, 1,
                   keys.rows + first / PER<E> * dim, dim, from_keys.data(), dim);
-    product<true>(width, dim, m / PER<E>, across(changes.data(), m, width, pairs), 1, width,
-                  query_across, dim, grad_key + first * dim, dim);
-    product<true>(width, dim, m / PER<E>, across(weights.data(), m, width, pairs), 1, width,
-                  grad_across, dim, grad_value + first * dim, dim);
+    const E* change = across(changes.data(), m, width, pairs);
+    summed_over_queries(add, width, change, query_across, dim, grad_key + first * dim);
+    const E* weight = across(weights.data(), m, width, pairs);
+    summed_over_queries(add, width, weight, grad_across, dim, grad_value + first * dim);
   }
 
  private:
+  void summed_over_queries(bool add, int64_t width, const E* of_keys, const E* of_queries,
+                           int64_t dim, float* to) {
+    if (add)
+      product<true>(width, dim, m / PER<E>, of_keys, 1, width, of_queries, dim, to, dim);
+    else
+      product<false>(width, dim, m / PER<E>, of_keys, 1, width, of_queries, dim, to, dim);
+  }
+
   Floats states_, grads_;
   float lse_[BLOCK], delta_[BLOCK];
   const E *query_along, *query_across, *grad_along, *grad_across;
@@ -477,16 +490,22 @@ static void narrow_rows(const Floats& from, int64_t rows, int64_t dim, float fac
 
 template <class T>
 static void backward(const Shape& s, States<T> grad, States<T> query, States<T> key,
-                     States<T> value, States<T> prefix_key, States<T> prefix_value, States<T> out,
+                     States<T> value, States<float> prefix_key, States<float> prefix_value, States<T> out,
                      const float* lse, T* grad_query, T* grad_key, T* grad_value,
                      float* grad_prefix_key, float* grad_prefix_value) {
   typedef typename Operand<T>::type E;
   const int64_t group = s.group(), rows = s.tokens * group, dim = s.dim;
   const bool for_input = grad_query != nullptr;
   Floats of_prefix(for_input ? s.heads * s.tokens * dim : 0);
-  std::vector<Side<E>> prefix_keys(s.kv_heads), prefix_values(s.kv_heads);
+  static thread_local std::vector<Side<E>> kept_keys, kept_values;
+  auto &prefix_keys = kept_keys, &prefix_values = kept_values;  // this thread's, shared below
+  prefix_keys.resize(s.kv_heads);
+  prefix_values.resize(s.kv_heads);
   const int64_t width = padded(s.prefix, FILL), size = width * dim;
-  Floats parts_key(PARTS * s.kv_heads * size), parts_value(PARTS * s.kv_heads * size);
+  static thread_local Floats kept_parts;
+  if (int64_t(kept_parts.size()) < 2 * PARTS * s.kv_heads * size)
+    kept_parts.resize(2 * PARTS * s.kv_heads * size);
+  float *parts_key = kept_parts.data(), *parts_value = parts_key + PARTS * s.kv_heads * size;
 #pragma omp parallel
   {
     Queries<E> block(dim);
@@ -512,7 +531,11 @@ static void backward(const Shape& s, States<T> grad, States<T> query, States<T> 
           blocks[b - from].meet(s, prefix_keys[h], prefix_values[h], first,
                                 std::min<int64_t>(KEYS, width - first),
                                 [&](int64_t) { return s.prefix; }, scratch,
-                                &parts_key[task * size], &parts_value[task * size]);
+                                parts_key + task * size, parts_value + task * size, b > from);
+      if (from == to) {
+        std::fill_n(parts_key + task * size, size, 0.0f);
+        std::fill_n(parts_value + task * size, size, 0.0f);
+      }
       for (int64_t b = from; b < to && for_input; b++)
         for (int64_t i = 0; i < blocks[b - from].count; i++)
           std::copy_n(&blocks[b - from].from_keys[i * dim], dim,
@@ -574,13 +597,16 @@ template <class T> struct Cached {
 };
 
 template <class T>
-static void decode(const Shape& s, States<T> query, States<T> prefix_key, States<T> prefix_value,
+static void decode(const Shape& s, States<T> query, States<float> prefix_key, States<float> prefix_value,
                    const Cached<T>& cached, T* out) {
   typedef typename Operand<T>::type E;
   const int64_t group = s.group(), dim = s.dim, room = cached.room;
   const float scale = s.scale * LOG2_E;
   const int64_t rows = s.tokens * group, together = std::max<int64_t>(1, BLOCK / group) * group;
-  std::vector<Side<E>> prefix_keys(s.kv_heads), prefix_values(s.kv_heads);
+  static thread_local std::vector<Side<E>> kept_keys, kept_values;
+  auto &prefix_keys = kept_keys, &prefix_values = kept_values;  // this thread's, shared below
+  prefix_keys.resize(s.kv_heads);
+  prefix_values.resize(s.kv_heads);
 #pragma omp parallel
   {
 #pragma omp for schedule(dynamic)
@@ -647,7 +673,8 @@ template <class T>
 static void run_forward(const int64_t* sizes, const int64_t* starts, float scale,
                         void* const* data, const int64_t* strides, void* out, float* lse) {
   forward<T>(shape(sizes, starts, scale), states<T>(data, strides, 0), states<T>(data, strides, 1),
-             states<T>(data, strides, 2), states<T>(data, strides, 3), states<T>(data, strides, 4),
+             states<T>(data, strides, 2), states<float>(data, strides, 3),
+             states<float>(data, strides, 4),
              static_cast<T*>(out), lse);
 }
 
@@ -657,7 +684,8 @@ static void run_backward(const int64_t* sizes, const int64_t* starts, float scal
                          void* const* grads, float* const* prefix_grads) {
   backward<T>(shape(sizes, starts, scale), states<T>(data, strides, 5),
               states<T>(data, strides, 0), states<T>(data, strides, 1), states<T>(data, strides, 2),
-              states<T>(data, strides, 3), states<T>(data, strides, 4), states<T>(data, strides, 6),
+              states<float>(data, strides, 3), states<float>(data, strides, 4),
+              states<T>(data, strides, 6),
               lse, static_cast<T*>(grads[0]), static_cast<T*>(grads[1]), static_cast<T*>(grads[2]),
               prefix_grads[0], prefix_grads[1]);
 }
@@ -668,8 +696,8 @@ static void run_decode(const int64_t* sizes, const int64_t* slots, const int64_t
                        float scale, void* const* data, const int64_t* strides, void* out) {
   const Cached<T> cached = {static_cast<const T*>(data[3]), static_cast<const T*>(data[4]),
                             sizes[5], slots, counts};
-  decode<T>(shape(sizes, nullptr, scale), states<T>(data, strides, 0), states<T>(data, strides, 1),
-            states<T>(data, strides, 2), cached, static_cast<T*>(out));
+  decode<T>(shape(sizes, nullptr, scale), states<T>(data, strides, 0),
+            states<float>(data, strides, 1), states<float>(data, strides, 2), cached, static_cast<T*>(out));
 }
 
 extern "C" {

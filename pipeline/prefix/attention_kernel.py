@@ -30,7 +30,10 @@ _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def available(*states: Tensor) -> bool:
-    """Whether the kernel takes these states `[heads, tokens, dim]`, all of one dtype and dim."""
+    """Whether the kernel takes these states `[heads, tokens, dim]`, all of one dtype and dim.
+
+    Those of a prefix are float32 whatever the others are.
+    """
     first = states[0]
     same = all(t.dtype == first.dtype and t.shape[-1] == first.shape[-1] for t in states)
     return same and serves(first.device, first.dtype, first.shape[-1])
@@ -106,7 +109,7 @@ def attention_to_cache(
 
     Args:
         query: `[num_heads, rows, dim]`.
-        prefix_key, prefix_value: `[num_kv_heads, p, dim]`.
+        prefix_key, prefix_value: `[num_kv_heads, p, dim]`, float32.
         keys: `[slots, num_kv_heads, dim, room]`, contiguous; `room` a multiple of `ROOM`.
         values: `[slots, num_kv_heads, room, dim]`, contiguous.
         slots: where each row's tokens are cached.
@@ -141,6 +144,7 @@ class _Call:
         query, key, _, prefix_key = states[:4]
         # Held here, so that a copy lives as long as the call.
         self.states = [t if t.stride(-1) == 1 else t.contiguous() for t in states]
+        assert prefix_key.dtype == torch.float32, "the prefix is trained in float32"
         heads, tokens, dim = query.shape
         sizes = [tokens, heads, key.shape[0], dim, prefix_key.shape[1], len(lengths)]
         starts = [0]

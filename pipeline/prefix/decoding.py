@@ -54,7 +54,7 @@ class PackedCache:
         at = torch.tensor([self.counts[row] for row in self.rows])
         keys[rows, :, :, at] = key.transpose(0, 1)
         values[rows, :, at] = value.transpose(0, 1)
-        prefix_key, prefix_value = prefix or (key[:, :0], value[:, :0])
+        prefix_key, prefix_value = (t.float() for t in prefix or (key[:, :0], value[:, :0]))
         counts = (at + 1).tolist()
         return attention_to_cache(
             query, prefix_key, prefix_value, keys, values, self.rows, counts, scaling
@@ -78,7 +78,7 @@ def greedy(
 
     Args:
         model: the frozen model.
-        prefix: what stands before every row, in the model's dtype.
+        prefix: what stands before every row.
         cache: the prefilled rows; used up.
         first: logits `[rows, vocabulary]` after each row's input.
         most: tokens a row at the most.

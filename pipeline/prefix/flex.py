@@ -26,7 +26,8 @@ def flex_attention_to_prefix(
     p = 0
     if prefix_key is not None and prefix_value is not None:
         p = prefix_key.shape[1]
-        key, value = torch.cat([prefix_key, key], 1), torch.cat([prefix_value, value], 1)
+        key = torch.cat([prefix_key.to(key.dtype), key], 1)
+        value = torch.cat([prefix_value.to(value.dtype), value], 1)
     mask = _visible_keys(tuple(lengths), p, query.device)
     out: Tensor = _attention(query.device.type)(
         query[None], key[None], value[None], block_mask=mask, scale=scaling, enable_gqa=True

@@ -102,7 +102,7 @@ class _MergedAttention(torch.autograd.Function):
                 grads[0], query, key, value, *own, out, lse, ctx.lengths, ctx.scaling, for_input
             )
             of_prefix = [
-                None if prefix_key is None else t.to(query.dtype) for t in (of_key, of_value)
+                None if prefix_key is None else t.to(prefix_key.dtype) for t in (of_key, of_value)
             ]
             return *of_input, *of_prefix, None, None
         grad_query = grad_key = grad_value = grad_prefix_key = grad_prefix_value = None
@@ -144,13 +144,11 @@ def _own_kernel(
     prefix_value: Tensor | None,
 ) -> tuple[Tensor, Tensor] | None:
     """The prefix (of no virtual tokens for none), where this project's kernel takes the states."""
+    if not available(query, key, value):
+        return None
     if prefix_key is None or prefix_value is None:
         prefix_key = prefix_value = key[:, :0]
-    return (
-        (prefix_key, prefix_value)
-        if available(query, key, value, prefix_key, prefix_value)
-        else None
-    )
+    return prefix_key.float(), prefix_value.float()
 
 
 def attend_prefix(

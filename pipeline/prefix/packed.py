@@ -9,7 +9,7 @@ padded path of `PrefixModel.forward` serves them.
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -83,10 +83,7 @@ def _packed(
     packing: Packing,
     keep: torch.Tensor,
 ) -> torch.Tensor:
-    start = 0
-    if (prefix := packing.prefix) is not None:
-        start = len(prefix)
-        packing = replace(packing, prefix=prefix.to(frozen_model.dtype))
+    start = 0 if packing.prefix is None else len(packing.prefix)
     with merged_attention_on(frozen_model):
         output = frozen_model(
             input_ids=input_ids[None],
