@@ -50,7 +50,7 @@ class Worker:
 
 @click.command()
 @click.option("--lengths", default="16,128,512,2048", show_default=True, help="Prefix lengths.")
-@click.option("--rounds", default=5, show_default=True, help="Interleaved rounds of each system.")
+@click.option("--rounds", default=3, show_default=True, help="Interleaved rounds of each system.")
 @click.option("--steps", default=4, show_default=True, help="Training steps in a round.")
 @click.option("--rows", default=32, show_default=True, help="Examples of one evaluation.")
 @click.option("--model", default="data/model", show_default=True, help="The frozen model's folder.")

@@ -1,4 +1,4 @@
-"""The CPU's own attention kernel: `attention_kernel.cpp`, compiled for this machine on first use.
+"""The CPU's own attention kernel: the C++ of `kernel/`, compiled for this machine on first use.
 
 Compiling takes a few seconds, once for a machine and a version of the source; the library lies in
 the user's cache folder. Where there is no C++ compiler, `available` is false and the attention runs
@@ -19,7 +19,7 @@ import torch
 
 Tensor = torch.Tensor
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
+_SOURCES = Path(__file__).with_name("kernel")
 _COMPILERS = ("g++", "clang++", "c++")
 # Contracting a product and a sum into one instruction is the only liberty taken.
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
@@ -194,14 +194,22 @@ def _compiled(compiler: str) -> Path:
     # What the compiler predefines names its version and every instruction set of `native`.
     asked = [compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull]
     machine = subprocess.run(asked, capture_output=True, check=True).stdout
-    digest = hashlib.sha256(b"\0".join([_SOURCE.read_bytes(), machine, repr(_FLAGS).encode()]))
+    sources = [path.read_bytes() for path in sorted(_SOURCES.iterdir())]
+    digest = hashlib.sha256(b"\0".join([*sources, machine, repr(_FLAGS).encode()]))
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = root / "prefix-tuning" / f"attention-{digest.hexdigest()[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             aside = Path(folder, path.name)
-            command = [compiler, *_FLAGS, "-shared", "-o", str(aside), str(_SOURCE)]
+            command = [
+                compiler,
+                *_FLAGS,
+                "-shared",
+                "-o",
+                str(aside),
+                str(_SOURCES / "attention.cpp"),
+            ]
             subprocess.run(command, capture_output=True, check=True)
             aside.replace(path)
     return path

@@ -52,7 +52,7 @@ def training_digest(params: Params, variant: Variant, start: "KVPrefix") -> str:
 
 
 def _code() -> Iterator[Path]:
-    for path in sorted([*_CODE.rglob("*.py"), *_CODE.rglob("*.cpp")]):
+    for path in sorted([*_CODE.rglob("*.py"), *_CODE.glob("prefix/kernel/*")]):
         if path.relative_to(_CODE).parts[0] not in _APART:
             yield path
 

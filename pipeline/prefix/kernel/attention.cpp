@@ -1,0 +1,82 @@
+// Causal attention of packed examples to themselves and to a shared prefix, on the CPU.
+//
+// torch's CPU kernel takes one example at a time and is made for long rows: at the lengths of real
+// examples (tens of tokens) it spends most of its time outside arithmetic. Here one call serves all
+// examples, the query heads of a group are rows of one product, causality halves the work, and the
+// prefix is shared. Sums are float32; products too, unless states are bfloat16 and the processor
+// multiplies pairs of those.
+//
+// The prefix is float32 in any case, and so is its gradient: it is trained.
+//
+// Every sum is made in an order that depends on the shapes alone, never on the number of threads.
+//
+// States are [heads, tokens, dim] with strides for heads and tokens and a contiguous last axis; the
+// outputs are contiguous [tokens, heads, dim]. `dim` is a multiple of LANES. Plain C++ with GCC's
+// and Clang's vector extension: no instruction set is named but that of bfloat16 pairs.
+
+#include "backward.h"
+#include "decode.h"
+#include "forward.h"
+
+// `sizes`: tokens, heads, kv_heads, dim, prefix, examples. `strides`: of heads and tokens for each
+// of the states, in the order of the arguments.
+static Shape shape(const int64_t* sizes, const int64_t* starts, float scale) {
+  return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], starts, scale};
+}
+
+template <class T> static States<T> states(void* const* data, const int64_t* strides, int index) {
+  return {static_cast<const T*>(data[index]), strides[2 * index], strides[2 * index + 1]};
+}
+
+template <class T>
+static void run_forward(const int64_t* sizes, const int64_t* starts, float scale,
+                        void* const* data, const int64_t* strides, void* out, float* lse) {
+  forward<T>(shape(sizes, starts, scale), states<T>(data, strides, 0), states<T>(data, strides, 1),
+             states<T>(data, strides, 2), states<float>(data, strides, 3),
+             states<float>(data, strides, 4),
+             static_cast<T*>(out), lse);
+}
+
+template <class T>
+static void run_backward(const int64_t* sizes, const int64_t* starts, float scale,
+                         void* const* data, const int64_t* strides, const float* lse,
+                         void* const* grads, float* const* prefix_grads) {
+  backward<T>(shape(sizes, starts, scale), states<T>(data, strides, 5),
+              states<T>(data, strides, 0), states<T>(data, strides, 1), states<T>(data, strides, 2),
+              states<float>(data, strides, 3), states<float>(data, strides, 4),
+              states<T>(data, strides, 6),
+              lse, static_cast<T*>(grads[0]), static_cast<T*>(grads[1]), static_cast<T*>(grads[2]),
+              prefix_grads[0], prefix_grads[1]);
+}
+
+// `sizes` with `room` in place of examples; `data`: the query, the prefix, the caches.
+template <class T>
+static void run_decode(const int64_t* sizes, const int64_t* slots, const int64_t* counts,
+                       float scale, void* const* data, const int64_t* strides, void* out) {
+  const Cached<T> cached = {static_cast<const T*>(data[3]), static_cast<const T*>(data[4]),
+                            sizes[5], slots, counts};
+  decode<T>(shape(sizes, nullptr, scale), states<T>(data, strides, 0),
+            states<float>(data, strides, 1), states<float>(data, strides, 2), cached, static_cast<T*>(out));
+}
+
+extern "C" {
+int lanes() { return LANES; }
+void forward_float32(const int64_t* a, const int64_t* b, float c, void* const* d, const int64_t* e,
+                     void* f, float* g) { run_forward<float>(a, b, c, d, e, f, g); }
+void forward_bfloat16(const int64_t* a, const int64_t* b, float c, void* const* d, const int64_t* e,
+                      void* f, float* g) { run_forward<BFloat16>(a, b, c, d, e, f, g); }
+void backward_float32(const int64_t* a, const int64_t* b, float c, void* const* d, const int64_t* e,
+                      const float* f, void* const* g, float* const* h) {
+  run_backward<float>(a, b, c, d, e, f, g, h);
+}
+void backward_bfloat16(const int64_t* a, const int64_t* b, float c, void* const* d,
+                       const int64_t* e, const float* f, void* const* g, float* const* h) {
+  run_backward<BFloat16>(a, b, c, d, e, f, g, h);
+}
+void decode_float32(const int64_t* a, const int64_t* b, const int64_t* c, float d, void* const* e,
+                    const int64_t* f, void* g) { run_decode<float>(a, b, c, d, e, f, g); }
+void decode_bfloat16(const int64_t* a, const int64_t* b, const int64_t* c, float d,
+                     void* const* e, const int64_t* f, void* g) {
+  run_decode<BFloat16>(a, b, c, d, e, f, g);
+}
+}

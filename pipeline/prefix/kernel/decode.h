@@ -1,0 +1,75 @@
+// One new token of each row, attending to its cached tokens and to the prefix.
+
+#pragma once
+
+#include "queries.h"
+#include "weights.h"
+
+// Rows' caches: keys turned [slots, kv_heads, dim, room], values [slots, kv_heads, room, dim]; row i
+// has `counts[i]` tokens in slot `slots[i]`, its new one included. `room` is a multiple of LANES.
+template <class T> struct Cached {
+  const T *keys, *values;
+  int64_t room;
+  const int64_t *slots, *counts;
+};
+
+template <class T>
+static void decode(const Shape& s, States<T> query, States<float> prefix_key, States<float> prefix_value,
+                   const Cached<T>& cached, T* out) {
+  typedef typename Operand<T>::type E;
+  const int64_t group = s.group(), dim = s.dim, room = cached.room;
+  const float scale = s.scale * LOG2_E;
+  const int64_t rows = s.tokens * group, together = std::max<int64_t>(1, BLOCK / group) * group;
+  static thread_local std::vector<Side<E>> kept_keys, kept_values;
+  auto &prefix_keys = kept_keys, &prefix_values = kept_values;  // this thread's, shared below
+  prefix_keys.resize(s.kv_heads);
+  prefix_values.resize(s.kv_heads);
+#pragma omp parallel
+  {
+#pragma omp for schedule(dynamic)
+    for (int64_t h = 0; h < s.kv_heads; h++) {
+      prefix_keys[h].fill(prefix_key, h, 0, s.prefix, dim);
+      prefix_values[h].fill(prefix_value, h, 0, s.prefix, dim);
+    }
+    const int64_t most = padded(together, ROWS);
+    Floats queries(most * dim), outputs(most * dim), near(most * room);
+    std::vector<E> query_pairs;
+    Weights<E> far;
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t h = 0; h < s.kv_heads; h++)
+      for (int64_t row = 0; row < rows; row += together) {
+        const int64_t count = std::min(together, rows - row), m = padded(count, ROWS);
+        gather(query, s, h, row, count, queries);
+        const E* q = along(queries.data(), m, dim, query_pairs);
+        far.score(q, m, prefix_keys[h], prefix_keys[h].width, dim);
+        std::vector<float> sums(count);
+        for (int64_t i = 0; i < count; i++) {
+          const int64_t example = (row + i) / group, tokens = cached.counts[example];
+          const T* keys = cached.keys + (cached.slots[example] * s.kv_heads + h) * dim * room;
+          float* here = &near[i * room];
+          for (int64_t j = 0; j < tokens; j += LANES) {
+            Vector scores = {};
+            for (int64_t d = 0; d < dim; d++)
+              scores += queries[i * dim + d] * load(keys + d * room + j);
+            store(here + j, scores);
+          }
+          const float top = scale * highest(here, tokens, far.top(i, s.prefix, -INFINITY));
+          sums[i] = powers<PER<E> == 1>(here, tokens, tokens, scale, top);
+          sums[i] += far.exponentiate(i, s.prefix, scale, top);
+        }
+        std::fill(outputs.begin(), outputs.end(), 0.0f);
+        far.add_weighted(prefix_values[h], dim, outputs.data());
+        for (int64_t i = 0; i < count; i++) {
+          const int64_t example = (row + i) / group, tokens = cached.counts[example];
+          const T* values = cached.values + (cached.slots[example] * s.kv_heads + h) * dim * room;
+          T* to = out + place(s, h, row + i) * dim;
+          for (int64_t d = 0; d < dim; d += LANES) {
+            Vector sum = load(&outputs[i * dim + d]);
+            for (int64_t t = 0; t < tokens; t++)
+              sum += near[i * room + t] * load(values + t * dim + d);
+            for (int l = 0; l < LANES; l++) narrowed(sum[l] / sums[i], to[d + l]);
+          }
+        }
+      }
+  }
+}

@@ -1,0 +1,61 @@
+// Attention of packed examples, causally, and to the prefix.
+
+#pragma once
+
+#include "queries.h"
+#include "weights.h"
+
+template <class T>
+static void forward(const Shape& s, States<T> query, States<T> key, States<T> value,
+                    States<float> prefix_key, States<float> prefix_value, T* out, float* lse) {
+  typedef typename Operand<T>::type E;
+  const int64_t group = s.group(), dim = s.dim;
+  const float scale = s.scale * LOG2_E;
+  static thread_local std::vector<Side<E>> kept_keys, kept_values;
+  auto &prefix_keys = kept_keys, &prefix_values = kept_values;  // this thread's, shared below
+  prefix_keys.resize(s.kv_heads);
+  prefix_values.resize(s.kv_heads);
+#pragma omp parallel
+  {
+#pragma omp for schedule(dynamic)
+    for (int64_t h = 0; h < s.kv_heads; h++) {
+      prefix_keys[h].fill(prefix_key, h, 0, s.prefix, dim);
+      prefix_values[h].fill(prefix_value, h, 0, s.prefix, dim);
+    }
+    Side<E> keys, values;
+    Floats queries(BLOCK * dim), outputs(BLOCK * dim);
+    std::vector<E> query_pairs;
+    Weights<E> near, far;
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < s.examples * s.kv_heads; task++) {
+      const int64_t h = task % s.kv_heads, first = s.starts[task / s.kv_heads];
+      const int64_t length = s.starts[task / s.kv_heads + 1] - first;
+      keys.fill(key, h, first, length, dim);
+      values.fill(value, h, first, length, dim);
+      for (int64_t row = 0; row < length * group; row += BLOCK) {
+        const int64_t count = std::min<int64_t>(BLOCK, length * group - row);
+        const int64_t m = padded(count, ROWS);
+        gather(query, s, h, first * group + row, count, queries);
+        const E* q = along(queries.data(), m, dim, query_pairs);
+        far.score(q, m, prefix_keys[h], prefix_keys[h].width, dim);
+        near.score(q, m, keys, padded((row + count - 1) / group + 1, FILL), dim);
+        float sums[BLOCK];
+        for (int64_t i = 0; i < count; i++) {
+          const int64_t visible = (row + i) / group + 1;
+          const float top = scale * near.top(i, visible, far.top(i, s.prefix, -INFINITY));
+          sums[i] = near.exponentiate(i, visible, scale, top);
+          sums[i] += far.exponentiate(i, s.prefix, scale, top);
+          lse[turned_place(s, h, first * group + row + i)] = top / LOG2_E + std::log(sums[i]);
+        }
+        std::fill(outputs.begin(), outputs.end(), 0.0f);
+        far.add_weighted(prefix_values[h], dim, outputs.data());
+        near.add_weighted(values, dim, outputs.data());
+        for (int64_t i = 0; i < count; i++) {
+          T* to = out + place(s, h, first * group + row + i) * dim;
+          const float share = 1.0f / sums[i];
+          for (int64_t d = 0; d < dim; d++) narrowed(outputs[i * dim + d] * share, to[d]);
+        }
+      }
+    }
+  }
+}
