@@ -33,6 +33,8 @@ class Page(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        # Neighbouring cells are words of their own.
+        self.text += " " if tag in ("td", "th") else ""
         if tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th") and self.rows:
