@@ -236,6 +236,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Wo
 
 @pytest.fixture
 def copy(finished: Workspace, tmp_path: Path) -> Workspace:
-    """The finished workspace, to edit."""
+    """The finished workspace, to edit; its MLflow runs are its own."""
+    from mlflow import MlflowClient
+
     shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)
-    return Workspace(tmp_path / "copy")
+    workspace = Workspace(tmp_path / "copy")
+    mlflow = MlflowClient(tracking_uri=f"sqlite:///{workspace.root / 'mlflow.db'}")
+    for run in mlflow.search_runs([e.experiment_id for e in mlflow.search_experiments()]):
+        # Runs of another folder are another workspace's, and would be left alone.
+        label = run.data.tags["workspace"].replace(str(finished.root), str(workspace.root))
+        mlflow.set_tag(run.info.run_id, "workspace", label)
+    return workspace

@@ -21,7 +21,13 @@ def small(workspace: Workspace) -> None:
     """One variant, and everything committed."""
 
     def change(params: dict[str, Any]) -> None:
-        params["sweep"] = {"lengths": [2], "initializations": ["corpus"], "seeds": [0]}
+        params["sweep"] = {
+            "lengths": [2],
+            "initializations": ["corpus"],
+            "seeds": [0],
+            "train_sizes": [],
+            "in_context": [],
+        }
 
     workspace.edit(change)
     commit(workspace)
@@ -82,7 +88,13 @@ def test_experiments_beside_each_other(copy: Workspace) -> None:
 
 def test_a_diverging_variant_leaves_the_others_alone(copy: Workspace) -> None:
     def change(params: dict[str, Any]) -> None:
-        params["sweep"] = {"lengths": [2], "initializations": ["huge", "zero"], "seeds": [0]}
+        params["sweep"] = {
+            "lengths": [2],
+            "initializations": ["huge", "zero"],
+            "seeds": [0],
+            "train_sizes": [],
+            "in_context": [],
+        }
         shape = "data/model/config.json"
         params["initializations"]["huge"] = {"type": "random", "path": shape, "scale": 1e38}
         params["initializations"]["zero"] = {"type": "zero", "path": shape}

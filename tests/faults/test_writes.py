@@ -36,7 +36,13 @@ def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("writes")
     make_training_folder(folder)
     params = faulty_params(Path("inputs/model"))
-    params["sweep"] = {"lengths": [2], "initializations": ["corpus"], "seeds": [0]}
+    params["sweep"] = {
+        "lengths": [2],
+        "initializations": ["corpus"],
+        "seeds": [0],
+        "train_sizes": [],
+        "in_context": [],
+    }
     params["train"] |= {"max_steps": 3, "eval_every_steps": 2}
     params["checkpoints"] = {"every_steps": 2}
     write_params(folder, params)
