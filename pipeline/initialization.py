@@ -99,8 +99,8 @@ def prefix_of_file(definition: Initialization) -> "KVPrefix | None":
         return KVPrefix.load(path)
     from pipeline.config.training import Compute
     from pipeline.frozen_model import load_frozen_model
-    from pipeline.prefix.model import kv_shapes
     from pipeline.prefix.peft_format import load_adapter
+    from pipeline.prefix.shapes import kv_shapes
 
     return load_adapter(path, kv_shapes(load_frozen_model(paths.MODEL, Compute())))
 
