@@ -24,7 +24,7 @@ def load_frozen_model(folder: Path, compute: Compute) -> "PreTrainedModel":
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise _not_a_model(folder, error) from error
+        raise not_a_model(folder, error) from error
     return model.requires_grad_(False).eval().to(resolve_device(compute.device))
 
 
@@ -38,7 +38,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise _not_a_model(folder, error) from error
+        raise not_a_model(folder, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -61,7 +61,8 @@ def resolve_device(name: str) -> "torch.device":
     return device
 
 
-def _not_a_model(folder: Path, error: Exception) -> PipelineError:
+def not_a_model(folder: Path, error: Exception) -> PipelineError:
+    """The error to raise for a folder that transformers cannot load as asked."""
     if not folder.exists():
         return PipelineError(f"{folder}: no frozen model here yet; run `dvc repro fetch_model`")
     reason = str(error).splitlines()[0]

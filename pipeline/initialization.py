@@ -33,17 +33,21 @@ from pipeline.variants import Variant
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pipeline.prefix import KVPrefix, PrefixModel
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text, and which of its tokens are prefilled into a KV cache."""
+    """A text, and which of its tokens are prefilled into a KV cache.
+
+    `written` is what an encoder-decoder's decoder is given; None for `tokens` too.
+    """
 
     text: str
     tokens: list[int]
+    written: list[int] | None = None
 
 
 def corpus_of(name: str, definition: Initialization, params: Params) -> Corpus | None:
@@ -63,6 +67,8 @@ def corpus_of(name: str, definition: Initialization, params: Params) -> Corpus |
             text = _demonstrations(definition, Renderer(params.task, tokenizer))
             is_chat = definition.template is None and params.task.use_chat_template
             tokens = tokenizer.encode(text, add_special_tokens=not is_chat)
+            if params.task.type == "seq2seq_lm" and definition.template is None:
+                return _read_and_written(name, definition, params, tokenizer)
         case CorpusText():
             text = _file_text(name, definition.path)
             if definition.use_chat_template:
@@ -85,7 +91,37 @@ def corpus_of(name: str, definition: Initialization, params: Params) -> Corpus |
     return Corpus(text, tokens[:wanted])
 
 
-def prefix_of_file(definition: Initialization) -> "KVPrefix | None":
+def _read_and_written(
+    name: str,
+    definition: Demonstrations,
+    params: Params,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> Corpus:
+    """The inputs of the demonstrations for the encoder, their targets for the decoder."""
+    rows = _shuffled(definition)[: definition.max_examples]
+    pairs = [Renderer(params.task, tokenizer).texts(row) for row in rows]
+    wanted = params.kv_prefix.max_length
+    sides = [" ".join(pair[side] for pair in pairs) for side in (0, 1)]
+    read, written = (tokenizer.encode(side) for side in sides)
+    if min(len(read), len(written)) < wanted:
+        raise PipelineError(
+            f"initializations.{name}: its inputs have {len(read)} tokens and its targets "
+            f"{len(written)}, fewer than kv_prefix.max_length = {wanted}; raise max_examples or "
+            "lower kv_prefix.max_length"
+        )
+    return Corpus("\n\n".join(sides), read[:wanted], written[:wanted])
+
+
+def prefill(model: "PreTrainedModel", corpus: Corpus) -> "KVPrefix":
+    """The keys and values that the frozen model computes of a corpus, float32."""
+    from pipeline.prefix import kv_prefix_from_source_tokens, kv_prefix_from_tokens
+
+    if corpus.written is None:
+        return kv_prefix_from_tokens(model, corpus.tokens)
+    return kv_prefix_from_source_tokens(model, corpus.tokens, corpus.written)
+
+
+def prefix_of_file(definition: Initialization, params: Params) -> "KVPrefix | None":
     """The prefix that an initialisation names as a file or a PEFT adapter folder; None for others.
 
     Raises PrefixError when there is none, or it is not of this model.
@@ -98,11 +134,13 @@ def prefix_of_file(definition: Initialization) -> "KVPrefix | None":
     if not path.is_dir():
         return KVPrefix.load(path)
     from pipeline.config.training import Compute
-    from pipeline.frozen_model import load_frozen_model
     from pipeline.prefix.peft_format import load_adapter
-    from pipeline.prefix.shapes import kv_shapes
+    from pipeline.prefix.shapes import adapter_shapes
+    from pipeline.task_type import TaskType, load_for_task
 
-    return load_adapter(path, kv_shapes(load_frozen_model(paths.MODEL, Compute())))
+    task = TaskType(params.task.type, ("0", "1"))
+    model, _ = load_for_task(paths.MODEL, Compute(), task)
+    return load_adapter(path, adapter_shapes(model))
 
 
 def start_prefix(params: Params, variant: Variant, model: "PrefixModel") -> "KVPrefix":
@@ -198,10 +236,15 @@ def _generator(variant: Variant) -> "torch.Generator":
 
 
 def _demonstrations(definition: Demonstrations, renderer: Renderer) -> str:
+    rows = _shuffled(definition)
+    return renderer.demonstrations(rows[: definition.max_examples], definition.template)
+
+
+def _shuffled(definition: Demonstrations) -> list[dict[str, Any]]:
     rows = read_jsonl(Path(definition.path))
     # A seeded order, so that neighbouring rows of one topic do not fill a short prefix.
     random.Random(definition.seed).shuffle(rows)
-    return renderer.demonstrations(rows[: definition.max_examples], definition.template)
+    return rows
 
 
 def _as_message(name: str, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -19,6 +19,8 @@ _LABELS = {
     "perplexity": "perplexity of the target",
     "exact_match": "exact match (share of examples)",
     "token_f1": "token F1",
+    "accuracy": "accuracy (share of labels)",
+    "f1": "F1 (mean over labels)",
 }
 
 
@@ -36,6 +38,8 @@ def draw(
 
     for split in splits:
         for metric in METRICS:
+            if f"{split}_{metric}" not in table:
+                continue
             figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
             _against_length(axes, table, split, metric)
             _save(figure, folder / f"{split}_{metric}.png", dpi)

@@ -10,8 +10,8 @@ from pipeline.variants import sweep
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = ("loss", "perplexity", "exact_match", "token_f1")
-HIGHER_IS_BETTER = frozenset({"exact_match", "token_f1"})
+METRICS = ("loss", "perplexity", "exact_match", "token_f1", "accuracy", "f1")
+HIGHER_IS_BETTER = frozenset({"exact_match", "token_f1", "accuracy", "f1"})
 
 
 def summarize(params: Params) -> "pd.DataFrame":
@@ -95,24 +95,29 @@ def as_markdown(table: "pd.DataFrame", params: Params) -> str:
     """The table for a terminal and for Markdown: losses to 3 digits, rates in percent."""
     from tabulate import tabulate
 
+    # A task has the metrics of text or those of labels.
+    shown = [m for m in _SHOWN if f"{params.evaluate.splits[0]}_{m}" in table]
     headers = [
         "",
         "length",
-        *(_heading(split, m) for split in params.evaluate.splits for m in _SHOWN),
+        *(_heading(split, m) for split in params.evaluate.splits for m in shown),
     ]
     rows = [
         [
             row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)",
             row["length"],
-            *(_cell(row, split, m) for split in params.evaluate.splits for m in _SHOWN),
+            *(_cell(row, split, m) for split in params.evaluate.splits for m in shown),
         ]
         for row in table.to_dict("records")
     ]
     return str(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
 
 
-_SHOWN = ("loss", "exact_match", "token_f1")
-_TITLES = {"loss": "loss", "exact_match": "exact match", "token_f1": "F1"}
+_SHOWN = ("loss", "exact_match", "token_f1", "accuracy", "f1")
+_TITLES = {"loss": "loss", "exact_match": "exact match", "token_f1": "F1"} | {
+    "accuracy": "accuracy",
+    "f1": "F1",
+}
 
 
 def _heading(split: str, metric: str) -> str:

@@ -48,7 +48,7 @@ Baseline = Annotated[NoPrefix | InContext, Field(discriminator="type")]
 class ReportParams(Section):
     """The summary table and the plots."""
 
-    sort_by: Literal["loss", "perplexity", "exact_match", "token_f1"] = "loss"
+    sort_by: Literal["loss", "perplexity", "exact_match", "token_f1", "accuracy", "f1"] = "loss"
     split: Literal["validation", "test", "test_unseen"] = "test"
     dpi: Annotated[int, Field(ge=50, le=600)] = 120
 

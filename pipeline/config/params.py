@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config.comparison import (
     Baseline,
+    InContext,
     MLflowParams,
     ReportParams,
     SweepParams,
@@ -78,6 +79,34 @@ class Params(Section):
                 f"prefix.num_frozen_tokens: {self.prefix.num_frozen_tokens} leaves nothing to "
                 f"train in a prefix of {shortest} virtual tokens; it must be below every length "
                 "in sweep.lengths"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _task_type_fits(self) -> Self:
+        kind = self.task.type
+        if kind == "causal_lm" and self.prefix.parts not in (None, ["decoder"]):
+            raise ValueError(
+                f"prefix.parts: {self.prefix.parts} needs a model with an encoder, which "
+                "task.type: causal_lm has not; use null, or another task.type"
+            )
+        if kind != "causal_lm":
+            for name, baseline in self.baselines.items():
+                if isinstance(baseline, InContext):
+                    raise ValueError(
+                        f"baselines.{name}: in_context needs task.type: causal_lm; leave it out"
+                    )
+            for name in self.sweep.initializations:
+                if isinstance(self.initializations.get(name), MostAttended):
+                    raise ValueError(
+                        f"initializations.{name}: most_attended needs task.type: causal_lm"
+                    )
+        writes = kind in ("causal_lm", "seq2seq_lm")
+        metrics = ("perplexity", "exact_match", "token_f1") if writes else ("accuracy", "f1")
+        if self.report.sort_by not in ("loss", *metrics):
+            raise ValueError(
+                f"report.sort_by: '{self.report.sort_by}' is not measured for task.type: {kind}; "
+                f"use one of: loss, {', '.join(metrics)}"
             )
         return self
 

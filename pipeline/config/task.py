@@ -1,6 +1,6 @@
 """How a row of data becomes the model's input and its target: the `task` section."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,8 +8,14 @@ from pipeline.config.section import Section
 
 
 class TaskParams(Section):
-    """Jinja2 templates over the data's columns, with or without the model's chat template."""
+    """Jinja2 templates over the data's columns, with or without the model's chat template.
 
+    `type` says what the target is: a text that goes on from the input (`causal_lm`) or that a
+    decoder writes (`seq2seq_lm`), a label of the input (`seq_cls`), or one of each word of it
+    (`token_cls`, words and labels set apart by white space).
+    """
+
+    type: Literal["causal_lm", "seq2seq_lm", "seq_cls", "token_cls"] = "causal_lm"
     input_template: str
     target_template: str
     use_chat_template: bool = False
@@ -34,4 +40,6 @@ class TaskParams(Section):
     def _system_prompt_needs_chat(self) -> Self:
         if self.system_prompt is not None and not self.use_chat_template:
             raise ValueError("system_prompt needs use_chat_template: true")
+        if self.use_chat_template and self.type != "causal_lm":
+            raise ValueError("use_chat_template: true needs type: causal_lm")
         return self

@@ -43,6 +43,11 @@ def measure_examples(
     import torch
     from tqdm import tqdm
 
+    if getattr(model, "frozen_model", model).config.is_encoder_decoder:
+        from pipeline.evaluation.source_target import measure_source_targets
+
+        measured = measure_source_targets(model, tokenizer, split, params, prefix_length, name)
+        return [Outcome(loss, text) for loss, text in measured]
     rows = split.select_columns(["input_ids", "target_start"]).to_list()
     room = [
         prefix_length + row["target_start"]

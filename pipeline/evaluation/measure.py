@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline import paths
 from pipeline.config.training import EvaluateParams
 from pipeline.evaluation.answers import exact_match, token_f1
+from pipeline.evaluation.classes import measure_classes
 from pipeline.evaluation.generation import measure_examples
 from pipeline.records import write_json, write_jsonl
+from pipeline.task_loss import is_classifier
 from pipeline.tokenized import load_split
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ def measure_splits(
     """Write `metrics.json` and `predictions.jsonl` of a model, with or without a prefix.
 
     Metrics a split: `loss` (nats per target token, the end of the target included), `perplexity`
-    (its exponential), `exact_match` and `token_f1` (means over the examples) of greedy generation.
+    (its exponential), `exact_match` and `token_f1` (means over the examples) of greedy generation;
+    for a classifier those of `measure_classes`.
     """
     metrics: dict[str, Any] = {"context_tokens": prefix_length}
     predictions: list[dict[str, Any]] = []
@@ -50,6 +53,8 @@ def _measure(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     import math
 
+    if is_classifier(model):
+        return measure_classes(model, split, params, prefix_length, name)
     outcomes = measure_examples(model, tokenizer, split, params, prefix_length, name)
     targets = sum(len(ids) for ids in split["input_ids"]) - sum(split["target_start"])
     loss = sum(outcome.loss for outcome in outcomes) / targets

@@ -1,5 +1,7 @@
 """Stage `tokenize`: raw splits to tokenized splits and their length statistics."""
 
+from dataclasses import replace
+
 from tqdm import tqdm
 
 from pipeline import paths
@@ -9,19 +11,23 @@ from pipeline.errors import PipelineError
 from pipeline.frozen_model import load_tokenizer
 from pipeline.records import read_jsonl, write_json
 from pipeline.rendering import Renderer, TokenizedExample
+from pipeline.task_rendering import labels_of
+from pipeline.task_type import TaskType
 from pipeline.tokenized import length_statistics, save_splits
 
 
 def run(params: Params) -> None:
     """Tokenize every raw split that there is."""
     renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
+    labels = labels_of(renderer, read_jsonl(paths.RAW_DATA / "train.jsonl"))
+    renderer = replace(renderer, labels=labels)
     splits = {
         name: _tokenize(renderer, name, params)
         for name in SPLITS
         if (paths.RAW_DATA / f"{name}.jsonl").exists()
     }
     statistics = length_statistics(splits)
-    save_splits(splits, paths.TOKENIZED / "splits")
+    save_splits(splits, paths.TOKENIZED / "splits", TaskType(params.task.type, labels))
     write_json(paths.TOKENIZED / "statistics.json", statistics)
     for name, row in statistics.items():
         print(
