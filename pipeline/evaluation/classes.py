@@ -26,7 +26,7 @@ def measure_classes(
 
     rows = split.select_columns(loss_columns(split)).to_list()
     loss_of = ClassLoss(model)
-    labels = getattr(model, "config", None).id2label  # type: ignore[union-attr]
+    labels = model.config.id2label
     chosen: dict[int, list[int]] = {}
     losses: dict[int, float] = {}
     lengths = [prefix_length + len(row["input_ids"]) for row in rows]
@@ -56,6 +56,8 @@ def measure_classes(
             "input": row["input"],
             "references": row["references"],
             "prediction": " ".join(labels[label] for label in chosen[index]),
+            "loss": losses[index],
+            "target_tokens": len(right[index]),
             "accuracy": float(accuracy_score(right[index], chosen[index])),
         }
         for index, row in enumerate(split)

@@ -18,7 +18,8 @@ def run(params: Params, name: str) -> None:
     definition = params.initializations[name]
     with atomic_folder(paths.KV_PREFIX / name) as folder:
         write_json(folder / "definition.json", definition.model_dump())
-        from pipeline.initialization import corpus_of, prefix_of_file
+        from pipeline.corpus import corpus_of
+        from pipeline.initialization import prefill, prefix_of_file
 
         if (kv := prefix_of_file(definition, params)) is not None:
             kv.save(folder / "prefix.safetensors")
@@ -28,7 +29,6 @@ def run(params: Params, name: str) -> None:
         if corpus is None:
             print(f"{name}: {definition.type} needs no text; it is drawn when a variant trains")
             return
-        from pipeline.initialization import prefill
         from pipeline.task_type import TaskType, load_for_task
 
         # A prefix does not depend on a classifier's head: any two labels will do.
