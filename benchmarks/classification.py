@@ -5,6 +5,7 @@ section of the book that a record is from (data/raw, of a pinned wheel). Prefix 
 on the same batches for the same steps, with one learning rate out of several chosen on validation.
 """
 
+import copy
 import json
 import random
 import re
@@ -95,7 +96,8 @@ def filled_in(records: Records, steps: int) -> BertForMaskedLM:
 
 def classifier(encoder: BertForMaskedLM, labels: int) -> BertForSequenceClassification:
     """A classifier on a copy of the encoder, its head drawn anew from the current seed."""
-    config = BertConfig.from_dict({**encoder.config.to_dict(), "num_labels": labels})
+    config = copy.deepcopy(encoder.config)
+    config.num_labels = labels
     model = BertForSequenceClassification(config).eval()
     model.bert.load_state_dict(encoder.bert.state_dict(), strict=False)
     return model

@@ -34,7 +34,7 @@ WAYS: dict[str, tuple[tuple[str, ...], int]] = {
     "encoder, decoder, cross": (("encoder", "decoder", "cross"), 1),
     "decoder alone": (("decoder",), 3),
 }
-RATES = (0.03, 0.1, 0.3)
+RATES = (0.01, 0.03, 0.1)
 
 
 def train(

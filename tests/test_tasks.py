@@ -98,7 +98,6 @@ def run_stages(params: Params) -> None:
         evaluate.run(params, variant)
     for name in params.baselines:
         baselines.run(params, name)
-    report.run(params)
 
 
 @pytest.fixture
@@ -150,6 +149,7 @@ def test_every_stage(folder: Path, model: str, kind: str) -> None:
         expected = {"seq2seq_lm": {"encoder", "decoder", "cross"}}.get(kind, {"encoder"})
         assert set(kv.parts or {"encoder"}) == expected
         assert bool(kv.modules) == (kind != "seq2seq_lm")
+    report.run(params)
     text = (folder / "data/report/summary.md").read_text()
     assert ("exact match" if kind == "seq2seq_lm" else "accuracy") in text
     predictions = (folder / "data/evaluate/len4-corpus-seed0/predictions.jsonl").read_text()
@@ -162,14 +162,16 @@ def test_every_stage(folder: Path, model: str, kind: str) -> None:
 
 
 def test_peft_s_part_alone(folder: Path) -> None:
-    params = params_for(folder, "t5", "seq2seq_lm", prefix={"parts": ["decoder"]})
+    parts, only = {"parts": ["decoder"]}, {"initializations": ["corpus"]}
+    params = params_for(folder, "t5", "seq2seq_lm", prefix=parts, sweep=only)
     run_stages(params)
     kv = KVPrefix.load(folder / "data/train/len4-corpus-seed0/prefix.safetensors")
     assert kv.parts == ("decoder", "decoder")
 
 
 def test_the_frozen_model_is_the_same_and_the_run_repeats(folder: Path) -> None:
-    params = params_for(folder, "bert", "seq_cls")
+    only = {"initializations": ["random"]}
+    params = params_for(folder, "bert", "seq_cls", sweep=only)
     run_stages(params)
     model = (folder / "data/model/model.safetensors").read_bytes()
     path = folder / "data/train/len4-random-seed0/prefix.safetensors"
