@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.training import Compute, PrefixParams
+from pipeline.errors import PipelineError
 from pipeline.frozen_model import load_frozen_model, not_a_model, resolve_device
 from pipeline.records import read_json, write_json
 
@@ -72,6 +73,8 @@ def load_for_task(
     extra: dict[str, Any] = {}
     if task.is_classification:
         extra["id2label"] = dict(enumerate(task.labels))
+        # A head for other labels is drawn anew, as one that is missing.
+        extra["ignore_mismatched_sizes"] = True
         extra["label2id"] = {label: index for index, label in enumerate(task.labels)}
     torch.manual_seed(seed)
     try:
@@ -80,7 +83,6 @@ def load_for_task(
             dtype=compute.dtype,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,
             **extra,
         )
     except (OSError, ValueError) as error:
@@ -90,6 +92,11 @@ def load_for_task(
         model.config.pad_token_id = eos[0] if isinstance(eos, list) else eos
     model = model.requires_grad_(False).eval().to(resolve_device(compute.device))
     if not task.is_classification:
+        if lacking := sorted(found["missing_keys"]):
+            raise PipelineError(
+                f"{folder}: has no weights for {lacking[0]}, which task.type: {task.name} needs; "
+                "use a model that was trained to write text"
+            )
         return model, ()
     missing = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     return model, _modules_to_train(model, missing)

@@ -230,6 +230,18 @@ def test_labels_that_do_not_fit(folder: Path) -> None:
         tokenize_stage.run(params)
 
 
+def test_a_model_that_cannot_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are missing are never drawn at random in silence."""
+    half = build("t5", "EncoderModel", vocab_size=260, pad_token_id=3)
+    monkeypatch.setitem(MODELS, "t5", lambda: half)
+    params = params_for(folder, "t5", "seq2seq_lm")
+    fetch_model.run(params)
+    fetch_data.run(params)
+    tokenize_stage.run(params)
+    with pytest.raises(PipelineError, match=r"which task\.type: seq2seq_lm needs"):
+        kv_prefix.run(params, "corpus")
+
+
 @torch.no_grad()
 def test_a_part_the_model_has_not(folder: Path) -> None:
     from pipeline.prefix import PrefixError

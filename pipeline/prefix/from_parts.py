@@ -40,7 +40,7 @@ def kv_prefix_from_source(
         PrefixError: when a text is too short.
     """
     read = tokenizer.encode(source)
-    written = tokenizer.encode(text_target=target) if target is not None else read
+    written = read if target is None else list(tokenizer(text_target=target)["input_ids"])
     wanted = parts_of(frozen_model, parts)
     texts = {"source": read} | ({"target": written} if "decoder" in wanted else {})
     for name, tokens in texts.items():
