@@ -86,7 +86,9 @@ def _lengths_fit_context(params: Params) -> None:
             f"sweep.lengths: {longest} virtual tokens leave no room in the model's context of "
             f"{context} positions; use shorter prefixes"
         )
-    if longest + params.task.max_length > context:
+    # An encoder-decoder counts input and target apart; task.max_length is of both together.
+    together = params.task.type != "seq2seq_lm"
+    if together and longest + params.task.max_length > context:
         raise PipelineError(
             f"task.max_length: {params.task.max_length} tokens after a prefix of {longest} are "
             f"more than the model's context of {context} positions; lower task.max_length or "

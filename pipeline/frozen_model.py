@@ -31,7 +31,7 @@ def load_frozen_model(folder: Path, compute: Compute) -> "PreTrainedModel":
             trust_remote_code=False,  # without it transformers would ask on the terminal
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _not_a_model(folder, error) from error
+        raise not_a_model(folder, error) from error
     return model.requires_grad_(False).eval().to(resolve_device(compute.device))
 
 
@@ -47,7 +47,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # tokenizers raises the plain class for a damaged file
-        raise _not_a_model(folder, error) from error
+        raise not_a_model(folder, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -70,7 +70,8 @@ def resolve_device(name: str) -> "torch.device":
     return device
 
 
-def _not_a_model(folder: Path, error: Exception) -> PipelineError:
+def not_a_model(folder: Path, error: Exception) -> PipelineError:
+    """The error to raise for a folder that transformers cannot load as asked."""
     if not folder.exists():
         return PipelineError(f"{folder}: no frozen model here yet; run `dvc repro fetch_model`")
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]

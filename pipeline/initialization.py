@@ -1,23 +1,17 @@
 """From an initialisation of params.yaml to the prefix that a variant starts from.
 
-An initialisation is a class of `pipeline.config.initializations` and a line in one or both of the
-tables below: the tokens whose KV cache the stage `kv_prefix` computes once for all lengths, and
-what a variant makes of it when it trains (by default, its first p entries).
+An initialisation is a class of `pipeline.config.initializations`, the tokens that `pipeline.corpus`
+takes for it, whose KV cache the stage `kv_prefix` computes once for all lengths, and what a variant
+makes of that when it trains, in the table below (by default, its first p entries).
 """
 
-import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.config import Params
 from pipeline.config.initializations import (
-    FROM_FILE,
-    CorpusChunks,
-    CorpusText,
-    Demonstrations,
     Initialization,
     MostAttended,
     PrefixFile,
@@ -26,66 +20,26 @@ from pipeline.config.initializations import (
     Vocabulary,
     Zero,
 )
-from pipeline.errors import PipelineError
-from pipeline.records import read_jsonl
-from pipeline.rendering import Renderer
+from pipeline.corpus import Corpus
 from pipeline.variants import Variant
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from pipeline.prefix import KVPrefix, PrefixModel
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """A text, and which of its tokens are prefilled into a KV cache."""
+def prefill(model: "PreTrainedModel", corpus: Corpus) -> "KVPrefix":
+    """The keys and values that the frozen model computes of a corpus, float32."""
+    from pipeline.prefix import kv_prefix_from_source_tokens, kv_prefix_from_tokens
 
-    text: str
-    tokens: list[int]
-
-
-def corpus_of(name: str, definition: Initialization, params: Params) -> Corpus | None:
-    """What the stage `kv_prefix` prefills for an initialisation; None for one without a text.
-
-    Raises PipelineError when its file is missing, empty, not UTF-8, or too short.
-    """
-    from pipeline.frozen_model import load_tokenizer
-    from pipeline.prefix.initializers import spaced_chunks
-
-    if not isinstance(definition, (*FROM_FILE, Demonstrations)):
-        return None
-    wanted = params.kv_prefix.max_length
-    tokenizer = load_tokenizer(paths.MODEL)
-    match definition:
-        case Demonstrations():
-            text = _demonstrations(definition, Renderer(params.task, tokenizer))
-            is_chat = definition.template is None and params.task.use_chat_template
-            tokens = tokenizer.encode(text, add_special_tokens=not is_chat)
-        case CorpusText():
-            text = _file_text(name, definition.path)
-            if definition.use_chat_template:
-                text = _as_message(name, text, tokenizer)
-            special = not definition.use_chat_template
-            tokens = tokenizer.encode(text, add_special_tokens=special)[definition.skip_tokens :]
-        case CorpusChunks():
-            text = _file_text(name, definition.path)
-            whole = tokenizer.encode(text, add_special_tokens=False)
-            tokens = spaced_chunks(whole, wanted, definition.chunk_tokens)
-        case MostAttended():
-            text = _file_text(name, definition.path)
-            tokens = tokenizer.encode(text)[: definition.corpus_tokens]
-            return Corpus(text, tokens)
-    if len(tokens) < wanted:
-        raise PipelineError(
-            f"initializations.{name}: its text has {len(tokens)} tokens, fewer than "
-            f"kv_prefix.max_length = {wanted}; use a longer text or lower kv_prefix.max_length"
-        )
-    return Corpus(text, tokens[:wanted])
+    if corpus.written is None:
+        return kv_prefix_from_tokens(model, corpus.tokens)
+    return kv_prefix_from_source_tokens(model, corpus.tokens, corpus.written)
 
 
-def prefix_of_file(definition: Initialization) -> "KVPrefix | None":
+def prefix_of_file(definition: Initialization, params: Params) -> "KVPrefix | None":
     """The prefix that an initialisation names as a file or a PEFT adapter folder; None for others.
 
     Raises PrefixError when there is none, or it is not of this model.
@@ -98,11 +52,13 @@ def prefix_of_file(definition: Initialization) -> "KVPrefix | None":
     if not path.is_dir():
         return KVPrefix.load(path)
     from pipeline.config.training import Compute
-    from pipeline.frozen_model import load_frozen_model
-    from pipeline.prefix.model import kv_shapes
     from pipeline.prefix.peft_format import load_adapter
+    from pipeline.prefix.shapes import adapter_shapes
+    from pipeline.task_type import TaskType, load_for_task
 
-    return load_adapter(path, kv_shapes(load_frozen_model(paths.MODEL, Compute())))
+    task = TaskType(params.task.type, ("0", "1"))
+    model, _ = load_for_task(paths.MODEL, Compute(), task)
+    return load_adapter(path, adapter_shapes(model))
 
 
 def start_prefix(params: Params, variant: Variant, model: "PrefixModel") -> "KVPrefix":
@@ -195,36 +151,3 @@ def _generator(variant: Variant) -> "torch.Generator":
     import torch
 
     return torch.Generator().manual_seed(variant.seed)
-
-
-def _demonstrations(definition: Demonstrations, renderer: Renderer) -> str:
-    rows = read_jsonl(Path(definition.path))
-    # A seeded order, so that neighbouring rows of one topic do not fill a short prefix.
-    random.Random(definition.seed).shuffle(rows)
-    return renderer.demonstrations(rows[: definition.max_examples], definition.template)
-
-
-def _as_message(name: str, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
-    if tokenizer.chat_template is None:
-        raise PipelineError(
-            f"initializations.{name}.use_chat_template: the model's tokenizer has no chat "
-            "template; set it to false"
-        )
-    turns = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False))
-
-
-def _file_text(name: str, path: str) -> str:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise PipelineError(
-            f"initializations.{name}.path: there is no file '{path}'; name an existing text file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise PipelineError(
-            f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"
-        ) from error
-    if not text.strip():
-        raise PipelineError(f"initializations.{name}.path: '{path}' is empty")
-    return text

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from jinja2 import StrictUndefined, TemplateError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.config.task import TaskParams
 from pipeline.errors import PipelineError
+from pipeline.task_rendering import input_and_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +38,8 @@ class TokenizedExample(TypedDict):
     """One row of the tokenized splits.
 
     `input_ids` holds the input followed by the target, which begins at `target_start` and ends
-    with the token that ends a turn, so that generation learns to stop.
+    with the token that ends a turn, so that generation learns to stop. A classifier's target is
+    the ids of its labels; with a label a word, `positions` holds each word's first token.
     """
 
     id: str
@@ -46,6 +48,7 @@ class TokenizedExample(TypedDict):
     input: str
     target: str
     references: list[str]
+    positions: NotRequired[list[int]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Renderer:
 
     task: TaskParams
     tokenizer: "PreTrainedTokenizerBase"
+    labels: tuple[str, ...] = ()
 
     def tokenize(self, row: Mapping[str, Any]) -> TokenizedExample:
         """Render and tokenize one row.
@@ -85,13 +89,23 @@ class Renderer:
         return example
 
     def _tokenized(self, row: Mapping[str, Any], shown: str, target: str) -> TokenizedExample:
-        prompt_ids = self.prompt_ids(shown)
         if not target.strip():
             raise EmptyRowError(f"task.target_template: the target of example {row['id']} is empty")
+        positions = None
+        if self.task.type == "causal_lm":
+            prompt_ids = self.prompt_ids(shown)
+        else:
+            # An encoder's tokenizer puts special tokens around what is empty, too.
+            prompt_ids = self._encode(shown)
         if not prompt_ids:
             raise EmptyRowError(f"task.input_template: the input of example {row['id']} is empty")
-        target_ids = [*self._encode(target), self._end_of_target()]
+        if self.task.type == "causal_lm":
+            target_ids = [*self._encode(target), self.end_of_target()]
+        else:
+            prompt_ids, target_ids, positions = input_and_target(self, shown, target, row)
+        extra: Any = {} if positions is None else {"positions": positions}
         return {
+            **extra,
             "id": str(row["id"]),
             "input_ids": prompt_ids + target_ids,
             "target_start": len(prompt_ids),
@@ -162,7 +176,8 @@ class Renderer:
         # since in the model's eyes a prefix stands before it.
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _end_of_target(self) -> int:
+    def end_of_target(self) -> int:
+        """The token that ends a target. Raises PipelineError when the tokenizer has none."""
         if self.tokenizer.eos_token_id is None:
             raise PipelineError("model: the tokenizer has no end-of-sequence token to end a target")
         return int(self.tokenizer.eos_token_id)

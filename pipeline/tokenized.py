@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline.atomic import atomic_folder
 from pipeline.errors import PipelineError
 from pipeline.rendering import TokenizedExample
+from pipeline.task_type import CAUSAL_LM, TaskType
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def save_splits(splits: dict[str, list[TokenizedExample]], folder: Path) -> None:
+def save_splits(
+    splits: dict[str, list[TokenizedExample]], folder: Path, task: TaskType = CAUSAL_LM
+) -> None:
     """Write each split as `datasets` does, in place of whatever `folder` held."""
     from datasets import Dataset, Features, Sequence, Value
     from datasets.utils.logging import disable_progress_bar
@@ -30,7 +33,10 @@ def save_splits(splits: dict[str, list[TokenizedExample]], folder: Path) -> None
             "references": Sequence(Value("string")),
         }
     )
+    if any("positions" in row for rows in splits.values() for row in rows):
+        features["positions"] = Sequence(Value("int32"))
     with atomic_folder(folder) as aside:
+        task.save(aside)
         for name, rows in splits.items():
             columns: dict[str, list[Any]] = {
                 column: [row[column] for row in rows]  # type: ignore[literal-required]

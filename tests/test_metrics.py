@@ -7,7 +7,15 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.metrics import OF_TEXT, Row, kept_of, metric_named, scores
+from pipeline.evaluation.metrics import (
+    OF_LABELS,
+    OF_TEXT,
+    Row,
+    kept_of,
+    kept_of_labels,
+    metric_named,
+    scores,
+)
 
 PREDICTIONS = [
     "The Eiffel Tower stands in Paris .",
@@ -86,3 +94,25 @@ def test_scores_of_many_sets_at_once_are_those_of_each() -> None:
         matrix = metric.matrix(rows)
         both = metric.score(matrix.reshape(2, 2, -1).sum(axis=1))
         assert both.tolist() == [metric.score(matrix[i : i + 2].sum(axis=0)) for i in (0, 2)]
+
+
+labels = st.integers(0, 4)
+
+
+@given(st.lists(st.lists(st.tuples(labels, labels), min_size=1, max_size=4), min_size=1))
+def test_of_labels_they_are_scikit_learns(drawn: list[list[tuple[int, int]]]) -> None:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    rows: list[Row] = [
+        {
+            "loss": 1.0,
+            "target_tokens": len(pairs),
+            **kept_of_labels([given for given, _ in pairs], [chosen for _, chosen in pairs], 5),
+        }
+        for pairs in drawn
+    ]
+    given_, chosen = zip(*(pair for pairs in drawn for pair in pairs), strict=True)
+    found = scores(rows, OF_LABELS)
+    assert found["accuracy"] == pytest.approx(accuracy_score(given_, chosen))
+    expected = f1_score(given_, chosen, average="macro", zero_division=0.0)
+    assert found["f1"] == pytest.approx(expected)

@@ -1,5 +1,7 @@
 """Rows become input and target, in a sandbox, through templates or the chat template."""
 
+from dataclasses import replace
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -60,3 +62,14 @@ def test_no_chat_template_is_a_sentence(tokenizer: PreTrainedTokenizerFast) -> N
     tokenizer.chat_template = None
     with pytest.raises(PipelineError, match=r"task\.use_chat_template: .* has no chat template"):
         renderer(tokenizer, use_chat_template=True).tokenize(ROW)
+
+
+@pytest.mark.parametrize("kind", ["causal_lm", "seq2seq_lm", "seq_cls"])
+def test_a_long_input_loses_its_beginning(tokenizer: PreTrainedTokenizerFast, kind: str) -> None:
+    row = {**ROW, "place": "the city of Lima"}
+    cut = replace(
+        renderer(tokenizer, type=kind, too_long="truncate", max_length=9), labels=("3 km", "4 km")
+    ).truncated(row)
+    assert len(cut["input_ids"]) == 9
+    assert cut["input"] == "the city of Lima?"[-cut["target_start"] :]
+    assert cut["target"] == "3 km"

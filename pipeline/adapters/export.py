@@ -9,6 +9,7 @@ from pipeline.atomic import atomic_folder
 from pipeline.config import Params
 from pipeline.config.comparison import Adapter
 from pipeline.config.sources import HubModel
+from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 from pipeline.records import read_json, write_json, write_text
 
@@ -25,6 +26,7 @@ def export_adapter(
     """
     from pipeline.prefix.peft_format import CONFIG
 
+    refuse_other_tasks(params.task, "export")
     if folder.is_file():
         raise PipelineError(f"{folder}: is a file; name a folder")
     holds_other = folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists()
@@ -37,12 +39,15 @@ def export_adapter(
 def export_best(params: Params, name: str, folder: Path) -> None:
     """As `export_adapter`, for the report.
 
-    A prefix beyond PEFT's format (of some layers, or of unlike shapes) keeps this project's own.
+    A prefix beyond PEFT's format (of some layers, or of unlike shapes), or of another task than
+    causal language modelling, keeps this project's own.
     """
     from pipeline.prefix import PrefixError
 
     with atomic_folder(folder) as aside:
         try:
+            if params.task.type != "causal_lm":
+                raise PrefixError(f"the one of task.type: {params.task.type} is not written here")
             _write_adapter(params, name, aside, None)
         except PrefixError as error:
             shutil.copy(paths.TRAIN / name / "prefix.safetensors", aside)
@@ -73,14 +78,20 @@ def _write_adapter(params: Params, name: str, folder: Path, base_model: str | No
 def _write_trained(params: Params, name: str, folder: Path) -> None:
     from transformers import AutoConfig
 
-    from pipeline.prefix import KVPrefix
+    from pipeline.prefix import KVPrefix, PrefixError
     from pipeline.prefix.peft_format import save_adapter
 
     path = paths.TRAIN / name / "prefix.safetensors"
     if not path.exists():
         raise PipelineError(f"{path}: '{name}' is not trained yet; run `dvc repro`")
+    kv = KVPrefix.load(path)
+    if kv.modules:
+        raise PrefixError(
+            f"{name} has weights of its own for {', '.join(params.prefix.modules_to_save or ())}, "
+            "which the model card's code does not load; use PrefixModel.save_pretrained"
+        )
     model_config = AutoConfig.from_pretrained(paths.MODEL, local_files_only=True)
-    save_adapter(KVPrefix.load(path), folder, model_config, params.prefix.num_frozen_tokens)
+    save_adapter(kv, folder, model_config, params.prefix.num_frozen_tokens)
 
 
 def _base_model(params: Params) -> tuple[str, str | None]:

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline import paths
 from pipeline.atomic import atomic_folder
 from pipeline.config import Params, load_params
+from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 from pipeline.records import write_text
 
@@ -20,6 +21,7 @@ def join(params: Params, folder: Path, name: str | None) -> tuple[str, int]:
     Raises PipelineError for a name that is taken or none, and PrefixError when `folder` holds no
     prefix-tuning adapter or one for another model. Then neither file nor params have changed.
     """
+    refuse_other_tasks(params.task, "import")
     name = name or re.sub(r"\W+", "_", folder.resolve().name.lower(), flags=re.ASCII)
     _refuse_name(params, name)
     tokens = _virtual_tokens(folder)
@@ -52,8 +54,8 @@ def _virtual_tokens(folder: Path) -> int:
     from pipeline.config.training import Compute
     from pipeline.frozen_model import load_frozen_model
     from pipeline.prefix import PrefixConfig, PrefixModel
-    from pipeline.prefix.model import kv_shapes
     from pipeline.prefix.peft_format import load_adapter
+    from pipeline.prefix.shapes import kv_shapes
 
     model = load_frozen_model(paths.MODEL, Compute())
     kv = load_adapter(folder, kv_shapes(model))

@@ -69,7 +69,7 @@ def _groups(params: Params) -> dict[str, list[str]]:
 
 
 def _scores(params: Params) -> list[str]:
-    metrics = (*ALWAYS, *params.evaluate.metrics)
+    metrics = (*ALWAYS, *params.metrics)
     return [f"{split}_{metric}" for split in params.evaluate.splits for metric in metrics]
 
 

@@ -138,7 +138,7 @@ def _pictures(params: Params, plots: Path) -> list[Picture]:
     first.append(("loss_curves.png", "training loss"))
     rest = [
         (f"{split}_{other}.png", f"{split}: {TITLES[other]} against prefix length")
-        for other in ("loss", *params.evaluate.metrics)
+        for other in ("loss", *params.metrics)
         for split in splits
         if other != metric
     ]

@@ -21,6 +21,8 @@ LABELS = {
     "bleu": "BLEU (0 to 100)",
     "chrf": "chrF (0 to 100)",
     "rouge_l": "ROUGE-L F measure (0 to 1)",
+    "accuracy": "accuracy (share of labels)",
+    "f1": "macro F1 (mean over labels)",
 }
 
 

@@ -21,7 +21,7 @@ def statistics_of_all(params: Params) -> ByName:
     """The per-example statistics of everything that params.yaml lists."""
     folders = [paths.EVALUATE / variant.name for variant in sweep(params)]
     folders += [paths.BASELINES / baseline.name for baseline in all_baselines(params)]
-    splits, metrics = params.evaluate.splits, params.evaluate.metrics
+    splits, metrics = params.evaluate.splits, params.metrics
     return {folder.name: read_statistics(folder, splits, metrics) for folder in folders}
 
 
@@ -132,7 +132,7 @@ def _measured_columns(table: "pd.DataFrame", params: Params) -> list[str]:
     columns = [
         f"{split}_{metric}{suffix}"
         for split in params.evaluate.splits
-        for metric in (*ALWAYS, *params.evaluate.metrics)
+        for metric in (*ALWAYS, *params.metrics)
         for suffix in ("", "_low", "_high", "_p_value")
     ]
     return [column for column in columns if column in table]

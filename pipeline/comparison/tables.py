@@ -17,6 +17,8 @@ TITLES = {
     "bleu": "BLEU",
     "chrf": "chrF",
     "rouge_l": "ROUGE-L",
+    "accuracy": "accuracy",
+    "f1": "macro F1",
 }
 
 
@@ -96,7 +98,7 @@ def _shown(
 
 def _columns(params: Params) -> list[tuple[str, str]]:
     """Perplexity says no more than the loss, and is left to the CSV table."""
-    shown = ["loss", *params.evaluate.metrics]
+    shown = ["loss", *params.metrics]
     if params.report.sort_by == "perplexity":
         shown[0] = "perplexity"
     return [(split, metric) for split in params.evaluate.splits for metric in shown]

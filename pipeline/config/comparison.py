@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from pipeline.config.section import Count, Name, Section, distinct
-from pipeline.config.training import TextMetric
+from pipeline.config.training import LabelMetric, TextMetric
 
 
 class SweepParams(Section):
@@ -56,7 +56,7 @@ Baseline = Annotated[NoPrefix | InContext | Adapter, Field(discriminator="type")
 class ReportParams(Section):
     """The summary table, its statistics, and the plots."""
 
-    sort_by: Literal["loss", "perplexity"] | TextMetric = "loss"
+    sort_by: Literal["loss", "perplexity", TextMetric, LabelMetric] = "loss"
     split: Literal["validation", "test", "test_unseen"] = "test"
     resamples: Annotated[int, Field(ge=100)] = 1000
     seed: Annotated[int, Field(ge=0)] = 0

@@ -1,11 +1,13 @@
 """The whole of params.yaml as one schema, with the checks that span sections."""
 
-from typing import Annotated, Self
+from typing import Annotated, Self, get_args
 
 from pydantic import Field, model_validator
 
 from pipeline.config.comparison import (
+    Adapter,
     Baseline,
+    InContext,
     MLflowParams,
     ReportParams,
     SweepParams,
@@ -24,7 +26,9 @@ from pipeline.config.training import (
     CheckpointParams,
     EvaluateParams,
     KVPrefixParams,
+    LabelMetric,
     PrefixParams,
+    TextMetric,
     TrainParams,
 )
 
@@ -92,15 +96,25 @@ class Params(Section):
             )
         return self
 
+    @property
+    def metrics(self) -> list[str]:
+        """What is measured besides loss and perplexity: of text, or of a classifier's labels."""
+        if self.task.is_classification:
+            return list(get_args(LabelMetric))
+        return list(self.evaluate.metrics)
+
     @model_validator(mode="after")
     def _sorted_by_a_metric(self) -> Self:
-        measured = ["loss", "perplexity", *self.evaluate.metrics]
-        if self.report.sort_by not in measured:
-            raise ValueError(
-                f"report.sort_by: '{self.report.sort_by}' is not measured; add it to "
-                f"evaluate.metrics or use one of: {', '.join(measured)}"
-            )
-        return self
+        sort_by, measured = self.report.sort_by, ["loss", "perplexity", *self.metrics]
+        if sort_by in measured:
+            return self
+        add, where = "", f" for task.type: {self.task.type}"
+        if not self.task.is_classification and sort_by in get_args(TextMetric):
+            add, where = "add it to evaluate.metrics or ", ""
+        raise ValueError(
+            f"report.sort_by: '{sort_by}' is not measured{where}; {add}use one of: "
+            f"{', '.join(measured)}"
+        )
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
@@ -131,6 +145,37 @@ class Params(Section):
                 f"train in a prefix of {shortest} virtual tokens; it must be below every length "
                 "in sweep.lengths"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _task_type_fits(self) -> Self:
+        kind = self.task.type
+        if kind == "causal_lm" and self.prefix.parts not in (None, ["decoder"]):
+            raise ValueError(
+                f"prefix.parts: {self.prefix.parts} needs a model with an encoder, which "
+                "task.type: causal_lm has not; use null, or another task.type"
+            )
+        if kind == "causal_lm":
+            return self
+        for name, baseline in self.baselines.items():
+            if isinstance(baseline, InContext | Adapter):
+                raise ValueError(
+                    f"baselines.{name}: {baseline.type} needs task.type: causal_lm; leave it out"
+                )
+        for name, trained in self.trained_baselines.items():
+            raise ValueError(
+                f"trained_baselines.{name}: {trained.type} needs task.type: causal_lm; leave it out"
+            )
+        if self.sweep.in_context:
+            raise ValueError(
+                f"sweep.in_context: '{self.sweep.in_context[0]}' in the context needs task.type: "
+                "causal_lm; set it to []"
+            )
+        for name in self.sweep.initializations:
+            if isinstance(self.initializations.get(name), MostAttended):
+                raise ValueError(
+                    f"initializations.{name}: most_attended needs task.type: causal_lm"
+                )
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from pipeline.config.section import Count, Section, distinct
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 TextMetric = Literal["exact_match", "token_f1", "bleu", "chrf", "rouge_l"]
+LabelMetric = Literal["accuracy", "f1"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -34,11 +35,17 @@ class PrefixParams(Section):
     num_frozen_tokens: Annotated[int, Field(ge=0)] = 0
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     prefix_always_visible: bool = False
+    parts: Annotated[list[Literal["encoder", "decoder", "cross"]], Field(min_length=1)] | None = (
+        None
+    )
+    modules_to_save: list[str] | None = None
 
     @model_validator(mode="after")
     def _hidden_size_needs_projection(self) -> Self:
         if self.encoder_hidden_size is not None and not self.prefix_projection:
             raise ValueError("encoder_hidden_size needs prefix_projection: true")
+        if self.parts is not None and len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts lists one twice: {', '.join(self.parts)}")
         return self
 
 
@@ -83,7 +90,8 @@ class EvaluateParams(Compute):
     """The measurement on the test splits: the loss of the target, and greedy generation."""
 
     splits: Annotated[list[Literal["validation", "test", "test_unseen"]], Field(min_length=1)]
-    # Of the generated text; loss and perplexity are measured in any case.
+    # Of the generated text; loss and perplexity are measured in any case. Classifiers write none:
+    # they have accuracy and F1 whatever is listed here.
     metrics: Annotated[list[TextMetric], AfterValidator(distinct)] = Field(
         default_factory=lambda: list(get_args(TextMetric))
     )

@@ -5,31 +5,17 @@ cache once, from which the target is scored, and from which generation then star
 """
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.batching import by_length
 from pipeline.config.training import EvaluateParams
+from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclass
-class Outcome:
-    """What one example came to: the summed loss of its target (nats), and the generated text.
-
-    `decoding_seconds` is its share of the time in which its batch generated `generated_tokens`,
-    the prefill not counted.
-    """
-
-    loss: float
-    text: str
-    generated_tokens: int = 0
-    decoding_seconds: float = 0.0
 
 
 def measure_examples(
@@ -49,6 +35,10 @@ def measure_examples(
     import torch
     from tqdm import tqdm
 
+    if getattr(model, "frozen_model", model).config.is_encoder_decoder:
+        from pipeline.evaluation.source_target import measure_source_targets
+
+        return measure_source_targets(model, tokenizer, split, params, prefix_length, name)
     rows = split.select_columns(["input_ids", "target_start"]).to_list()
     packed = PackedBatch.serves(model)
     # What a row keeps in the cache: packed rows share one prefix.

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.config.training import EvaluateParams
-from pipeline.evaluation.generation import Outcome, measure_examples
-from pipeline.evaluation.metrics import kept_of, scores
+from pipeline.evaluation.classes import measure_classes
+from pipeline.evaluation.generation import measure_examples
+from pipeline.evaluation.metrics import OF_LABELS, kept_of, scores
+from pipeline.evaluation.outcome import Outcome
 from pipeline.records import write_json, write_jsonl
+from pipeline.task_loss import is_classifier
 from pipeline.timings import record_timing
 from pipeline.tokenized import load_split
 
@@ -35,10 +38,10 @@ def measure_splits(
     """Write `metrics.json` and `predictions.jsonl` of a model, with or without a prefix.
 
     Metrics a split: `loss` (nats per target token, the end of the target included), `perplexity`
-    (its exponential), and those of `params.metrics`, of greedy generation. A line of predictions
-    keeps what they are made from (`loss` there: the target's nats, summed), so that no statistics
-    afterwards need the model. `stored`: further facts for `metrics.json`, such as
-    `trainable_parameters`. How long it took goes to `data/timings`.
+    (its exponential), and those of `params.metrics`, of greedy generation; of a classifier those
+    of its labels. A line of predictions keeps what they are made from (`loss` there: the target's
+    nats, summed), so that no statistics afterwards need the model. `stored`: further facts for
+    `metrics.json`, such as `trainable_parameters`. How long it took goes to `data/timings`.
     """
     metrics: dict[str, Any] = {"context_tokens": prefix_length, **(stored or {})}
     predictions: list[dict[str, Any]] = []
@@ -47,19 +50,20 @@ def measure_splits(
     for name in params.splits:
         split = load_split(paths.TOKENIZED / "splits", name)
         rows, measured = _measure(model, tokenizer, params, prefix_length, name, split)
-        metrics[name] = scores(rows, params.metrics)
+        metrics[name] = scores(rows, OF_LABELS if is_classifier(model) else params.metrics)
         predictions.extend(rows)
         outcomes.extend(measured)
         shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics[name].items())
         print(f"{name}: {shown}")
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "metrics.json", metrics)
-    record_timing(
-        folder.name,
-        evaluation_seconds=time.perf_counter() - began,
-        decoding_tokens_per_second=sum(outcome.generated_tokens for outcome in outcomes)
-        / max(sum(outcome.decoding_seconds for outcome in outcomes), 1e-9),
-    )
+    figures = {"evaluation_seconds": time.perf_counter() - began}
+    # A classifier writes nothing.
+    if outcomes:
+        seconds = max(sum(outcome.decoding_seconds for outcome in outcomes), 1e-9)
+        tokens = sum(outcome.generated_tokens for outcome in outcomes)
+        figures["decoding_tokens_per_second"] = tokens / seconds
+    record_timing(folder.name, **figures)
 
 
 def _measure(
@@ -70,6 +74,8 @@ def _measure(
     name: str,
     split: "Dataset",
 ) -> tuple[list[dict[str, Any]], list[Outcome]]:
+    if is_classifier(model):
+        return measure_classes(model, split, params, prefix_length, name), []
     outcomes = measure_examples(model, tokenizer, split, params, prefix_length, name)
     rows = [
         {

@@ -2,7 +2,8 @@
 
 Every score is a function of statistics summed over examples, so that a resampled test set costs a
 sum and no model: a loss is nats over target tokens, a rate a sum over a count, BLEU and chrF the
-counts of n-grams that sacrebleu takes from each sentence.
+counts of n-grams that sacrebleu takes from each sentence, F1 of labels what each label is counted
+for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,10 @@ ALWAYS = ("loss", "perplexity")
 OF_TEXT = ("exact_match", "token_f1", "bleu", "chrf", "rouge_l")
 """Metrics of the generated text, which `evaluate.metrics` chooses from."""
 
-HIGHER_IS_BETTER = frozenset(OF_TEXT)
+OF_LABELS = ("accuracy", "f1")
+"""Metrics of a classifier's labels; F1 is the mean over all labels of each one's F1 (macro)."""
+
+HIGHER_IS_BETTER = frozenset((*OF_TEXT, *OF_LABELS))
 
 PERCENT = frozenset({"bleu", "chrf"})
 """Metrics from 0 to 100, as their field writes them; the other rates are from 0 to 1."""
@@ -67,8 +71,26 @@ def kept_of(prediction: str, references: Sequence[str], names: Sequence[str]) ->
     return kept
 
 
+def kept_of_labels(given: Sequence[int], chosen: Sequence[int], labels: int) -> dict[str, Any]:
+    """What a line of predictions.jsonl holds of a classifier's metrics.
+
+    `given` and `chosen` are the ids of an example's labels, of which there are `labels` kinds.
+    `f1_statistics` holds three counts of each kind: right, chosen, and given.
+    """
+    counts = [[0, 0, 0] for _ in range(labels)]
+    for truth, choice in zip(given, chosen, strict=True):
+        counts[truth][0] += truth == choice
+        counts[choice][1] += 1
+        counts[truth][2] += 1
+    right = sum(count[0] for count in counts)
+    return {
+        "accuracy": right / len(given),
+        "f1_statistics": [number for count in counts for number in count],
+    }
+
+
 def metric_named(name: str) -> Metric:
-    """One of `ALWAYS` and `OF_TEXT`."""
+    """One of `ALWAYS`, `OF_TEXT` and `OF_LABELS`."""
     if name in PERCENT:
         return Metric(lambda row: row[f"{name}_statistics"], lambda sums: _sacre_scores(name, sums))
     if name in ALWAYS:
@@ -76,6 +98,11 @@ def metric_named(name: str) -> Metric:
             lambda row: (row["loss"], row["target_tokens"]),
             _mean if name == "loss" else _perplexity,
         )
+    if name == "accuracy":
+        # Of labels, not of examples: a word is one (`token_cls`).
+        return Metric(lambda row: (row[name] * row["target_tokens"], row["target_tokens"]), _mean)
+    if name == "f1":
+        return Metric(lambda row: row["f1_statistics"], _macro_f1)
     return Metric(lambda row: (row[name], 1.0), _mean)
 
 
@@ -97,6 +124,16 @@ def _perplexity(sums: "np.ndarray") -> "np.ndarray":
 
     # A float holds no more than e^709; such a loss is beyond comparing anyway.
     return np.exp(np.minimum(_mean(sums), 700.0))
+
+
+def _macro_f1(sums: "np.ndarray") -> "np.ndarray":
+    """The mean of each label's F1; one that is neither given nor chosen counts for nothing."""
+    import numpy as np
+
+    right, chosen, given = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 3), -1, 0)
+    occurs = chosen + given > 0
+    scores = 2 * right / np.where(occurs, chosen + given, 1)
+    return np.asarray(scores.sum(axis=-1) / occurs.sum(axis=-1))
 
 
 def _sacre_scores(name: str, sums: "np.ndarray") -> "np.ndarray":

@@ -14,15 +14,19 @@ class PackedBatch:
         """Whether this model's architecture, device and shapes are on the fast path."""
         from pipeline.prefix import PrefixModel
         from pipeline.prefix.attention_kernel import serves
-        from pipeline.prefix.model import kv_shapes
         from pipeline.prefix.packed import is_packable
+        from pipeline.prefix.parts import is_decoder_only
+        from pipeline.prefix.shapes import kv_shapes
 
         prefixed = isinstance(model, PrefixModel)
+        # Decoders alone, without heads: the others' prefixes have more parts than a packed row.
+        if (prefixed and not model.packable) or not is_decoder_only(_frozen(model)):
+            return False
         dims = {shape[-1] for pair in kv_shapes(_frozen(model)) for shape in pair}
         return (
             len(dims) == 1
             and serves(model.device, _frozen(model).dtype, dims.pop())
-            and (model.packable if prefixed else is_packable(model, None))
+            and (prefixed or is_packable(model, None))
         )
 
     def __init__(self, model: Any, examples: Sequence[Example], max_new_tokens: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.config import Params
-from pipeline.config.task import TaskParams
+from pipeline.config.task import TaskParams, refuse_other_tasks
 from pipeline.config.training import Compute
 from pipeline.inference.selection import choose, load_prefix
 from pipeline.rendering import Renderer, render
@@ -93,6 +93,7 @@ def generator_of(params: Params, variant: str) -> TextGenerator:
 
     Raises PipelineError or PrefixError when it is not known, not trained, or does not fit.
     """
+    refuse_other_tasks(params.task, "generate")
     name = choose(params, variant)
     return load_generator(
         paths.MODEL,
@@ -115,15 +116,12 @@ def load_generator(
     Raises PipelineError or PrefixError when either is missing or they do not fit together.
     """
     from pipeline.frozen_model import load_frozen_model, load_tokenizer
-    from pipeline.prefix import PrefixConfig, PrefixModel
+    from pipeline.prefix import PrefixModel
+    from pipeline.task_type import config_of
 
+    refuse_other_tasks(task, "generate")
     frozen = load_frozen_model(model_folder, compute)
     kv = prefix_of(frozen)
-    config = PrefixConfig(
-        num_virtual_tokens=len(kv),
-        layers=kv.layers,
-        prefix_always_visible=prefix_always_visible,
-    )
-    model = PrefixModel(frozen, config)
+    model = PrefixModel(frozen, config_of(kv, prefix_always_visible))
     model.load_kv_prefix(kv)
     return TextGenerator(model, load_tokenizer(model_folder), task)

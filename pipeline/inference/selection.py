@@ -51,8 +51,8 @@ def load_prefix(params: Params, name: str, frozen_model: "PreTrainedModel") -> "
     Raises PrefixError when its file is missing or damaged, or was made for another model.
     """
     from pipeline.prefix import KVPrefix
-    from pipeline.prefix.model import kv_shapes
     from pipeline.prefix.peft_format import load_adapter
+    from pipeline.prefix.shapes import kv_shapes
 
     if name in _adapters(params):
         return load_adapter(Path(_adapters(params)[name].path), kv_shapes(frozen_model))

@@ -6,6 +6,7 @@ position attends to, as if they were tokens before the input (Li and Liang 2021)
 
 from pipeline.prefix.config import PrefixConfig
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.from_parts import kv_prefix_from_source, kv_prefix_from_source_tokens
 from pipeline.prefix.from_text import (
     kv_prefix_from_cache,
     kv_prefix_from_text,
@@ -21,6 +22,8 @@ __all__ = [
     "PrefixError",
     "PrefixModel",
     "kv_prefix_from_cache",
+    "kv_prefix_from_source",
+    "kv_prefix_from_source_tokens",
     "kv_prefix_from_text",
     "kv_prefix_from_tokens",
     "random_kv_prefix",

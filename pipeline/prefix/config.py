@@ -5,6 +5,10 @@ from typing import Literal
 
 from pipeline.prefix.errors import PrefixError
 
+PARTS = ("encoder", "decoder", "cross")
+"""Encoder self-attention, decoder self-attention, and the decoder's attention to the encoder's
+output; in this order wherever several stand together."""
+
 
 @dataclass(frozen=True)
 class PrefixConfig:
@@ -22,6 +26,13 @@ class PrefixConfig:
         prefix_dropout: probability in [0, 1) of zeroing each number of the keys and values in
             training, the others scaled up, as the paper's own code has it.
         layers: indices of the attention layers that get a prefix; None for all.
+        parts: which parts of an encoder-decoder get a prefix, of "encoder" (its self-attention),
+            "decoder" (its self-attention) and "cross" (the decoder's attention to the encoder's
+            output); None for every part that the model has, which is the paper's method (Li and
+            Liang 2021, Figure 2). ("decoder",) alone is what PEFT does. A model that is a decoder
+            alone has only that part, one that is an encoder alone only "encoder".
+        modules_to_save: names of the frozen model's modules (a classifier's head) of which a copy
+            is trained and saved with the prefix; the model's own stay as they are.
         prefix_always_visible: let sliding-window layers see the prefix from any distance. By
             default a window hides it as it would hide a text at the same place, so that a prefix
             started from a text is exactly that text in the context.
@@ -38,6 +49,8 @@ class PrefixConfig:
     prefix_dropout: float = 0.0
     layers: tuple[int, ...] | None = None
     prefix_always_visible: bool = False
+    parts: tuple[str, ...] | None = None
+    modules_to_save: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_virtual_tokens < 1:
@@ -55,6 +68,14 @@ class PrefixConfig:
             raise PrefixError(f"prefix_dropout is {self.prefix_dropout}; it must be in [0, 1)")
         if self.init_weights not in (None, "zero"):
             raise PrefixError(f"init_weights is '{self.init_weights}'; it must be None or 'zero'")
+        if self.parts is not None:
+            parts = tuple(part for part in PARTS if part in self.parts)
+            if not parts or len(parts) != len(self.parts):
+                raise PrefixError(
+                    f"parts is {list(self.parts)}; give different ones of {', '.join(PARTS)}, "
+                    "or None"
+                )
+            object.__setattr__(self, "parts", parts)
         if self.layers is not None:
             chosen = tuple(sorted(set(self.layers)))
             if not chosen or len(chosen) != len(self.layers) or chosen[0] < 0:

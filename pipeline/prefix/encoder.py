@@ -23,6 +23,7 @@ class PrefixEncoder(nn.Module):
         self.config = config
         self.shapes = shapes
         self.width = sum(k[0] * k[1] + v[0] * v[1] for k, v in shapes)
+        self.parts: tuple[str, ...] | None = None
 
     def flat(self) -> torch.Tensor:
         """All keys and values, `[p, width]` float32: for each layer its keys, then its values."""
@@ -35,7 +36,7 @@ class PrefixEncoder(nn.Module):
     def forward(self) -> KVPrefix:
         """The prefix of the current parameters, with gradients."""
         kv = unflatten(self.flat(), self.shapes)
-        return KVPrefix(kv.keys, kv.values, layers=self.config.layers)
+        return KVPrefix(kv.keys, kv.values, layers=self.config.layers, parts=self.parts)
 
     def load(self, kv: KVPrefix) -> None:
         """Start from a prefix, of which the configuration's `layers` are taken.

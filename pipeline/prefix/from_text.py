@@ -7,7 +7,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.from_parts import kv_prefix_from_source_tokens
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.parts import is_decoder_only
 from pipeline.prefix.provenance import provenance
 
 
@@ -52,6 +54,7 @@ def kv_prefix_from_tokens(
 ) -> KVPrefix:
     """The keys and values of a sequence of token ids `[p]`, float32.
 
+    Of a model with an encoder, those of `kv_prefix_from_source_tokens`: its encoder reads them.
     Raises PrefixError when they are more than the model's context, or none.
     """
     tokens = torch.as_tensor(tokens)
@@ -61,6 +64,8 @@ def kv_prefix_from_tokens(
             f"{len(tokens)} virtual tokens are more than the model's context of {context} "
             "positions; use a shorter prefix"
         )
+    if not is_decoder_only(frozen_model):
+        return kv_prefix_from_source_tokens(frozen_model, tokens.tolist())
     # A plain DynamicCache keeps every token; one made from the configuration would forget those
     # that left a sliding window, and a shorter prefix of them could not be cut from it.
     cache = DynamicCache()

@@ -1,5 +1,7 @@
 """Where a prefix can start, beyond the first tokens of a text's KV cache."""
 
+from dataclasses import replace
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -73,7 +75,8 @@ def stretched_kv_prefix(kv: KVPrefix, num_virtual_tokens: int) -> KVPrefix:
     if num_virtual_tokens <= len(kv):
         return kv[:num_virtual_tokens]
     index = torch.arange(num_virtual_tokens) * len(kv) // num_virtual_tokens
-    return unflatten(flatten(kv)[index], kv.shapes)
+    longer = unflatten(flatten(kv)[index], kv.shapes)
+    return replace(kv, keys=longer.keys, values=longer.values)
 
 
 def _width(shapes: Shapes) -> int:

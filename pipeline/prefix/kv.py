@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from pipeline.prefix.errors import PrefixError
 
 FORMAT = "kv-prefix-1"
+_MODULES = "modules."
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class KVPrefix:
         values: as `keys`; the head size may differ (multi-head latent attention).
         metadata: text entries kept in the file, for example the model's name.
         layers: indices of the model's layers that these tensors are for, ascending; None for all.
+        parts: for each layer's tensors the part of the model they belong to ("encoder", "decoder"
+            or "cross"), part after part; None for a model that is a decoder alone.
+        modules: weights trained beside the prefix (a classifier's head), by their names in the
+            model.
 
     Raises:
         PrefixError: when layers disagree about p, or keys and values have unlike shapes.
@@ -35,6 +41,8 @@ class KVPrefix:
     values: tuple[torch.Tensor, ...]
     metadata: dict[str, str] = field(default_factory=dict)
     layers: tuple[int, ...] | None = None
+    parts: tuple[str, ...] | None = None
+    modules: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.keys or len(self.keys) != len(self.values):
@@ -42,7 +50,10 @@ class KVPrefix:
                 f"a prefix needs as many keys as values, at least one of each; found "
                 f"{len(self.keys)} and {len(self.values)}"
             )
-        if self.layers is not None and len(self.layers) != len(self.keys):
+        if self.parts is not None and len(self.parts) != len(self.keys):
+            raise PrefixError(f"{len(self.keys)} keys cannot be of {len(self.parts)} parts")
+        stacks = 1 if self.parts is None else len(set(self.parts))
+        if self.layers is not None and len(self.layers) * stacks != len(self.keys):
             raise PrefixError(f"{len(self.keys)} keys cannot be for {len(self.layers)} layers")
         for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             if key.ndim != 3 or value.ndim != 3 or key.shape[:2] != value.shape[:2]:
@@ -91,19 +102,46 @@ class KVPrefix:
         at = self.layers.index(index)
         return self.keys[at], self.values[at]
 
+    @property
+    def places(self) -> list[tuple[str | None, int]]:
+        """For each layer's tensors their part (None for a decoder alone) and layer in it."""
+        counts: Counter[str | None] = Counter()
+        found: list[tuple[str | None, int]] = []
+        for part in self.parts or [None] * len(self.keys):
+            at = counts[part]
+            found.append((part, at if self.layers is None else self.layers[at]))
+            counts[part] += 1
+        return found
+
     def of_layers(self, layers: tuple[int, ...]) -> "KVPrefix":
         """The prefix of some of its layers alone. Raises PrefixError for one that it lacks."""
-        known = range(len(self.keys)) if self.layers is None else self.layers
+        known = sorted({layer for _, layer in self.places})
         if absent := [index for index in layers if index not in known]:
             raise PrefixError(
                 f"layers: the prefix has no layer {absent[0]}, only {', '.join(map(str, known))}"
             )
-        at = [list(known).index(index) for index in layers]
+        return self._chosen(
+            [i for i, (_, layer) in enumerate(self.places) if layer in layers], layers
+        )
+
+    def of_parts(self, parts: tuple[str, ...]) -> "KVPrefix":
+        """The prefix of some of its parts alone. Raises PrefixError for one that it lacks."""
+        known = list(dict.fromkeys(self.parts or ()))
+        if absent := [part for part in parts if part not in known]:
+            shown = ", ".join(known) or "a decoder alone"
+            raise PrefixError(f"parts: the prefix has none for '{absent[0]}', only for {shown}")
+        return self._chosen(
+            [i for i, (part, _) in enumerate(self.places) if part in parts], self.layers
+        )
+
+    def _chosen(self, at: list[int], layers: tuple[int, ...] | None) -> "KVPrefix":
         return KVPrefix(
             tuple(self.keys[i] for i in at),
             tuple(self.values[i] for i in at),
             dict(self.metadata),
             layers,
+            None if self.parts is None else tuple(self.parts[i] for i in at),
+            dict(self.modules),
         )
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "KVPrefix":
@@ -112,6 +150,8 @@ class KVPrefix:
             tuple(change(value) for value in self.values),
             dict(self.metadata),
             self.layers,
+            self.parts,
+            dict(self.modules),
         )
 
     def to_cache(self, batch_size: int = 1) -> Any:
@@ -125,6 +165,8 @@ class KVPrefix:
 
         if self.layers is not None:
             raise PrefixError("a plain cache has an entry for every layer; this prefix has not")
+        if self.parts is not None:
+            raise PrefixError("a plain cache serves a decoder alone; this prefix has other parts")
         return DynamicCache(
             [
                 (
@@ -139,11 +181,15 @@ class KVPrefix:
         """Write a safetensors file (`keys.<i>`, `values.<i>`), renamed into place."""
         tensors = {f"keys.{i}": key.detach().contiguous().cpu() for i, key in enumerate(self.keys)}
         tensors |= {f"values.{i}": v.detach().contiguous().cpu() for i, v in enumerate(self.values)}
+        tensors |= {f"{_MODULES}{name}": m.contiguous().cpu() for name, m in self.modules.items()}
         path = Path(path)
         aside = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         # One entry: safetensors orders several by a hash that differs from run to run.
-        entry = json.dumps({"layers": self.layers, "metadata": self.metadata}, sort_keys=True)
+        about: dict[str, Any] = {"layers": self.layers, "metadata": self.metadata}
+        if self.parts is not None:
+            about["parts"] = self.parts
+        entry = json.dumps(about, sort_keys=True)
         try:
             save_file(tensors, aside, metadata={FORMAT: entry})
             aside.replace(path)
@@ -164,17 +210,27 @@ class KVPrefix:
                 layers = sum(1 for name in file.keys() if name.startswith("keys."))  # noqa: SIM118
                 keys = tuple(file.get_tensor(f"keys.{i}") for i in range(layers))
                 values = tuple(file.get_tensor(f"values.{i}") for i in range(layers))
+                modules = {
+                    name.removeprefix(_MODULES): file.get_tensor(name)
+                    for name in sorted(file.keys())
+                    if name.startswith(_MODULES)
+                }
         except FileNotFoundError as error:
             raise PrefixError(f"{path}: there is no such prefix file") from error
         except (SafetensorError, OSError) as error:
             raise PrefixError(
                 f"{path}: is no complete safetensors file ({error}); compute or copy it again"
             ) from error
-        refuse_non_finite(keys + values, str(path))
+        refuse_non_finite([*keys, *values, *modules.values()], str(path))
         entry = json.loads(metadata[FORMAT])
-        listed = entry["layers"]
+        listed, parts = entry["layers"], entry.get("parts")
         return cls(
-            keys, values, entry["metadata"], None if listed is None else tuple(map(int, listed))
+            keys,
+            values,
+            entry["metadata"],
+            None if listed is None else tuple(map(int, listed)),
+            None if parts is None else tuple(map(str, parts)),
+            modules,
         )
 
 

@@ -9,16 +9,27 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
-from pipeline.prefix.cache import PrefixCache
 from pipeline.prefix.config import PrefixConfig
-from pipeline.prefix.encoder import Shapes, build_encoder
+from pipeline.prefix.encoder import build_encoder
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.heads import TrainedModules
 from pipeline.prefix.injection import Injection
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed import is_packable, packed_logits
+from pipeline.prefix.part_injection import PartInjection
+from pipeline.prefix.parts import (
+    Place,
+    chosen_places,
+    is_decoder_only,
+    of_places,
+    parts_of,
+    places_of,
+    shapes_of,
+)
 from pipeline.prefix.provenance import provenance, warn_of_another_model
+from pipeline.prefix.shapes import adapter_shapes, chosen_shapes, kv_shapes
 
 
 class PrefixModel(nn.Module):
@@ -30,23 +41,38 @@ class PrefixModel(nn.Module):
     encoder's, in float32.
 
     Args:
-        frozen_model: any decoder-only transformers model with a KV cache.
+        frozen_model: a decoder-only transformers model with a KV cache, an encoder-decoder, or an
+            encoder; the last two need an attention that goes through `AttentionInterface`.
         config: how the prefix is parametrised.
 
     Raises:
-        PrefixError: when the model has no KV cache to read its shapes from.
+        PrefixError: when the model has no place for a prefix, or not for one that `config` names.
     """
 
     def __init__(self, frozen_model: PreTrainedModel, config: PrefixConfig) -> None:
         super().__init__()
         self.frozen_model = frozen_model.requires_grad_(False)
         self.prefix_config = config
-        self.kv_shapes = kv_shapes(frozen_model)
-        chosen = chosen_shapes(self.kv_shapes, config)
+        self.parts = parts_of(frozen_model, config.parts)
+        self._places: list[Place] | None = None
+        if is_decoder_only(frozen_model):
+            self.kv_shapes = kv_shapes(frozen_model)
+            chosen = chosen_shapes(self.kv_shapes, config)
+        else:
+            self._places = places_of(frozen_model, self.parts)
+            self.kv_shapes = shapes_of(self._places)
+            places = chosen_places(self._places, config.layers)
+            chosen = shapes_of(places)
         _refuse_beyond_context(config.num_virtual_tokens, frozen_model)
         hidden_size = frozen_model.config.get_text_config().hidden_size
         self.encoder = build_encoder(config, chosen, hidden_size).to(frozen_model.device)
-        self._injection = Injection(frozen_model, config, self.kv_shapes, self._current)
+        self.heads = TrainedModules(frozen_model, config.modules_to_save)
+        self._injection: Injection | PartInjection
+        if self._places is None:
+            self._injection = Injection(frozen_model, config, self.kv_shapes, self._current)
+        else:
+            self.encoder.parts = tuple(place.part for place in places)
+            self._injection = PartInjection(frozen_model, places, self._current)
 
     @property
     def config(self) -> Any:
@@ -64,18 +90,18 @@ class PrefixModel(nn.Module):
         `input_ids` and `attention_mask` are `[batch, tokens]` of the input alone, padded on either
         side; `position_ids`, where given, count from the input's first token.
         """
-        with self._injection.active():
+        with self._injection.active(), self.heads.answering():
             return self.frozen_model(*args, **kwargs)
 
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The frozen model's own `generate`, with the prefix before the input."""
-        if kwargs.setdefault("use_cache", True):
+        if kwargs.setdefault("use_cache", True) and self._places is None:
             kwargs.setdefault("past_key_values", self.new_cache())
-        with self._injection.active():
+        with self._injection.active(), self.heads.answering():
             return self.frozen_model.generate(*args, **kwargs)
 
-    def new_cache(self) -> PrefixCache:
+    def new_cache(self) -> Cache:
         """An empty cache after the prefix, to pass as `past_key_values` from call to call."""
         return self._injection.new_generation()
 
@@ -86,27 +112,35 @@ class PrefixModel(nn.Module):
         made with another model of the same shapes.
         """
         warn_of_another_model(kv, self.frozen_model)
-        self.encoder.load(kv.to(self.device))
+        kv = kv.to(self.device)
+        if kv.modules:
+            self.heads.load(kv.modules)
+        if self._places is not None:
+            kv = of_places(kv, self._places)
+        self.encoder.load(kv)
 
     @torch.no_grad()
     def kv_prefix(self) -> KVPrefix:
         """The prefix of the current parameters, float32, apart from them."""
         kv: KVPrefix = self.encoder()
         kv.metadata.update(provenance(self.frozen_model))
+        kv.modules.update(self.heads.tensors())
         return kv.detached()
 
     @contextmanager
     def frozen(self) -> Iterator[PreTrainedModel]:
         """The frozen model without any trace of this prefix, its hooks removed meanwhile."""
-        self._injection.detach()
+        self.detach()
         try:
             yield self.frozen_model
         finally:
             self._injection.attach()
+            self.heads.attach()
 
     def detach(self) -> None:
         """Remove this prefix's hooks from the frozen model; the next call adds them again."""
         self._injection.detach()
+        self.heads.detach()
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep no activations inside layers; effective in training mode."""
@@ -124,8 +158,15 @@ class PrefixModel(nn.Module):
         """
         from pipeline.prefix.peft_format import save_adapter
 
-        frozen_tokens = self.prefix_config.num_frozen_tokens
-        save_adapter(self.kv_prefix(), folder, self.config, frozen_tokens)
+        config = self.prefix_config
+        save_adapter(
+            self.kv_prefix(),
+            folder,
+            self.config,
+            config.num_frozen_tokens,
+            config.modules_to_save,
+            self.frozen_model,
+        )
 
     @classmethod
     def from_pretrained(
@@ -137,12 +178,18 @@ class PrefixModel(nn.Module):
         """
         from pipeline.prefix.peft_format import load_adapter
 
-        kv = load_adapter(folder, kv_shapes(frozen_model))
+        kv = load_adapter(folder, adapter_shapes(frozen_model))
+        saved = kv.metadata.get("modules_to_save", "")
         # PEFT lets all be frozen; then the last stays trainable here.
         frozen_tokens = min(int(kv.metadata.get("num_frozen_tokens", 0)), len(kv) - 1)
         model = cls(
             frozen_model,
-            PrefixConfig(num_virtual_tokens=len(kv), num_frozen_tokens=frozen_tokens),
+            PrefixConfig(
+                num_virtual_tokens=len(kv),
+                num_frozen_tokens=frozen_tokens,
+                parts=tuple(dict.fromkeys(kv.parts or ())) or None,
+                modules_to_save=tuple(filter(None, saved.split(","))),
+            ),
         )
         model.load_kv_prefix(kv)
         return model
@@ -150,6 +197,8 @@ class PrefixModel(nn.Module):
     @cached_property
     def packable(self) -> bool:
         """Whether `packed_logits` serves this architecture (see `pipeline.prefix.packed`)."""
+        if self._places is not None or self.heads.names:
+            return False
         kv = self.kv_prefix()
         # What it is compared with holds its prefix in a plain cache, which has every layer.
         if kv.layers is not None:
@@ -177,52 +226,8 @@ class PrefixModel(nn.Module):
             tuple(F.dropout(key, drop) for key in kv.keys),
             tuple(F.dropout(value, drop) for value in kv.values),
             layers=kv.layers,
+            parts=kv.parts,
         )
-
-
-@torch.no_grad()
-def kv_shapes(model: PreTrainedModel) -> Shapes:
-    """For each layer `(num_kv_heads, head_dim)` of keys and values, as they enter the cache.
-
-    Read from a forward pass over one token, since configurations name them in many ways. Raises
-    PrefixError when the model fills no KV cache.
-    """
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    training = model.training
-    model.eval()
-    try:
-        model(
-            input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-    finally:
-        model.train(training)
-    shapes: Shapes = []
-    for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if keys is None or values is None or keys.ndim != 4:
-            break
-        shapes.append(((keys.shape[1], keys.shape[3]), (values.shape[1], values.shape[3])))
-    if not shapes or len(shapes) != len(cache.layers):
-        raise PrefixError(
-            f"{type(model).__name__} does not keep keys and values of every layer in a KV cache, "
-            "so it has no place for a prefix"
-        )
-    return shapes
-
-
-def chosen_shapes(shapes: Shapes, config: PrefixConfig) -> Shapes:
-    """The shapes of the layers that get a prefix. Raises PrefixError for one there is not."""
-    if config.layers is None:
-        return shapes
-    if config.layers[-1] >= len(shapes):
-        raise PrefixError(
-            f"layers names {config.layers[-1]}, but the model's layers are 0 to {len(shapes) - 1}"
-        )
-    return [shapes[index] for index in config.layers]
 
 
 def _refuse_beyond_context(num_virtual_tokens: int, model: PreTrainedModel) -> None:

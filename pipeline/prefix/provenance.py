@@ -10,7 +10,11 @@ from transformers import PreTrainedModel
 from pipeline.prefix.kv import KVPrefix
 
 # Entries of a configuration that say how a model was saved or is run, not what it computes.
-_INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+_INCIDENTAL = (
+    *("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"),
+    # Of the head, which no prefix depends on.
+    *("architectures", "id2label", "label2id", "num_labels", "problem_type", "pad_token_id"),
+)
 
 
 def provenance(model: PreTrainedModel) -> dict[str, str]:

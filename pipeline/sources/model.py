@@ -18,8 +18,8 @@ def fetch_model(params: ModelParams, folder: Path) -> None:
     The bytes depend on the source alone: no path of this machine enters the configuration.
 
     Raises:
-        PipelineError: when the source is missing, unreachable, of another checksum, or no causal
-            language model with safetensors weights.
+        PipelineError: when the source is missing, unreachable, of another checksum, or no
+            transformers model with safetensors weights.
     """
     with tempfile.TemporaryDirectory(prefix="model-") as scratch, atomic_folder(folder) as aside:
         if isinstance(params, WheelModel):
@@ -91,7 +91,8 @@ def _convert(source: Path, dtype: str, folder: Path, name: str, gguf: bool = Fal
     weights = {} if gguf else {"use_safetensors": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True, **extra)
-        model = AutoModelForCausalLM.from_pretrained(
+        loader = AutoModelForCausalLM if gguf else _class_of(where)
+        model = loader.from_pretrained(
             where, dtype=getattr(torch, dtype), local_files_only=True, **extra, **weights
         )
     except MemoryError:
@@ -115,6 +116,19 @@ def _convert(source: Path, dtype: str, folder: Path, name: str, gguf: bool = Fal
         raise PipelineError(
             f"model: '{name}' has no fast tokenizer; use a model with tokenizer.json"
         )
+
+
+def _class_of(folder: Path) -> Any:
+    """The class that wrote the folder, so that encoders and their heads are kept whole."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    named = (config.architectures or [""])[0]
+    if named.endswith(("ForCausalLM", "LMHeadModel")):
+        return transformers.AutoModelForCausalLM
+    return getattr(transformers, named, transformers.AutoModelForCausalLM)
 
 
 def _forget_paths(folder: Path) -> None:

@@ -10,11 +10,12 @@ from pipeline.config import Params
 from pipeline.config.comparison import Adapter, InContext
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import in_context_storage, measure_splits
-from pipeline.frozen_model import load_frozen_model, load_tokenizer
+from pipeline.frozen_model import load_tokenizer
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
-from pipeline.prefix.model import kv_shapes
 from pipeline.prefix.peft_format import load_adapter
+from pipeline.prefix.shapes import kv_shapes
 from pipeline.records import read_text
+from pipeline.task_type import load_for_task, task_of
 from pipeline.tokenized import load_split
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
@@ -26,7 +27,9 @@ def run(params: Params, name: str) -> None:
         known = ", ".join(params.baselines) or "none"
         raise PipelineError(f"'{name}' is not under baselines of params.yaml; known: {known}")
     baseline = params.baselines[name]
-    model = load_frozen_model(paths.MODEL, params.evaluate)
+    task = task_of(paths.TOKENIZED / "splits")
+    model: Any
+    model, _ = load_for_task(paths.MODEL, params.evaluate, task)
     tokenizer = load_tokenizer(paths.MODEL)
     tokens = 0
     if isinstance(baseline, InContext):

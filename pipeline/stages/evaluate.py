@@ -3,8 +3,9 @@
 from pipeline import paths
 from pipeline.config import Params
 from pipeline.evaluation.measure import measure_splits
-from pipeline.frozen_model import load_frozen_model, load_tokenizer
-from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
+from pipeline.frozen_model import load_tokenizer
+from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.task_type import config_of, load_for_task, task_of
 from pipeline.tokenized import load_split
 from pipeline.tracking.evaluation_log import log_variant
 from pipeline.tracking.store import never_fatal
@@ -13,9 +14,10 @@ from pipeline.variants import Variant
 
 def run(params: Params, variant: Variant) -> None:
     """Write data/evaluate/<variant>: metrics a split, and every prediction."""
-    frozen = load_frozen_model(paths.MODEL, params.evaluate)
+    task = task_of(paths.TOKENIZED / "splits")
+    frozen, _ = load_for_task(paths.MODEL, params.evaluate, task, variant.seed)
     kv = KVPrefix.load(paths.TRAIN / variant.name / "prefix.safetensors")
-    model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=len(kv)))
+    model = PrefixModel(frozen, config_of(kv, params.prefix.prefix_always_visible))
     model.load_kv_prefix(kv)
     measure_splits(
         model,

@@ -18,9 +18,10 @@ def run(params: Params, name: str) -> None:
     definition = params.initializations[name]
     with atomic_folder(paths.KV_PREFIX / name) as folder:
         write_json(folder / "definition.json", definition.model_dump())
-        from pipeline.initialization import corpus_of, prefix_of_file
+        from pipeline.corpus import corpus_of
+        from pipeline.initialization import prefill, prefix_of_file
 
-        if (kv := prefix_of_file(definition)) is not None:
+        if (kv := prefix_of_file(definition, params)) is not None:
             kv.save(folder / "prefix.safetensors")
             print(f"{name}: {len(kv)} virtual tokens of {definition.path}")
             return
@@ -28,10 +29,11 @@ def run(params: Params, name: str) -> None:
         if corpus is None:
             print(f"{name}: {definition.type} needs no text; it is drawn when a variant trains")
             return
-        from pipeline.frozen_model import load_frozen_model
-        from pipeline.prefix.from_text import kv_prefix_from_tokens
+        from pipeline.task_type import TaskType, load_for_task
 
-        model = load_frozen_model(paths.MODEL, params.kv_prefix)
+        # A prefix does not depend on a classifier's head: any two labels will do.
+        task = TaskType(params.task.type, ("0", "1"))
+        model, _ = load_for_task(paths.MODEL, params.kv_prefix, task)
         write_text(folder / "text.txt", corpus.text)
-        kv_prefix_from_tokens(model, corpus.tokens).save(folder / "prefix.safetensors")
+        prefill(model, corpus).save(folder / "prefix.safetensors")
         print(f"{name}: KV cache of {len(corpus.tokens)} tokens")

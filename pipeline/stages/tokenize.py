@@ -1,5 +1,7 @@
 """Stage `tokenize`: raw splits to tokenized splits and their length statistics."""
 
+from dataclasses import replace
+
 from pipeline import paths
 from pipeline.config import Params
 from pipeline.config.sources import SPLITS
@@ -7,12 +9,16 @@ from pipeline.examples import across_splits, tokenized_split
 from pipeline.frozen_model import load_tokenizer
 from pipeline.records import read_jsonl, write_json
 from pipeline.rendering import Renderer
+from pipeline.task_rendering import labels_of
+from pipeline.task_type import TaskType
 from pipeline.tokenized import length_statistics, save_splits
 
 
 def run(params: Params) -> None:
     """Tokenize every raw split that there is."""
     renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
+    labels = labels_of(renderer, read_jsonl(paths.RAW_DATA / "train.jsonl"))
+    renderer = replace(renderer, labels=labels)
     splits, counts = {}, {}
     for name in SPLITS:
         path = paths.RAW_DATA / f"{name}.jsonl"
@@ -22,7 +28,7 @@ def run(params: Params) -> None:
     repeated = across_splits(splits)
     for name, row in statistics.items():
         row |= counts[name] | {"inputs_of_earlier_splits": repeated[name]}
-    save_splits(splits, paths.TOKENIZED / "splits")
+    save_splits(splits, paths.TOKENIZED / "splits", TaskType(params.task.type, labels))
     write_json(paths.TOKENIZED / "statistics.json", statistics)
     for name, row in statistics.items():
         print(

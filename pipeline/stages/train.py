@@ -3,10 +3,10 @@
 from pipeline import paths, workspace
 from pipeline.atomic import atomic_folder
 from pipeline.config import Params
-from pipeline.frozen_model import load_frozen_model
 from pipeline.initialization import start_prefix
-from pipeline.prefix import PrefixConfig, PrefixModel
+from pipeline.prefix import PrefixModel
 from pipeline.records import write_csv, write_json
+from pipeline.task_type import load_for_task, prefix_config, task_of
 from pipeline.timings import TrainingClock
 from pipeline.tokenized import load_split
 from pipeline.tracking.training_run import TrainingRun
@@ -25,8 +25,9 @@ def run(params: Params, variant: Variant) -> None:
     splits = {
         name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
     }
-    frozen = load_frozen_model(paths.MODEL, params.train)
-    config = PrefixConfig(num_virtual_tokens=variant.length, **params.prefix.model_dump())
+    task = task_of(paths.TOKENIZED / "splits")
+    frozen, new = load_for_task(paths.MODEL, params.train, task, variant.seed)
+    config = prefix_config(params.prefix, variant.length, new)
     model = PrefixModel(frozen, config)
     start = start_prefix(params, variant, model)
     model.load_kv_prefix(start)

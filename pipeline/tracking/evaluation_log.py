@@ -117,7 +117,7 @@ def _log_results(params: Params, run_id: str, folder: Path, model_id: str | None
 
 def _intervals(params: Params, folder: Path) -> dict[str, float]:
     """`test/loss_low`, `test/loss_high` and so on, as the summary table has them."""
-    statistics = read_statistics(folder, params.evaluate.splits, params.evaluate.metrics)
+    statistics = read_statistics(folder, params.evaluate.splits, params.metrics)
     comparer = Comparer(params.report.resamples, params.report.seed)
     return {"/".join(key): end for key, end in comparer.intervals(statistics).items()}
 

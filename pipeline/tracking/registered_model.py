@@ -25,12 +25,13 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
 
     The registered model is the experiment's, a version a variant, with the variant's name as its
     alias: `models:/prefix-tuning@len8-random-seed0`. A run whose model is of the same prefix and
-    settings keeps it. None when `mlflow.models` is none.
+    settings keeps it. None when `mlflow.models` is none, and for other tasks than causal language
+    modelling, whose prefixes are not served as text in, text out.
     """
     import mlflow
     from mlflow import MlflowClient
 
-    if params.mlflow.models == "none":
+    if params.mlflow.models == "none" or params.task.type != "causal_lm":
         return None
     settings = _settings(params, name)
     entry = json.dumps([sha256(prefix), params.mlflow.models, settings], sort_keys=True)
@@ -68,7 +69,8 @@ def mark_best(params: Params, run_id: str) -> None:
 
     client = MlflowClient()
     version = client.get_run(run_id).data.tags.get("model_version")
-    if version is not None and params.mlflow.models != "none":
+    is_served = params.mlflow.models != "none" and params.task.type == "causal_lm"
+    if version is not None and is_served:
         client.set_registered_model_alias(params.mlflow.experiment, BEST, version)
 
 

@@ -41,7 +41,9 @@ def training_digest(params: Params, variant: Variant, start: "KVPrefix") -> str:
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    for tensor in (*start.keys, *start.values):
+    digest.update(json.dumps([start.layers, start.parts, sorted(start.modules)]).encode())
+    modules = [start.modules[name] for name in sorted(start.modules)]
+    for tensor in (*start.keys, *start.values, *modules):
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     for root in (paths.MODEL, paths.TOKENIZED / "splits"):
         for path in sorted(path for path in root.rglob("*") if path.is_file()):

@@ -9,6 +9,7 @@ from pipeline.batching import training_order
 from pipeline.config.training import TrainParams
 from pipeline.errors import DivergedError, StoppedError
 from pipeline.target_loss import TargetLoss
+from pipeline.task_loss import loss_columns, loss_for
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.interruption import Interruption, interruptible
@@ -55,7 +56,7 @@ def train_prefix(
     from tqdm import tqdm
 
     torch.manual_seed(seed)
-    rows = train.select_columns(["input_ids", "target_start"]).to_list()
+    rows = train.select_columns(loss_columns(train)).to_list()
     steps = planned_steps(params, len(rows))
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = build_optimizer(trainable, params, steps)
@@ -64,7 +65,7 @@ def train_prefix(
         model.gradient_checkpointing_enable()
     result = TrainingResult(trained_state(model))
     progress = Progress(model, optimizer, schedule, result)
-    loss_of = TargetLoss(model)
+    loss_of: TargetLoss = loss_for(model)
     model.train()
     compile_where_it_pays(loss_of, params, steps, rows[: params.batch_size])
     saved = checkpoints.load() if checkpoints else None

@@ -84,7 +84,9 @@ class Progress:
         best = self._best()
         nan = float("nan")
         rows = [[row.get(key, nan) for key in COLUMNS] for row in self.result.history]
-        tensors = {f"encoder.{k}": v for k, v in self._encoder().state_dict().items()}
+        model = self._prefix_model()
+        tensors = {f"encoder.{k}": v for k, v in model.encoder.state_dict().items()}
+        tensors |= {f"heads.{k}": v for k, v in model.heads.state_dict().items()}
         tensors |= {
             f"optimizer.{index}.{key}": value
             for index, values in optimizer["state"].items()
@@ -92,12 +94,13 @@ class Progress:
         }
         tensors |= {f"best.keys.{i}": key for i, key in enumerate(best.keys)}
         tensors |= {f"best.values.{i}": value for i, value in enumerate(best.values)}
+        tensors |= {f"best.modules.{name}": module for name, module in best.modules.items()}
         tensors |= {f"random.{device}": state for device, state in random_states.items()}
         tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(COLUMNS))
         state = {
             "optimizer": optimizer["param_groups"],
             "schedule": self.schedule.state_dict(),
-            "best": {"layers": best.layers, "metadata": best.metadata},
+            "best": {"layers": best.layers, "metadata": best.metadata, "parts": best.parts},
             "best_step": self.result.best_step,
             "stopped_early": self.result.stopped_early,
             "waited": self.waited,
@@ -110,7 +113,9 @@ class Progress:
         from pipeline.prefix import KVPrefix
 
         tensors, state = checkpoint.tensors, checkpoint.state
-        self._encoder().load_state_dict(_below("encoder.", tensors))
+        model = self._prefix_model()
+        model.encoder.load_state_dict(_below("encoder.", tensors))
+        model.heads.load_state_dict(_below("heads.", tensors))
         moments: dict[int, dict[str, Any]] = {}
         for name, tensor in _below("optimizer.", tensors).items():
             index, key = name.split(".", 1)
@@ -124,6 +129,8 @@ class Progress:
             tuple(tensors[f"best.values.{i}"] for i in layers),
             best["metadata"],
             None if best["layers"] is None else tuple(best["layers"]),
+            None if best["parts"] is None else tuple(best["parts"]),
+            _below("best.modules.", tensors),
         )
         self.result.history = [
             {
@@ -139,11 +146,11 @@ class Progress:
         self.is_finished = state["is_finished"]
         restore_random_states(_below("random.", tensors))
 
-    def _encoder(self) -> "torch.nn.Module":
+    def _prefix_model(self) -> "PrefixModel":
         from pipeline.prefix import PrefixModel
 
         assert isinstance(self.model, PrefixModel), "checkpoints are of prefixes"
-        return self.model.encoder
+        return self.model
 
     def _best(self) -> "KVPrefix":
         from pipeline.prefix import KVPrefix

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline.batching import by_length
-from pipeline.target_loss import TargetLoss
+from pipeline.task_loss import loss_columns, loss_for
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,9 +20,9 @@ def target_loss_of(
     from tqdm import tqdm
 
     # As a list: random access to an Arrow table costs more than the batch's padding.
-    rows = split.select_columns(["input_ids", "target_start"]).to_list()
+    rows = split.select_columns(loss_columns(split)).to_list()
     batches = by_length([prefix_length + len(row["input_ids"]) for row in rows], max_tokens)
-    loss_of = TargetLoss(model)
+    loss_of = loss_for(model)
     total, targets = 0.0, 0
     bar = tqdm(total=len(rows), desc=f"loss {name}", unit="example", disable=name is None)
     with torch.inference_mode(), bar:

@@ -14,12 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.training import TrainParams
-from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_text
+from pipeline.prefix import (
+    KVPrefix,
+    PrefixConfig,
+    PrefixModel,
+    kv_prefix_from_text,
+    random_kv_prefix,
+)
 from pipeline.training.checkpoint import FILE, CheckpointFolder
 from pipeline.training.compilation import missing_compiler
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import TrainingResult
 from tests.conftest import CORPUS, ROOT, tiny_model, tiny_tokenizer
+from tests.prefix.encoders import build
 
 KILLS = 50
 
@@ -80,6 +87,9 @@ def same(one: TrainingResult, other: TrainingResult) -> bool:
         and one.stopped_early == other.stopped_early
         and one.prefix.metadata == other.prefix.metadata
         and one.prefix.layers == other.prefix.layers
+        and one.prefix.parts == other.prefix.parts
+        and one.prefix.modules.keys() == other.prefix.modules.keys()
+        and all(torch.equal(one.prefix.modules[k], v) for k, v in other.prefix.modules.items())
         and all(map(torch.equal, one.prefix.keys, other.prefix.keys))
         and all(map(torch.equal, one.prefix.values, other.prefix.values))
     )
@@ -131,6 +141,58 @@ def test_resumed_is_uninterrupted(
     assert same(train(config, params, folder), whole)
     # Finished: what is asked for again is only read.
     assert same(train(config, params, folder, cut_after=whole.step), whole)
+
+
+# What is trained has several parts, or a head beside it.
+OTHER_TASKS: dict[str, tuple[str, str, list[int]]] = {
+    "parts": ("t5", "", [7, 8, 1]),
+    "head": ("bert", "", [2]),
+    "head, a label a word": ("bert", "ForTokenClassification", [0, 2]),
+}
+
+
+def examples_of(target: list[int]) -> Dataset:
+    draw = torch.Generator().manual_seed(1)
+    rows = []
+    for i in range(7):
+        source = torch.randint(4, 120, (3 + i,), generator=draw).tolist()
+        shifted = [(token + i) % 3 if len(target) < 3 else token for token in target]
+        rows.append({"input_ids": [*source, *shifted], "target_start": len(source)})
+    split = Dataset.from_list(rows)
+    return split.add_column("positions", [[0, 2]] * 7) if len(target) == 2 else split
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_resumed_is_uninterrupted_beside_a_head_and_of_parts(task: str, tmp_path: Path) -> None:
+    name, ending, target = OTHER_TASKS[task]
+    heads = () if name == "t5" else ("classifier",)
+    split = examples_of(target)
+    params = TrainParams(
+        epochs=None, max_steps=6, batch_size=2, learning_rate=0.05, eval_every_steps=2
+    )
+
+    def run(folder: CheckpointFolder | None, cut_after: int | None = None) -> TrainingResult:
+        def log_step(step: int, _: Mapping[str, float]) -> None:
+            if step == cut_after:
+                raise CutOffError
+
+        config = PrefixConfig(num_virtual_tokens=3, modules_to_save=heads)
+        model = PrefixModel(build(name, ending), config)
+        draw = torch.Generator().manual_seed(0)
+        model.load_kv_prefix(random_kv_prefix(model.kv_shapes, 3, 0.1, draw))
+        return train_prefix(model, split, split, params, 3, log_step, folder)
+
+    whole = run(None)
+    assert isinstance(whole.prefix, KVPrefix)
+    assert whole.best_step > 0
+    assert bool(whole.prefix.modules) == bool(heads)
+    folder = CheckpointFolder(tmp_path / "x", "digest", 1)
+    # The second time the best prefix is out of the checkpoint, and may stay the best.
+    for cut in (2, 5):
+        with pytest.raises(CutOffError):
+            run(folder, cut)
+    assert same(run(folder), whole)
+    assert same(run(folder), whole)
 
 
 @pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))

@@ -22,8 +22,8 @@ from pipeline.prefix.initializers import (
     stretched_kv_prefix,
     zero_kv_prefix,
 )
-from pipeline.prefix.model import kv_shapes
 from pipeline.prefix.positions import moved_to_front
+from pipeline.prefix.shapes import kv_shapes
 from tests.conftest import CORPUS, tiny_model
 from tests.prefix.architectures import build
 

@@ -1,0 +1,17 @@
+"""What measuring an example comes to."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Outcome:
+    """What one example came to: the summed loss of its target (nats), and the generated text.
+
+    `decoding_seconds` is its share of the time in which its batch generated `generated_tokens`,
+    the prefill not counted; of an encoder-decoder the encoder's pass is within it.
+    """
+
+    loss: float
+    text: str
+    generated_tokens: int = 0
+    decoding_seconds: float = 0.0

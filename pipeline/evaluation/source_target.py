@@ -1,0 +1,76 @@
+"""Loss of the target and greedy generation of an encoder-decoder."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from pipeline.batching import IGNORED, by_length
+from pipeline.config.training import EvaluateParams
+from pipeline.evaluation.outcome import Outcome
+from pipeline.task_loss import SourceTargetLoss, loss_columns
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+def measure_source_targets(
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    split: "Dataset",
+    params: EvaluateParams,
+    prefix_length: int,
+    name: str,
+) -> list[Outcome]:
+    """Each example's summed loss (nats) and generated text, in the split's order.
+
+    Generation is greedy, up to `params.max_new_tokens`, with the model's own settings otherwise
+    (a forced first token, as mBART has it).
+    """
+    import torch
+    from tqdm import tqdm
+
+    rows = split.select_columns(loss_columns(split)).to_list()
+    longest = [
+        prefix_length + len(row["input_ids"]) + params.max_new_tokens for row in rows
+    ]  # the tokens that one row can take up
+    loss_of = SourceTargetLoss(model)
+    outcomes: dict[int, Outcome] = {}
+    bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="example")
+    with torch.inference_mode(), bar:
+        for indices in by_length(longest, params.max_tokens_per_batch):
+            examples = [rows[i] for i in indices]
+            losses = row_losses(*loss_of.logits(examples))
+            began = time.perf_counter()
+            generated = model.generate(
+                **loss_of.inputs(examples),
+                max_new_tokens=params.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+            )
+            seconds = (time.perf_counter() - began) / len(indices)
+            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+            counts = _written(generated, model.config.pad_token_id)
+            for index, *measured in zip(indices, losses, texts, counts, strict=True):
+                loss, text, count = measured
+                outcomes[index] = Outcome(loss, text.strip(), count, seconds)
+            bar.update(len(indices))
+    return [outcomes[index] for index in range(len(rows))]
+
+
+def _written(generated: "torch.Tensor", padding: int | None) -> list[int]:
+    """The tokens of each row after the one that the decoder starts from, without the padding."""
+    rows = generated[:, 1:]
+    if padding is None:
+        return [rows.shape[1]] * len(rows)
+    return [int(count) for count in (rows != padding).sum(dim=1)]
+
+
+def row_losses(logits: "torch.Tensor", labels: "torch.Tensor") -> list[float]:
+    """The summed cross-entropy of each row of `[rows, targets, classes]`, in nats."""
+    from torch.nn import functional as F
+
+    losses = F.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return [float(row) for row in losses.view_as(labels).double().sum(dim=1)]

@@ -1,0 +1,104 @@
+"""Modules trained beside the prefix, such as a classifier's head (PEFT's `modules_to_save`)."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from pipeline.prefix.errors import PrefixError
+
+
+class TrainedModules(nn.Module):
+    """Float32 copies of some of the frozen model's modules, which answer in their place.
+
+    A hook on each of the model's own modules returns what its copy computes; the own weights stay
+    as they are. The hooks act while `active` is true.
+
+    Raises:
+        PrefixError: for a name that the model has no module of.
+    """
+
+    def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
+        super().__init__()
+        known = dict(model.named_modules())
+        for name in names:
+            if name not in known or not name:
+                children = ", ".join(child for child, _ in model.named_children())
+                raise PrefixError(
+                    f"modules_to_save names '{name}', but {type(model).__name__} has no such "
+                    f"module; its own are: {children}"
+                )
+        self.names = names
+        self.active = False
+        # In a plain list: registered, the model's own would be parameters of this module too.
+        self._originals = [known[name] for name in names]
+        copies = [copy.deepcopy(module).float().requires_grad_(True) for module in self._originals]
+        self.copies = nn.ModuleList(copies)
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self) -> None:
+        """Add the hooks; adding them twice adds them once."""
+        if self._handles:
+            return
+        for own, trained in zip(self._originals, self.copies, strict=True):
+            hook = _answering(self, trained)
+            self._handles.append(own.register_forward_hook(hook, with_kwargs=True))
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Let the copies answer in place of the frozen model's own modules."""
+        before, self.active = self.active, True
+        self.attach()
+        try:
+            yield
+        finally:
+            self.active = before
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """A detached copy of every weight, under its name in the frozen model."""
+        return {
+            f"{name}.{key}": tensor.detach().clone()
+            for name, trained in zip(self.names, self.copies, strict=True)
+            for key, tensor in trained.state_dict().items()
+        }
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take over what `tensors` gave. Raises PrefixError when it is of other modules."""
+        if {key: tensor.shape for key, tensor in tensors.items()} != {
+            key: tensor.shape for key, tensor in self.tensors().items()
+        }:
+            raise PrefixError(
+                f"the modules saved with the prefix ({', '.join(sorted(tensors))}) are not those "
+                f"of this model's modules_to_save ({', '.join(self.names) or 'none'}), or of other "
+                "shapes; was it trained for other labels?"
+            )
+        for name, trained in zip(self.names, self.copies, strict=True):
+            start = f"{name}."
+            trained.load_state_dict(
+                {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            )
+
+
+def _answering(owner: TrainedModules, trained: nn.Module) -> Any:
+    def answer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if not owner.active:
+            return output
+        return trained(*map(_float32, args), **{k: _float32(v) for k, v in kwargs.items()})
+
+    return answer
+
+
+def _float32(value: Any) -> Any:
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.float() if floating else value

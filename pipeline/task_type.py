@@ -1,0 +1,140 @@
+"""Which task the tokenized splits are for, and the frozen model's class for it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config.training import Compute, PrefixParams
+from pipeline.errors import PipelineError
+from pipeline.frozen_model import load_frozen_model, not_a_model, resolve_device
+from pipeline.records import read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from pipeline.prefix import KVPrefix, PrefixConfig
+
+_FILE = "task.json"
+# What transformers calls the trained end of a classifier.
+_HEADS = ("classifier", "score", "classification_head", "pre_classifier")
+
+
+@dataclass(frozen=True)
+class TaskType:
+    """`task.type`, and a classifier's labels in the order of its logits."""
+
+    name: str = "causal_lm"
+    labels: tuple[str, ...] = ()
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether a head tells labels apart, where otherwise text is written."""
+        return self.name in ("seq_cls", "token_cls")
+
+    def save(self, splits: Path) -> None:
+        """Write task.json beside the splits; causal language modelling, the usual, has none."""
+        if self != CAUSAL_LM:
+            write_json(splits / _FILE, {"type": self.name, "labels": list(self.labels)})
+
+
+CAUSAL_LM = TaskType()
+
+
+def task_of(splits: Path) -> TaskType:
+    """The task that tokenized splits are for."""
+    if not (splits / _FILE).exists():
+        return CAUSAL_LM
+    found = read_json(splits / _FILE)
+    return TaskType(found["type"], tuple(found["labels"]))
+
+
+def load_for_task(
+    folder: Path, compute: Compute, task: TaskType, seed: int = 0
+) -> tuple["PreTrainedModel", tuple[str, ...]]:
+    """The frozen model with the head that a task needs, and the names of the modules to train.
+
+    Those are a classifier's head and whatever else of it the model's files lack, drawn with
+    `seed`; none for a language model. Raises PipelineError when the folder holds no such model.
+    """
+    if task.name == "causal_lm":
+        return load_frozen_model(folder, compute), ()
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # That a head is new is what is meant here, and no cause for a warning.
+    logging.set_verbosity_error()
+    classes = {
+        "seq2seq_lm": transformers.AutoModelForSeq2SeqLM,
+        "seq_cls": transformers.AutoModelForSequenceClassification,
+        "token_cls": transformers.AutoModelForTokenClassification,
+    }
+    extra: dict[str, Any] = {}
+    if task.is_classification:
+        extra["id2label"] = dict(enumerate(task.labels))
+        # A head for other labels is drawn anew, as one that is missing.
+        extra["ignore_mismatched_sizes"] = True
+        extra["label2id"] = {label: index for index, label in enumerate(task.labels)}
+    torch.manual_seed(seed)
+    try:
+        model, found = classes[task.name].from_pretrained(
+            folder,
+            dtype=compute.dtype,
+            local_files_only=True,
+            use_safetensors=True,  # pickled weights can run code
+            trust_remote_code=False,  # without it transformers would ask on the terminal
+            output_loading_info=True,
+            **extra,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise not_a_model(folder, error) from error
+    if model.config.pad_token_id is None:
+        eos = model.config.eos_token_id
+        model.config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+    model = model.requires_grad_(False).eval().to(resolve_device(compute.device))
+    if not task.is_classification:
+        if lacking := sorted(found["missing_keys"]):
+            raise PipelineError(
+                f"{folder}: has no weights for {lacking[0]}, which task.type: {task.name} needs; "
+                "use a model that was trained to write text"
+            )
+        return model, ()
+    missing = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    return model, _modules_to_train(model, missing)
+
+
+def _modules_to_train(model: "PreTrainedModel", missing: set[str]) -> tuple[str, ...]:
+    children = dict(model.named_children())
+    heads = [name for name in _HEADS if name in children]
+    others = {key.rpartition(".")[0] for key in missing}
+    return (*heads, *sorted(name for name in others if name.split(".")[0] not in heads))
+
+
+def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> "PrefixConfig":
+    """The prefix that params ask for; `new` are the modules to train where they name none."""
+    from pipeline.prefix import PrefixConfig
+
+    named = params.model_dump()
+    modules = named.pop("modules_to_save")
+    parts = named.pop("parts")
+    return PrefixConfig(
+        num_virtual_tokens=length,
+        parts=None if parts is None else tuple(parts),
+        modules_to_save=new if modules is None else tuple(modules),
+        **named,
+    )
+
+
+def config_of(kv: "KVPrefix", prefix_always_visible: bool = False) -> "PrefixConfig":
+    """The configuration that takes a saved prefix as it is, with the modules beside it."""
+    from pipeline.prefix import PrefixConfig
+
+    return PrefixConfig(
+        num_virtual_tokens=len(kv),
+        layers=kv.layers,
+        prefix_always_visible=prefix_always_visible,
+        parts=None if kv.parts is None else tuple(dict.fromkeys(kv.parts)),
+        modules_to_save=tuple(dict.fromkeys(n.rpartition(".")[0] for n in sorted(kv.modules))),
+    )
