@@ -72,7 +72,9 @@ class PrefixModel(nn.Module):
             self._injection = Injection(frozen_model, config, self.kv_shapes, self._current)
         else:
             self.encoder.parts = tuple(place.part for place in places)
-            self._injection = PartInjection(frozen_model, places, self._current)
+            self._injection = PartInjection(
+                frozen_model, self._places, config.layers, self._current
+            )
 
     @property
     def config(self) -> Any:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.parts import Place, takes
+from pipeline.prefix.parts import Place, chosen_places, takes
 from pipeline.prefix.routing import AttentionCall, routed
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -29,10 +29,19 @@ class PartInjection:
     """The prefix of one `PrefixModel` in the places of its frozen model."""
 
     def __init__(
-        self, model: PreTrainedModel, places: list[Place], prefix: Callable[[], KVPrefix]
+        self,
+        model: PreTrainedModel,
+        places: list[Place],
+        layers: tuple[int, ...] | None,
+        prefix: Callable[[], KVPrefix],
     ) -> None:
         self._model = model
-        self._places = places
+        self._places = chosen_places(places, layers)
+        # Where only the first layer holds the table of relative positions, the others share it,
+        # whether or not that layer has a prefix.
+        self._biased = {
+            place.part: place.module for place in reversed(places) if _has_bias(place.module)
+        }
         self._prefix = prefix
         self._handles: list[RemovableHandle] = []
         self._handler: _Handler | None = None
@@ -59,7 +68,8 @@ class PartInjection:
         """Let the frozen model see the prefix, of the parameters as they are on entering."""
         before, self._active = (self._handler, self._active), True
         self.attach()
-        self._handler = _Handler(self._places, self._prefix(), self._model.dtype)
+        dtype = self._model.dtype
+        self._handler = _Handler(self._places, self._biased, self._prefix(), dtype)
         try:
             with routed(self._model, self._handler):
                 yield
@@ -100,15 +110,14 @@ class PartInjection:
 class _Handler:
     """Puts the prefix of each place before the keys and values of its attention calls."""
 
-    def __init__(self, places: list[Place], kv: KVPrefix, dtype: torch.dtype) -> None:
+    def __init__(
+        self, places: list[Place], biased: dict[str, Any], kv: KVPrefix, dtype: torch.dtype
+    ) -> None:
         self.length = len(kv)
+        self._biased = biased
         self._at: dict[int, tuple[Place, Pair]] = {
             id(place.module): (place, (key.to(dtype), value.to(dtype)))
             for place, key, value in zip(places, kv.keys, kv.values, strict=True)
-        }
-        # Where only the first layer holds the table of relative positions, the others share it.
-        self._biased = {
-            place.part: place.module for place in reversed(places) if _has_bias(place.module)
         }
 
     def __call__(self, call: AttentionCall) -> None:

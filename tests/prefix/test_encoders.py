@@ -3,6 +3,7 @@
 `python -m tests.prefix.table` prints the results as a table, a row an architecture.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,26 @@ def test_layer_choice(name: str) -> None:
     close(both(**batch).logits, whole(**batch).logits, 0)
     with pytest.raises(PrefixError, match="layers names 2, but the model's layers are 0 to 1"):
         PrefixModel(model, PrefixConfig(P, parts=parts, layers=(2,)))
+
+
+@SEQ2SEQ
+@torch.no_grad()
+def test_layer_choice_keeps_relative_positions(name: str) -> None:
+    """A layer that shares the first one's table of positions has it without that one's prefix."""
+    parts = ("decoder",) if name == "longt5" else ("encoder", "decoder")
+    if refused(name, *parts):
+        return
+    model = build(name)
+    for key, parameter in model.named_parameters():
+        # The first layers' self-attention adds nothing, so that neither does a prefix in it.
+        if re.search(r"block\.0\.layer\.0\.SelfAttention\.o|layers\.0\.self_attn\.out_proj", key):
+            parameter.zero_()
+    whole = randomly(model, *parts)
+    last = PrefixModel(model, PrefixConfig(P, parts=parts, layers=(1,))).eval()
+    last.load_kv_prefix(whole.kv_prefix())
+    found = last(**inputs(name)).logits
+    close(found, whole(**inputs(name)).logits)
+    assert float((found - model(**inputs(name)).logits).abs().max()) > 1e-2
 
 
 @EVERY
