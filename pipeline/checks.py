@@ -13,8 +13,14 @@ from pipeline.config.initializations import FROM_FILE, CorpusText, PrefixFile
 from pipeline.config.load import read_yaml
 from pipeline.config.sources import FileData, LocalModel
 from pipeline.errors import PipelineError
+from pipeline.records import read_json
+from pipeline.task_checks import check_examples_fit_context, check_model_fits_task, context_of
 
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
+_OUTPUTS = {
+    "fetch_model": paths.MODEL,
+    "fetch_data": paths.RAW_DATA,
+    "tokenize": paths.TOKENIZED / "statistics.json",
+}
 
 
 def check_files(params: Params) -> list[str]:
@@ -25,6 +31,7 @@ def check_files(params: Params) -> list[str]:
     """
     _sources_exist(params)
     waiting = []
+    _model_fits_task(params)
     if _is_current("fetch_model", "model"):
         _lengths_fit_context(params)
         _corpora_are_long_enough(params)
@@ -34,6 +41,8 @@ def check_files(params: Params) -> list[str]:
         _templates_fit_columns(params)
     else:
         waiting.append("templates are checked against the data's columns after fetch_data")
+    if _is_current("tokenize", "task"):
+        _examples_fit_context(params)
     return waiting
 
 
@@ -61,23 +70,44 @@ def _is_output(path: str) -> bool:
 
 
 def _is_current(stage: str, section: str) -> bool:
-    """Whether a fetch stage's output is of today's params, by what DVC recorded."""
+    """Whether a stage's output is of today's params, by what DVC recorded."""
     lock = Path("dvc.lock")
     if not lock.exists():
         return False
     recorded: Any = read_yaml(lock).get("stages", {}).get(stage, {}).get("params", {})
     return bool(
         recorded.get(str(paths.PARAMS), {}).get(section) == read_yaml(paths.PARAMS)[section]
-        and (paths.MODEL if section == "model" else paths.RAW_DATA).exists()
+        and _OUTPUTS[stage].exists()
     )
+
+
+def _model_fits_task(params: Params) -> None:
+    """By the configuration in data/model, or of a local source that is still to be fetched."""
+    if _is_current("fetch_model", "model"):
+        path = paths.MODEL / "config.json"
+        if path.exists():
+            check_model_fits_task(params, _model_file(path, json.loads))
+    elif isinstance(params.model, LocalModel):
+        # What cannot be read is the matter of fetch_model, which says what is wrong with it.
+        with contextlib.suppress(OSError, ValueError):
+            config = json.loads((Path(params.model.path) / "config.json").read_text("utf-8"))
+            if isinstance(config, dict):
+                check_model_fits_task(params, config)
+
+
+def _examples_fit_context(params: Params) -> None:
+    path = paths.MODEL / "config.json"
+    if path.exists():
+        config = _model_file(path, json.loads)
+        statistics = read_json(paths.TOKENIZED / "statistics.json")
+        check_examples_fit_context(params, config, statistics)
 
 
 def _lengths_fit_context(params: Params) -> None:
     path = paths.MODEL / "config.json"
     if not path.exists():
         return
-    config = _model_file(path, json.loads)
-    context = next((config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)), None)
+    context = context_of(_model_file(path, json.loads))
     if context is None:
         return
     longest = max(params.sweep.lengths)

@@ -122,7 +122,9 @@ class Renderer:
         )
 
     def prompt_ids(self, shown: str) -> list[int]:
-        """The tokens that the model continues, of an input as the template rendered it."""
+        """The tokens of a rendered input that the model continues, or that its encoder reads."""
+        if self.task.type != "causal_lm":
+            return list(self.tokenizer(shown)["input_ids"])
         return self._encode(self._prompt(shown))
 
     def demonstrations(self, rows: Sequence[Mapping[str, Any]], template: str | None) -> str:

@@ -37,7 +37,7 @@ def input_and_target(
             )
         positions = [owners.index(word) for word in range(len(words))]
         return list(encoded["input_ids"]), [_label(renderer, tag, row) for tag in tags], positions
-    source = list(tokenizer(shown)["input_ids"])
+    source = renderer.prompt_ids(shown)
     if task.type == "seq_cls":
         return source, [_label(renderer, target, row)], None
     written = list(tokenizer(text_target=target)["input_ids"])

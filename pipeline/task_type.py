@@ -65,6 +65,7 @@ def load_for_task(
 
     logging.disable_progress_bar()
     # That a head is new is what is meant here, and no cause for a warning.
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     classes = {
         "seq2seq_lm": transformers.AutoModelForSeq2SeqLM,
@@ -90,6 +91,8 @@ def load_for_task(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise not_a_model(folder, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
     if model.config.pad_token_id is None:
         eos = model.config.eos_token_id
         model.config.pad_token_id = eos[0] if isinstance(eos, list) else eos

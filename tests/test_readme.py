@@ -9,6 +9,9 @@ from ruamel.yaml import YAML
 
 from pipeline.config import load_params
 from tests.conftest import CORPUS, ROOT
+from tests.prefix.architectures import SETTINGS
+from tests.prefix.encoders import ENCODER_DECODERS, ENCODERS
+from tests.prefix.table import BEGIN, END
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -48,3 +51,13 @@ def test_the_python_snippet(
 def test_the_folders_it_names_exist() -> None:
     for name in re.findall(r"`(pipeline/[a-z_]+/)`", README):
         assert (ROOT / name).is_dir(), name
+
+
+def test_it_shows_the_tables_of_architectures() -> None:
+    """Those of docs/architectures.md, as one command writes both."""
+    _, _, rest = README.partition(BEGIN)
+    shown = rest.partition(END)[0].splitlines()
+    written = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in written if line.startswith("|")]
+    assert [line for line in shown if line] == rows
+    assert len(rows) == len(SETTINGS) + len(ENCODER_DECODERS) + len(ENCODERS) + 4

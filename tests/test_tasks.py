@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.checks import check_files
 from pipeline.config import Params
 from pipeline.config.load import load_params
 from pipeline.errors import PipelineError
+from pipeline.inference.generator import Decoding, generator_of
 from pipeline.prefix import KVPrefix
+from pipeline.records import read_json, read_jsonl
 from pipeline.stages import baselines, evaluate, fetch_data, fetch_model, kv_prefix, report, train
 from pipeline.stages import tokenize as tokenize_stage
+from pipeline.task_checks import check_examples_fit_context
 from pipeline.variants import sweep
 from tests.conftest import tiny_model, tiny_params, tiny_tokenizer
 from tests.prefix.encoders import build
@@ -177,6 +182,13 @@ def test_peft_s_part_alone(folder: Path) -> None:
     run_stages(params)
     kv = KVPrefix.load(folder / "data/train/len4-corpus-seed0/prefix.safetensors")
     assert kv.parts == ("decoder", "decoder")
+    # What it writes is what it was measured by.
+    generator = generator_of(params, "len4-corpus-seed0")
+    predictions = read_jsonl(folder / "data/evaluate/len4-corpus-seed0/predictions.jsonl")
+    decoding = Decoding(params.evaluate.max_new_tokens)
+    for row in predictions:
+        assert generator(row["input"], decoding) == row["prediction"]
+    assert len({row["prediction"] for row in predictions}) > 1
 
 
 def test_the_frozen_model_is_the_same_and_the_run_repeats(folder: Path) -> None:
@@ -257,6 +269,40 @@ def test_a_mistake_in_params(folder: Path, name: str) -> None:
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "kind", "expected"),
+    [
+        ("t5", "causal_lm", "causal_lm needs a decoder alone, but t5 is an encoder-decoder"),
+        ("bert", "causal_lm", "needs a model that writes text, which a BertForMaskedLM does not"),
+        ("llama", "seq2seq_lm", "seq2seq_lm needs an encoder-decoder (T5, BART, ...), which llama"),
+    ],
+)
+def test_a_model_for_another_task(folder: Path, model: str, kind: str, expected: str) -> None:
+    params = params_for(folder, model, "seq_cls", task={"type": kind})
+    with pytest.raises(PipelineError, match=re.escape(expected)):
+        check_files(params)
+
+
+def test_parts_of_an_encoder_alone(folder: Path) -> None:
+    params = params_for(folder, "bert", "seq_cls", prefix={"parts": ["encoder", "cross"]})
+    with pytest.raises(PipelineError, match=r"prefix\.parts: .* which bert is not; use null"):
+        check_files(params)
+
+
+def test_examples_beyond_an_encoder_decoder_s_positions(folder: Path) -> None:
+    params = params_for(
+        folder, "bart", "seq2seq_lm", sweep={"initializations": ["random"], "lengths": [4, 120]}
+    )
+    for stage in (fetch_model, fetch_data, tokenize_stage):
+        stage.run(params)
+    config = read_json(folder / "data/model/config.json")
+    statistics = read_json(folder / "data/tokenized/statistics.json")
+    with pytest.raises(PipelineError, match=r"the longest input of train has \d+ tokens, "):
+        check_examples_fit_context(params, config, statistics)
+    fits = params.model_copy(update={"sweep": params.sweep.model_copy(update={"lengths": [4]})})
+    check_examples_fit_context(fits, config, statistics)
+
+
 def test_labels_that_do_not_fit(folder: Path) -> None:
     params = params_for(folder, "bert", "token_cls", task={"target_template": "{{ most }}"})
     fetch_model.run(params)
@@ -294,7 +340,6 @@ def test_what_only_text_has_is_refused(folder: Path) -> None:
     """The report keeps this project's own file; generate, export and import say why not."""
     from pipeline.adapters.export import export_adapter
     from pipeline.adapters.joining import join
-    from pipeline.inference.generator import generator_of
 
     params = params_for(folder, "bert", "seq_cls", sweep={"initializations": ["random"]})
     run_stages(params)

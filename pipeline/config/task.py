@@ -57,10 +57,13 @@ class TaskParams(Section):
         return self
 
 
-def refuse_other_tasks(task: TaskParams, what: str) -> None:
-    """Raise PipelineError for what is there for causal language models alone."""
-    if task.type != "causal_lm":
+def refuse_other_tasks(
+    task: TaskParams, what: str, served: tuple[str, ...] = ("causal_lm",)
+) -> None:
+    """Raise PipelineError for what is there for tasks of other types alone."""
+    if task.type not in served:
         raise PipelineError(
-            f"task.type: {task.type} has no `{what}`, which is for causal_lm alone; the trained "
-            "prefixes are data/train/<variant>/prefix.safetensors, for pipeline.prefix in Python"
+            f"task.type: {task.type} has no `{what}`, which is for {' and '.join(served)} alone; "
+            "the trained prefixes are data/train/<variant>/prefix.safetensors, for pipeline.prefix "
+            "in Python"
         )

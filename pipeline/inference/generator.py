@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from pipeline.prefix import KVPrefix, PrefixModel
 
+_WRITES = ("causal_lm", "seq2seq_lm")
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -51,7 +53,7 @@ class TextGenerator:
     def __call__(
         self, text: str, decoding: Decoding, streamer: "BaseStreamer | None" = None
     ) -> str:
-        """The continuation of one input, without surrounding white space.
+        """What the model writes for one input, without surrounding white space.
 
         One input at a time: what an input is batched with can change a tie in bfloat16, and the
         same input has to give the same text wherever it is asked.
@@ -66,25 +68,35 @@ class TextGenerator:
             streamer=streamer,
             **self._settings(decoding),
         )
-        answer = self.tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
+        # An encoder-decoder does not say its input again.
+        begin = 0 if self._task.type == "seq2seq_lm" else ids.shape[1]
+        answer = self.tokenizer.decode(generated[0, begin:], skip_special_tokens=True)
         return str(answer).strip()
 
     def _settings(self, decoding: Decoding) -> dict[str, Any]:
-        """What chooses the next token as the evaluation does, whatever the model's own settings."""
-        model_ends = self.model.frozen_model.generation_config.eos_token_id
-        listed = model_ends if isinstance(model_ends, list) else [model_ends]
-        ends = {end for end in [*listed, self.tokenizer.eos_token_id] if end is not None}
+        """What chooses the next token as the evaluation does.
+
+        A decoder's own settings are overridden; an encoder-decoder's stay, but for beams.
+        """
         samples = decoding.temperature > 0
-        return {
-            "eos_token_id": sorted(ends) or None,
-            "pad_token_id": self.tokenizer.pad_token_id,
+        settings = {
             "max_new_tokens": decoding.max_new_tokens,
-            "repetition_penalty": 1.0,
             "do_sample": samples,
             # transformers' defaults where nothing is sampled: it warns of any other.
             "temperature": decoding.temperature if samples else 1.0,
             "top_p": decoding.top_p if samples else 1.0,
             "top_k": 0 if samples else 50,
+        }
+        if self._task.type == "seq2seq_lm":
+            return {**settings, "num_beams": 1}
+        model_ends = self.model.frozen_model.generation_config.eos_token_id
+        listed = model_ends if isinstance(model_ends, list) else [model_ends]
+        ends = {end for end in [*listed, self.tokenizer.eos_token_id] if end is not None}
+        return {
+            **settings,
+            "eos_token_id": sorted(ends) or None,
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "repetition_penalty": 1.0,
         }
 
 
@@ -93,7 +105,7 @@ def generator_of(params: Params, variant: str) -> TextGenerator:
 
     Raises PipelineError or PrefixError when it is not known, not trained, or does not fit.
     """
-    refuse_other_tasks(params.task, "generate")
+    refuse_other_tasks(params.task, "generate", _WRITES)
     name = choose(params, variant)
     return load_generator(
         paths.MODEL,
@@ -115,12 +127,12 @@ def load_generator(
 
     Raises PipelineError or PrefixError when either is missing or they do not fit together.
     """
-    from pipeline.frozen_model import load_frozen_model, load_tokenizer
+    from pipeline.frozen_model import load_tokenizer
     from pipeline.prefix import PrefixModel
-    from pipeline.task_type import config_of
+    from pipeline.task_type import TaskType, config_of, load_for_task
 
-    refuse_other_tasks(task, "generate")
-    frozen = load_frozen_model(model_folder, compute)
+    refuse_other_tasks(task, "generate", _WRITES)
+    frozen, _ = load_for_task(model_folder, compute, TaskType(task.type))
     kv = prefix_of(frozen)
     model = PrefixModel(frozen, config_of(kv, prefix_always_visible))
     model.load_kv_prefix(kv)

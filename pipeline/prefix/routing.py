@@ -3,7 +3,8 @@
 Encoders and cross-attention have no growing KV cache to come in through. What every attention of
 a transformers model does have is a call of the function that its configuration names, with query,
 keys, values and mask ready. While a model is routed, that function is ours: it shows the call to a
-handler, and passes what the handler returns on to the implementation that the model had before.
+handler, and passes what the handler returns on to the implementation that the model had before:
+`eager`, or `sdpa` also in place of FlashAttention and FlexAttention, whose masks hold no prefix.
 """
 
 import sys

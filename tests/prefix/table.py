@@ -1,19 +1,23 @@
-"""Prints the tables of architectures, from the results of the tests that it runs.
+"""Writes the tables of architectures, from the results of the tests that it runs.
 
-python -m tests.prefix.table > docs/architectures.md
+`python -m tests.prefix.table` writes docs/architectures.md, and its tables into README.md.
 """
 
-import contextlib
 import sys
 from collections import defaultdict
 
 import pytest
 
+from pipeline.records import write_text
+from tests.conftest import ROOT
 from tests.prefix.architectures import SETTINGS
 from tests.prefix.encoders import ENCODER_DECODERS, ENCODERS
 
 FILE = "tests/prefix/test_architectures.py"
 ENCODER_FILE = "tests/prefix/test_encoders.py"
+BEGIN, END = "<!-- architectures -->", "<!-- end of architectures -->"
+"""README.md holds the tables between these."""
+
 COLUMNS = {
     "test_identity": "identity",
     "test_generation": "generation",
@@ -81,32 +85,36 @@ def _architecture(given: str) -> str:
 
 
 def main() -> int:
-    """Run the tests, print the tables, and return pytest's exit code."""
+    """Run the tests, write the tables, and return pytest's exit code."""
     outcomes = Outcomes()
-    with contextlib.redirect_stdout(sys.stderr):
-        code = pytest.main([FILE, ENCODER_FILE, "-q"], plugins=[outcomes])
-    print("# Architectures\n")
-    print(
+    code = pytest.main([FILE, ENCODER_FILE, "-q"], plugins=[outcomes])
+    decoders = _table(list(SETTINGS), COLUMNS, outcomes)
+    encoders = _table([*ENCODER_DECODERS, *ENCODERS], ENCODER_COLUMNS, outcomes)
+    write_text(
+        ROOT / "docs" / "architectures.md",
+        "# Architectures\n\n"
         "Made by `python -m tests.prefix.table` from the results of the tests in\n"
         f"`{FILE}`, on tiny random models in float32 with prefixes longer than\n"
-        "their sliding windows.\n"
-    )
-    _print_table(list(SETTINGS), COLUMNS, outcomes)
-    print("\n## Encoder-decoders, and encoders with a head\n")
-    print(
+        f"their sliding windows.\n\n{decoders}\n"
+        "## Encoder-decoders, and encoders with a head\n\n"
         f"From `{ENCODER_FILE}`. What identity means for each part, and where it\n"
-        "is not exact, is in [method.md](method.md#encoders-and-cross-attention).\n"
+        "is not exact, is in [method.md](method.md#encoders-and-cross-attention).\n\n"
+        f"{encoders}",
     )
-    _print_table([*ENCODER_DECODERS, *ENCODERS], ENCODER_COLUMNS, outcomes)
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    write_text(readme, f"{before}{BEGIN}\n\n{decoders}\n{encoders}\n{END}{after}")
     return int(code)
 
 
-def _print_table(names: list[str], columns: dict[str, str], outcomes: Outcomes) -> None:
-    print("| architecture |", " | ".join(columns.values()), "|")
-    print("| --- |" + " --- |" * len(columns))
+def _table(names: list[str], columns: dict[str, str], outcomes: Outcomes) -> str:
+    rows = [["architecture", *columns.values()], ["---"] * (len(columns) + 1)]
     for name in names:
-        cells = [_cell(name, test, outcomes.table[name].get(test)) for test in columns]
-        print(f"| {name} |", " | ".join(cells), "|")
+        rows.append(
+            [name, *(_cell(name, test, outcomes.table[name].get(test)) for test in columns)]
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _cell(name: str, test: str, outcome: str | None) -> str:
