@@ -33,7 +33,7 @@ lint: setup ## Check style and types
 	mypy
 
 test: lint ## Run lint, types and all tests
-	python -m pytest --numprocesses 2 --dist loadfile
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup ## Compare training and evaluation speed with PEFT
 	python -m benchmarks

@@ -56,6 +56,30 @@ def pad(examples: Sequence[Example], pad_token_id: int, device: "torch.device") 
     return Batch(input_ids.to(device), attention_mask.to(device), labels.to(device))
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Examples in one row, one after another: `input_ids` int64 `[tokens]`, the tokens of each
+    example, and where in the row the target's tokens stand, int64 `[targets]`."""
+
+    input_ids: "torch.Tensor"
+    lengths: list[int]
+    targets: "torch.Tensor"
+
+
+def pack(examples: Sequence[Example], device: "torch.device") -> Packed:
+    """One row of examples, inputs and targets, without padding."""
+    import torch
+
+    ids: list[int] = []
+    targets: list[int] = []
+    for example in examples:
+        start = len(ids)
+        ids.extend(example["input_ids"])
+        targets.extend(range(start + example["target_start"], len(ids)))
+    lengths = [len(example["input_ids"]) for example in examples]
+    return Packed(torch.tensor(ids, device=device), lengths, torch.tensor(targets, device=device))
+
+
 def training_order(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
     """Batches of example indices without end: a new seeded shuffle for every epoch.
 

@@ -20,3 +20,8 @@ class StoppedError(PipelineError):
 
 class DivergedError(PipelineError):
     """A training whose numbers are of no use any more."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, for a sentence of ours; its class if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.training import Compute
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -70,11 +70,19 @@ def resolve_device(name: str) -> "torch.device":
     return device
 
 
+def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """The tokens that end a generated text: the model's own and the tokenizer's."""
+    generation = model.generation_config
+    ends = None if generation is None else generation.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return {int(end) for end in [*listed, tokenizer.eos_token_id] if end is not None}
+
+
 def not_a_model(folder: Path, error: Exception) -> PipelineError:
     """The error to raise for a folder that transformers cannot load as asked."""
     if not folder.exists():
         return PipelineError(f"{folder}: no frozen model here yet; run `dvc repro fetch_model`")
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return PipelineError(
-        f"{folder}: holds no usable model ({reason}); run `dvc repro --force fetch_model`"
+        f"{folder}: holds no usable model ({first_line(error)}); "
+        "run `dvc repro --force fetch_model`"
     )

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.batching import IGNORED, Example, of_like_length, pad
+from pipeline.batching import IGNORED, Example, of_like_length, pack, pad
 
 if TYPE_CHECKING:
     import torch
@@ -45,27 +45,17 @@ class TargetLoss:
         return summed_cross_entropy(predicting, labels, weight)
 
     def _packed(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
-        import torch
-
         from pipeline.prefix import PrefixModel
         from pipeline.prefix.packed import packed_logits
 
-        lengths = [len(example["input_ids"]) for example in examples]
-        ids = [token for example in examples for token in example["input_ids"]]
-        targets: list[int] = []
-        start = 0
-        for example, length in zip(examples, lengths, strict=True):
-            targets.extend(range(start + example["target_start"], start + length))
-            start += length
-        device = self.model.device
-        input_ids = torch.tensor(ids, device=device)
-        at = torch.tensor(targets, device=device)
+        row = pack(examples, self.model.device)
         # The logits that predict a token are at the position before it.
+        predicting = row.targets - 1
         if isinstance(self.model, PrefixModel):
-            logits = self.model.packed_logits(input_ids, lengths, at - 1)
+            logits = self.model.packed_logits(row.input_ids, row.lengths, predicting)
         else:
-            logits = packed_logits(self.model, input_ids, lengths, None, at - 1)
-        return logits, input_ids[at]
+            logits = packed_logits(self.model, row.input_ids, row.lengths, None, predicting)
+        return logits, row.input_ids[row.targets]
 
     def _padded(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
         import torch

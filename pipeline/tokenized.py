@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.atomic import atomic_folder
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.rendering import TokenizedExample
 from pipeline.task_type import CAUSAL_LM, TaskType
 
@@ -65,9 +65,8 @@ def load_split(folder: Path, name: str) -> "Dataset":
             raise ValueError("no tokenized examples")
         split[len(split) - 1]
     except Exception as error:  # datasets and pyarrow raise all kinds for a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PipelineError(
-            f"{path}: is damaged ({reason}); run `dvc repro --force tokenize`"
+            f"{path}: is damaged ({first_line(error)}); run `dvc repro --force tokenize`"
         ) from error
     return split
 

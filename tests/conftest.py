@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -23,6 +24,21 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+# The files that take longest, so that no worker begins one while the other has nothing left. The
+# first builds the sweep that others copy, and the second needs none.
+LONGEST_FIRST = (
+    *("test_using.py", "test_kills.py", "test_dvc.py", "test_reruns.py", "test_pipeline.py"),
+    *("test_fuzz.py", "test_writes.py", "test_tasks.py", "test_mlflow.py", "test_report.py"),
+    *("test_smollm2.py", "test_adapted.py", "test_encoders.py", "test_baselines.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by `LONGEST_FIRST`; pytest-xdist hands them out in this order."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -96,6 +112,12 @@ def rows(split: str, count: int) -> list[dict[str, str]]:
     ]
 
 
+def sweep_of(lengths: list[int], initializations: list[str]) -> dict[str, Any]:
+    """The section `sweep` of variants with one seed and all of the training split."""
+    grid = {"lengths": lengths, "initializations": initializations, "seeds": [0]}
+    return {**grid, "train_sizes": [], "in_context": []}
+
+
 def tiny_params(model_folder: Path) -> dict[str, Any]:
     """A sweep of four variants over a toy task that runs in seconds."""
     return {
@@ -118,13 +140,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
             "random": {"type": "random", "path": "data/model/config.json"},
             "corpus": {"type": "corpus_text", "path": "inputs/corpus.txt"},
         },
-        "sweep": {
-            "lengths": [2, 4],
-            "initializations": ["random", "corpus"],
-            "seeds": [0],
-            "train_sizes": [],
-            "in_context": [],
-        },
+        "sweep": sweep_of([2, 4], ["random", "corpus"]),
         "kv_prefix": {"max_length": 16},
         "prefix": {},
         "train": {
@@ -226,24 +242,35 @@ def workspace(tmp_path: Path, model_folder: Path) -> Workspace:
     return make_workspace(tmp_path, model_folder)
 
 
+def copied(workspace: Workspace, root: Path) -> Workspace:
+    """A workspace elsewhere with the same files; its MLflow runs are its own."""
+    from mlflow import MlflowClient
+
+    shutil.copytree(workspace.root, root, symlinks=True)
+    mlflow = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    for run in mlflow.search_runs([e.experiment_id for e in mlflow.search_experiments()]):
+        # Runs of another folder are another workspace's, and would be left alone.
+        label = run.data.tags["workspace"].replace(str(workspace.root), str(root))
+        mlflow.set_tag(run.info.run_id, "workspace", label)
+    return Workspace(root)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Workspace:
-    """A workspace after its first `dvc repro`."""
-    workspace = make_workspace(tmp_path_factory.mktemp("finished"), model_folder)
-    (workspace.root / "first_output.txt").write_text(workspace.run("dvc", "repro").stdout)
-    return workspace
+    """A workspace after its first `dvc repro`, which runs once for all of pytest-xdist's workers.
+
+    Each worker has a copy: DVC would lock the one out while the other looks at it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "first-sweep"
+    with FileLock(f"{root}.lock"):
+        if not (root / "first_output.txt").exists():
+            output = make_workspace(root, model_folder).run("dvc", "repro").stdout
+            (root / "first_output.txt").write_text(output)
+    return copied(Workspace(root), own / "finished")
 
 
 @pytest.fixture
 def copy(finished: Workspace, tmp_path: Path) -> Workspace:
-    """The finished workspace, to edit; its MLflow runs are its own."""
-    from mlflow import MlflowClient
-
-    shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)
-    workspace = Workspace(tmp_path / "copy")
-    mlflow = MlflowClient(tracking_uri=f"sqlite:///{workspace.root / 'mlflow.db'}")
-    for run in mlflow.search_runs([e.experiment_id for e in mlflow.search_experiments()]):
-        # Runs of another folder are another workspace's, and would be left alone.
-        label = run.data.tags["workspace"].replace(str(finished.root), str(workspace.root))
-        mlflow.set_tag(run.info.run_id, "workspace", label)
-    return workspace
+    """The finished workspace, to edit."""
+    return copied(finished, tmp_path / "copy")

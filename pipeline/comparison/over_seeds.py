@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.baselines import Baseline, all_baselines
 from pipeline.comparison.per_example import Comparer, averaged
-from pipeline.comparison.summary import ByName, sort_key
+from pipeline.comparison.summary import ByName, best_baseline, sort_key
 from pipeline.config import Params
 from pipeline.evaluation.metrics import ALWAYS
 from pipeline.variants import Variant, sweep
@@ -42,7 +42,7 @@ def over_seeds(table: "pd.DataFrame", statistics: ByName, params: Params) -> "pd
     pooled = {
         name: averaged(statistics[member] for member in members) for name, members in groups.items()
     }
-    best = _best_baseline(rows, params)
+    best = best_baseline(rows, params)
     comparer = Comparer(params.report.resamples, params.report.seed)
     for row in rows:
         if best is not None and row["kind"] == "variant":
@@ -71,10 +71,3 @@ def _groups(params: Params) -> dict[str, list[str]]:
 def _scores(params: Params) -> list[str]:
     metrics = (*ALWAYS, *params.metrics)
     return [f"{split}_{metric}" for split in params.evaluate.splits for metric in metrics]
-
-
-def _best_baseline(rows: list[dict[str, Any]], params: Params) -> str | None:
-    key, ascending = sort_key(params)
-    sign = 1 if ascending else -1
-    ranked = sorted((sign * row[key], row["name"]) for row in rows if row["kind"] == "baseline")
-    return ranked[0][1] if ranked else None

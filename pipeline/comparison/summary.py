@@ -38,7 +38,7 @@ def summarize(params: Params, statistics: ByName) -> "pd.DataFrame":
     import pandas as pd
 
     rows = _rows(params)
-    best = _best_baseline(rows, params)
+    best = best_baseline(rows, params)
     comparer = Comparer(params.report.resamples, params.report.seed)
     for row in rows:
         own = statistics[row["name"]]
@@ -56,6 +56,14 @@ def sort_key(params: Params) -> tuple[str, bool]:
     """The column that tables are sorted by, and whether less is better."""
     sort_by = params.report.sort_by
     return f"{params.report.split}_{sort_by}", sort_by not in HIGHER_IS_BETTER
+
+
+def best_baseline(rows: list[dict[str, Any]], params: Params) -> str | None:
+    """The baseline that a table's variants are compared with; None if there is none."""
+    key, ascending = sort_key(params)
+    sign = 1 if ascending else -1
+    ranked = sorted((sign * row[key], row["name"]) for row in rows if row["kind"] == "baseline")
+    return ranked[0][1] if ranked else None
 
 
 def loss_by_length(table: "pd.DataFrame", params: Params) -> "pd.DataFrame":
@@ -119,13 +127,6 @@ def _rows(params: Params) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _best_baseline(rows: list[dict[str, Any]], params: Params) -> str | None:
-    key, ascending = sort_key(params)
-    sign = 1 if ascending else -1
-    ranked = sorted((sign * row[key], row["name"]) for row in rows if row["kind"] == "baseline")
-    return ranked[0][1] if ranked else None
 
 
 def _measured_columns(table: "pd.DataFrame", params: Params) -> list[str]:

@@ -12,6 +12,7 @@ from pipeline.config.training import EvaluateParams
 from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
+from pipeline.frozen_model import end_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +49,7 @@ def measure_examples(
         + max(params.max_new_tokens, len(row["input_ids"]) - row["target_start"])
         for row in rows
     ]  # fmt: skip
-    ends = _end_tokens(model, tokenizer)
+    ends = end_tokens(getattr(model, "frozen_model", model), tokenizer)
     outcomes: dict[int, Outcome] = {}
     bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="example")
     with torch.inference_mode(), bar:
@@ -64,10 +65,3 @@ def measure_examples(
                 outcomes[index] = Outcome(loss, text.strip(), len(ids), seconds)
             bar.update(len(indices))
     return [outcomes[index] for index in range(len(rows))]
-
-
-def _end_tokens(model: Any, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    frozen: Any = getattr(model, "frozen_model", model)
-    ends = frozen.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [ends]
-    return {int(end) for end in [*listed, tokenizer.eos_token_id] if end is not None}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.batching import Example
+from pipeline.batching import Example, pack
 
 
 class PackedBatch:
@@ -30,8 +30,6 @@ class PackedBatch:
         )
 
     def __init__(self, model: Any, examples: Sequence[Example], max_new_tokens: int) -> None:
-        import torch
-
         from pipeline.prefix import PrefixModel
         from pipeline.prefix.decoding import PackedCache
         from pipeline.prefix.packed import packed_logits
@@ -40,21 +38,15 @@ class PackedBatch:
         self._prefix = model.kv_prefix() if isinstance(model, PrefixModel) else None
         self._counts = [len(row["input_ids"]) - row["target_start"] for row in examples]
         self._cache = PackedCache([row["target_start"] for row in examples], max_new_tokens)
-        ids = torch.tensor([token for row in examples for token in row["input_ids"]])
-        targets: list[int] = []
-        end = 0
-        for row in examples:
-            start, end = end + row["target_start"], end + len(row["input_ids"])
-            targets.extend(range(start, end))
-        at = torch.tensor(targets)
-        self._targets = ids[at]
+        packed = pack(examples, self._model.device)
+        self._targets = packed.input_ids[packed.targets]
         # The logits that predict a token are at the position before it.
         self._logits = packed_logits(
             self._model,
-            ids,
-            [len(row["input_ids"]) for row in examples],
+            packed.input_ids,
+            packed.lengths,
             self._prefix,
-            at - 1,
+            packed.targets - 1,
             self._cache,
         )
 

@@ -9,6 +9,7 @@ from pipeline import paths
 from pipeline.config import Params
 from pipeline.config.task import TaskParams, refuse_other_tasks
 from pipeline.config.training import Compute
+from pipeline.frozen_model import end_tokens
 from pipeline.inference.selection import choose, load_prefix
 from pipeline.rendering import Renderer, render
 
@@ -89,9 +90,7 @@ class TextGenerator:
         }
         if self._task.type == "seq2seq_lm":
             return {**settings, "num_beams": 1}
-        model_ends = self.model.frozen_model.generation_config.eos_token_id
-        listed = model_ends if isinstance(model_ends, list) else [model_ends]
-        ends = {end for end in [*listed, self.tokenizer.eos_token_id] if end is not None}
+        ends = end_tokens(self.model.frozen_model, self.tokenizer)
         return {
             **settings,
             "eos_token_id": sorted(ends) or None,

@@ -7,10 +7,12 @@ on torch's operators instead, more slowly.
 
 import ctypes
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,9 @@ def attention_forward(
     heads, tokens, dim = query.shape
     out = query.new_empty(tokens, heads, dim)
     lse = query.new_empty(heads, tokens, dtype=torch.float32)
-    call = _Call([query, key, value, prefix_key, prefix_value], lengths, scaling)
-    call("forward", _pointer(out), _pointer(lse))
+    states = [query, key, value, prefix_key, prefix_value]
+    sizes = _sizes(query, key.shape[0], prefix_key, len(lengths))
+    _run("forward", sizes, [_starts(lengths)], scaling, states, _pointer(out), _pointer(lse))
     return out.transpose(0, 1), lse
 
 
@@ -88,9 +91,10 @@ def attention_backward(
         for t in ((query, key, value) if for_input else ())
     ]
     prefix = [torch.empty(prefix_key.shape, dtype=torch.float32) for _ in range(2)]
-    call = _Call([query, key, value, prefix_key, prefix_value, grad, out], lengths, scaling)
-    outputs: list[Any] = [_pointer(t) for t in inputs] or [None] * 3
-    call("backward", _pointer(lse), _pointers(outputs), _pointers([_pointer(t) for t in prefix]))
+    states = [query, key, value, prefix_key, prefix_value, grad, out]
+    sizes = _sizes(query, key.shape[0], prefix_key, len(lengths))
+    outputs = _pointer(lse), _pointers(inputs or [None] * 3), _pointers(prefix)
+    _run("backward", sizes, [_starts(lengths)], scaling, states, *outputs)
     turned: list[Any] = [t.transpose(0, 1) for t in inputs] or [None] * 3
     return turned[0], turned[1], turned[2], prefix[0], prefix[1]
 
@@ -119,58 +123,57 @@ def attention_to_cache(
     Returns:
         `[num_heads, rows, dim]` in the query's dtype.
     """
-    library = _library()
-    assert library is not None, "asked of `available` before"
     heads, rows, dim = query.shape
     out = query.new_empty(rows, heads, dim)
-    sizes = [rows, heads, keys.shape[1], dim, prefix_key.shape[1], keys.shape[-1]]
-    states = [t if t.stride(-1) == 1 else t.contiguous() for t in (query, prefix_key, prefix_value)]
-    getattr(library, f"decode_{_NAMES[query.dtype]}")(
-        _integers(sizes),
-        _integers(slots),
-        _integers(counts),
-        ctypes.c_float(scaling),
-        _pointers([_pointer(t) for t in (*states, keys, values)]),
-        _integers([stride for t in states for stride in t.stride()[:2]]),
-        _pointer(out),
-    )
+    states = [query, prefix_key, prefix_value, keys, values]
+    sizes = _sizes(query, keys.shape[1], prefix_key, keys.shape[-1])
+    _run("decode", sizes, [slots, counts], scaling, states, _pointer(out))
     return out.transpose(0, 1)
 
 
-class _Call:
-    """The arguments that both passes share, as the library takes them."""
+def _run(
+    name: str,
+    sizes: list[int],
+    indices: list[list[int]],
+    scaling: float,
+    states: list[Tensor],
+    *outputs: Any,
+) -> None:
+    """Call the library's function for the dtype of `states`, of which the first is the query."""
+    library = _library()
+    assert library is not None, "asked of `available` before"
+    dtype = _NAMES[states[0].dtype]
+    # Held until the call has returned, copies too.
+    states = [t if t.stride(-1) == 1 else t.contiguous() for t in states]
+    getattr(library, f"{name}_{dtype}")(
+        _integers(sizes),
+        *map(_integers, indices),
+        ctypes.c_float(scaling),
+        _pointers(states),
+        _integers([stride for t in states for stride in t.stride()[:2]]),
+        *outputs,
+    )
 
-    def __init__(self, states: list[Tensor], lengths: list[int], scaling: float) -> None:
-        query, key, _, prefix_key = states[:4]
-        # Held here, so that a copy lives as long as the call.
-        self.states = [t if t.stride(-1) == 1 else t.contiguous() for t in states]
-        assert prefix_key.dtype == torch.float32, "the prefix is trained in float32"
-        heads, tokens, dim = query.shape
-        sizes = [tokens, heads, key.shape[0], dim, prefix_key.shape[1], len(lengths)]
-        starts = [0]
-        for length in lengths:
-            starts.append(starts[-1] + length)
-        strides = [stride for t in self.states for stride in t.stride()[:2]]
-        self.arguments = (
-            _integers(sizes),
-            _integers(starts),
-            ctypes.c_float(scaling),
-            _pointers([_pointer(t) for t in self.states]),
-            _integers(strides),
-        )
 
-    def __call__(self, name: str, *rest: Any) -> None:
-        library = _library()
-        assert library is not None, "asked of `available` before"
-        getattr(library, f"{name}_{_NAMES[self.states[0].dtype]}")(*self.arguments, *rest)
+def _sizes(query: Tensor, kv_heads: int, prefix_key: Tensor, last: int) -> list[int]:
+    """The sizes that every function of the library takes, and a last one of its own."""
+    assert prefix_key.dtype == torch.float32, "the prefix is trained in float32"
+    heads, tokens, dim = query.shape
+    return [tokens, heads, kv_heads, dim, prefix_key.shape[1], last]
+
+
+def _starts(lengths: list[int]) -> list[int]:
+    """Where each example starts, and where the last one ends."""
+    return [0, *itertools.accumulate(lengths)]
 
 
 def _integers(values: list[int]) -> Any:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def _pointers(values: list[Any]) -> Any:
-    return (ctypes.c_void_p * len(values))(*values)
+def _pointers(tensors: Sequence[Tensor | None]) -> Any:
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -38,23 +38,11 @@ def merged_attention(
     Returns:
         `[num_heads, tokens, head_dim]` in the query's dtype.
     """
-    attention = attention_by_operators
+    arguments = query, key, value, prefix_key, prefix_value, lengths, scaling
     if query.device.type == "cuda":
-        attention = flex_attention_to_prefix
-    elif available(query, key, value):
-        attention = _attention_by_kernel
-    return attention(query, key, value, prefix_key, prefix_value, lengths, scaling)
-
-
-def _attention_by_kernel(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor | None,
-    prefix_value: Tensor | None,
-    lengths: list[int],
-    scaling: float,
-) -> Tensor:
+        return flex_attention_to_prefix(*arguments)
+    if not available(query, key, value):
+        return attention_by_operators(*arguments)
     if prefix_key is None or prefix_value is None:
         prefix_key = prefix_value = key[:, :0].detach()
     result: Tensor = _KernelAttention.apply(

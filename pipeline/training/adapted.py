@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.trained_baselines import Lora, TrainedBaseline
 from pipeline.config.training import Compute
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.frozen_model import load_frozen_model
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ def _add_lora(model: "PreTrainedModel", baseline: Lora) -> None:
     try:
         model.add_adapter(config)
     except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PipelineError(f"trained_baselines: PEFT refuses LoRA's settings: {reason}") from error
+        raise PipelineError(
+            f"trained_baselines: PEFT refuses LoRA's settings: {first_line(error)}"
+        ) from error
     for parameter in model.parameters():
         if parameter.requires_grad:
             # PEFT's own default too: small updates of half-precision matrices round away.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.config.training import TrainParams
@@ -19,21 +20,32 @@ def planned_steps(params: TrainParams, examples: int) -> int:
     return max(1, math.ceil(params.epochs * examples / per_step))
 
 
+def rate_share(step: int, schedule: str, warmup_steps: int, steps: int) -> float:
+    """What the learning rate is multiplied by at a step, to the bit as transformers has it.
+
+    Written out here because `transformers.get_scheduler` imports the trainer, and with it PEFT
+    where that is installed: seconds that every training would wait.
+    """
+    if step < warmup_steps:
+        return step / max(1, warmup_steps)
+    if schedule == "constant":
+        return 1.0
+    if schedule == "linear":
+        return max(0.0, (steps - step) / max(1, steps - warmup_steps))
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
 def build_optimizer(
     parameters: Iterable["torch.nn.Parameter"], params: TrainParams, steps: int
 ) -> tuple["torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler"]:
-    """AdamW (betas 0.9 and 0.999, epsilon 1e-8) with transformers' schedule of that name."""
+    """AdamW (betas 0.9 and 0.999, epsilon 1e-8) with the schedule that params name."""
     import torch
-    from transformers import get_scheduler
 
     optimizer = torch.optim.AdamW(
         parameters, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )
-    schedule = get_scheduler(
-        # transformers calls a constant rate after a warm-up by another name.
-        "constant_with_warmup" if params.schedule == "constant" else params.schedule,
-        optimizer,
-        num_warmup_steps=params.warmup_steps,
-        num_training_steps=steps,
+    share = partial(
+        rate_share, schedule=params.schedule, warmup_steps=params.warmup_steps, steps=steps
     )
-    return optimizer, schedule
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)

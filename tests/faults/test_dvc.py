@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Workspace
+from tests.conftest import Workspace, sweep_of
 from tests.sweep_runs import ran, runs
 
 pytestmark = pytest.mark.real
@@ -19,17 +19,7 @@ pytestmark = pytest.mark.real
 
 def small(workspace: Workspace) -> None:
     """One variant, and everything committed."""
-
-    def change(params: dict[str, Any]) -> None:
-        params["sweep"] = {
-            "lengths": [2],
-            "initializations": ["corpus"],
-            "seeds": [0],
-            "train_sizes": [],
-            "in_context": [],
-        }
-
-    workspace.edit(change)
+    workspace.edit(lambda params: params.update(sweep=sweep_of([2], ["corpus"])))
     commit(workspace)
 
 
@@ -88,13 +78,7 @@ def test_experiments_beside_each_other(copy: Workspace) -> None:
 
 def test_a_diverging_variant_leaves_the_others_alone(copy: Workspace) -> None:
     def change(params: dict[str, Any]) -> None:
-        params["sweep"] = {
-            "lengths": [2],
-            "initializations": ["huge", "zero"],
-            "seeds": [0],
-            "train_sizes": [],
-            "in_context": [],
-        }
+        params["sweep"] = sweep_of([2], ["huge", "zero"])
         shape = "data/model/config.json"
         params["initializations"]["huge"] = {"type": "random", "path": shape, "scale": 1e38}
         params["initializations"]["zero"] = {"type": "zero", "path": shape}

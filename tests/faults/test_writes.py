@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 
 from pipeline.cli import main
+from tests.conftest import sweep_of
 from tests.faults.injection import Faults, errors, injected
 from tests.faults.training_folder import VARIANT, faulty_params, make_training_folder, write_params
 
@@ -36,13 +37,7 @@ def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("writes")
     make_training_folder(folder)
     params = faulty_params(Path("inputs/model"))
-    params["sweep"] = {
-        "lengths": [2],
-        "initializations": ["corpus"],
-        "seeds": [0],
-        "train_sizes": [],
-        "in_context": [],
-    }
+    params["sweep"] = sweep_of([2], ["corpus"])
     params["train"] |= {"max_steps": 3, "eval_every_steps": 2}
     params["checkpoints"] = {"every_steps": 2}
     write_params(folder, params)

@@ -33,8 +33,7 @@ static void run_forward(const int64_t* sizes, const int64_t* starts, float scale
                         void* const* data, const int64_t* strides, void* out, float* lse) {
   forward<T>(shape(sizes, starts, scale), states<T>(data, strides, 0), states<T>(data, strides, 1),
              states<T>(data, strides, 2), states<float>(data, strides, 3),
-             states<float>(data, strides, 4),
-             static_cast<T*>(out), lse);
+             states<float>(data, strides, 4), static_cast<T*>(out), lse);
 }
 
 template <class T>
@@ -44,9 +43,9 @@ static void run_backward(const int64_t* sizes, const int64_t* starts, float scal
   backward<T>(shape(sizes, starts, scale), states<T>(data, strides, 5),
               states<T>(data, strides, 0), states<T>(data, strides, 1), states<T>(data, strides, 2),
               states<float>(data, strides, 3), states<float>(data, strides, 4),
-              states<T>(data, strides, 6),
-              lse, static_cast<T*>(grads[0]), static_cast<T*>(grads[1]), static_cast<T*>(grads[2]),
-              prefix_grads[0], prefix_grads[1]);
+              states<T>(data, strides, 6), lse, static_cast<T*>(grads[0]),
+              static_cast<T*>(grads[1]), static_cast<T*>(grads[2]), prefix_grads[0],
+              prefix_grads[1]);
 }
 
 // `sizes` with `room` in place of examples; `data`: the query, the prefix, the caches.
@@ -56,7 +55,8 @@ static void run_decode(const int64_t* sizes, const int64_t* slots, const int64_t
   const Cached<T> cached = {static_cast<const T*>(data[3]), static_cast<const T*>(data[4]),
                             sizes[5], slots, counts};
   decode<T>(shape(sizes, nullptr, scale), states<T>(data, strides, 0),
-            states<float>(data, strides, 1), states<float>(data, strides, 2), cached, static_cast<T*>(out));
+            states<float>(data, strides, 1), states<float>(data, strides, 2), cached,
+            static_cast<T*>(out));
 }
 
 extern "C" {

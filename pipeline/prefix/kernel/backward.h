@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "queries.h"
+#include "prefix.h"
 #include "weights.h"
 
 // What a block of queries and KEYS keys come to, [queries, keys]; and one of these as an operand.
@@ -16,7 +16,8 @@ template <class E> struct Queries {
   int64_t count = 0, m = 0;
   Floats from_keys;  // what the keys met so far owe to the queries, to be scaled
 
-  explicit Queries(int64_t dim) : from_keys(BLOCK * dim), states_(BLOCK * dim), grads_(BLOCK * dim) {}
+  explicit Queries(int64_t dim)
+      : from_keys(BLOCK * dim), states_(BLOCK * dim), grads_(BLOCK * dim) {}
 
   template <class T>
   void fill(const Shape& s, States<T> grad, States<T> query, States<T> out, const float* lse,
@@ -34,10 +35,10 @@ template <class E> struct Queries {
       delta_[i] = summed(sums);
     }
     std::fill(from_keys.begin(), from_keys.end(), 0.0f);
-    query_along = along(states_.data(), m, s.dim, pairs_[0]);
-    query_across = across(states_.data(), m, s.dim, pairs_[1]);
-    grad_along = along(grads_.data(), m, s.dim, pairs_[2]);
-    grad_across = across(grads_.data(), m, s.dim, pairs_[3]);
+    query_along_ = along(states_.data(), m, s.dim, pairs_[0]);
+    query_across_ = across(states_.data(), m, s.dim, pairs_[1]);
+    grad_along_ = along(grads_.data(), m, s.dim, pairs_[2]);
+    grad_across_ = across(grads_.data(), m, s.dim, pairs_[3]);
   }
 
   // Adds what these queries owe to keys `first` to `first + width`, and those to the queries.
@@ -48,9 +49,9 @@ template <class E> struct Queries {
             float* grad_value, bool add = true) {
     auto &[weights, changes, pairs] = scratch;
     const int64_t dim = s.dim, k = dim / PER<E>;
-    product<false>(m, width, k, query_along, k, 1, keys.turned(first),
+    product<false>(m, width, k, query_along_, k, 1, keys.turned(first),
                    keys.turned_row(first), weights.data(), width);
-    product<false>(m, width, k, grad_along, k, 1, values.turned(first),
+    product<false>(m, width, k, grad_along_, k, 1, values.turned(first),
                    values.turned_row(first), changes.data(), width);
     for (int64_t i = 0; i < m; i++) {
       const int64_t seen = i < count ? std::clamp<int64_t>(visible(i) - first, 0, width) : 0;
@@ -63,9 +64,9 @@ template <class E> struct Queries {
     product<true>(m, dim, width / PER<E>, along(changes.data(), m, width, pairs), width / PER<E>, 1,
                   keys.rows + first / PER<E> * dim, dim, from_keys.data(), dim);
     const E* change = across(changes.data(), m, width, pairs);
-    summed_over_queries(add, width, change, query_across, dim, grad_key + first * dim);
+    summed_over_queries(add, width, change, query_across_, dim, grad_key + first * dim);
     const E* weight = across(weights.data(), m, width, pairs);
-    summed_over_queries(add, width, weight, grad_across, dim, grad_value + first * dim);
+    summed_over_queries(add, width, weight, grad_across_, dim, grad_value + first * dim);
   }
 
  private:
@@ -79,7 +80,7 @@ template <class E> struct Queries {
 
   Floats states_, grads_;
   float lse_[BLOCK], delta_[BLOCK];
-  const E *query_along, *query_across, *grad_along, *grad_across;
+  const E *query_along_, *query_across_, *grad_along_, *grad_across_;
   std::vector<E> pairs_[4];
 };
 
@@ -92,17 +93,14 @@ static void narrow_rows(const Floats& from, int64_t rows, int64_t dim, float fac
 
 template <class T>
 static void backward(const Shape& s, States<T> grad, States<T> query, States<T> key,
-                     States<T> value, States<float> prefix_key, States<float> prefix_value, States<T> out,
-                     const float* lse, T* grad_query, T* grad_key, T* grad_value,
+                     States<T> value, States<float> prefix_key, States<float> prefix_value,
+                     States<T> out, const float* lse, T* grad_query, T* grad_key, T* grad_value,
                      float* grad_prefix_key, float* grad_prefix_value) {
   typedef typename Operand<T>::type E;
   const int64_t group = s.group(), rows = s.tokens * group, dim = s.dim;
   const bool for_input = grad_query != nullptr;
   Floats of_prefix(for_input ? s.heads * s.tokens * dim : 0);
-  static thread_local std::vector<Side<E>> kept_keys, kept_values;
-  auto &prefix_keys = kept_keys, &prefix_values = kept_values;  // this thread's, shared below
-  prefix_keys.resize(s.kv_heads);
-  prefix_values.resize(s.kv_heads);
+  const Prefix<E>& prefix = packed_prefix<E>(s, prefix_key, prefix_value);
   const int64_t width = padded(s.prefix, FILL), size = width * dim;
   static thread_local Floats kept_parts;
   if (int64_t(kept_parts.size()) < 2 * PARTS * s.kv_heads * size)
@@ -113,11 +111,6 @@ static void backward(const Shape& s, States<T> grad, States<T> query, States<T> 
     Queries<E> block(dim);
     Scratch<E> scratch;
     std::vector<Queries<E>> blocks;
-#pragma omp for schedule(dynamic)
-    for (int64_t h = 0; h < s.kv_heads; h++) {
-      prefix_keys[h].fill(prefix_key, h, 0, s.prefix, dim);
-      prefix_values[h].fill(prefix_value, h, 0, s.prefix, dim);
-    }
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < (s.prefix ? PARTS * s.kv_heads : 0); task++) {
       const int64_t h = task % s.kv_heads, part = task / s.kv_heads;
@@ -130,7 +123,7 @@ static void backward(const Shape& s, States<T> grad, States<T> query, States<T> 
                               std::min<int64_t>(BLOCK, rows - b * BLOCK));
       for (int64_t first = 0; first < width; first += KEYS)
         for (int64_t b = from; b < to; b++)
-          blocks[b - from].meet(s, prefix_keys[h], prefix_values[h], first,
+          blocks[b - from].meet(s, prefix.keys[h], prefix.values[h], first,
                                 std::min<int64_t>(KEYS, width - first),
                                 [&](int64_t) { return s.prefix; }, scratch,
                                 parts_key + task * size, parts_value + task * size, b > from);

@@ -2,11 +2,11 @@
 
 #pragma once
 
-#include "queries.h"
+#include "prefix.h"
 #include "weights.h"
 
-// Rows' caches: keys turned [slots, kv_heads, dim, room], values [slots, kv_heads, room, dim]; row i
-// has `counts[i]` tokens in slot `slots[i]`, its new one included. `room` is a multiple of LANES.
+// Rows' caches: keys turned [slots, kv_heads, dim, room], values [slots, kv_heads, room, dim]; row
+// i has `counts[i]` tokens in slot `slots[i]`, its new one included. `room` is a multiple of LANES.
 template <class T> struct Cached {
   const T *keys, *values;
   int64_t room;
@@ -14,23 +14,15 @@ template <class T> struct Cached {
 };
 
 template <class T>
-static void decode(const Shape& s, States<T> query, States<float> prefix_key, States<float> prefix_value,
-                   const Cached<T>& cached, T* out) {
+static void decode(const Shape& s, States<T> query, States<float> prefix_key,
+                   States<float> prefix_value, const Cached<T>& cached, T* out) {
   typedef typename Operand<T>::type E;
   const int64_t group = s.group(), dim = s.dim, room = cached.room;
   const float scale = s.scale * LOG2_E;
   const int64_t rows = s.tokens * group, together = std::max<int64_t>(1, BLOCK / group) * group;
-  static thread_local std::vector<Side<E>> kept_keys, kept_values;
-  auto &prefix_keys = kept_keys, &prefix_values = kept_values;  // this thread's, shared below
-  prefix_keys.resize(s.kv_heads);
-  prefix_values.resize(s.kv_heads);
+  const Prefix<E>& prefix = packed_prefix<E>(s, prefix_key, prefix_value);
 #pragma omp parallel
   {
-#pragma omp for schedule(dynamic)
-    for (int64_t h = 0; h < s.kv_heads; h++) {
-      prefix_keys[h].fill(prefix_key, h, 0, s.prefix, dim);
-      prefix_values[h].fill(prefix_value, h, 0, s.prefix, dim);
-    }
     const int64_t most = padded(together, ROWS);
     Floats queries(most * dim), outputs(most * dim), near(most * room);
     std::vector<E> query_pairs;
@@ -41,7 +33,7 @@ static void decode(const Shape& s, States<T> query, States<float> prefix_key, St
         const int64_t count = std::min(together, rows - row), m = padded(count, ROWS);
         gather(query, s, h, row, count, queries);
         const E* q = along(queries.data(), m, dim, query_pairs);
-        far.score(q, m, prefix_keys[h], prefix_keys[h].width, dim);
+        far.score(q, m, prefix.keys[h], prefix.keys[h].width, dim);
         std::vector<float> sums(count);
         for (int64_t i = 0; i < count; i++) {
           const int64_t example = (row + i) / group, tokens = cached.counts[example];
@@ -58,7 +50,7 @@ static void decode(const Shape& s, States<T> query, States<float> prefix_key, St
           sums[i] += far.exponentiate(i, s.prefix, scale, top);
         }
         std::fill(outputs.begin(), outputs.end(), 0.0f);
-        far.add_weighted(prefix_values[h], dim, outputs.data());
+        far.add_weighted(prefix.values[h], dim, outputs.data());
         for (int64_t i = 0; i < count; i++) {
           const int64_t example = (row + i) / group, tokens = cached.counts[example];
           const T* values = cached.values + (cached.slots[example] * s.kv_heads + h) * dim * room;

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "queries.h"
+#include "prefix.h"
 #include "weights.h"
 
 template <class T>
@@ -11,17 +11,9 @@ static void forward(const Shape& s, States<T> query, States<T> key, States<T> va
   typedef typename Operand<T>::type E;
   const int64_t group = s.group(), dim = s.dim;
   const float scale = s.scale * LOG2_E;
-  static thread_local std::vector<Side<E>> kept_keys, kept_values;
-  auto &prefix_keys = kept_keys, &prefix_values = kept_values;  // this thread's, shared below
-  prefix_keys.resize(s.kv_heads);
-  prefix_values.resize(s.kv_heads);
+  const Prefix<E>& prefix = packed_prefix<E>(s, prefix_key, prefix_value);
 #pragma omp parallel
   {
-#pragma omp for schedule(dynamic)
-    for (int64_t h = 0; h < s.kv_heads; h++) {
-      prefix_keys[h].fill(prefix_key, h, 0, s.prefix, dim);
-      prefix_values[h].fill(prefix_value, h, 0, s.prefix, dim);
-    }
     Side<E> keys, values;
     Floats queries(BLOCK * dim), outputs(BLOCK * dim);
     std::vector<E> query_pairs;
@@ -37,7 +29,7 @@ static void forward(const Shape& s, States<T> query, States<T> key, States<T> va
         const int64_t m = padded(count, ROWS);
         gather(query, s, h, first * group + row, count, queries);
         const E* q = along(queries.data(), m, dim, query_pairs);
-        far.score(q, m, prefix_keys[h], prefix_keys[h].width, dim);
+        far.score(q, m, prefix.keys[h], prefix.keys[h].width, dim);
         near.score(q, m, keys, padded((row + count - 1) / group + 1, FILL), dim);
         float sums[BLOCK];
         for (int64_t i = 0; i < count; i++) {
@@ -48,7 +40,7 @@ static void forward(const Shape& s, States<T> query, States<T> key, States<T> va
           lse[turned_place(s, h, first * group + row + i)] = top / LOG2_E + std::log(sums[i]);
         }
         std::fill(outputs.begin(), outputs.end(), 0.0f);
-        far.add_weighted(prefix_values[h], dim, outputs.data());
+        far.add_weighted(prefix.values[h], dim, outputs.data());
         near.add_weighted(values, dim, outputs.data());
         for (int64_t i = 0; i < count; i++) {
           T* to = out + place(s, h, first * group + row + i) * dim;

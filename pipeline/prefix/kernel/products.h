@@ -4,7 +4,7 @@
 
 #include "vectors.h"
 
-// ---- Operands of products ------------------------------------------------------------------------
+// ---- Operands of products -----------------------------------------------------------------
 
 // A product takes float32, or pairs of bfloat16 that one instruction multiplies and adds up: the
 // bits of two neighbours along the axis that is summed over.
@@ -14,8 +14,8 @@ static inline Vector multiplied(Vector sum, float left, const float* right) {
   return sum + left * load(right);
 }
 
-// [rows, columns] as an operand summed over its columns (`along`: [rows, columns / 2] pairs) or over
-// its rows (`across`: [rows / 2, columns] pairs). Both counts are multiples of LANES or of ROWS.
+// [rows, columns] as an operand summed over its columns (`along`: [rows, columns / 2] pairs) or
+// over its rows (`across`: [rows / 2, columns] pairs). Both counts are multiples of LANES or ROWS.
 static const float* along(const float* from, int64_t, int64_t, std::vector<float>&) {
   return from;
 }

@@ -20,7 +20,7 @@ constexpr int LANES = 4;
 #endif
 constexpr int ROWS = 8;       // of a register tile
 constexpr int BLOCK = 48;     // queries at once, of one example: causality skips whole blocks
-constexpr int KEYS = 128;     // keys at once, backward
+constexpr int KEYS = 128;     // keys at once
 constexpr int PARTS = 4;      // partial sums of the prefix's gradient
 
 typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
