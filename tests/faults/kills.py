@@ -2,7 +2,7 @@
 
 python -m tests.faults.kills --kills 50 --seed 0
 
-One process imports the stage once and forks a child for every start of it. It never computes a
+One process imports torch once and forks a child for every start of the stage. It never computes a
 gradient itself, since torch's autograd does not outlive a fork. Prints a JSON object a kill.
 """
 
@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline import paths
-from pipeline.config import load_params
-from pipeline.stages import train as stage
 from tests.faults.training_folder import OUTS, VARIANT, make_training_folder, outs, working_in
 
 _GOING_ON = re.compile(r"going on after step (\d+)")
@@ -48,6 +46,9 @@ def train(log: Path) -> int:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        from pipeline.config import load_params
+        from pipeline.stages import train as stage
+
         stage.run(load_params(), VARIANT)
         code = 0
     except BaseException as error:
@@ -99,9 +100,7 @@ def kill_once(
 
 def run(folder: Path, kills: int, seed: int) -> list[Outcome]:
     """The reference, then `kills` killed trainings, in a folder that is made here."""
-    # Once, for all children: what the stage imports when it gets there.
-    import git  # noqa: F401
-    import mlflow.tracking.context.registry  # noqa: F401
+    import mlflow  # noqa: F401  # once, for all children
     import torch
 
     torch.set_num_threads(1)
