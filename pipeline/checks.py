@@ -84,9 +84,9 @@ def _is_current(stage: str, section: str) -> bool:
 def _model_fits_task(params: Params) -> None:
     """By the configuration in data/model, or of a local source that is still to be fetched."""
     if _is_current("fetch_model", "model"):
-        path = paths.MODEL / "config.json"
-        if path.exists():
-            check_model_fits_task(params, _model_file(path, json.loads))
+        config = _model_config()
+        if config is not None:
+            check_model_fits_task(params, config)
     elif isinstance(params.model, LocalModel):
         # What cannot be read is the matter of fetch_model, which says what is wrong with it.
         with contextlib.suppress(OSError, ValueError):
@@ -96,18 +96,15 @@ def _model_fits_task(params: Params) -> None:
 
 
 def _examples_fit_context(params: Params) -> None:
-    path = paths.MODEL / "config.json"
-    if path.exists():
-        config = _model_file(path, json.loads)
+    config = _model_config()
+    if config is not None:
         statistics = read_json(paths.TOKENIZED / "statistics.json")
         check_examples_fit_context(params, config, statistics)
 
 
 def _lengths_fit_context(params: Params) -> None:
-    path = paths.MODEL / "config.json"
-    if not path.exists():
-        return
-    context = context_of(_model_file(path, json.loads))
+    config = _model_config()
+    context = None if config is None else context_of(config)
     if context is None:
         return
     longest = max(params.sweep.lengths)
@@ -158,6 +155,12 @@ def _corpora_are_long_enough(params: Params) -> None:
                 f"initializations.{name}.path: '{path}' has {found} tokens, fewer than "
                 f"kv_prefix.max_length = {needed}; use a longer text or lower kv_prefix.max_length"
             )
+
+
+def _model_config() -> Any:
+    """The fetched model's configuration; None where there is no such file yet."""
+    path = paths.MODEL / "config.json"
+    return _model_file(path, json.loads) if path.exists() else None
 
 
 def _model_file(path: Path, read: Callable[[str], Any]) -> Any:

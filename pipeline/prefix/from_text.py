@@ -9,7 +9,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.from_parts import kv_prefix_from_source_tokens
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.parts import is_decoder_only
+from pipeline.prefix.parts import evaluating, is_decoder_only
 from pipeline.prefix.provenance import provenance
 
 
@@ -69,14 +69,10 @@ def kv_prefix_from_tokens(
     # A plain DynamicCache keeps every token; one made from the configuration would forget those
     # that left a sliding window, and a shorter prefix of them could not be cut from it.
     cache = DynamicCache()
-    training = frozen_model.training
-    frozen_model.eval()
-    try:
+    with evaluating(frozen_model):
         frozen_model(
             input_ids=tokens[None].to(frozen_model.device), past_key_values=cache, use_cache=True
         )
-    finally:
-        frozen_model.train(training)
     kv = kv_prefix_from_cache(cache, len(tokens))
     kv.metadata.update(provenance(frozen_model))
     kv.metadata["tokens_sha256"] = hashlib.sha256(str(tokens.tolist()).encode()).hexdigest()

@@ -19,6 +19,7 @@ from pipeline.prefix.decoding import PackedCache
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.merged_attention import merged_attention
+from pipeline.prefix.parts import evaluating
 
 _NAME = "merged_prefix"
 # What an attention may ask for beyond scaled, causal softmax attention.
@@ -111,15 +112,12 @@ def is_packable(frozen_model: PreTrainedModel, prefix: KVPrefix | None) -> bool:
         return False
     ids = torch.arange(1, 6, device=frozen_model.device)
     keep = torch.arange(5, device=frozen_model.device)
-    training = frozen_model.training
-    frozen_model.eval()
     try:
-        packed = packed_logits(frozen_model, ids, [2, 3], prefix, keep)
-        alone = torch.cat([_alone(frozen_model, part, prefix) for part in ids.split([2, 3])])
+        with evaluating(frozen_model):
+            packed = packed_logits(frozen_model, ids, [2, 3], prefix, keep)
+            alone = torch.cat([_alone(frozen_model, part, prefix) for part in ids.split([2, 3])])
     except (NotPackableError, TypeError):
         return False
-    finally:
-        frozen_model.train(training)
     # Half precision rounds differently on the two ways; a wrong way is off by far more.
     tolerance = 1e-4 if frozen_model.dtype == torch.float32 else 0.1
     scale = alone.float().abs().max().clamp(min=1)

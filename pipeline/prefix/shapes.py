@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 from pipeline.prefix.config import PARTS, PrefixConfig
 from pipeline.prefix.encoder import Shapes
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.parts import is_decoder_only, places_of, shapes_of
+from pipeline.prefix.parts import evaluating, is_decoder_only, places_of, shapes_of
 
 
 @torch.no_grad()
@@ -19,16 +19,12 @@ def kv_shapes(model: PreTrainedModel) -> Shapes:
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         model(
             input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device),
             past_key_values=cache,
             use_cache=True,
         )
-    finally:
-        model.train(training)
     shapes: Shapes = []
     for layer in cache.layers:
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)

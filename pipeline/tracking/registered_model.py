@@ -31,7 +31,7 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
     import mlflow
     from mlflow import MlflowClient
 
-    if params.mlflow.models == "none" or params.task.type != "causal_lm":
+    if not _is_served(params):
         return None
     settings = _settings(params, name)
     entry = json.dumps([sha256(prefix), params.mlflow.models, settings], sort_keys=True)
@@ -69,9 +69,12 @@ def mark_best(params: Params, run_id: str) -> None:
 
     client = MlflowClient()
     version = client.get_run(run_id).data.tags.get("model_version")
-    is_served = params.mlflow.models != "none" and params.task.type == "causal_lm"
-    if version is not None and is_served:
+    if version is not None and _is_served(params):
         client.set_registered_model_alias(params.mlflow.experiment, BEST, version)
+
+
+def _is_served(params: Params) -> bool:
+    return params.mlflow.models != "none" and params.task.type == "causal_lm"
 
 
 def _settings(params: Params, name: str) -> dict[str, Any]:
