@@ -103,10 +103,10 @@ def _timed_repro(folder: Path) -> dict[str, list[float]]:
 
 def _start_up(folder: Path) -> float:
     code = (
-        "import pipeline.cli, pipeline.stages.evaluate\n"
-        "from pipeline import paths\n"
+        "import pipeline.cli.main, pipeline.stages.evaluate\n"
+        "from pipeline.workspace import paths\n"
         "from pipeline.config import load_params\n"
-        "from pipeline.frozen_model import load_frozen_model\n"
+        "from pipeline.models.frozen import load_frozen_model\n"
         "load_frozen_model(paths.MODEL, load_params().evaluate)\n"
     )
     times = []

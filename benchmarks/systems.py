@@ -31,9 +31,9 @@ class Ours:
     def __init__(
         self, frozen: Any, p: int, rows: Examples, start: Any, compiled: bool = False
     ) -> None:
+        from pipeline.loss.causal import TargetLoss
         from pipeline.prefix import PrefixConfig, PrefixModel
-        from pipeline.prefix.packed import compile_layers
-        from pipeline.target_loss import TargetLoss
+        from pipeline.prefix.packed.logits import compile_layers
 
         self.model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=p))
         self.model.load_kv_prefix(start)
@@ -61,7 +61,7 @@ class Ours:
     def evaluate(self, rows: Examples) -> float:
         from datasets import Dataset
 
-        from pipeline.config.training import EvaluateParams
+        from pipeline.config.evaluate import EvaluateParams
         from pipeline.evaluation.generation import measure_examples
         from pipeline.training.compilation import uncompiled
 
@@ -86,7 +86,7 @@ class Peft:
     def __init__(self, frozen: Any, p: int, rows: Examples, start: Any, grouped: bool) -> None:
         from peft import PrefixTuningConfig, get_peft_model
 
-        from pipeline.prefix.encoder import flatten
+        from pipeline.prefix.parameters.encoder import flatten
 
         config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=p)
         self.model = get_peft_model(frozen, config)

@@ -11,12 +11,13 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config.compute import Compute
+from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import FullFineTuning, Lora, TrainedBaseline
-from pipeline.config.training import Compute, TrainParams
+from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
 from pipeline.training.adapted import adaptable_model, load_adapted, save_adapted, stored_bytes
 from pipeline.training.loop import train_prefix
-from pipeline.training.subset import subset
 from pipeline.training.trained import TrainedWeights
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.test_measuring import examples

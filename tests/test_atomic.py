@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.atomic import atomic_file, atomic_folder
+from pipeline.storage.atomic import atomic_file, atomic_folder
 
 
 def fail_half_way(aside: Path) -> None:

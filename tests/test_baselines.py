@@ -8,10 +8,7 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from pipeline import paths
-from pipeline.baselines import Baseline, all_baselines
 from pipeline.config import Params, load_params
-from pipeline.records import read_json, read_jsonl
 from pipeline.stages import (
     baselines,
     evaluate,
@@ -25,8 +22,11 @@ from pipeline.stages import (
     train,
     train_baseline,
 )
-from pipeline.timings import read_timing, record_timing
-from pipeline.variants import Variant, sweep
+from pipeline.storage.records import read_json, read_jsonl
+from pipeline.sweep.baselines import Baseline, all_baselines
+from pipeline.sweep.variants import Variant, sweep
+from pipeline.workspace import paths
+from pipeline.workspace.timings import read_timing, record_timing
 from tests.conftest import CORPUS, rows, tiny_params
 
 pytestmark = pytest.mark.real
@@ -154,9 +154,10 @@ def test_the_text_in_the_context_is_where_a_variant_starts(
     """Its losses are those of its tokens before the input, by the frozen model alone."""
     import torch
 
-    from pipeline.config.training import Compute
-    from pipeline.frozen_model import load_frozen_model, load_tokenizer
-    from pipeline.tokenized import load_split
+    from pipeline.config.compute import Compute
+    from pipeline.data.splits import load_split
+    from pipeline.models.frozen import load_frozen_model
+    from pipeline.models.tokenizer import load_tokenizer
 
     monkeypatch.chdir(done)
     text = load_tokenizer(paths.MODEL).encode(CORPUS)[:2]

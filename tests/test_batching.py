@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batching import IGNORED, by_length, of_like_length, pad, training_order
+from pipeline.data.batching import IGNORED, by_length, of_like_length, pad, training_order
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 

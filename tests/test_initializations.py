@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from pipeline import paths
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
-from pipeline.frozen_model import load_frozen_model
-from pipeline.initialization import start_prefix
+from pipeline.initialization.starts import start_prefix
+from pipeline.models.frozen import load_frozen_model
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.stages import kv_prefix
-from pipeline.variants import Variant
+from pipeline.sweep.variants import Variant
+from pipeline.workspace import paths
 from tests.conftest import Workspace
 
 pytestmark = pytest.mark.real

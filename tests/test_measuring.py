@@ -13,10 +13,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.config.training import EvaluateParams, TrainParams
+from pipeline.config.evaluate import EvaluateParams
+from pipeline.config.train import TrainParams
 from pipeline.evaluation.generation import measure_examples
+from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
-from pipeline.target_loss import TargetLoss
 from pipeline.training.compilation import missing_compiler
 from pipeline.training.loop import train_prefix
 from pipeline.training.validation import target_loss_of

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.training import TrainParams
+from pipeline.config.train import TrainParams
 from pipeline.training.optimizer import build_optimizer
 from tests.conftest import ROOT
 
@@ -35,7 +35,7 @@ def test_rates_are_those_of_transformers(name: Any, warmup: int, steps: int) -> 
 def test_training_does_without_peft() -> None:
     code = (
         "import sys, torch\n"
-        "from pipeline.config.training import TrainParams\n"
+        "from pipeline.config.train import TrainParams\n"
         "from pipeline.stages import train\n"
         "from pipeline.training.optimizer import build_optimizer\n"
         "build_optimizer([torch.nn.Parameter(torch.zeros(1))], TrainParams(epochs=1), 3)\n"

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.config import load_params
+from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import Lora
-from pipeline.config.training import TrainParams
-from pipeline.variants import Variant
+from pipeline.sweep.variants import Variant
 from tests.conftest import ROOT, tiny_params
 
 Edit = Callable[[dict[str, Any]], Any]

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from pipeline.config import load_params
+from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
 from pipeline.sources.model import fetch_model
-from pipeline.target_loss import TargetLoss
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.real

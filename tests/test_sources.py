@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.sources import FactbookData, FileData, LocalModel, WheelModel
+from pipeline.config.data import FactbookData, FileData
+from pipeline.config.model import LocalModel, WheelModel
 from pipeline.errors import PipelineError
-from pipeline.records import read_jsonl
 from pipeline.sources.data import fetch_data
 from pipeline.sources.factbook import plain_text
 from pipeline.sources.model import fetch_model
+from pipeline.storage.records import read_jsonl
 
 WheelMaker = Callable[[str, dict[str, bytes]], str]
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks import check_files
 from pipeline.errors import PipelineError
 from pipeline.inference.generator import generator_of
 from pipeline.prefix import PrefixError
-from pipeline.records import read_json
+from pipeline.preflight.files import check_files
+from pipeline.preflight.model import check_examples_fit_context
 from pipeline.stages import fetch_data, fetch_model, kv_prefix, train
 from pipeline.stages import tokenize as tokenize_stage
-from pipeline.task_checks import check_examples_fit_context
-from pipeline.variants import sweep
+from pipeline.storage.records import read_json
+from pipeline.sweep.variants import sweep
 from tests.prefix.encoders import build
 from tests.task_runs import MODELS, params_for
 

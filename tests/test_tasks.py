@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.inference.generator import Decoding, generator_of
 from pipeline.prefix import KVPrefix
-from pipeline.records import read_jsonl
 from pipeline.stages import baselines, evaluate, report, train
-from pipeline.variants import sweep
+from pipeline.storage.records import read_jsonl
+from pipeline.sweep.variants import sweep
 from tests.task_runs import params_for, run_stages
 
 

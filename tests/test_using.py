@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.prefix import PrefixConfig, PrefixModel
 from tests.conftest import Workspace, tiny_model
 from tests.sweep_runs import client, ran

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import paths
 from pipeline.config import load_params
-from pipeline.records import read_json, read_jsonl
 from pipeline.stages import evaluate, fetch_data, fetch_model, kv_prefix, tokenize, train
-from pipeline.variants import Variant
+from pipeline.storage.records import read_json, read_jsonl
+from pipeline.sweep.variants import Variant
+from pipeline.workspace import paths
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.real

@@ -3,15 +3,15 @@
 import shutil
 from pathlib import Path
 
-from pipeline import paths
 from pipeline.adapters.model_card import model_card
-from pipeline.atomic import atomic_folder
 from pipeline.config import Params
-from pipeline.config.comparison import Adapter
-from pipeline.config.sources import HubModel
+from pipeline.config.baselines import Adapter
+from pipeline.config.model import HubModel
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
-from pipeline.records import read_json, write_json, write_text
+from pipeline.storage.atomic import atomic_folder
+from pipeline.storage.records import read_json, write_json, write_text
+from pipeline.workspace import paths
 
 CARD = "README.md"
 
@@ -24,7 +24,7 @@ def export_adapter(
     Raises PipelineError when something else is in `folder` and `replace` is not set, and
     PrefixError for a prefix that PEFT's format cannot hold.
     """
-    from pipeline.prefix.peft_format import CONFIG
+    from pipeline.prefix.files.peft_format import CONFIG
 
     refuse_other_tasks(params.task, "export")
     if folder.is_file():
@@ -59,7 +59,7 @@ def export_best(params: Params, name: str, folder: Path) -> None:
 
 
 def _write_adapter(params: Params, name: str, folder: Path, base_model: str | None) -> None:
-    from pipeline.prefix.peft_format import CONFIG, WEIGHTS
+    from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS
 
     baseline = params.baselines.get(name)
     if isinstance(baseline, Adapter):
@@ -79,7 +79,7 @@ def _write_trained(params: Params, name: str, folder: Path) -> None:
     from transformers import AutoConfig
 
     from pipeline.prefix import KVPrefix, PrefixError
-    from pipeline.prefix.peft_format import save_adapter
+    from pipeline.prefix.files.peft_format import save_adapter
 
     path = paths.TRAIN / name / "prefix.safetensors"
     if not path.exists():

@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
-from pipeline.atomic import atomic_folder
 from pipeline.config import Params, load_params
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
-from pipeline.records import write_text
+from pipeline.storage.atomic import atomic_folder
+from pipeline.storage.records import write_text
+from pipeline.workspace import paths
 
 ADAPTERS = Path("adapters")
 
@@ -51,11 +51,11 @@ def _refuse_name(params: Params, name: str) -> None:
 
 def _virtual_tokens(folder: Path) -> int:
     """The adapter's length, once it is known to fit the frozen model."""
-    from pipeline.config.training import Compute
-    from pipeline.frozen_model import load_frozen_model
+    from pipeline.config.compute import Compute
+    from pipeline.models.frozen import load_frozen_model
     from pipeline.prefix import PrefixConfig, PrefixModel
-    from pipeline.prefix.peft_format import load_adapter
-    from pipeline.prefix.shapes import kv_shapes
+    from pipeline.prefix.architecture.shapes import kv_shapes
+    from pipeline.prefix.files.peft_format import load_adapter
 
     model = load_frozen_model(paths.MODEL, Compute())
     kv = load_adapter(folder, kv_shapes(model))
@@ -103,7 +103,7 @@ def _parsed(text: str) -> Any:
 
 
 def _copy(folder: Path, to: Path) -> None:
-    from pipeline.prefix.peft_format import CONFIG, WEIGHTS
+    from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS
 
     with atomic_folder(to) as aside:
         for file in (CONFIG, WEIGHTS, "README.md"):

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
 from pipeline.config import Params
 from pipeline.config.shown import as_yaml, shown_params
-from pipeline.records import read_json, read_jsonl
-from pipeline.variants import Variant
+from pipeline.storage.records import read_json, read_jsonl
+from pipeline.sweep.variants import Variant
+from pipeline.workspace import paths
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.records import read_json
+from pipeline.storage.records import read_json
 
 if TYPE_CHECKING:
     from pipeline.prefix import KVPrefix
@@ -14,7 +14,7 @@ def read_adapter(folder: Path) -> "KVPrefix":
 
     Raises PrefixError when there is none.
     """
-    from pipeline.prefix.peft_format import CONFIG, load_adapter
+    from pipeline.prefix.files.peft_format import CONFIG, load_adapter
 
     config = read_json(folder / CONFIG)
     heads = int(config["num_attention_heads"])
@@ -24,7 +24,7 @@ def read_adapter(folder: Path) -> "KVPrefix":
 
 def adapter_storage(folder: Path, kv: "KVPrefix") -> dict[str, int]:
     """What an adapter costs, as a variant's training records it."""
-    from pipeline.prefix.peft_format import WEIGHTS
+    from pipeline.prefix.files.peft_format import WEIGHTS
 
     numbers = sum(tensor.numel() for tensor in (*kv.keys, *kv.values))
     return {

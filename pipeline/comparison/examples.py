@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import paths
 from pipeline.config import Params
 from pipeline.errors import PipelineError
 from pipeline.evaluation.answers import exact_match
-from pipeline.records import read_jsonl
+from pipeline.storage.records import read_jsonl
+from pipeline.workspace import paths
 
 COUNT = 10
 

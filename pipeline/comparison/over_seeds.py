@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.baselines import Baseline, all_baselines
 from pipeline.comparison.per_example import Comparer, averaged
 from pipeline.comparison.summary import ByName, best_baseline, sort_key
 from pipeline.config import Params
 from pipeline.evaluation.metrics import ALWAYS
-from pipeline.variants import Variant, sweep
+from pipeline.sweep.baselines import Baseline, all_baselines
+from pipeline.sweep.variants import Variant, sweep
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from pipeline.comparison.tables import TITLES, ShownTable, shown_over_seeds, sho
 from pipeline.config import Params
 from pipeline.config.shown import shown_params
 from pipeline.errors import PipelineError
-from pipeline.records import write_text
+from pipeline.storage.records import write_text
 
 if TYPE_CHECKING:
     import pandas as pd

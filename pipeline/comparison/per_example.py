@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.comparison.resampling import Resampling
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import ALWAYS, metric_named
-from pipeline.records import read_jsonl
+from pipeline.storage.records import read_jsonl
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import paths
 from pipeline.comparison.plots_style import new_panels, save
 from pipeline.config import Params
-from pipeline.records import read_csv
-from pipeline.variants import sweep
+from pipeline.storage.records import read_csv
+from pipeline.sweep.variants import sweep
+from pipeline.workspace import paths
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
-from pipeline.baselines import all_baselines, kind_of
 from pipeline.comparison.per_example import Comparer, Statistics, read_statistics
 from pipeline.config import Params
 from pipeline.evaluation.metrics import ALWAYS, HIGHER_IS_BETTER
-from pipeline.records import read_json
-from pipeline.variants import sweep
+from pipeline.storage.records import read_json
+from pipeline.sweep.baselines import all_baselines, kind_of
+from pipeline.sweep.variants import sweep
+from pipeline.workspace import paths
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ from pipeline.comparison.plots_style import of_whole_split
 from pipeline.comparison.summary import sort_key
 from pipeline.comparison.tables import TITLES, score
 from pipeline.config import Params
-from pipeline.records import write_text
-from pipeline.timings import read_timing
+from pipeline.storage.records import write_text
+from pipeline.workspace.timings import read_timing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def write_timed(params: Params, table: "pd.DataFrame", folder: Path) -> list[Pat
     """Write `timings.md` and, where trainings were timed, the picture; returns what it wrote."""
     from tabulate import tabulate
 
-    from pipeline.atomic import atomic_file
+    from pipeline.storage.atomic import atomic_file
 
     key, _ = sort_key(params)
     timings = [read_timing(name) for name in table["name"]]

@@ -12,7 +12,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from pipeline.config.params import Params
 from pipeline.config.section import Section
 from pipeline.errors import PipelineError
-from pipeline.paths import PARAMS
+from pipeline.workspace.paths import PARAMS
 
 
 def load_params(path: Path = PARAMS) -> Params:

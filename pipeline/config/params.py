@@ -4,33 +4,26 @@ from typing import Annotated, Self, get_args
 
 from pydantic import Field, model_validator
 
-from pipeline.config.comparison import (
-    Adapter,
-    Baseline,
-    InContext,
-    MLflowParams,
-    ReportParams,
-    SweepParams,
-)
+from pipeline.config.baselines import Adapter, Baseline, InContext
+from pipeline.config.checkpoints import CheckpointParams
+from pipeline.config.data import DataParams
+from pipeline.config.evaluate import EvaluateParams, LabelMetric, TextMetric
 from pipeline.config.initializations import (
     TEXT_BASED,
     Initialization,
     MostAttended,
     TrainedVariant,
 )
+from pipeline.config.kv_prefix import KVPrefixParams
+from pipeline.config.mlflow import MLflowParams
+from pipeline.config.model import ModelParams
+from pipeline.config.prefix import PrefixParams
+from pipeline.config.report import ReportParams
 from pipeline.config.section import Name, Section
-from pipeline.config.sources import DataParams, ModelParams
+from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
+from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import TrainedBaseline
-from pipeline.config.training import (
-    CheckpointParams,
-    EvaluateParams,
-    KVPrefixParams,
-    LabelMetric,
-    PrefixParams,
-    TextMetric,
-    TrainParams,
-)
 
 
 class Params(Section):

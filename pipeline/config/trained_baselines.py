@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.config.compute import Fraction
 from pipeline.config.section import Count, Section
-from pipeline.config.training import Fraction, TrainParams
+from pipeline.config.train import TrainParams
 
 Rate = Annotated[float, Field(gt=0)]
 

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.batching import by_length
-from pipeline.config.training import EvaluateParams
+from pipeline.config.evaluate import EvaluateParams
+from pipeline.data.batching import by_length
 from pipeline.evaluation.metrics import kept_of_labels
 from pipeline.evaluation.source_target import row_losses
-from pipeline.task_loss import ClassLoss, loss_columns
+from pipeline.loss.for_model import ClassLoss, loss_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,12 +7,12 @@ cache once, from which the target is scored, and from which generation then star
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipeline.batching import by_length
-from pipeline.config.training import EvaluateParams
+from pipeline.config.evaluate import EvaluateParams
+from pipeline.data.batching import by_length
 from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
-from pipeline.frozen_model import end_tokens
+from pipeline.models.tokenizer import end_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
-from pipeline.config.training import EvaluateParams
+from pipeline.config.evaluate import EvaluateParams
+from pipeline.data.splits import load_split
 from pipeline.evaluation.classes import measure_classes
 from pipeline.evaluation.generation import measure_examples
 from pipeline.evaluation.metrics import OF_LABELS, kept_of, scores
 from pipeline.evaluation.outcome import Outcome
-from pipeline.records import write_json, write_jsonl
-from pipeline.task_loss import is_classifier
-from pipeline.timings import record_timing
-from pipeline.tokenized import load_split
+from pipeline.loss.for_model import is_classifier
+from pipeline.storage.records import write_json, write_jsonl
+from pipeline.workspace import paths
+from pipeline.workspace.timings import record_timing
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.batching import Example, pack
+from pipeline.data.batching import Example, pack
 
 
 class PackedBatch:
@@ -13,10 +13,10 @@ class PackedBatch:
     def serves(model: Any) -> bool:
         """Whether this model's architecture, device and shapes are on the fast path."""
         from pipeline.prefix import PrefixModel
-        from pipeline.prefix.attention_kernel import serves
-        from pipeline.prefix.packed import is_packable
-        from pipeline.prefix.parts import is_decoder_only
-        from pipeline.prefix.shapes import kv_shapes
+        from pipeline.prefix.architecture.parts import is_decoder_only
+        from pipeline.prefix.architecture.shapes import kv_shapes
+        from pipeline.prefix.packed.kernel.library import serves
+        from pipeline.prefix.packed.logits import is_packable
 
         prefixed = isinstance(model, PrefixModel)
         # Decoders alone, without heads: the others' prefixes have more parts than a packed row.
@@ -31,8 +31,8 @@ class PackedBatch:
 
     def __init__(self, model: Any, examples: Sequence[Example], max_new_tokens: int) -> None:
         from pipeline.prefix import PrefixModel
-        from pipeline.prefix.decoding import PackedCache
-        from pipeline.prefix.packed import packed_logits
+        from pipeline.prefix.packed.decoding import PackedCache
+        from pipeline.prefix.packed.logits import packed_logits
 
         self._model = _frozen(model)
         self._prefix = model.kv_prefix() if isinstance(model, PrefixModel) else None
@@ -52,7 +52,7 @@ class PackedBatch:
 
     def target_losses(self) -> list[float]:
         """The summed cross-entropy of each example's target."""
-        from pipeline.cross_entropy import token_losses
+        from pipeline.loss.cross_entropy import token_losses
 
         losses = token_losses(self._logits, self._targets).double()
         return [float(part.sum()) for part in losses.split(self._counts)]
@@ -61,7 +61,7 @@ class PackedBatch:
         """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
         import torch
 
-        from pipeline.prefix.decoding import greedy
+        from pipeline.prefix.packed.decoding import greedy
 
         texts: list[list[int]] = [[] for _ in self._counts]
         firsts = torch.tensor([0, *self._counts[:-1]]).cumsum(0)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipeline.batching import Example
+from pipeline.data.batching import Example
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ class PaddedBatch:
         import torch
 
         from pipeline.prefix import PrefixModel
-        from pipeline.prefix.growing import GrowingCache
+        from pipeline.prefix.injection.growing import GrowingCache
 
         self.model = model
         self.targets = [list(row["input_ids"][row["target_start"] :]) for row in examples]

@@ -3,10 +3,10 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipeline.batching import IGNORED, by_length
-from pipeline.config.training import EvaluateParams
+from pipeline.config.evaluate import EvaluateParams
+from pipeline.data.batching import IGNORED, by_length
 from pipeline.evaluation.outcome import Outcome
-from pipeline.task_loss import SourceTargetLoss, loss_columns
+from pipeline.loss.for_model import SourceTargetLoss, loss_columns
 
 if TYPE_CHECKING:
     import torch

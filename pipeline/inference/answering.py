@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.inference.generator import Decoding, TextGenerator
 from pipeline.inference.inputs import Input
-from pipeline.records import write_jsonl
+from pipeline.storage.records import write_jsonl
 
 
 def answer_one(generator: TextGenerator, given: Input, decoding: Decoding, stream: bool) -> None:

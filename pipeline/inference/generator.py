@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
 from pipeline.config import Params
+from pipeline.config.compute import Compute
 from pipeline.config.task import TaskParams, refuse_other_tasks
-from pipeline.config.training import Compute
-from pipeline.frozen_model import end_tokens
+from pipeline.data.rendering import Renderer, render
 from pipeline.inference.selection import choose, load_prefix
-from pipeline.rendering import Renderer, render
+from pipeline.models.tokenizer import end_tokens
+from pipeline.workspace import paths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -126,9 +126,11 @@ def load_generator(
 
     Raises PipelineError or PrefixError when either is missing or they do not fit together.
     """
-    from pipeline.frozen_model import load_tokenizer
+    from pipeline.data.task_type import TaskType
+    from pipeline.models.for_task import load_for_task
+    from pipeline.models.prefixed import config_of
+    from pipeline.models.tokenizer import load_tokenizer
     from pipeline.prefix import PrefixModel
-    from pipeline.task_type import TaskType, config_of, load_for_task
 
     refuse_other_tasks(task, "generate", _WRITES)
     frozen, _ = load_for_task(model_folder, compute, TaskType(task.type))

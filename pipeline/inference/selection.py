@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import paths
 from pipeline.config import Params
-from pipeline.config.comparison import Adapter
+from pipeline.config.baselines import Adapter
 from pipeline.errors import PipelineError
-from pipeline.records import read_csv
-from pipeline.variants import sweep
+from pipeline.storage.records import read_csv
+from pipeline.sweep.variants import sweep
+from pipeline.workspace import paths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +51,8 @@ def load_prefix(params: Params, name: str, frozen_model: "PreTrainedModel") -> "
     Raises PrefixError when its file is missing or damaged, or was made for another model.
     """
     from pipeline.prefix import KVPrefix
-    from pipeline.prefix.peft_format import load_adapter
-    from pipeline.prefix.shapes import kv_shapes
+    from pipeline.prefix.architecture.shapes import kv_shapes
+    from pipeline.prefix.files.peft_format import load_adapter
 
     if name in _adapters(params):
         return load_adapter(Path(_adapters(params)[name].path), kv_shapes(frozen_model))

@@ -4,17 +4,17 @@ A prefix is, for each attention layer of a frozen model, a few key and value vec
 position attends to, as if they were tokens before the input (Li and Liang 2021).
 """
 
-from pipeline.prefix.config import PrefixConfig
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.from_parts import kv_prefix_from_source, kv_prefix_from_source_tokens
-from pipeline.prefix.from_text import (
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.model import PrefixModel
+from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.starts.from_source import kv_prefix_from_source, kv_prefix_from_source_tokens
+from pipeline.prefix.starts.from_text import (
     kv_prefix_from_cache,
     kv_prefix_from_text,
     kv_prefix_from_tokens,
 )
-from pipeline.prefix.initializers import random_kv_prefix
-from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.model import PrefixModel
+from pipeline.prefix.starts.initializers import random_kv_prefix
 
 __all__ = [
     "KVPrefix",

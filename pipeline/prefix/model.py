@@ -11,15 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Cache, PreTrainedModel
 
-from pipeline.prefix.config import PrefixConfig
-from pipeline.prefix.encoder import build_encoder
-from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.heads import TrainedModules
-from pipeline.prefix.injection import Injection
-from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed import is_packable, packed_logits
-from pipeline.prefix.part_injection import PartInjection
-from pipeline.prefix.parts import (
+from pipeline.prefix.architecture.parts import (
     Place,
     chosen_places,
     is_decoder_only,
@@ -28,8 +20,16 @@ from pipeline.prefix.parts import (
     places_of,
     shapes_of,
 )
-from pipeline.prefix.provenance import provenance, warn_of_another_model
-from pipeline.prefix.shapes import adapter_shapes, chosen_shapes, kv_shapes
+from pipeline.prefix.architecture.shapes import adapter_shapes, chosen_shapes, kv_shapes
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.files.provenance import provenance, warn_of_another_model
+from pipeline.prefix.injection.causal import Injection
+from pipeline.prefix.injection.parts import PartInjection
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.packed.logits import is_packable, packed_logits
+from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.parameters.encoder import build_encoder
+from pipeline.prefix.parameters.heads import TrainedModules
 
 
 class PrefixModel(nn.Module):
@@ -158,7 +158,7 @@ class PrefixModel(nn.Module):
 
         A prefix-tuning adapter, or with `num_frozen_tokens` a cartridge, which knows of them.
         """
-        from pipeline.prefix.peft_format import save_adapter
+        from pipeline.prefix.files.peft_format import save_adapter
 
         config = self.prefix_config
         save_adapter(
@@ -178,7 +178,7 @@ class PrefixModel(nn.Module):
 
         Raises PrefixError when the folder holds none, or one for another model.
         """
-        from pipeline.prefix.peft_format import load_adapter
+        from pipeline.prefix.files.peft_format import load_adapter
 
         kv = load_adapter(folder, adapter_shapes(frozen_model))
         saved = kv.metadata.get("modules_to_save", "")

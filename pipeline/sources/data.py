@@ -4,12 +4,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic import atomic_folder
-from pipeline.config.sources import DataParams, FactbookData, FileData, SplitSizes
+from pipeline.config.data import DataParams, FactbookData, FileData, SplitSizes
 from pipeline.errors import PipelineError
-from pipeline.records import write_jsonl
 from pipeline.sources.factbook import factbook_rows
 from pipeline.sources.tabular import file_rows, hub_rows
+from pipeline.storage.atomic import atomic_folder
+from pipeline.storage.records import write_jsonl
 
 Row = dict[str, Any]
 

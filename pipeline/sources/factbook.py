@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
-from pipeline.config.sources import FactbookData
+from pipeline.config.data import FactbookData
 from pipeline.errors import PipelineError
 from pipeline.sources.wheel import fetched_wheel
 

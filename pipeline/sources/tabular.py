@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.sources import FileData, HubData
+from pipeline.config.data import FileData, HubData
 from pipeline.errors import PipelineError, first_line
 
 Row = dict[str, Any]

@@ -3,22 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
 from pipeline.adapters.reading import adapter_storage
-from pipeline.baselines import Baseline
 from pipeline.config import Params
-from pipeline.config.comparison import Adapter, InContext
+from pipeline.config.baselines import Adapter, InContext
+from pipeline.data.splits import load_split
+from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import in_context_storage, measure_splits
-from pipeline.frozen_model import load_tokenizer
+from pipeline.models.for_task import load_for_task
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
-from pipeline.prefix.peft_format import load_adapter
-from pipeline.prefix.shapes import kv_shapes
-from pipeline.records import read_text
-from pipeline.task_type import load_for_task, task_of
-from pipeline.tokenized import load_split
+from pipeline.prefix.architecture.shapes import kv_shapes
+from pipeline.prefix.files.peft_format import load_adapter
+from pipeline.storage.records import read_text
+from pipeline.sweep.baselines import Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
+from pipeline.workspace import paths
 
 
 def run(params: Params, name: str) -> None:

@@ -1,15 +1,17 @@
 """Stage `evaluate`: one trained variant on the test splits."""
 
-from pipeline import paths
 from pipeline.config import Params
+from pipeline.data.splits import load_split
+from pipeline.data.task_type import task_of
 from pipeline.evaluation.measure import measure_splits
-from pipeline.frozen_model import load_tokenizer
+from pipeline.models.for_task import load_for_task
+from pipeline.models.prefixed import config_of
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
-from pipeline.task_type import config_of, load_for_task, task_of
-from pipeline.tokenized import load_split
+from pipeline.sweep.variants import Variant
 from pipeline.tracking.evaluation_log import log_variant
 from pipeline.tracking.store import never_fatal
-from pipeline.variants import Variant
+from pipeline.workspace import paths
 
 
 def run(params: Params, variant: Variant) -> None:

@@ -1,15 +1,15 @@
 """Stage `evaluate_baseline`: one trained baseline on the test splits."""
 
-from pipeline import paths
-from pipeline.baselines import Baseline
 from pipeline.config import Params
 from pipeline.evaluation.measure import measure_splits
-from pipeline.frozen_model import load_tokenizer
-from pipeline.records import read_json
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.stages.train_baseline import OF_A_TRAINING, WEIGHTS
+from pipeline.storage.records import read_json
+from pipeline.sweep.baselines import Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
 from pipeline.training.adapted import load_adapted
+from pipeline.workspace import paths
 
 
 def run(params: Params, baseline: Baseline) -> None:

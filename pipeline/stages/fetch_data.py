@@ -1,8 +1,8 @@
 """Stage `fetch_data`: the raw splits into data/raw."""
 
-from pipeline import paths
 from pipeline.config import Params
 from pipeline.sources.data import fetch_data
+from pipeline.workspace import paths
 
 
 def run(params: Params) -> None:

@@ -1,14 +1,15 @@
 """Stage `in_context`: the first tokens of an initialisation's text in the context, untrained."""
 
-from pipeline import paths
-from pipeline.baselines import IN_CONTEXT, Baseline
 from pipeline.config import Params
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import in_context_storage, measure_splits
-from pipeline.frozen_model import load_frozen_model, load_tokenizer
+from pipeline.models.frozen import load_frozen_model
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
+from pipeline.sweep.baselines import IN_CONTEXT, Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
+from pipeline.workspace import paths
 
 
 def run(params: Params, length: int, initialization: str) -> None:

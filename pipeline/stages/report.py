@@ -3,10 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pipeline import paths, workspace
 from pipeline.adapters.export import export_best
-from pipeline.atomic import atomic_folder
-from pipeline.baselines import all_baselines
 from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.page import HTML, write_page
 from pipeline.comparison.plots import draw
@@ -15,16 +12,19 @@ from pipeline.comparison.summary import loss_by_length, statistics_of_all, summa
 from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
 from pipeline.comparison.timed import write_timed
 from pipeline.config import Params
+from pipeline.data.splits import load_split
 from pipeline.inference.selection import best_of
-from pipeline.records import write_csv, write_text
-from pipeline.tokenized import load_split
+from pipeline.storage.atomic import atomic_folder
+from pipeline.storage.records import write_csv, write_text
+from pipeline.sweep.baselines import all_baselines
+from pipeline.sweep.variants import sweep
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation_log import log_baseline, log_variant
 from pipeline.tracking.registered_model import mark_best
 from pipeline.tracking.store import never_fatal
 from pipeline.tracking.sweep_run import log_sweep
 from pipeline.training.checkpoint import remove_checkpoints
-from pipeline.variants import sweep
+from pipeline.workspace import location, paths
 
 
 def run(params: Params) -> None:
@@ -50,7 +50,7 @@ def run(params: Params) -> None:
     print(text)
     for variant in sweep(params):
         # Trained, evaluated and kept by DVC: nothing is to be resumed any more.
-        remove_checkpoints(workspace.home() / paths.CHECKPOINTS, variant.name)
+        remove_checkpoints(location.home() / paths.CHECKPOINTS, variant.name)
     print(f"\nThe report, with plots and examples: {paths.REPORT / HTML}")
     with never_fatal("log the report"):
         deliver_pending()

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-from pipeline import paths
 from pipeline.config import Params
-from pipeline.config.sources import SPLITS
-from pipeline.examples import across_splits, tokenized_split
-from pipeline.frozen_model import load_tokenizer
-from pipeline.records import read_jsonl, write_json
-from pipeline.rendering import Renderer
-from pipeline.task_rendering import labels_of
-from pipeline.task_type import TaskType
-from pipeline.tokenized import length_statistics, save_splits
+from pipeline.config.data import SPLITS
+from pipeline.data.rendering import Renderer
+from pipeline.data.splits import length_statistics, save_splits
+from pipeline.data.targets import labels_of
+from pipeline.data.task_type import TaskType
+from pipeline.data.tokenizing import across_splits, tokenized_split
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.storage.records import read_jsonl, write_json
+from pipeline.workspace import paths
 
 
 def run(params: Params) -> None:

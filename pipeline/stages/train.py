@@ -1,21 +1,23 @@
 """Stage `train`: one variant's prefix against the frozen model."""
 
-from pipeline import paths, workspace
-from pipeline.atomic import atomic_folder
 from pipeline.config import Params
-from pipeline.initialization import start_prefix
+from pipeline.data.splits import load_split
+from pipeline.data.subset import subset
+from pipeline.data.task_type import task_of
+from pipeline.initialization.starts import start_prefix
+from pipeline.models.for_task import load_for_task
+from pipeline.models.prefixed import prefix_config
 from pipeline.prefix import PrefixModel
-from pipeline.records import write_csv, write_json
-from pipeline.task_type import load_for_task, prefix_config, task_of
-from pipeline.timings import TrainingClock
-from pipeline.tokenized import load_split
+from pipeline.storage.atomic import atomic_folder
+from pipeline.storage.records import write_csv, write_json
+from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
 from pipeline.training.checkpoint import CheckpointFolder, remove_checkpoints
 from pipeline.training.identity import training_digest
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import COLUMNS
-from pipeline.training.subset import subset
-from pipeline.variants import Variant
+from pipeline.workspace import location, paths
+from pipeline.workspace.timings import TrainingClock
 
 
 def run(params: Params, variant: Variant) -> None:
@@ -34,7 +36,7 @@ def run(params: Params, variant: Variant) -> None:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
     digest = training_digest(params, variant, start)
-    root = workspace.home() / paths.CHECKPOINTS
+    root = location.home() / paths.CHECKPOINTS
     checkpoints = CheckpointFolder(
         root / f"{variant.name}-{digest[:16]}", digest, params.checkpoints.every_steps
     )
@@ -63,6 +65,6 @@ def run(params: Params, variant: Variant) -> None:
             write_json(aside / "metrics.json", metrics)
         clock.record(variant.name)
         tracking.finish(folder, metrics)
-    if not workspace.is_temporary():
+    if not location.is_temporary():
         # The last one stays until the sweep's report: DVC has yet to take the outputs over.
         remove_checkpoints(root, variant.name, keep=checkpoints.folder.name)

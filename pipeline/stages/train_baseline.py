@@ -1,18 +1,18 @@
 """Stage `train_baseline`: another way to adapt the model, by the training of the variants."""
 
-from pipeline import paths
-from pipeline.atomic import atomic_folder
-from pipeline.baselines import Baseline
 from pipeline.config import Params
+from pipeline.data.splits import load_split
+from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
-from pipeline.records import write_csv, write_json
-from pipeline.timings import TrainingClock
-from pipeline.tokenized import load_split
+from pipeline.storage.atomic import atomic_folder
+from pipeline.storage.records import write_csv, write_json
+from pipeline.sweep.baselines import Baseline
 from pipeline.tracking.training_run import STEP_METRICS
 from pipeline.training.adapted import adaptable_model, save_adapted, stored_bytes
 from pipeline.training.loop import train_prefix
-from pipeline.training.subset import subset
 from pipeline.training.trained import TrainedWeights
+from pipeline.workspace import paths
+from pipeline.workspace.timings import TrainingClock
 
 WEIGHTS = "weights"
 """The folder, within the training's own, of what is kept beside the pretrained model."""

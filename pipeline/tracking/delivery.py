@@ -95,7 +95,7 @@ class Delivery:
         """The splits, when the folder still holds those that were trained on."""
         from mlflow import MlflowClient
 
-        from pipeline.tokenized import load_split
+        from pipeline.data.splits import load_split
         from pipeline.tracking.inputs import as_inputs
 
         folder = Path(inputs["folder"])

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
-from pipeline.baselines import Baseline, kind_of
 from pipeline.comparison.per_example import Comparer, read_statistics
 from pipeline.config import Params
-from pipeline.config.comparison import Adapter
-from pipeline.records import read_json, read_jsonl
-from pipeline.timings import read_timing
+from pipeline.config.baselines import Adapter
+from pipeline.storage.records import read_json, read_jsonl
+from pipeline.sweep.baselines import Baseline, kind_of
+from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.registered_model import register_adapter, register_model
 from pipeline.tracking.runs import (
@@ -22,7 +21,8 @@ from pipeline.tracking.runs import (
 )
 from pipeline.tracking.store import never_fatal, open_experiment
 from pipeline.tracking.training_run import log_history, log_training_from_files
-from pipeline.variants import Variant
+from pipeline.workspace import paths
+from pipeline.workspace.timings import read_timing
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths, workspace
+from pipeline.workspace import location, paths
 
 Entry = dict[str, Any]
 
@@ -112,7 +112,7 @@ def close_abandoned(except_for: str = "") -> None:
 
     from pipeline.training.checkpoint import lock_of
 
-    checkpoints = workspace.home() / paths.CHECKPOINTS
+    checkpoints = location.home() / paths.CHECKPOINTS
     for outbox in pending():
         if outbox.training == except_for or outbox.has_ended():
             continue
@@ -135,7 +135,7 @@ def now() -> int:
 
 
 def _root() -> Path:
-    return workspace.home() / paths.OUTBOX
+    return location.home() / paths.OUTBOX
 
 
 def _parsed(line: bytes) -> Entry | None:

@@ -10,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
 from pipeline.config import Params
-from pipeline.records import write_json
+from pipeline.storage.records import write_json
 from pipeline.tracking.frozen_copy import frozen_model_sha256
 from pipeline.tracking.runs import sha256
+from pipeline.workspace import paths
 
 BEST = "best"
 _NEEDED = ("jinja2", "mlflow", "pydantic", "ruamel.yaml", "safetensors", "torch", "transformers")

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import workspace
 from pipeline.config import Params
-from pipeline.variants import Variant
+from pipeline.sweep.variants import Variant
+from pipeline.workspace import location
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -27,7 +27,7 @@ def runs_named(experiment_id: str, name: str) -> list["Run"]:
 
     Others log to the same server under the same names; their runs are theirs.
     """
-    return runs_where(experiment_id, f"tags.variant = '{name}'", workspace.label())
+    return runs_where(experiment_id, f"tags.variant = '{name}'", location.label())
 
 
 def runs_where(experiment_id: str, condition: str, label: str) -> list["Run"]:
@@ -58,7 +58,7 @@ def run_tags(name: str, tags: dict[str, str]) -> dict[str, str]:
     """The tags of a new run: its own, and where and from what it comes."""
     from mlflow.utils.git_utils import get_git_commit
 
-    tags = {"variant": name, "state": CURRENT, "workspace": workspace.label(), **tags}
+    tags = {"variant": name, "state": CURRENT, "workspace": location.label(), **tags}
     if commit := get_git_commit(str(Path.cwd())):
         tags["git_commit"] = commit
     if experiment := os.environ.get("DVC_EXP_NAME"):

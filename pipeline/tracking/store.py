@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import workspace
 from pipeline.config import Params
 from pipeline.errors import first_line
+from pipeline.workspace import location
 
 _SECONDS = "10"  # for one answer of a server
 _RETRIES = "2"  # of a request that got none
@@ -35,8 +35,8 @@ def experiment_named(name: str) -> str:
     # The first use of a SQLite store prints every database migration.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
-    if workspace.is_temporary() and not os.environ.get("MLFLOW_TRACKING_URI"):
-        _use_store_at(workspace.home(), name)
+    if location.is_temporary() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        _use_store_at(location.home(), name)
     return str(mlflow.set_experiment(name).experiment_id)
 
 

@@ -22,8 +22,8 @@ class TextModel(PythonModel):
         variable FROZEN_MODEL, `model_config` or the run that logged this model names; its checksum
         has to be the one of that run. Raises PipelineError when it is not.
         """
+        from pipeline.config.compute import Compute
         from pipeline.config.task import TaskParams
-        from pipeline.config.training import Compute
         from pipeline.inference.generator import load_generator
         from pipeline.prefix import KVPrefix
         from pipeline.tracking.frozen_copy import check_frozen_model

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pipeline import paths, workspace
 from pipeline.config import Params
-from pipeline.records import read_csv, read_json
+from pipeline.storage.records import read_csv, read_json
+from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import Courier
 from pipeline.tracking.inputs import as_inputs
 from pipeline.tracking.outbox import Outbox, close_abandoned, failed, now
@@ -16,7 +16,7 @@ from pipeline.tracking.runs import run_tags, sha256, start_run, variant_params, 
 from pipeline.tracking.store import open_experiment
 from pipeline.training.checkpoint import FILE
 from pipeline.training.progress import COLUMNS
-from pipeline.variants import Variant
+from pipeline.workspace import location, paths
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,7 +44,7 @@ class TrainingRun:
         self._logged = {entry["step"]["number"] for entry in known if "step" in entry}
         if known:
             return
-        checkpoint = workspace.home() / paths.CHECKPOINTS / training / FILE
+        checkpoint = location.home() / paths.CHECKPOINTS / training / FILE
         tags = run_tags(variant.name, {**variant_tags(variant), "training_digest": digest})
         self._append(
             "run",

@@ -8,10 +8,10 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config.compute import Compute
 from pipeline.config.trained_baselines import Lora, TrainedBaseline
-from pipeline.config.training import Compute
 from pipeline.errors import PipelineError, first_line
-from pipeline.frozen_model import load_frozen_model
+from pipeline.models.frozen import load_frozen_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

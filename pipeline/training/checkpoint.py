@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.atomic import atomic_file
+from pipeline.storage.atomic import atomic_file
 
 if TYPE_CHECKING:
     import torch

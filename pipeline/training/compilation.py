@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.batching import Example
-from pipeline.config.training import TrainParams
+from pipeline.config.train import TrainParams
+from pipeline.data.batching import Example
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
-    from pipeline.target_loss import TargetLoss
+    from pipeline.loss.causal import TargetLoss
 
 # Compiling costs some 40 s on two cores, once a training; a step of 600 tokens gets some 0.07 s
 # shorter.
@@ -33,7 +33,7 @@ def compile_where_it_pays(
     Raises:
         PipelineError: for `compile: true` where it cannot be done.
     """
-    from pipeline.prefix.packed import compile_layers
+    from pipeline.prefix.packed.logits import compile_layers
 
     reason = None if loss_of.packable else "this architecture is not on the fast path"
     if loss_of.model.device.type == "cpu":

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
 from pipeline.config import Params
-from pipeline.variants import Variant
+from pipeline.sweep.variants import Variant
+from pipeline.workspace import paths
 
 if TYPE_CHECKING:
     from pipeline.prefix import KVPrefix
@@ -19,9 +19,8 @@ _CODE = Path(__file__).resolve().parent.parent
 # new files too: better to train again than to go on with other code.
 _APART = frozenset(
     {
-        *("baselines", "checks.py", "cli.py", "comparison", "evaluation", "failures.py"),
-        *("records.py", "rendering.py", "sources", "stages", "timings.py", "tracking"),
-        "workspace.py",
+        *("adapters", "cli", "comparison", "errors", "evaluation", "inference", "preflight"),
+        *("sources", "stages", "storage", "tracking", "workspace"),
     }
 )
 _LIBRARIES = ("torch", "transformers")
@@ -54,7 +53,7 @@ def training_digest(params: Params, variant: Variant, start: "KVPrefix") -> str:
 
 
 def _code() -> Iterator[Path]:
-    for path in sorted([*_CODE.rglob("*.py"), *_CODE.glob("prefix/kernel/*")]):
+    for path in sorted([*_CODE.rglob("*.py"), *_CODE.glob("prefix/packed/kernel/*.[hc]*")]):
         if path.relative_to(_CODE).parts[0] not in _APART:
             yield path
 

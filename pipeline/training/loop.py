@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pipeline.batching import training_order
-from pipeline.config.training import TrainParams
+from pipeline.config.train import TrainParams
+from pipeline.data.batching import training_order
 from pipeline.errors import DivergedError, StoppedError
-from pipeline.target_loss import TargetLoss
-from pipeline.task_loss import loss_columns, loss_for
+from pipeline.loss.causal import TargetLoss
+from pipeline.loss.for_model import loss_columns, loss_for
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.interruption import Interruption, interruptible

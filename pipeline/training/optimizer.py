@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.config.training import TrainParams
+from pipeline.config.train import TrainParams
 
 if TYPE_CHECKING:
     import torch

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.batching import by_length
-from pipeline.task_loss import loss_columns, loss_for
+from pipeline.data.batching import by_length
+from pipeline.loss.for_model import loss_columns, loss_for
 
 if TYPE_CHECKING:
     from datasets import Dataset

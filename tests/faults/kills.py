@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline import paths
+from pipeline.workspace import paths
 from tests.faults.training_folder import OUTS, VARIANT, make_training_folder, outs, working_in
 
 _GOING_ON = re.compile(r"going on after step (\d+)")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from pipeline.config import load_params
+from pipeline.data.splits import load_split
 from pipeline.errors import PipelineError
-from pipeline.records import read_json
 from pipeline.stages import fetch_data, tokenize, train
-from pipeline.tokenized import load_split
+from pipeline.storage.records import read_json
 from tests.faults.training_folder import (
     VARIANT,
     faulty_params,

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import workspace
 from pipeline.tracking.runs import CURRENT, start_run
 from pipeline.tracking.store import experiment_named
+from pipeline.workspace import location
 
 NAME = "len2-corpus-seed0"
 
@@ -27,10 +27,10 @@ def test_two_people_on_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_temporary_copy_knows_its_home() -> None:
     home = Path("/work/project")
     copy = home / ".dvc" / "tmp" / "exps" / "tmpabc"
-    assert workspace.home(copy) == home
-    assert workspace.is_temporary(copy)
-    assert workspace.home(home) == home
-    assert not workspace.is_temporary(home)
+    assert location.home(copy) == home
+    assert location.is_temporary(copy)
+    assert location.home(home) == home
+    assert not location.is_temporary(home)
 
 
 def test_an_experiment_in_a_copy_has_a_label_of_its_own(
@@ -40,6 +40,6 @@ def test_an_experiment_in_a_copy_has_a_label_of_its_own(
     copy.mkdir(parents=True)
     monkeypatch.setenv("DVC_EXP_NAME", "brave-fox")
     monkeypatch.chdir(copy)
-    assert workspace.label().endswith(f":{tmp_path}#brave-fox")
+    assert location.label().endswith(f":{tmp_path}#brave-fox")
     monkeypatch.chdir(tmp_path)
-    assert workspace.label().endswith(f":{tmp_path}")
+    assert location.label().endswith(f":{tmp_path}")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.training import TrainParams
+from pipeline.config.train import TrainParams
 from pipeline.errors import DivergedError
+from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import KVPrefix, PrefixConfig
-from pipeline.target_loss import TargetLoss
 from pipeline.training.checkpoint import BEST, CheckpointFolder
 from tests.faults.test_kills import train
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 from tests.conftest import ROOT
 from tests.faults.training_folder import faulty_params, make_training_folder, write_params
 

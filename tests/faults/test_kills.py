@@ -13,7 +13,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.training import TrainParams
+from pipeline.config.train import TrainParams
 from pipeline.prefix import (
     KVPrefix,
     PrefixConfig,

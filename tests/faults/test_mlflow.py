@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import paths
 from pipeline.config import load_params
 from pipeline.stages import train
 from pipeline.tracking import delivery
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.runs import run_tags
+from pipeline.workspace import paths
 from tests.conftest import ROOT
 from tests.faults.tracking_server import troubled_server
 from tests.faults.training_folder import (

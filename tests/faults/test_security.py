@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.config.sources import LocalModel
+from pipeline.config.model import LocalModel
 from pipeline.config.task import TaskParams
+from pipeline.data.rendering import Renderer, render
 from pipeline.errors import PipelineError
-from pipeline.rendering import Renderer, render
 from pipeline.sources.model import fetch_model
 from pipeline.sources.wheel import read_member
 

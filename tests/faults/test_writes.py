@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 from tests.conftest import sweep_of
 from tests.faults.injection import Faults, errors, injected
 from tests.faults.training_folder import VARIANT, faulty_params, make_training_folder, write_params

@@ -8,10 +8,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import paths
 from pipeline.config import load_params
 from pipeline.stages import fetch_data, fetch_model, kv_prefix, tokenize
-from pipeline.variants import Variant
+from pipeline.sweep.variants import Variant
+from pipeline.workspace import paths
 from tests.conftest import CORPUS, rows, tiny_model, tiny_params, tiny_tokenizer
 
 VARIANT = Variant(2, "corpus", 0)

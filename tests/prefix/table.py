@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 
-from pipeline.records import write_text
+from pipeline.storage.records import write_text
 from tests.conftest import ROOT
 from tests.prefix.architectures import SETTINGS
 from tests.prefix.encoders import ENCODER_DECODERS, ENCODERS

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.prefix import attention_kernel
-from pipeline.prefix.flex import flex_attention_to_prefix
-from pipeline.prefix.merged_attention import merged_attention
+from pipeline.prefix.packed.attention import merged_attention
+from pipeline.prefix.packed.flex import flex_attention_to_prefix
+from pipeline.prefix.packed.kernel import library as attention_kernel
 
 Tensor = torch.Tensor
 HAS_KERNEL = attention_kernel.serves(torch.device("cpu"), torch.float32, 16)

@@ -16,8 +16,8 @@ from pipeline.prefix import (
     kv_prefix_from_source_tokens,
     kv_prefix_from_text,
 )
-from pipeline.prefix.config import PARTS
-from pipeline.prefix.initializers import stretched_kv_prefix
+from pipeline.prefix.parameters.config import PARTS
+from pipeline.prefix.starts.initializers import stretched_kv_prefix
 from tests.conftest import CORPUS, tiny_tokenizer
 from tests.prefix.encoders import build
 from tests.prefix.test_prefix_model import same

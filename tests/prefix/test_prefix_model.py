@@ -15,7 +15,7 @@ from pipeline.prefix import (
     kv_prefix_from_tokens,
     random_kv_prefix,
 )
-from pipeline.prefix.shapes import kv_shapes
+from pipeline.prefix.architecture.shapes import kv_shapes
 from tests.conftest import tiny_model
 
 TEXT = list(range(10, 22))

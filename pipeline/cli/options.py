@@ -1,0 +1,14 @@
+"""Options that several commands share."""
+
+import click
+
+from pipeline.inference.selection import BEST
+
+variant_option = click.option(
+    "--variant",
+    default=BEST,
+    show_default=True,
+    metavar="NAME",
+    help="A variant such as len32-demonstrations-seed0, an imported adapter, or the best by "
+    "report.sort_by.",
+)

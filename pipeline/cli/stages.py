@@ -1,0 +1,158 @@
+"""One subcommand a stage, as dvc.yaml calls them."""
+
+from typing import Any
+
+import click
+
+from pipeline.config import Params, load_params
+from pipeline.preflight.files import check_files
+from pipeline.sweep.baselines import Baseline
+from pipeline.sweep.variants import Variant
+
+
+def _checked_params() -> Params:
+    params = load_params()
+    check_files(params)
+    return params
+
+
+@click.command("fetch_model")
+def fetch_model() -> None:
+    """Bring the frozen model into data/model."""
+    from pipeline.stages import fetch_model as stage
+
+    stage.run(_checked_params())
+
+
+@click.command("fetch_data")
+def fetch_data() -> None:
+    """Bring the raw splits into data/raw."""
+    from pipeline.stages import fetch_data as stage
+
+    stage.run(_checked_params())
+
+
+@click.command()
+def tokenize() -> None:
+    """Render and tokenize the raw splits into data/tokenized."""
+    params = _checked_params()
+    from pipeline.stages import tokenize as stage
+
+    stage.run(params)
+
+
+@click.command("kv_prefix")
+@click.argument("initialization")
+def kv_prefix(initialization: str) -> None:
+    """Compute the KV cache that INITIALIZATION starts from into data/kv_prefix."""
+    params = _checked_params()
+    from pipeline.stages import kv_prefix as stage
+
+    stage.run(params, initialization)
+
+
+def _variant_options(command: Any) -> Any:
+    for option in (
+        click.option("--train-size", type=int, help="One of sweep.train_sizes; default: all."),
+        click.option("--seed", type=int, required=True, help="One of sweep.seeds."),
+        click.option("--initialization", required=True, help="One of sweep.initializations."),
+        click.option("--length", type=int, required=True, help="One of sweep.lengths."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_variant_options
+def train(length: int, initialization: str, seed: int, train_size: int | None) -> None:
+    """Train one variant's prefix into data/train."""
+    params = _checked_params()
+    from pipeline.stages import train as stage
+
+    stage.run(params, Variant(length, initialization, seed, train_size))
+
+
+@click.command()
+@_variant_options
+def evaluate(length: int, initialization: str, seed: int, train_size: int | None) -> None:
+    """Measure one trained variant on the test splits into data/evaluate."""
+    params = _checked_params()
+    from pipeline.stages import evaluate as stage
+
+    stage.run(params, Variant(length, initialization, seed, train_size))
+
+
+@click.command()
+@click.argument("baseline")
+def baselines(baseline: str) -> None:
+    """Measure BASELINE on the test splits into data/baselines."""
+    params = _checked_params()
+    from pipeline.stages import baselines as stage
+
+    stage.run(params, baseline)
+
+
+@click.command("in_context")
+@click.option("--length", type=int, required=True, help="One of sweep.lengths.")
+@click.option("--initialization", required=True, help="One of sweep.in_context.")
+def in_context(length: int, initialization: str) -> None:
+    """Measure the first tokens of an initialisation's text, untrained, into data/baselines."""
+    params = _checked_params()
+    from pipeline.stages import in_context as stage
+
+    stage.run(params, length, initialization)
+
+
+def _baseline_options(command: Any) -> Any:
+    for option in (
+        click.option("--train-size", type=int, help="One of sweep.train_sizes; default: all."),
+        click.option("--seed", type=int, required=True, help="One of sweep.seeds."),
+        click.argument("baseline"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("train_baseline")
+@_baseline_options
+def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
+    """Train BASELINE, one of trained_baselines, into data/train."""
+    params = _checked_params()
+    from pipeline.stages import train_baseline as stage
+
+    stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
+
+
+@click.command("evaluate_baseline")
+@_baseline_options
+def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
+    """Measure a trained BASELINE on the test splits into data/baselines."""
+    params = _checked_params()
+    from pipeline.stages import evaluate_baseline as stage
+
+    stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
+
+
+@click.command()
+def report() -> None:
+    """Compare all variants and baselines in data/report and in MLflow."""
+    params = _checked_params()
+    from pipeline.stages import report as stage
+
+    stage.run(params)
+
+
+STAGES = (
+    fetch_model,
+    fetch_data,
+    tokenize,
+    kv_prefix,
+    train,
+    evaluate,
+    baselines,
+    in_context,
+    train_baseline,
+    evaluate_baseline,
+    report,
+)
+"""The subcommands, in the order in which DVC runs them."""

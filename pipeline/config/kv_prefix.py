@@ -1,0 +1,11 @@
+"""The KV caches that prefixes start from: the `kv_prefix` section."""
+
+from pipeline.config.compute import Compute, Dtype
+from pipeline.config.section import Count
+
+
+class KVPrefixParams(Compute):
+    """The KV caches of the text-based initialisations."""
+
+    max_length: Count = 128
+    dtype: Dtype = "float32"

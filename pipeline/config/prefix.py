@@ -1,0 +1,31 @@
+"""The prefix encoder: the `prefix` section."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.compute import Fraction
+from pipeline.config.section import Count, Section
+
+
+class PrefixParams(Section):
+    """The prefix encoder."""
+
+    prefix_projection: bool = False
+    encoder_hidden_size: Count | None = None
+    prefix_dropout: Fraction = 0.0
+    num_frozen_tokens: Annotated[int, Field(ge=0)] = 0
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    prefix_always_visible: bool = False
+    parts: Annotated[list[Literal["encoder", "decoder", "cross"]], Field(min_length=1)] | None = (
+        None
+    )
+    modules_to_save: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _hidden_size_needs_projection(self) -> Self:
+        if self.encoder_hidden_size is not None and not self.prefix_projection:
+            raise ValueError("encoder_hidden_size needs prefix_projection: true")
+        if self.parts is not None and len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts lists one twice: {', '.join(self.parts)}")
+        return self

@@ -1,0 +1,36 @@
+"""The training of every variant: the `train` section."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.compute import Compute
+from pipeline.config.section import Count
+
+
+class TrainParams(Compute):
+    """The training of every variant."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    batch_size: Count = 8
+    gradient_accumulation_steps: Count = 1
+    epochs: Annotated[float, Field(gt=0)] | None = 1
+    max_steps: Count | None = None
+    eval_every_steps: Count | None = None
+    early_stopping_patience: Count | None = None
+    gradient_checkpointing: bool = False
+    compile: Literal["auto"] | bool = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("give either epochs or max_steps, and null for the other")
+        if self.early_stopping_patience is not None and self.eval_every_steps is None:
+            raise ValueError("early_stopping_patience needs eval_every_steps")
+        if self.compile is True and self.gradient_checkpointing:
+            raise ValueError("compile: true does not go with gradient_checkpointing; use auto")
+        return self

@@ -1,0 +1,1 @@
+"""The loss of a target, one file a kind of target."""

@@ -1,0 +1,86 @@
+"""The cross-entropy of the target tokens, with logits at no other position."""
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.batching import IGNORED, Example, of_like_length, pack, pad
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from pipeline.prefix import PrefixModel
+
+
+class TargetLoss:
+    """The loss of a model's targets, by the fastest way that its architecture allows.
+
+    `model` is a `PrefixModel`, or a bare transformers model for what has no prefix.
+    """
+
+    def __init__(self, model: "PrefixModel | PreTrainedModel") -> None:
+        from pipeline.prefix import PrefixModel
+        from pipeline.prefix.packed.logits import is_packable
+
+        self.model = model
+        if isinstance(model, PrefixModel):
+            self.packable = model.packable
+        else:
+            # Layers recomputed in the backward pass would find the model's own attention again.
+            self.packable = not model.is_gradient_checkpointing and is_packable(model, None)
+
+    def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """A batch in the parts that one call takes: whole where packed, else of like length."""
+        if self.packable:
+            return [list(examples)]
+        lengths = [len(example["input_ids"]) for example in examples]
+        return [[examples[i] for i in part] for part in of_like_length(lengths)]
+
+    def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> "torch.Tensor":
+        """The examples' summed cross-entropy (nats, float32 scalar) of target tokens, weighted."""
+        from pipeline.loss.cross_entropy import summed_cross_entropy
+
+        predicting, labels = self._packed(examples) if self.packable else self._padded(examples)
+        return summed_cross_entropy(predicting, labels, weight)
+
+    def _packed(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
+        from pipeline.prefix import PrefixModel
+        from pipeline.prefix.packed.logits import packed_logits
+
+        row = pack(examples, self.model.device)
+        # The logits that predict a token are at the position before it.
+        predicting = row.targets - 1
+        if isinstance(self.model, PrefixModel):
+            logits = self.model.packed_logits(row.input_ids, row.lengths, predicting)
+        else:
+            logits = packed_logits(self.model, row.input_ids, row.lengths, None, predicting)
+        return logits, row.input_ids[row.targets]
+
+    def _padded(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
+        import torch
+
+        # The padding token is masked wherever it stands.
+        batch = pad(examples, 0, self.model.device)
+        is_target = batch.labels != IGNORED
+        width = batch.labels.shape[1]
+        # Padded on the left, targets end together: the logits before the last columns are enough.
+        first = int(is_target.any(dim=0).nonzero()[0])
+        kept = torch.arange(first - 1, width - 1, device=self.model.device)
+        frozen: Any = getattr(self.model, "frozen_model", self.model)
+        parameters = inspect.signature(frozen.forward).parameters
+        # Indices rather than a number: a slice of the hidden states is not contiguous, and torch
+        # would multiply it by a copy of the output embedding for every row.
+        extra = {"logits_to_keep": kept} if "logits_to_keep" in parameters else {}
+        if "position_ids" in parameters:
+            extra["position_ids"] = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
+        logits = self.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+            **extra,
+        ).logits
+        if "logits_to_keep" not in extra:
+            logits = logits[:, kept]
+        chosen = is_target[:, first:]
+        return logits[chosen], batch.labels[:, first:][chosen]

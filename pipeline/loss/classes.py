@@ -1,0 +1,26 @@
+"""The loss of a classifier's labels."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.data.batching import Example
+
+if TYPE_CHECKING:
+    import torch
+
+from pipeline.loss.padded import PaddedLoss
+
+
+class ClassLoss(PaddedLoss):
+    """A classifier's: one label for the input, or one for the first token of each word."""
+
+    def logits(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
+        import torch
+
+        labels = self._targets(examples)
+        logits = self.model(**self.inputs(examples)).logits
+        if logits.ndim == 2:
+            return logits[:, None], labels
+        at = self._padded([list(example["positions"]) for example in examples], 0)
+        rows = torch.arange(len(at), device=at.device)[:, None]
+        return logits[rows, at], labels

@@ -1,0 +1,1 @@
+"""The frozen model, loaded for a task, with and without a prefix."""

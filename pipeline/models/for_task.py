@@ -1,0 +1,84 @@
+"""The frozen model with the head that a task needs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config.compute import Compute
+from pipeline.errors import PipelineError
+from pipeline.models.frozen import load_frozen_model, not_a_model, resolve_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+from pipeline.data.task_type import TaskType
+
+# What transformers calls the trained end of a classifier.
+_HEADS = ("classifier", "score", "classification_head", "pre_classifier")
+
+
+def load_for_task(
+    folder: Path, compute: Compute, task: TaskType, seed: int = 0
+) -> tuple["PreTrainedModel", tuple[str, ...]]:
+    """The frozen model with the head that a task needs, and the names of the modules to train.
+
+    Those are a classifier's head and whatever else of it the model's files lack, drawn with
+    `seed`; none for a language model. Raises PipelineError when the folder holds no such model.
+    """
+    if task.name == "causal_lm":
+        return load_frozen_model(folder, compute), ()
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # That a head is new is what is meant here, and no cause for a warning.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    classes = {
+        "seq2seq_lm": transformers.AutoModelForSeq2SeqLM,
+        "seq_cls": transformers.AutoModelForSequenceClassification,
+        "token_cls": transformers.AutoModelForTokenClassification,
+    }
+    extra: dict[str, Any] = {}
+    if task.is_classification:
+        extra["id2label"] = dict(enumerate(task.labels))
+        # A head for other labels is drawn anew, as one that is missing.
+        extra["ignore_mismatched_sizes"] = True
+        extra["label2id"] = {label: index for index, label in enumerate(task.labels)}
+    torch.manual_seed(seed)
+    try:
+        model, found = classes[task.name].from_pretrained(
+            folder,
+            dtype=compute.dtype,
+            local_files_only=True,
+            use_safetensors=True,  # pickled weights can run code
+            trust_remote_code=False,  # without it transformers would ask on the terminal
+            output_loading_info=True,
+            **extra,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise not_a_model(folder, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if model.config.pad_token_id is None:
+        eos = model.config.eos_token_id
+        model.config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+    model = model.requires_grad_(False).eval().to(resolve_device(compute.device))
+    if not task.is_classification:
+        if lacking := sorted(found["missing_keys"]):
+            raise PipelineError(
+                f"{folder}: has no weights for {lacking[0]}, which task.type: {task.name} needs; "
+                "use a model that was trained to write text"
+            )
+        return model, ()
+    missing = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    return model, _modules_to_train(model, missing)
+
+
+def _modules_to_train(model: "PreTrainedModel", missing: set[str]) -> tuple[str, ...]:
+    children = dict(model.named_children())
+    heads = [name for name in _HEADS if name in children]
+    others = {key.rpartition(".")[0] for key in missing}
+    return (*heads, *sorted(name for name in others if name.split(".")[0] not in heads))

@@ -1,0 +1,1 @@
+"""A prefix on disk in PEFT's format, and what it was made with."""

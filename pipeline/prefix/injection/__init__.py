@@ -1,0 +1,1 @@
+"""Hooks that give a frozen model its prefix, batch by padded batch."""

@@ -1,0 +1,247 @@
+"""Hooks that give a frozen transformers model its prefix, without touching its code.
+
+They act only while the `PrefixModel` that they belong to is called, so that several prefixes and
+the bare model can take turns. There are two kinds, both torch's public extension points. One on
+the model extends what the caller passes (mask, positions, cache) by the prefix. One on each
+attention module gives the cache back when gradient checkpointing has taken it away: transformers
+drops every cache from a checkpointed layer, since replaying a layer would append its tokens twice;
+ours appends nothing in training.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.cache import PrefixCache
+from pipeline.prefix.injection.layout import (
+    Layout,
+    causal_mask,
+    distance_counts_keys,
+    hides_within,
+    lay_out,
+    show_prefix,
+)
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.packed.logits import merged_attention_on
+from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.parameters.encoder import Shapes
+
+_CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
+_INDEX_NAMES = ("layer_idx", "layer_id")
+
+
+class Injection:
+    """The hooks of one `PrefixModel` on its frozen model; `prefix` yields what they inject."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: PrefixConfig,
+        shapes: Shapes,
+        prefix: Callable[[], KVPrefix],
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._shapes = shapes
+        self._prefix = prefix
+        self._ordered = distance_counts_keys(model.config)
+        self._layout: Layout | None = None
+        if config.prefix_always_visible and hides_within(model.config):
+            raise PrefixError(
+                f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
+                "attention, where no mask can show them; leave it false"
+            )
+        self._handles: list[RemovableHandle] = []
+        self._cache: PrefixCache | None = None
+        self._packed = False
+        self._active = False
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def attach(self) -> None:
+        """Add the hooks, which do nothing outside `active`; adding them twice adds them once."""
+        if self._handles:
+            return
+        self._handles = [
+            self._model.register_forward_pre_hook(self._before_model, with_kwargs=True),
+            self._model.register_forward_hook(
+                self._after_model, with_kwargs=True, always_call=True
+            ),
+        ]
+        for module in self._model.modules():
+            if name := _cache_argument(module):
+                hook = self._attention_hook(name, self._shows(module))
+                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def detach(self) -> None:
+        """Remove every hook: the frozen model is as it was before."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Let the frozen model see the prefix."""
+        before, self._active = self._active, True
+        self.attach()
+        try:
+            yield
+        finally:
+            self._active = before
+
+    def new_generation(self) -> PrefixCache:
+        """An empty growing cache, for `generate` to carry from step to step."""
+        return PrefixCache(self._prefix(), self._shapes, growing=True)
+
+    def recompute_context(
+        self,
+    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """`context_fn` of torch's checkpointing: the replay meets its own forward's prefix."""
+        if self._packed:
+            return nullcontext(), self.packing()
+        return nullcontext(), self._using(self._cache, self._layout)
+
+    @contextmanager
+    def packing(self) -> Iterator[None]:
+        """Stand aside for the packed path, which brings the prefix to the attention itself."""
+        before, self._packed = self._packed, True
+        try:
+            with self._using(None, None), merged_attention_on(self._model):
+                yield
+        finally:
+            self._packed = before
+
+    @contextmanager
+    def _using(self, cache: PrefixCache | None, layout: Layout | None) -> Iterator[None]:
+        before = self._cache, self._layout
+        self._cache, self._layout = cache, layout
+        try:
+            yield
+        finally:
+            self._cache, self._layout = before
+
+    def _before_model(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._packed or not self._active:
+            return args, kwargs
+        bound = _by_name(module, args, kwargs)
+        tokens = bound.get("input_ids")
+        if tokens is None:
+            tokens = bound.get("inputs_embeds")
+        if tokens is None:
+            raise PrefixError("give the model input_ids or inputs_embeds")
+        batch, length = tokens.shape[:2]
+        cache = bound.get("past_key_values")
+        if cache is not None and not isinstance(cache, PrefixCache):
+            if len(cache) and cache.get_seq_length():
+                raise PrefixError(
+                    "past_key_values holds tokens that never saw the prefix; leave it out, or pass "
+                    "on the cache that this model returned"
+                )
+            cache = None
+        if cache is None:
+            growing = bool(bound.get("use_cache"))
+            cache = PrefixCache(self._prefix(), self._shapes, growing)
+        past = cache.get_seq_length()
+        p = cache.prefix_length
+        mask = bound.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(batch, past + length, dtype=torch.long, device=tokens.device)
+        if mask.ndim != 2:
+            raise PrefixError(
+                "attention_mask must be [batch, tokens], with 1 for tokens to attend to"
+            )
+        if self._takes_positions:
+            positions = bound.get("position_ids")
+            if positions is None:
+                # Counting real tokens only: left padding does not move what follows it.
+                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+            bound["position_ids"] = positions + p
+        layout = lay_out(mask, p, self._ordered)
+        cache.set_order(layout.order if past == 0 else None)
+        bound["attention_mask"] = layout.mask
+        bound["past_key_values"] = cache
+        cache.inside_forward = True
+        self._cache, self._layout = cache, layout
+        return (), bound
+
+    def _after_model(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        # Left in place, it would give the prefix to a later forward of the bare model.
+        self._cache = self._layout = None
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, PrefixCache):
+            cache.inside_forward = False
+            # A cache that kept nothing is of no use to the caller, and would hold the graph alive.
+            grows = any(getattr(layer, "growing", False) for layer in cache.layers)
+            if not grows and getattr(output, "past_key_values", None) is not None:
+                output.past_key_values = None
+
+    def _shows(self, module: Any) -> bool | None:
+        """Whether this layer's mask must show the prefix or hide it; None to leave it as it is."""
+        if self._config.layers is not None and _layer_index(module) not in self._config.layers:
+            return False
+        return True if self._config.prefix_always_visible else None
+
+    def _attention_hook(self, name: str, shows: bool | None) -> Callable[..., Any]:
+        def give(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            if self._cache is None:
+                return None
+            if kwargs.get(name) is None:
+                kwargs = {**kwargs, name: self._cache}
+            if shows is not None and self._layout is not None:
+                kwargs = _masked(module, args, kwargs, self._layout.is_prefix, shows)
+            return args, kwargs
+
+        return give
+
+
+def _masked(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    is_prefix: torch.Tensor,
+    show: bool,
+) -> dict[str, Any]:
+    """An attention's keywords with the prefix shown in its mask, or hidden."""
+    states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        if show:
+            return kwargs
+        mask = causal_mask(module, is_prefix, states.shape[1], states.dtype)
+    return {**kwargs, "attention_mask": show_prefix(mask, is_prefix, show, _true_hides(module))}
+
+
+def _true_hides(module: nn.Module) -> bool:
+    """MPT alone turns transformers' mask around: true where a key is hidden."""
+    return type(module).__name__ == "MptAttention"
+
+
+def _layer_index(module: nn.Module) -> int | None:
+    found = (getattr(module, name, None) for name in _INDEX_NAMES)
+    return next((index for index in found if isinstance(index, int)), None)
+
+
+def _cache_argument(module: nn.Module) -> str | None:
+    """The name under which an attention module takes the cache; None for any other module."""
+    if _layer_index(module) is None or "Attention" not in type(module).__name__:
+        return None
+    parameters = inspect.signature(module.forward).parameters
+    return next((name for name in _CACHE_NAMES if name in parameters), None)
+
+
+def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Positional arguments of a forward call under their names."""
+    names = list(inspect.signature(module.forward).parameters)
+    return {**dict(zip(names, args, strict=False)), **kwargs}

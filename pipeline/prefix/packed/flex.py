@@ -1,0 +1,59 @@
+"""Attention of packed examples to themselves and to a shared prefix through torch's FlexAttention.
+
+The path of a GPU: one fused kernel in which a block mask says which keys a position sees. The
+prefix is the first keys of all, once for the batch. Uncompiled (as on a CPU) it computes the same,
+slowly.
+"""
+
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+
+
+def flex_attention_to_prefix(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor | None,
+    prefix_value: Tensor | None,
+    lengths: list[int],
+    scaling: float,
+) -> Tensor:
+    """As `pipeline.prefix.packed.attention.merged_attention`, of the same arguments."""
+    p = 0
+    if prefix_key is not None and prefix_value is not None:
+        p = prefix_key.shape[1]
+        key = torch.cat([prefix_key.to(key.dtype), key], 1)
+        value = torch.cat([prefix_value.to(value.dtype), value], 1)
+    mask = _visible_keys(tuple(lengths), p, query.device)
+    out: Tensor = _attention(query.device.type)(
+        query[None], key[None], value[None], block_mask=mask, scale=scaling, enable_gqa=True
+    )
+    return out.squeeze(0)
+
+
+# Every layer of a batch asks for the same mask.
+@lru_cache(maxsize=2)
+def _visible_keys(lengths: tuple[int, ...], p: int, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    tokens = sum(lengths)
+    numbers = torch.arange(len(lengths), device=device)
+    example = numbers.repeat_interleave(torch.tensor(lengths, device=device), output_size=tokens)
+
+    def sees(_batch: Tensor, _head: Tensor, position: Tensor, key: Tensor) -> Tensor:
+        other = (key - p).clamp(min=0)
+        own = (example[position] == example[other]) & (other <= position)
+        return (key < p) | own
+
+    return create_block_mask(sees, None, None, tokens, p + tokens, device=str(device))
+
+
+@cache
+def _attention(device: str) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention

@@ -1,0 +1,1 @@
+"""The CPU's own attention kernel, C++ that is compiled on first use."""

@@ -1,0 +1,197 @@
+"""The fast path: examples packed one after another in a single row, without padding.
+
+Linear layers see one matrix of real tokens; attention goes through transformers' own extension
+point (`AttentionInterface`) to `merged_attention`. Architectures whose attention does more than
+scale, mask and softmax, or hides its attention from that interface, are not taken here: the
+padded path of `PrefixModel.forward` serves them.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from pipeline.prefix.architecture.parts import evaluating
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.packed.attention import merged_attention
+from pipeline.prefix.packed.decoding import PackedCache
+
+_NAME = "merged_prefix"
+# What an attention may ask for beyond scaled, causal softmax attention.
+_BEYOND = ("softcap", "s_aux", "position_bias", "sliding_window", "head_mask")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What the attention needs to know of a packed row; a keyword carries it through the model."""
+
+    lengths: list[int]
+    prefix: KVPrefix | None
+    cache: PackedCache | None = None
+    decoding: bool = False
+
+
+class NotPackableError(Exception):
+    """An attention met on the way computes something that the fast path does not."""
+
+
+def packed_logits(
+    frozen_model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    lengths: list[int],
+    prefix: KVPrefix | None,
+    keep: torch.Tensor,
+    cache: PackedCache | None = None,
+) -> torch.Tensor:
+    """The frozen model's logits at some positions of packed examples.
+
+    Args:
+        input_ids: `[tokens]`, examples one after another.
+        lengths: tokens of each example.
+        prefix: what stands before every example; None for nothing.
+        keep: indices `[n]` into `input_ids` of the positions whose logits are wanted.
+        cache: filled with the examples' first keys and values, to decode from.
+
+    Returns:
+        `[n, vocabulary]`, those of the same example alone after the prefix.
+    """
+    positions = [position for length in lengths for position in range(length)]
+    packing = Packing(lengths, prefix, cache)
+    return _packed(frozen_model, input_ids, positions, packing, keep)
+
+
+def packed_step(
+    frozen_model: PreTrainedModel,
+    tokens: torch.Tensor,
+    prefix: KVPrefix | None,
+    cache: PackedCache,
+) -> torch.Tensor:
+    """Logits `[rows, vocabulary]` after one more token `[rows]` of each of the cache's rows."""
+    positions = [cache.counts[row] for row in cache.rows]
+    packing = Packing([1] * len(positions), prefix, cache, decoding=True)
+    return _packed(frozen_model, tokens, positions, packing, torch.arange(len(tokens)))
+
+
+def _packed(
+    frozen_model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    positions: list[int],
+    packing: Packing,
+    keep: torch.Tensor,
+) -> torch.Tensor:
+    start = 0 if packing.prefix is None else len(packing.prefix)
+    with merged_attention_on(frozen_model):
+        output = frozen_model(
+            input_ids=input_ids[None],
+            position_ids=torch.tensor([positions], device=input_ids.device) + start,
+            use_cache=False,
+            logits_to_keep=keep,
+            prefix_packing=packing,
+        )
+    # Not `[0]`, whose gradient would be a copy of the logits' among zeros.
+    logits: torch.Tensor = output.logits.squeeze(0)
+    return logits
+
+
+@torch.no_grad()
+def is_packable(frozen_model: PreTrainedModel, prefix: KVPrefix | None) -> bool:
+    """Whether `packed_logits` gives what the model itself gives for each example alone.
+
+    Found out by trying both on two examples of a few tokens: an architecture is never assumed to
+    be a plain one.
+    """
+    parameters = inspect.signature(frozen_model.forward).parameters
+    if not {"logits_to_keep", "position_ids"} <= parameters.keys():
+        return False
+    if getattr(frozen_model.config.get_text_config(), "sliding_window", None) is not None:
+        return False
+    ids = torch.arange(1, 6, device=frozen_model.device)
+    keep = torch.arange(5, device=frozen_model.device)
+    try:
+        with evaluating(frozen_model):
+            packed = packed_logits(frozen_model, ids, [2, 3], prefix, keep)
+            alone = torch.cat([_alone(frozen_model, part, prefix) for part in ids.split([2, 3])])
+    except (NotPackableError, TypeError):
+        return False
+    # Half precision rounds differently on the two ways; a wrong way is off by far more.
+    tolerance = 1e-4 if frozen_model.dtype == torch.float32 else 0.1
+    scale = alone.float().abs().max().clamp(min=1)
+    return bool(((packed - alone).float().abs().max() / scale) < tolerance)
+
+
+def _alone(model: PreTrainedModel, ids: torch.Tensor, prefix: KVPrefix | None) -> torch.Tensor:
+    extra: dict[str, Any] = {"use_cache": False}
+    if prefix is not None:
+        mask = torch.ones(1, len(prefix) + len(ids), dtype=torch.long, device=ids.device)
+        cache = prefix.to(model.dtype).to_cache()
+        extra = {"attention_mask": mask, "past_key_values": cache}
+    logits: torch.Tensor = model(input_ids=ids[None], **extra).logits
+    return logits[0]
+
+
+@contextmanager
+def merged_attention_on(model: PreTrainedModel) -> Iterator[None]:
+    """Route the model's attention through `merged_attention`, and back again."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    prefix_packing: Packing | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """An attention function of transformers: `[1, heads, tokens, size]` states, heads last out."""
+    asked = [name for name in _BEYOND if kwargs.get(name) is not None]
+    if prefix_packing is None or dropout or asked:
+        raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")
+    prefix, cache = prefix_packing.prefix, prefix_packing.cache
+    pair = None if prefix is None else prefix.layer(module.layer_idx)
+    query, key, value = query.squeeze(0), key.squeeze(0), value.squeeze(0)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if cache is not None and prefix_packing.decoding:
+        out = cache.attend(module.layer_idx, query, key, value, pair, scaling)
+    else:
+        if cache is not None:
+            cache.prefill(module.layer_idx, key, value, prefix_packing.lengths)
+        lengths = prefix_packing.lengths
+        out = merged_attention(
+            query, key, value, pair and pair[0], pair and pair[1], lengths, scaling
+        )
+    return out.transpose(0, 1).unsqueeze(0), None
+
+
+AttentionInterface.register(_NAME, _forward)
+
+
+def compile_layers(frozen_model: PreTrainedModel) -> None:
+    """Let torch compile each decoder layer for the fast path, attention itself left as it is.
+
+    Norms, rotary embedding and activations become one pass each; the layers share one compiled
+    graph, made at their first call. `torch.compiler.set_stance("force_eager")` runs them as before.
+
+    Raises:
+        PrefixError: when transformers does not name the model's layers.
+    """
+    names = set(getattr(frozen_model, "_no_split_modules", None) or ())
+    layers = [module for module in frozen_model.modules() if type(module).__name__ in names]
+    if not layers:
+        raise PrefixError(f"{type(frozen_model).__name__} does not name its layers; do not compile")
+    AttentionInterface.register(_NAME, torch.compiler.disable(_forward))
+    for layer in layers:
+        layer.compile(dynamic=True)

@@ -1,0 +1,1 @@
+"""The trainable modules that yield a prefix, and how they are configured."""

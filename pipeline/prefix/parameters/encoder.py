@@ -1,0 +1,169 @@
+"""Prefix encoders: the trainable modules that yield a prefix."""
+
+import torch
+from torch import nn
+
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.parameters.config import PrefixConfig
+
+Shapes = list[tuple[tuple[int, ...], tuple[int, ...]]]
+"""For each layer `(num_kv_heads, head_dim)` of keys and of values."""
+
+
+class PrefixEncoder(nn.Module):
+    """What both encoders share: a flat start of every key and value, and frozen first tokens.
+
+    All parameters are float32, whatever the frozen model's dtype: steps of an optimizer are below
+    the resolution of bfloat16.
+    """
+
+    def __init__(self, config: PrefixConfig, shapes: Shapes) -> None:
+        super().__init__()
+        self.config = config
+        self.shapes = shapes
+        self.width = sum(k[0] * k[1] + v[0] * v[1] for k, v in shapes)
+        self.parts: tuple[str, ...] | None = None
+
+    def flat(self) -> torch.Tensor:
+        """All keys and values, `[p, width]` float32: for each layer its keys, then its values."""
+        raise NotImplementedError
+
+    def start_from(self, flat: torch.Tensor) -> None:
+        """Make `flat` `[p, width]` what the encoder yields, exactly."""
+        raise NotImplementedError
+
+    def forward(self) -> KVPrefix:
+        """The prefix of the current parameters, with gradients."""
+        kv = unflatten(self.flat(), self.shapes)
+        return KVPrefix(kv.keys, kv.values, layers=self.config.layers, parts=self.parts)
+
+    def load(self, kv: KVPrefix) -> None:
+        """Start from a prefix, of which the configuration's `layers` are taken.
+
+        Raises PrefixError when it has another length or other shapes.
+        """
+        if self.config.layers is not None:
+            kv = kv.of_layers(self.config.layers)
+        elif kv.layers is not None:
+            raise PrefixError(
+                f"the prefix is for layers {list(kv.layers)} alone; say so in the configuration"
+            )
+        check_fit(kv, self.shapes)
+        if len(kv) != self.config.num_virtual_tokens:
+            raise PrefixError(
+                f"the prefix has {len(kv)} virtual tokens, the model's configuration "
+                f"{self.config.num_virtual_tokens}; slice it (kv[:p]) or change num_virtual_tokens"
+            )
+        with torch.no_grad():
+            self.start_from(flatten(kv))
+
+
+class FlatEncoder(PrefixEncoder):
+    """The keys and values themselves are the parameters, as PEFT's without projection."""
+
+    def __init__(self, config: PrefixConfig, shapes: Shapes) -> None:
+        super().__init__(config, shapes)
+        frozen, p = config.num_frozen_tokens, config.num_virtual_tokens
+        start = torch.zeros(p, self.width)
+        if config.init_weights is None:
+            # PEFT starts from torch.nn.Embedding's default, a standard normal distribution.
+            start.normal_()
+        self.register_buffer("sink", start[:frozen].clone())
+        self.embedding = nn.Parameter(start[frozen:].clone())
+
+    def flat(self) -> torch.Tensor:
+        if self.config.num_frozen_tokens == 0:
+            return self.embedding
+        return torch.cat([self.get_buffer("sink"), self.embedding])
+
+    def start_from(self, flat: torch.Tensor) -> None:
+        frozen = self.config.num_frozen_tokens
+        self.get_buffer("sink").copy_(flat[:frozen])
+        self.embedding.copy_(flat[frozen:])
+
+
+class MLPEncoder(PrefixEncoder):
+    """An embedding and a two-layer MLP yield the prefix (Li and Liang 2021, section 4.3).
+
+    Started from a given prefix, the encoder yields that prefix plus the difference that training
+    makes to the MLP's output: zero at first, so that the start is exact, which an MLP fitted to
+    the given keys and values would not be.
+    """
+
+    def __init__(self, config: PrefixConfig, shapes: Shapes, hidden_size: int) -> None:
+        super().__init__(config, shapes)
+        p = config.num_virtual_tokens
+        inner = config.encoder_hidden_size or hidden_size
+        self.embedding = nn.Embedding(p, hidden_size)
+        self.transform = nn.Sequential(
+            nn.Linear(hidden_size, inner), nn.Tanh(), nn.Linear(inner, self.width)
+        )
+        self.register_buffer("offset", torch.zeros(p, self.width))
+        if config.init_weights == "zero":
+            self._silence_last_layer()
+
+    def flat(self) -> torch.Tensor:
+        moved = self.transform(self.embedding.weight)
+        frozen = self.config.num_frozen_tokens
+        if frozen:
+            keep = torch.ones(len(moved), 1, device=moved.device)
+            keep[:frozen] = 0
+            moved = moved * keep
+        return self.get_buffer("offset") + moved
+
+    def start_from(self, flat: torch.Tensor) -> None:
+        self.get_buffer("offset").copy_(flat)
+        self._silence_last_layer()
+
+    def _silence_last_layer(self) -> None:
+        last = self.transform[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+
+def build_encoder(config: PrefixConfig, shapes: Shapes, hidden_size: int) -> PrefixEncoder:
+    """The encoder that a configuration asks for."""
+    if config.prefix_projection:
+        return MLPEncoder(config, shapes, hidden_size)
+    return FlatEncoder(config, shapes)
+
+
+def flatten(kv: KVPrefix) -> torch.Tensor:
+    """A prefix as `[p, width]` float32: for each layer its keys, then its values, head by head."""
+    parts = [
+        tensor.transpose(0, 1).flatten(1)
+        for pair in zip(kv.keys, kv.values, strict=True)
+        for tensor in pair
+    ]
+    return torch.cat(parts, dim=1).float()
+
+
+def unflatten(flat: torch.Tensor, shapes: Shapes) -> KVPrefix:
+    """The inverse of `flatten`; slices of one tensor, no copies."""
+    wanted = [shape for pair in shapes for shape in pair]
+    # Split at once: slices taken one by one would each add a gradient as large as all of `flat`.
+    parts = [
+        part.unflatten(1, shape).transpose(0, 1)
+        for part, shape in zip(
+            flat.split([heads * size for heads, size in wanted], dim=1), wanted, strict=True
+        )
+    ]
+    return KVPrefix(tuple(parts[0::2]), tuple(parts[1::2]))
+
+
+def check_fit(kv: KVPrefix, shapes: Shapes) -> None:
+    """Raise PrefixError, with both shapes, when a prefix does not fit a model."""
+    if len(kv.shapes) != len(shapes):
+        raise PrefixError(
+            f"the prefix has {len(kv.shapes)} layers, the model {len(shapes)}; it was made for "
+            "another model"
+        )
+    for layer, (found, wanted) in enumerate(zip(kv.shapes, shapes, strict=True)):
+        if found != wanted:
+            raise PrefixError(
+                f"layer {layer}: the prefix has (heads, head size) {found[0]} for keys and "
+                f"{found[1]} for values, the model {wanted[0]} and {wanted[1]}; it was made for "
+                "another model"
+            )

@@ -1,0 +1,1 @@
+"""Where a prefix can start: noise, words, texts, other prefixes."""

@@ -1,0 +1,70 @@
+"""The tokens of a corpus that inputs attend to most, as a prefix.
+
+A long text in the context, seen by training inputs, shows which of its tokens they make use of.
+Those tokens' cached keys and values, computed within the whole text, become the prefix.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.model import PrefixModel
+from pipeline.prefix.starts.positions import moved_to_front
+
+
+@torch.no_grad()
+def attention_received(model: PrefixModel, inputs: Iterable[list[int]]) -> torch.Tensor:
+    """How much attention each virtual token gets from the inputs, float64 `[p]`, summing to <= 1.
+
+    The mean over inputs, their positions, layers and heads. Raises PrefixError for a model that
+    cannot show its attention.
+    """
+    frozen = model.frozen_model
+    before = frozen.config._attn_implementation
+    p = model.prefix_config.num_virtual_tokens
+    total, queries = torch.zeros(p, dtype=torch.float64), 0
+    frozen.set_attn_implementation("eager")
+    try:
+        for ids in inputs:
+            batch = torch.tensor([ids], device=frozen.device)
+            weights = model(input_ids=batch, output_attentions=True, use_cache=False).attentions
+            if not weights or any(layer is None for layer in weights):
+                raise PrefixError(f"{type(frozen).__name__} does not show its attention weights")
+            for layer in weights:
+                total += layer[0, :, :, :p].double().mean(0).sum(0).cpu() / len(weights)
+            queries += len(ids)
+    finally:
+        frozen.set_attn_implementation(before)
+    if not queries:
+        raise PrefixError("no input to measure attention with; give at least one")
+    return total / queries
+
+
+def most_attended(
+    model: PrefixModel, kv: KVPrefix, num_virtual_tokens: int, inputs: Iterable[list[int]]
+) -> KVPrefix:
+    """The `num_virtual_tokens` cached tokens of a corpus that `inputs` attend to most.
+
+    They keep their order in the corpus and move together to positions 0 to p-1 (see
+    `pipeline.prefix.starts.positions`).
+
+    Args:
+        model: holds the whole corpus' KV cache as its prefix.
+        kv: that prefix.
+        num_virtual_tokens: how many of its tokens to choose.
+        inputs: token ids of each training input.
+    """
+    if num_virtual_tokens > len(kv):
+        raise PrefixError(
+            f"the corpus has {len(kv)} cached tokens, fewer than the {num_virtual_tokens} virtual "
+            "tokens asked for; use a longer corpus or a shorter prefix"
+        )
+    received = attention_received(model, inputs)
+    chosen = torch.topk(received, num_virtual_tokens).indices.sort().values
+    picked = KVPrefix(
+        tuple(key[:, chosen] for key in kv.keys), tuple(value[:, chosen] for value in kv.values)
+    )
+    with model.frozen() as frozen:
+        return moved_to_front(frozen, picked, chosen.tolist())

@@ -1,0 +1,103 @@
+"""The KV cache of a text as a prefix (PEFT's `initialize_kv_prefix_from_text` and its kin)."""
+
+import hashlib
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.prefix.architecture.parts import evaluating, is_decoder_only
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.files.provenance import provenance
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.starts.from_source import kv_prefix_from_source_tokens
+
+
+@torch.no_grad()
+def kv_prefix_from_text(
+    frozen_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    num_virtual_tokens: int,
+    use_chat_template: bool = False,
+) -> KVPrefix:
+    """The keys and values of a text's first tokens, at positions 0 to p-1.
+
+    As in PEFT, the text is tokenized with the tokenizer's special tokens, or as one user message
+    through its chat template. By causality the first p entries are the same for every longer p.
+
+    Raises:
+        PrefixError: when the text has fewer than `num_virtual_tokens` tokens.
+    """
+    if num_virtual_tokens < 1:
+        raise PrefixError(f"num_virtual_tokens is {num_virtual_tokens}; a prefix has at least 1")
+    if use_chat_template:
+        if tokenizer.chat_template is None:
+            raise PrefixError("the tokenizer has no chat template; use use_chat_template=False")
+        text = str(
+            tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
+        )
+    tokens = tokenizer.encode(text, add_special_tokens=not use_chat_template)
+    if len(tokens) < num_virtual_tokens:
+        raise PrefixError(
+            f"the text has {len(tokens)} tokens, fewer than the {num_virtual_tokens} "
+            "virtual tokens asked for; use a longer text or a shorter prefix"
+        )
+    kv = kv_prefix_from_tokens(frozen_model, torch.tensor(tokens[:num_virtual_tokens]))
+    kv.metadata["text_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    return kv
+
+
+@torch.no_grad()
+def kv_prefix_from_tokens(
+    frozen_model: PreTrainedModel, tokens: torch.Tensor | list[int]
+) -> KVPrefix:
+    """The keys and values of a sequence of token ids `[p]`, float32.
+
+    Of a model with an encoder, those of `kv_prefix_from_source_tokens`: its encoder reads them.
+    Raises PrefixError when they are more than the model's context, or none.
+    """
+    tokens = torch.as_tensor(tokens)
+    context = getattr(frozen_model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and len(tokens) > context:
+        raise PrefixError(
+            f"{len(tokens)} virtual tokens are more than the model's context of {context} "
+            "positions; use a shorter prefix"
+        )
+    if not is_decoder_only(frozen_model):
+        return kv_prefix_from_source_tokens(frozen_model, tokens.tolist())
+    # A plain DynamicCache keeps every token; one made from the configuration would forget those
+    # that left a sliding window, and a shorter prefix of them could not be cut from it.
+    cache = DynamicCache()
+    with evaluating(frozen_model):
+        frozen_model(
+            input_ids=tokens[None].to(frozen_model.device), past_key_values=cache, use_cache=True
+        )
+    kv = kv_prefix_from_cache(cache, len(tokens))
+    kv.metadata.update(provenance(frozen_model))
+    kv.metadata["tokens_sha256"] = hashlib.sha256(str(tokens.tolist()).encode()).hexdigest()
+    return kv
+
+
+def kv_prefix_from_cache(past_key_values: Any, num_virtual_tokens: int) -> KVPrefix:
+    """The first tokens of a transformers `Cache` of one row as a prefix, float32.
+
+    Raises:
+        PrefixError: when it holds several rows, or fewer tokens than asked for in some layer.
+    """
+    keys, values = [], []
+    for index, layer in enumerate(past_key_values.layers):
+        if layer.keys is None or layer.keys.ndim != 4:
+            raise PrefixError(f"layer {index} of past_key_values holds no keys and values")
+        if layer.keys.shape[0] != 1:
+            raise PrefixError(
+                f"past_key_values holds {layer.keys.shape[0]} rows; a prefix comes from one"
+            )
+        if layer.keys.shape[2] < num_virtual_tokens:
+            raise PrefixError(
+                f"layer {index} of past_key_values holds {layer.keys.shape[2]} tokens, fewer than "
+                f"the {num_virtual_tokens} virtual tokens asked for"
+            )
+        keys.append(layer.keys[0, :, :num_virtual_tokens].float().clone())
+        values.append(layer.values[0, :, :num_virtual_tokens].float().clone())
+    return KVPrefix(tuple(keys), tuple(values))

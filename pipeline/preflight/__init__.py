@@ -1,0 +1,1 @@
+"""Params against files and model, before any work."""

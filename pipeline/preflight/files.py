@@ -1,0 +1,200 @@
+"""What of params.yaml can be checked against files, before any work starts."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Params
+from pipeline.config.baselines import Adapter
+from pipeline.config.data import FileData
+from pipeline.config.initializations import FROM_FILE, CorpusText, PrefixFile
+from pipeline.config.load import read_yaml
+from pipeline.config.model import LocalModel
+from pipeline.errors import PipelineError
+from pipeline.preflight.model import check_examples_fit_context, check_model_fits_task, context_of
+from pipeline.storage.records import read_json
+from pipeline.workspace import paths
+
+_OUTPUTS = {
+    "fetch_model": paths.MODEL,
+    "fetch_data": paths.RAW_DATA,
+    "tokenize": paths.TOKENIZED / "statistics.json",
+}
+
+
+def check_files(params: Params) -> list[str]:
+    """Check that what params names is there and fits, as far as it can be known already.
+
+    Returns a sentence for each check that has to wait for a stage. Raises PipelineError with the
+    key's path for the first thing that is wrong. Costs milliseconds: no model is loaded.
+    """
+    _sources_exist(params)
+    waiting = []
+    _model_fits_task(params)
+    if _is_current("fetch_model", "model"):
+        _lengths_fit_context(params)
+        _corpora_are_long_enough(params)
+    else:
+        waiting.append("lengths and corpora are checked against the model after fetch_model")
+    if _is_current("fetch_data", "data"):
+        _templates_fit_columns(params)
+    else:
+        waiting.append("templates are checked against the data's columns after fetch_data")
+    if _is_current("tokenize", "task"):
+        _examples_fit_context(params)
+    return waiting
+
+
+def _sources_exist(params: Params) -> None:
+    named: dict[str, str] = {}
+    if isinstance(params.model, LocalModel):
+        named["model.path"] = params.model.path
+    if isinstance(params.data, FileData):
+        files = params.data.files.model_dump()
+        named.update({f"data.files.{split}": path for split, path in files.items() if path})
+    for name, definition in params.initializations.items():
+        if isinstance(definition, (*FROM_FILE, PrefixFile)):
+            named[f"initializations.{name}.path"] = definition.path
+    for name, baseline in params.baselines.items():
+        if isinstance(baseline, Adapter):
+            named[f"baselines.{name}.path"] = baseline.path
+    for key, path in named.items():
+        if not Path(path).exists() and not _is_output(path):
+            raise PipelineError(f"{key}: there is nothing at '{path}'; name an existing path")
+
+
+def _is_output(path: str) -> bool:
+    """Whether a stage writes this path, so that it may still be missing."""
+    return Path(path).parts[:1] == paths.DATA.parts
+
+
+def _is_current(stage: str, section: str) -> bool:
+    """Whether a stage's output is of today's params, by what DVC recorded."""
+    lock = Path("dvc.lock")
+    if not lock.exists():
+        return False
+    recorded: Any = read_yaml(lock).get("stages", {}).get(stage, {}).get("params", {})
+    return bool(
+        recorded.get(str(paths.PARAMS), {}).get(section) == read_yaml(paths.PARAMS)[section]
+        and _OUTPUTS[stage].exists()
+    )
+
+
+def _model_fits_task(params: Params) -> None:
+    """By the configuration in data/model, or of a local source that is still to be fetched."""
+    if _is_current("fetch_model", "model"):
+        config = _model_config()
+        if config is not None:
+            check_model_fits_task(params, config)
+    elif isinstance(params.model, LocalModel):
+        # What cannot be read is the matter of fetch_model, which says what is wrong with it.
+        with contextlib.suppress(OSError, ValueError):
+            config = json.loads((Path(params.model.path) / "config.json").read_text("utf-8"))
+            if isinstance(config, dict):
+                check_model_fits_task(params, config)
+
+
+def _examples_fit_context(params: Params) -> None:
+    config = _model_config()
+    if config is not None:
+        statistics = read_json(paths.TOKENIZED / "statistics.json")
+        check_examples_fit_context(params, config, statistics)
+
+
+def _lengths_fit_context(params: Params) -> None:
+    config = _model_config()
+    context = None if config is None else context_of(config)
+    if context is None:
+        return
+    longest = max(params.sweep.lengths)
+    if longest >= context:
+        raise PipelineError(
+            f"sweep.lengths: {longest} virtual tokens leave no room in the model's context of "
+            f"{context} positions; use shorter prefixes"
+        )
+    # An encoder-decoder counts input and target apart; task.max_length is of both together.
+    together = params.task.type != "seq2seq_lm"
+    if together and longest + params.task.max_length > context:
+        raise PipelineError(
+            f"task.max_length: {params.task.max_length} tokens after a prefix of {longest} are "
+            f"more than the model's context of {context} positions; lower task.max_length or "
+            "sweep.lengths"
+        )
+    if params.kv_prefix.max_length > context:
+        raise PipelineError(
+            f"kv_prefix.max_length: {params.kv_prefix.max_length} is above the model's context "
+            f"of {context} positions; lower it"
+        )
+
+
+def _corpora_are_long_enough(params: Params) -> None:
+    vocabulary = paths.MODEL / "tokenizer.json"
+    if not vocabulary.exists():
+        return
+    from tokenizers import Tokenizer
+
+    tokenizer = _model_file(vocabulary, Tokenizer.from_str)
+    needed = params.kv_prefix.max_length
+    for name, definition in params.initializations.items():
+        if not isinstance(definition, CorpusText):
+            continue
+        path = Path(definition.path)
+        if not path.exists():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise PipelineError(
+                f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"
+            ) from error
+        found = len(tokenizer.encode(text).ids) - definition.skip_tokens
+        # A chat template only adds tokens: the text alone may be a little too short then.
+        if found < needed and not definition.use_chat_template:
+            raise PipelineError(
+                f"initializations.{name}.path: '{path}' has {found} tokens, fewer than "
+                f"kv_prefix.max_length = {needed}; use a longer text or lower kv_prefix.max_length"
+            )
+
+
+def _model_config() -> Any:
+    """The fetched model's configuration; None where there is no such file yet."""
+    path = paths.MODEL / "config.json"
+    return _model_file(path, json.loads) if path.exists() else None
+
+
+def _model_file(path: Path, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises the plain class
+        raise PipelineError(f"{path}: is damaged; run `dvc repro --force fetch_model`") from error
+
+
+def _templates_fit_columns(params: Params) -> None:
+    path = paths.RAW_DATA / "train.jsonl"
+    if not path.exists():
+        return
+    from pipeline.config.initializations import Demonstrations
+    from pipeline.data.rendering import EmptyRowError, render
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            row = json.loads(file.readline())
+    except ValueError as error:
+        raise PipelineError(f"{path}: is damaged; run `dvc repro --force fetch_data`") from error
+    # A null in the first row says nothing of the template; `tokenize` goes by task.empty.
+    with contextlib.suppress(EmptyRowError):
+        render(params.task.input_template, row, "task.input_template")
+    with contextlib.suppress(EmptyRowError):
+        render(params.task.target_template, row, "task.target_template")
+    column = params.task.references_column
+    if column is not None and column not in row:
+        raise PipelineError(
+            f"task.references_column: '{column}' is no column; the data's columns are: "
+            f"{', '.join(row)}"
+        )
+    for name, definition in params.initializations.items():
+        if isinstance(definition, Demonstrations) and definition.template is not None:
+            with contextlib.suppress(EmptyRowError):
+                render(definition.template, row, f"initializations.{name}.template")

@@ -1,0 +1,87 @@
+"""Reading and writing the small files between stages: JSON lines, JSON and CSV."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PipelineError
+from pipeline.storage.atomic import atomic_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file. Raises PipelineError naming the line that is not one."""
+    rows = []
+    # Not splitlines(): text may hold U+2028, which ends no JSON line.
+    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), start=1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise PipelineError(
+                f"{path}, line {number}: is no JSON object; run its stage again"
+            ) from error
+    return rows
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One object a line, UTF-8, keys in the order given."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, text)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises PipelineError when the file is missing or is none."""
+    try:
+        return dict(json.loads(read_text(path)))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise PipelineError(f"{path}: is no JSON object; run its stage again") from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """An indented JSON object, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_csv(path: Path) -> "pd.DataFrame":
+    """A table. Raises PipelineError when the file is missing or is no CSV."""
+    import io
+
+    import pandas as pd
+
+    try:
+        return pd.read_csv(io.StringIO(read_text(path)))
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise PipelineError(f"{path}: is no CSV table; run its stage again") from error
+
+
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
+    """A table without its index; floats with all the digits that give them back."""
+    write_text(path, table.to_csv(index=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 text, written aside and renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise PipelineError(
+            f"{path}: a text holds half a character ({text[error.start]!r}); mend the data"
+        ) from error
+    with atomic_file(path) as aside:
+        aside.write_bytes(content)
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise PipelineError(f"{path}: no such file; run `dvc repro`") from error
+    except UnicodeDecodeError as error:
+        raise PipelineError(
+            f"{path}: is not UTF-8 text (byte {error.start}); a stage's file is made again by "
+            "`dvc repro --force`"
+        ) from error

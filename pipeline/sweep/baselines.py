@@ -1,0 +1,72 @@
+"""The baselines of params.yaml, each with the name of its folder, its runs and its row."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Params
+from pipeline.config.baselines import Adapter
+
+IN_CONTEXT = "in_context_"
+"""What the family of an initialisation's text in the context begins with."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What variants are compared with, measured once.
+
+    `family` is shared by what differs in length, seed or training size alone: a key of `baselines`
+    or `trained_baselines`, or `in_context_<initialisation>` for one of `sweep.in_context`.
+    `length` is known of the latter only; `seed` is one of a trained baseline.
+    """
+
+    family: str
+    length: int | None = None
+    seed: int | None = None
+    train_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder name that dvc.yaml gives it: `no_prefix`, `lora-seed0-train50`, ..."""
+        parts = (("len", self.length), ("seed", self.seed), ("train", self.train_size))
+        return "-".join(
+            [self.family, *(f"{key}{value}" for key, value in parts if value is not None)]
+        )
+
+    @property
+    def dvc_stage(self) -> str:
+        """The stage that measures it, as `dvc repro` and `dvc.lock` call it."""
+        if self.length is not None:
+            return f"in_context@{self.length}-{self.family.removeprefix(IN_CONTEXT)}"
+        if self.train_size is not None:
+            return f"evaluate_baseline_subset@{self.family}-{self.seed}-{self.train_size}"
+        if self.seed is not None:
+            return f"evaluate_baseline@{self.family}-{self.seed}"
+        return f"baselines@{self.family}"
+
+    def definition(self, params: Params) -> dict[str, Any]:
+        """What params.yaml says of it."""
+        if self.length is not None:
+            return params.initializations[self.family.removeprefix(IN_CONTEXT)].model_dump()
+        if self.seed is not None:
+            return params.trained_baselines[self.family].model_dump()
+        return params.baselines[self.family].model_dump()
+
+
+def all_baselines(params: Params) -> list[Baseline]:
+    """All of params.yaml: single ones, texts in the context at each length, trained ones."""
+    sweep = params.sweep
+    return [
+        *(Baseline(name) for name in params.baselines),
+        *(Baseline(IN_CONTEXT + n, length=p) for n in sweep.in_context for p in sweep.lengths),
+        *(
+            Baseline(name, seed=seed, train_size=size)
+            for name in params.trained_baselines
+            for size in (None, *sweep.train_sizes)
+            for seed in sweep.seeds
+        ),
+    ]
+
+
+def kind_of(params: Params, name: str) -> str:
+    """`variant` for an adapter from elsewhere, a prefix as those trained here; else `baseline`."""
+    return "variant" if isinstance(params.baselines.get(name), Adapter) else "baseline"
