@@ -35,7 +35,7 @@ def main() -> None:
 
     from transformers import AutoTokenizer
 
-    from pipeline.data.rendering import render
+    from pipeline.data.templates import render
 
     tokenizer = AutoTokenizer.from_pretrained("data/model")
     lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()

@@ -6,7 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.config.task import TaskParams
-from pipeline.data.rendering import Renderer, render
+from pipeline.data.rendering import Renderer
+from pipeline.data.templates import render
 from pipeline.errors import PipelineError
 
 ROW = {"id": "1", "place": "Lima", "size": "3 km", "all": ["3 km", "three km"]}

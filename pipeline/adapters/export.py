@@ -3,12 +3,16 @@
 import shutil
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from pipeline.adapters.model_card import model_card
 from pipeline.config import Params
 from pipeline.config.baselines import Adapter
 from pipeline.config.model import HubModel
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
+from pipeline.prefix import KVPrefix, PrefixError
+from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, save_adapter
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import read_json, write_json, write_text
 from pipeline.workspace import paths
@@ -24,8 +28,6 @@ def export_adapter(
     Raises PipelineError when something else is in `folder` and `replace` is not set, and
     PrefixError for a prefix that PEFT's format cannot hold.
     """
-    from pipeline.prefix.files.peft_format import CONFIG
-
     refuse_other_tasks(params.task, "export")
     if folder.is_file():
         raise PipelineError(f"{folder}: is a file; name a folder")
@@ -42,8 +44,6 @@ def export_best(params: Params, name: str, folder: Path) -> None:
     A prefix beyond PEFT's format (of some layers, or of unlike shapes), or of another task than
     causal language modelling, keeps this project's own.
     """
-    from pipeline.prefix import PrefixError
-
     with atomic_folder(folder) as aside:
         try:
             if params.task.type != "causal_lm":
@@ -59,8 +59,6 @@ def export_best(params: Params, name: str, folder: Path) -> None:
 
 
 def _write_adapter(params: Params, name: str, folder: Path, base_model: str | None) -> None:
-    from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS
-
     baseline = params.baselines.get(name)
     if isinstance(baseline, Adapter):
         for file in (CONFIG, WEIGHTS):
@@ -76,11 +74,6 @@ def _write_adapter(params: Params, name: str, folder: Path, base_model: str | No
 
 
 def _write_trained(params: Params, name: str, folder: Path) -> None:
-    from transformers import AutoConfig
-
-    from pipeline.prefix import KVPrefix, PrefixError
-    from pipeline.prefix.files.peft_format import save_adapter
-
     path = paths.TRAIN / name / "prefix.safetensors"
     if not path.exists():
         raise PipelineError(f"{path}: '{name}' is not trained yet; run `dvc repro`")

@@ -5,9 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from pipeline.config import Params, load_params
+from pipeline.config.compute import Compute
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
+from pipeline.models.frozen import load_frozen_model
+from pipeline.prefix import PrefixConfig, PrefixModel
+from pipeline.prefix.architecture.shapes import kv_shapes
+from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, load_adapter
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_text
 from pipeline.workspace import paths
@@ -51,12 +59,6 @@ def _refuse_name(params: Params, name: str) -> None:
 
 def _virtual_tokens(folder: Path) -> int:
     """The adapter's length, once it is known to fit the frozen model."""
-    from pipeline.config.compute import Compute
-    from pipeline.models.frozen import load_frozen_model
-    from pipeline.prefix import PrefixConfig, PrefixModel
-    from pipeline.prefix.architecture.shapes import kv_shapes
-    from pipeline.prefix.files.peft_format import load_adapter
-
     model = load_frozen_model(paths.MODEL, Compute())
     kv = load_adapter(folder, kv_shapes(model))
     # Refuses one that leaves no room in the model's context.
@@ -69,8 +71,6 @@ def _listed(text: str, name: str) -> str:
 
     Raises PipelineError when the file is written in a way that cannot be added to.
     """
-    from ruamel.yaml import YAML
-
     path = (ADAPTERS / name).as_posix()
     entry = f"{name}: {{type: adapter, path: {path}}}"
     baselines = YAML().load(text)["baselines"]
@@ -93,9 +93,6 @@ def _listed(text: str, name: str) -> str:
 
 
 def _parsed(text: str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
         return YAML(typ="safe").load(text)
     except YAMLError:
@@ -103,8 +100,6 @@ def _parsed(text: str) -> Any:
 
 
 def _copy(folder: Path, to: Path) -> None:
-    from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS
-
     with atomic_folder(to) as aside:
         for file in (CONFIG, WEIGHTS, "README.md"):
             if (folder / file).exists():

@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+from tabulate import tabulate
+
 from pipeline.config import Params
 from pipeline.config.shown import as_yaml, shown_params
 from pipeline.storage.records import read_json, read_jsonl
@@ -20,9 +24,6 @@ def model_card(params: Params, name: str, adapter_config: Mapping[str, Any]) -> 
     Its two code blocks run as they are, once `adapter` names the folder: they answer the first
     example of `report.split`, and the card says what the evaluation answered.
     """
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import SandboxedEnvironment
-
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters["python"] = _python
     template = environment.from_string(
@@ -114,8 +115,6 @@ def _examples() -> dict[str, Any]:
 
 def _metrics(params: Params, name: str) -> str:
     """A table: a row a split, for this prefix and for each baseline that is measured."""
-    from tabulate import tabulate
-
     others = [other for other in params.baselines if other != name]
     rows = [
         {"": shown, "split": split, **_scalars(metrics)}

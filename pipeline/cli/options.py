@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline.inference.selection import BEST
+from pipeline.sweep.variants import BEST
 
 variant_option = click.option(
     "--variant",

@@ -1,6 +1,8 @@
 """The comparison's outcome in plain sentences, each of which follows from the tables."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from pipeline.comparison.per_example import Comparer, averaged
 from pipeline.comparison.summary import ByName, sort_key
@@ -8,15 +10,12 @@ from pipeline.comparison.tables import TITLES, score
 from pipeline.config import Params
 from pipeline.evaluation.metrics import HIGHER_IS_BETTER, PERCENT
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 LEVEL = 0.05
 """Differences with a p value below it are called significant."""
 
 
 def conclude(
-    table: "pd.DataFrame", seeds: "pd.DataFrame", statistics: ByName, params: Params
+    table: pd.DataFrame, seeds: pd.DataFrame, statistics: ByName, params: Params
 ) -> list[str]:
     """Who wins, by how much, whether that may be chance, and what it costs.
 
@@ -124,7 +123,7 @@ def _judged(p: float | None, params: Params) -> str:
 def _p_between(
     one: dict[Any, Any],
     other: dict[Any, Any],
-    table: "pd.DataFrame",
+    table: pd.DataFrame,
     statistics: ByName,
     params: Params,
 ) -> float:
@@ -138,7 +137,7 @@ def _p_between(
     return comparer.p_values(*pooled)[f"{key}_p_value"]
 
 
-def _members(setting: str, table: "pd.DataFrame") -> list[str]:
+def _members(setting: str, table: pd.DataFrame) -> list[str]:
     """The rows of the summary that a row of the table over seeds stands for."""
     unseeded = table["name"].str.replace(r"-seed\d+", "", regex=True)
     return list(table.loc[unseeded == setting, "name"])

@@ -1,6 +1,8 @@
 """The second table: seeds together, a row a length, initialisation and training size."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from pipeline.comparison.per_example import Comparer, averaged
 from pipeline.comparison.summary import ByName, best_baseline, sort_key
@@ -9,11 +11,8 @@ from pipeline.evaluation.metrics import ALWAYS
 from pipeline.sweep.baselines import Baseline, all_baselines
 from pipeline.sweep.variants import Variant, sweep
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def over_seeds(table: "pd.DataFrame", statistics: ByName, params: Params) -> "pd.DataFrame":
+def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.DataFrame:
     """The summary table with the seeds of one setting in one row.
 
     Columns: name (without its seed), kind, length, initialization, train_size, seeds (how many),
@@ -22,8 +21,6 @@ def over_seeds(table: "pd.DataFrame", statistics: ByName, params: Params) -> "pd
     seed); and `_p_value` of the difference from `compared_with`, the best baseline over its seeds,
     with statistics averaged over the seeds example by example. Sorted like the summary.
     """
-    import pandas as pd
-
     groups = _groups(params)
     rows: list[dict[str, Any]] = []
     by_name = table.set_index("name")

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
 
 from pipeline.comparison.conclusion import conclude
 from pipeline.comparison.examples import side_by_side
@@ -15,9 +19,6 @@ from pipeline.config import Params
 from pipeline.config.shown import shown_params
 from pipeline.errors import PipelineError
 from pipeline.storage.records import write_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HTML, MARKDOWN = "report.html", "report.md"
 
@@ -54,8 +55,8 @@ class Picture:
 
 def write_page(
     params: Params,
-    table: "pd.DataFrame",
-    seeds: "pd.DataFrame",
+    table: pd.DataFrame,
+    seeds: pd.DataFrame,
     statistics: ByName,
     best: str,
     folder: Path,
@@ -72,8 +73,8 @@ def write_page(
 
 def _facts(
     params: Params,
-    table: "pd.DataFrame",
-    seeds: "pd.DataFrame",
+    table: pd.DataFrame,
+    seeds: pd.DataFrame,
     statistics: ByName,
     best: str,
     folder: Path,
@@ -98,7 +99,7 @@ def _facts(
     return facts
 
 
-def _with_costs(shown: ShownTable, table: "pd.DataFrame") -> ShownTable:
+def _with_costs(shown: ShownTable, table: pd.DataFrame) -> ShownTable:
     """A shown table with two more columns: what was trained, and what is stored.
 
     A p value stands beside the names, where no scrolling hides it.
@@ -156,9 +157,6 @@ def _versions() -> list[tuple[str, str]]:
 
 
 def _render(name: str, facts: dict[str, Any], escaped: bool) -> str:
-    from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
-    from jinja2.sandbox import SandboxedEnvironment
-
     environment = SandboxedEnvironment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=escaped,

@@ -3,17 +3,15 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pipeline.comparison.resampling import Resampling
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import ALWAYS, metric_named
 from pipeline.storage.records import read_jsonl
 
-if TYPE_CHECKING:
-    import numpy as np
-
-Statistics = dict[tuple[str, str], "np.ndarray"]
+Statistics = dict[tuple[str, str], np.ndarray]
 """For a (split, metric) the statistics of its examples, `[examples, k]`, in the split's order."""
 
 
@@ -35,8 +33,6 @@ def read_statistics(folder: Path, splits: Sequence[str], metrics: Sequence[str])
 
 def averaged(parts: Iterable[Statistics]) -> Statistics:
     """The mean over seeds, example by example: one system that stands for all of them."""
-    import numpy as np
-
     listed = list(parts)
     return {key: np.mean([part[key] for part in listed], axis=0) for key in listed[0]}
 

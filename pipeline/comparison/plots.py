@@ -1,7 +1,10 @@
 """The pictures of the report, drawn with matplotlib: all of them, and those against length."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
 
 from pipeline.comparison.plots_by_cost import draw_by_cost
 from pipeline.comparison.plots_by_train_size import draw_by_train_size
@@ -21,12 +24,8 @@ from pipeline.comparison.plots_style import (
 from pipeline.config import Params
 from pipeline.evaluation.metrics import HIGHER_IS_BETTER
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
-
-def draw(params: Params, table: "pd.DataFrame", curves: "pd.DataFrame", folder: Path) -> None:
+def draw(params: Params, table: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
     """Write every picture of a summary table and its loss curves into `folder`.
 
     `<split>_<metric>.png` against prefix length; `<split>_<metric>_by_stored_bytes.png` and, with
@@ -53,7 +52,7 @@ def draw(params: Params, table: "pd.DataFrame", curves: "pd.DataFrame", folder: 
     draw_loss_curves(curves, folder / "loss_curves.png", dpi)
 
 
-def _against_length(axes: "Axes", table: "pd.DataFrame", split: str, metric: str) -> None:
+def _against_length(axes: Axes, table: pd.DataFrame, split: str, metric: str) -> None:
     column = f"{split}_{metric}"
     variants = table[table["kind"] == "variant"]
     for index, (name, group) in enumerate(variants.groupby("initialization", sort=True)):

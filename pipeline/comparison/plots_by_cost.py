@@ -1,7 +1,10 @@
 """Quality against what it costs: bytes stored beside the frozen model, or seconds of training."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
+from matplotlib.ticker import EngFormatter
 
 from pipeline.comparison.plots_style import (
     BASELINE_COLOUR,
@@ -16,9 +19,6 @@ from pipeline.comparison.plots_style import (
 )
 from pipeline.evaluation.metrics import HIGHER_IS_BETTER
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Cost = Literal["stored_bytes", "training_seconds"]
 
 _COSTS: dict[Cost, tuple[str, str, str]] = {
@@ -28,15 +28,13 @@ _COSTS: dict[Cost, tuple[str, str, str]] = {
 
 
 def draw_by_cost(
-    table: "pd.DataFrame", *, cost: Cost, split: str, metric: str, path: Path, dpi: int
+    table: pd.DataFrame, *, cost: Cost, split: str, metric: str, path: Path, dpi: int
 ) -> None:
     """A point for each row with a cost, a line through the lengths of each initialisation.
 
     Seeds are one point, their mean, with a bar from the worst to the best. What costs nothing is a
     horizontal line, since a logarithmic axis has no zero.
     """
-    from matplotlib.ticker import EngFormatter
-
     column = f"{split}_{metric}"
     name, label, unit = _COSTS[cost]
     figure, axes = new_figure()

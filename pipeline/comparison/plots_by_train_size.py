@@ -1,7 +1,10 @@
 """The low-data curve (Li and Liang 2021, figure 3): quality against training examples."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
 
 from pipeline.comparison.plots_style import (
     BASELINE_COLOUR,
@@ -16,14 +19,8 @@ from pipeline.comparison.plots_style import (
 )
 from pipeline.evaluation.metrics import HIGHER_IS_BETTER
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
-
-def draw_by_train_size(
-    table: "pd.DataFrame", split: str, metric: str, path: Path, dpi: int
-) -> None:
+def draw_by_train_size(table: pd.DataFrame, split: str, metric: str, path: Path, dpi: int) -> None:
     """A panel for each prefix length, a line for each initialisation, bands over seeds.
 
     Trained baselines are lines in every panel, the others horizontal lines.
@@ -53,7 +50,7 @@ def draw_by_train_size(
     save(figure, path, dpi)
 
 
-def _baselines(axes: "Axes", baselines: "pd.DataFrame", column: str, length: int) -> None:
+def _baselines(axes: Axes, baselines: pd.DataFrame, column: str, length: int) -> None:
     for index, (name, group) in enumerate(baselines.groupby("initialization", sort=True)):
         style: dict[str, Any] = {"color": BASELINE_COLOUR, "ls": baseline_style(index)}
         label = f"{name} (baseline)"
@@ -66,9 +63,7 @@ def _baselines(axes: "Axes", baselines: "pd.DataFrame", column: str, length: int
         axes.axhline(rows[column].mean(), label=label, **style)
 
 
-def _line(
-    axes: "Axes", group: "pd.DataFrame", column: str, label: str, style: dict[str, Any]
-) -> None:
+def _line(axes: Axes, group: pd.DataFrame, column: str, label: str, style: dict[str, Any]) -> None:
     if group.empty:
         return
     by_size = group.groupby("train_size")[column].agg(["mean", "min", "max"])

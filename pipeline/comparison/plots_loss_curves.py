@@ -1,7 +1,9 @@
 """Training loss over optimizer steps, readable for any number of variants."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import pandas as pd
 
 from pipeline.comparison.plots_style import new_panels, save
 from pipeline.config import Params
@@ -9,18 +11,13 @@ from pipeline.storage.records import read_csv
 from pipeline.sweep.variants import sweep
 from pipeline.workspace import paths
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def loss_curves(params: Params) -> "pd.DataFrame":
+def loss_curves(params: Params) -> pd.DataFrame:
     """Training loss of each variant that saw the whole training split.
 
     Columns initialization, length, seed, step, loss (mean of 10 steps: single batches are too
     noisy to tell variants apart).
     """
-    import pandas as pd
-
     tables = []
     for variant in sweep(params):
         if variant.train_size is not None:
@@ -34,7 +31,7 @@ def loss_curves(params: Params) -> "pd.DataFrame":
     return pd.concat(tables, ignore_index=True)
 
 
-def mean_over_seeds(curves: "pd.DataFrame") -> "pd.DataFrame":
+def mean_over_seeds(curves: pd.DataFrame) -> pd.DataFrame:
     """The curves that DVC draws: columns series (initialisation, length), step, loss."""
     keys = ["initialization", "length", "step"]
     means = curves.groupby(keys, as_index=False)["loss"].mean()
@@ -42,10 +39,8 @@ def mean_over_seeds(curves: "pd.DataFrame") -> "pd.DataFrame":
     return means.assign(series=series)[["series", "step", "loss"]]
 
 
-def draw_loss_curves(curves: "pd.DataFrame", path: Path, dpi: int) -> None:
+def draw_loss_curves(curves: pd.DataFrame, path: Path, dpi: int) -> None:
     """A panel for each initialisation, a line for each length, bands over seeds."""
-    import matplotlib as mpl
-
     lengths = sorted(curves["length"].unique())
     shades = mpl.colormaps["viridis"]
     names = sorted(curves["initialization"].unique())

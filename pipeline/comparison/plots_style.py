@@ -1,12 +1,12 @@
 """What all pictures have in common: colours, labels, and files that are the same on every run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+import matplotlib as mpl
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with every common colour blindness; markers help in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -50,27 +50,21 @@ def baseline_style(index: int) -> str:
     return styles[index % len(styles)]  # type: ignore[return-value]
 
 
-def of_whole_split(table: "pd.DataFrame") -> "pd.DataFrame":
+def of_whole_split(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that were trained on the whole training split, or not at all."""
     return table[~table["name"].str.contains(r"-train\d+$")]
 
 
-def new_figure(width: float = 7.6, height: float = 4.2) -> "tuple[Figure, Axes]":
-    import matplotlib as mpl
-
+def new_figure(width: float = 7.6, height: float = 4.2) -> tuple[Figure, Axes]:
     mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     return figure, axes
 
 
-def new_panels(count: int) -> "tuple[Figure, list[Axes]]":
+def new_panels(count: int) -> tuple[Figure, list[Axes]]:
     """Panels with shared scales, row by row; those left over in the last row are not drawn."""
-    import matplotlib as mpl
-
     mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
     columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
@@ -91,9 +85,7 @@ def new_panels(count: int) -> "tuple[Figure, list[Axes]]":
     return figure, panels[:count]
 
 
-def save(figure: "Figure", path: Path, dpi: int) -> None:
+def save(figure: Figure, path: Path, dpi: int) -> None:
     """Write a picture without date or version in it: the same table gives the same bytes."""
-    from matplotlib import pyplot as plt
-
     figure.savefig(path, dpi=dpi, metadata={"Software": None})
     plt.close(figure)

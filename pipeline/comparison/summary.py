@@ -1,6 +1,8 @@
 """The summary table: a row a variant and a baseline, best first, with intervals and p values."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from pipeline.comparison.per_example import Comparer, Statistics, read_statistics
 from pipeline.config import Params
@@ -9,9 +11,6 @@ from pipeline.storage.records import read_json
 from pipeline.sweep.baselines import all_baselines, kind_of
 from pipeline.sweep.variants import sweep
 from pipeline.workspace import paths
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ByName = dict[str, Statistics]
 """The per-example statistics of every row of the table."""
@@ -25,7 +24,7 @@ def statistics_of_all(params: Params) -> ByName:
     return {folder.name: read_statistics(folder, splits, metrics) for folder in folders}
 
 
-def summarize(params: Params, statistics: ByName) -> "pd.DataFrame":
+def summarize(params: Params, statistics: ByName) -> pd.DataFrame:
     """The evaluation of everything that params.yaml lists.
 
     Columns: name, kind (variant or baseline), length in virtual tokens (of context for an
@@ -35,8 +34,6 @@ def summarize(params: Params, statistics: ByName) -> "pd.DataFrame":
     95% interval `_low` and `_high`, and `_p_value` of a variant's difference from `compared_with`,
     the best baseline. Sorted by `report.sort_by` on `report.split`, best first.
     """
-    import pandas as pd
-
     rows = _rows(params)
     best = best_baseline(rows, params)
     comparer = Comparer(params.report.resamples, params.report.seed)
@@ -66,13 +63,11 @@ def best_baseline(rows: list[dict[str, Any]], params: Params) -> str | None:
     return ranked[0][1] if ranked else None
 
 
-def loss_by_length(table: "pd.DataFrame", params: Params) -> "pd.DataFrame":
+def loss_by_length(table: pd.DataFrame, params: Params) -> pd.DataFrame:
     """Evaluation loss of every variant: columns series (initialisation, split), length, loss.
 
     Several seeds are one point, their mean; variants of `sweep.train_sizes` are left out.
     """
-    import pandas as pd
-
     whole = {variant.name for variant in sweep(params) if variant.train_size is None}
     variants = table[table["name"].isin(whole)]
     tables = []
@@ -129,7 +124,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
     return rows
 
 
-def _measured_columns(table: "pd.DataFrame", params: Params) -> list[str]:
+def _measured_columns(table: pd.DataFrame, params: Params) -> list[str]:
     columns = [
         f"{split}_{metric}{suffix}"
         for split in params.evaluate.splits

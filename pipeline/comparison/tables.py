@@ -1,13 +1,13 @@
 """The tables as Markdown, which a terminal shows as well."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
 
 from pipeline.config import Params
 from pipeline.evaluation.metrics import PERCENT
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TITLES = {
     "loss": "loss",
@@ -32,23 +32,21 @@ class ShownTable:
 
     def markdown(self) -> str:
         """GitHub's form, with the note below."""
-        from tabulate import tabulate
-
         table = tabulate(self.rows, self.headers, tablefmt="github", disable_numparse=True)
         return f"{table}\n\n{self.note}"
 
 
-def as_markdown(table: "pd.DataFrame", params: Params) -> str:
+def as_markdown(table: pd.DataFrame, params: Params) -> str:
     """The summary as Markdown."""
     return shown_summary(table, params).markdown()
 
 
-def over_seeds_as_markdown(table: "pd.DataFrame", params: Params) -> str:
+def over_seeds_as_markdown(table: pd.DataFrame, params: Params) -> str:
     """The table over seeds as Markdown."""
     return shown_over_seeds(table, params).markdown()
 
 
-def shown_summary(table: "pd.DataFrame", params: Params) -> ShownTable:
+def shown_summary(table: pd.DataFrame, params: Params) -> ShownTable:
     """The summary: losses to 3 digits, rates in percent, intervals on the split sorted by."""
     columns = _columns(params)
     rows = [
@@ -63,7 +61,7 @@ def shown_summary(table: "pd.DataFrame", params: Params) -> ShownTable:
     return _shown(["", "length"], rows, _note(note, table), table, params)
 
 
-def shown_over_seeds(table: "pd.DataFrame", params: Params) -> ShownTable:
+def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
     """The table over seeds: mean ± standard deviation of the seeds, where there are several."""
     columns = _columns(params)
     rows = [
@@ -87,7 +85,7 @@ def score(value: float, metric: str) -> str:
 
 
 def _shown(
-    first: list[str], rows: list[list[str]], note: str, table: "pd.DataFrame", params: Params
+    first: list[str], rows: list[list[str]], note: str, table: pd.DataFrame, params: Params
 ) -> ShownTable:
     headers = [*first, *(f"{split} {TITLES[metric]}" for split, metric in _columns(params))]
     headers.append(f"p ({params.report.split} {TITLES[params.report.sort_by]})")
@@ -131,7 +129,7 @@ def _p_value(row: dict[Any, Any], params: Params) -> str:
     return "" if value is None or value != value else f"{value:.3f}"
 
 
-def _note(text: str, table: "pd.DataFrame") -> str:
+def _note(text: str, table: pd.DataFrame) -> str:
     known = table["compared_with"].dropna()
     if known.empty:
         return text

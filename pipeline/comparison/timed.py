@@ -4,18 +4,18 @@ They are no outputs of DVC's, which are the same on every run; a restored varian
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from tabulate import tabulate
 
 from pipeline.comparison.plots_by_cost import draw_by_cost
 from pipeline.comparison.plots_style import of_whole_split
 from pipeline.comparison.summary import sort_key
 from pipeline.comparison.tables import TITLES, score
 from pipeline.config import Params
+from pipeline.storage.atomic import atomic_file
 from pipeline.storage.records import write_text
 from pipeline.workspace.timings import read_timing
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TABLE, PICTURE = "timings.md", "quality_by_training_seconds.png"
 
@@ -27,12 +27,8 @@ _FIGURES = {
 }
 
 
-def write_timed(params: Params, table: "pd.DataFrame", folder: Path) -> list[Path]:
+def write_timed(params: Params, table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write `timings.md` and, where trainings were timed, the picture; returns what it wrote."""
-    from tabulate import tabulate
-
-    from pipeline.storage.atomic import atomic_file
-
     key, _ = sort_key(params)
     timings = [read_timing(name) for name in table["name"]]
     shown = [key for key in _FIGURES if any(key in timing for timing in timings)]

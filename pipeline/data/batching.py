@@ -3,10 +3,9 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 IGNORED = -100
 """The label of a position that is no target, as in transformers and torch."""
@@ -22,9 +21,9 @@ class Batch:
     `labels` holds the target's tokens at their own positions (not shifted), `IGNORED` elsewhere.
     """
 
-    input_ids: "torch.Tensor"
-    attention_mask: "torch.Tensor"
-    labels: "torch.Tensor"
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
 
     @property
     def num_tokens(self) -> int:
@@ -37,10 +36,8 @@ class Batch:
         return int((self.labels != IGNORED).sum())
 
 
-def pad(examples: Sequence[Example], pad_token_id: int, device: "torch.device") -> Batch:
+def pad(examples: Sequence[Example], pad_token_id: int, device: torch.device) -> Batch:
     """One batch of examples, inputs and targets."""
-    import torch
-
     width = max(len(example["input_ids"]) for example in examples)
     shape = (len(examples), width)
     input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
@@ -61,15 +58,13 @@ class Packed:
     """Examples in one row, one after another: `input_ids` int64 `[tokens]`, the tokens of each
     example, and where in the row the target's tokens stand, int64 `[targets]`."""
 
-    input_ids: "torch.Tensor"
+    input_ids: torch.Tensor
     lengths: list[int]
-    targets: "torch.Tensor"
+    targets: torch.Tensor
 
 
-def pack(examples: Sequence[Example], device: "torch.device") -> Packed:
+def pack(examples: Sequence[Example], device: torch.device) -> Packed:
     """One row of examples, inputs and targets, without padding."""
-    import torch
-
     ids: list[int] = []
     targets: list[int] = []
     for example in examples:

@@ -2,36 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from jinja2 import StrictUndefined, TemplateError, UndefinedError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.task import TaskParams
-from pipeline.data.targets import input_and_target
+from pipeline.data.targets import end_of_target, input_and_target
+from pipeline.data.templates import EmptyRowError, render
 from pipeline.errors import PipelineError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-class EmptyRowError(PipelineError):
-    """A row that gives no input, no target, or prints a column that is null."""
-
-
-class _NullError(Exception):
-    """A template printed a null."""
-
-
-def _refuse_null(value: Any) -> Any:
-    if value is None:
-        raise _NullError
-    return value
-
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_null
-)
 
 
 class TokenizedExample(TypedDict):
@@ -56,7 +35,7 @@ class Renderer:
     """Renders rows by `task`; `key` names where a template stands, for error messages."""
 
     task: TaskParams
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     labels: tuple[str, ...] = ()
 
     def tokenize(self, row: Mapping[str, Any]) -> TokenizedExample:
@@ -100,9 +79,11 @@ class Renderer:
         if not prompt_ids:
             raise EmptyRowError(f"task.input_template: the input of example {row['id']} is empty")
         if self.task.type == "causal_lm":
-            target_ids = [*self._encode(target), self.end_of_target()]
+            target_ids = [*self._encode(target), end_of_target(self.tokenizer)]
         else:
-            prompt_ids, target_ids, positions = input_and_target(self, shown, target, row)
+            prompt_ids, target_ids, positions = input_and_target(
+                self.task, self.tokenizer, self.labels, shown, target, row
+            )
         extra: Any = {} if positions is None else {"positions": positions}
         return {
             **extra,
@@ -178,12 +159,6 @@ class Renderer:
         # since in the model's eyes a prefix stands before it.
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def end_of_target(self) -> int:
-        """The token that ends a target. Raises PipelineError when the tokenizer has none."""
-        if self.tokenizer.eos_token_id is None:
-            raise PipelineError("model: the tokenizer has no end-of-sequence token to end a target")
-        return int(self.tokenizer.eos_token_id)
-
     def _references(self, row: Mapping[str, Any], target: str) -> list[str]:
         column = self.task.references_column
         if column is None:
@@ -192,27 +167,6 @@ class Renderer:
             raise _missing_column("task.references_column", column, row)
         value = row[column]
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
-
-
-def render(template: str, row: Mapping[str, Any], key: str) -> str:
-    """A Jinja2 template over a row's columns, rendered in a sandbox.
-
-    Raises PipelineError naming `key` for a column that the row lacks or a failing expression.
-    """
-    try:
-        return _ENVIRONMENT.from_string(template).render(**row)
-    except UndefinedError as error:
-        columns = ", ".join(str(column) for column in row)
-        raise PipelineError(f"{key}: {error.message}; the data's columns are: {columns}") from error
-    except _NullError as error:
-        raise EmptyRowError(
-            f"{key}: prints a column that is null in example {row.get('id', '?')}"
-        ) from error
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PipelineError(f"{key}: cannot be rendered: {reason}") from error
-    except (AttributeError, RecursionError, MemoryError) as error:
-        raise PipelineError(f"{key}: cannot be rendered: {type(error).__name__}") from error
 
 
 def _missing_column(key: str, column: str, row: Mapping[str, Any]) -> PipelineError:

@@ -4,37 +4,34 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets.utils.logging import disable_progress_bar
 
 from pipeline.data.rendering import TokenizedExample
 from pipeline.data.task_type import CAUSAL_LM, TaskType
 from pipeline.errors import PipelineError, first_line
 from pipeline.storage.atomic import atomic_folder
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 
 def save_splits(
     splits: dict[str, list[TokenizedExample]], folder: Path, task: TaskType = CAUSAL_LM
 ) -> None:
     """Write each split as `datasets` does, in place of whatever `folder` held."""
-    from datasets import Dataset, Features, Sequence, Value
-    from datasets.utils.logging import disable_progress_bar
-
     disable_progress_bar()
     features = Features(
         {
             "id": Value("string"),
-            "input_ids": Sequence(Value("int32")),
+            "input_ids": List(Value("int32")),
             "target_start": Value("int32"),
             "input": Value("string"),
             "target": Value("string"),
-            "references": Sequence(Value("string")),
+            "references": List(Value("string")),
         }
     )
     if any("positions" in row for rows in splits.values() for row in rows):
-        features["positions"] = Sequence(Value("int32"))
+        features["positions"] = List(Value("int32"))
     with atomic_folder(folder) as aside:
         task.save(aside)
         for name, rows in splits.items():
@@ -48,10 +45,8 @@ def save_splits(
             Dataset(table, fingerprint=digest).save_to_disk(str(aside / name))
 
 
-def load_split(folder: Path, name: str) -> "Dataset":
+def load_split(folder: Path, name: str) -> Dataset:
     """One tokenized split, memory-mapped. Raises PipelineError when it is not there."""
-    from datasets import load_from_disk
-
     path = folder / name
     if not path.exists():
         known = ", ".join(sorted(p.name for p in folder.glob("*"))) or "none"

@@ -1,15 +1,13 @@
 """Training on fewer examples: the first of a seeded shuffle of the training split."""
 
 import random
-from typing import TYPE_CHECKING
+
+from datasets import Dataset
 
 from pipeline.errors import PipelineError
 
-if TYPE_CHECKING:
-    from datasets import Dataset
 
-
-def subset(train: "Dataset", size: int | None, seed: int) -> "Dataset":
+def subset(train: Dataset, size: int | None, seed: int) -> Dataset:
     """`size` examples of a split, or all of it for None.
 
     With one seed every smaller subset lies in every larger one, and all initialisations and

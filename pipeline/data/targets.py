@@ -3,24 +3,30 @@
 As for that one, `input_ids` holds the input and then, from `target_start` on, the target.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.config.task import TaskParams
 from pipeline.errors import PipelineError
 
-if TYPE_CHECKING:
-    from pipeline.data.rendering import Renderer
+Row = Mapping[str, Any]
 
 
 def input_and_target(
-    renderer: "Renderer", shown: str, target: str, row: Mapping[str, Any]
+    task: TaskParams,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    shown: str,
+    target: str,
+    row: Row,
 ) -> tuple[list[int], list[int], list[int] | None]:
     """Input tokens, target (tokens or label ids), and for `token_cls` each word's first token.
 
-    Raises PipelineError for a label that training has not, and for words and labels that do not
-    match.
+    `shown` and `target` are the row's rendered texts, `labels` all those of training. Raises
+    PipelineError for a label that training has not, and for words and labels that do not match.
     """
-    task, tokenizer = renderer.task, renderer.tokenizer
     if task.type == "token_cls":
         words, tags = shown.split(), target.split()
         if len(words) != len(tags) or not words:
@@ -36,46 +42,27 @@ def input_and_target(
                 f"'{words[min(missing)]}' of example {row['id']}"
             )
         positions = [owners.index(word) for word in range(len(words))]
-        return list(encoded["input_ids"]), [_label(renderer, tag, row) for tag in tags], positions
-    source = renderer.prompt_ids(shown)
+        return list(encoded["input_ids"]), [_label(labels, tag, row) for tag in tags], positions
+    source = list(tokenizer(shown)["input_ids"])
     if task.type == "seq_cls":
-        return source, [_label(renderer, target, row)], None
+        return source, [_label(labels, target, row)], None
     written = list(tokenizer(text_target=target)["input_ids"])
     if written[-1:] != [tokenizer.eos_token_id]:
-        written.append(renderer.end_of_target())
+        written.append(end_of_target(tokenizer))
     return source, written, None
 
 
-def labels_of(renderer: "Renderer", rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Every label of the training rows, in alphabetical order; none for tasks that write text.
-
-    Rows that are empty say nothing here: whether they may be is the matter of `task.empty`.
-    """
-    from pipeline.data.rendering import EmptyRowError
-
-    if not renderer.task.is_classification:
-        return ()
-    found: set[str] = set()
-    for row in rows:
-        try:
-            _, target = renderer.texts(row)
-        except EmptyRowError:
-            continue
-        if not target.strip():
-            continue
-        found.update(target.split() if renderer.task.type == "token_cls" else [target])
-    if len(found) < 2:
-        raise PipelineError(
-            f"task.target_template: renders {len(found)} label in all of training; a classifier "
-            "needs at least 2"
-        )
-    return tuple(sorted(found))
+def end_of_target(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends a target. Raises PipelineError when the tokenizer has none."""
+    if tokenizer.eos_token_id is None:
+        raise PipelineError("model: the tokenizer has no end-of-sequence token to end a target")
+    return int(tokenizer.eos_token_id)
 
 
-def _label(renderer: "Renderer", label: str, row: Mapping[str, Any]) -> int:
-    if label not in renderer.labels:
+def _label(labels: Sequence[str], label: str, row: Row) -> int:
+    if label not in labels:
         raise PipelineError(
             f"task.target_template: example {row['id']} has the label '{label}', which no training "
-            f"example has; known: {', '.join(renderer.labels[:10])}"
+            f"example has; known: {', '.join(labels[:10])}"
         )
-    return renderer.labels.index(label)
+    return labels.index(label)

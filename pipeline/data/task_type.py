@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.storage.records import read_json, write_json
 
-if TYPE_CHECKING:
-    pass
+pass
 
 
 _FILE = "task.json"

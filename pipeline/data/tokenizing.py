@@ -6,7 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.data.rendering import EmptyRowError, Renderer, TokenizedExample
+from pipeline.data.rendering import Renderer, TokenizedExample
+from pipeline.data.templates import EmptyRowError
 from pipeline.errors import PipelineError
 
 Counts = dict[str, float]

@@ -1,6 +1,10 @@
 """Measuring a classifier: its labels, and what loss, accuracy and F1 are made from."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tqdm import tqdm
 
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.batching import by_length
@@ -8,21 +12,15 @@ from pipeline.evaluation.metrics import kept_of_labels
 from pipeline.evaluation.source_target import row_losses
 from pipeline.loss.for_model import ClassLoss, loss_columns
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 
 def measure_classes(
-    model: Any, split: "Dataset", params: EvaluateParams, prefix_length: int, name: str
+    model: Any, split: Dataset, params: EvaluateParams, prefix_length: int, name: str
 ) -> list[dict[str, Any]]:
     """A line of predictions.jsonl for each example, in the split's order.
 
     `loss` is in nats, summed over the example's labels, of which `target_tokens` is the number: a
     word is one label (`token_cls`). Accuracy and F1 are of labels, not of spans.
     """
-    import torch
-    from tqdm import tqdm
-
     rows = split.select_columns(loss_columns(split)).to_list()
     loss_of = ClassLoss(model)
     labels = model.config.id2label

@@ -5,24 +5,26 @@ cache once, from which the target is scored, and from which generation then star
 """
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.batching import by_length
 from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
+from pipeline.evaluation.source_target import measure_source_targets
 from pipeline.models.tokenizer import end_tokens
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 
 def measure_examples(
     model: Any,
-    tokenizer: "PreTrainedTokenizerBase",
-    split: "Dataset",
+    tokenizer: PreTrainedTokenizerBase,
+    split: Dataset,
     params: EvaluateParams,
     prefix_length: int,
     name: str,
@@ -33,12 +35,7 @@ def measure_examples(
     the model's end of a turn. Batches hold examples of like length, within
     `params.max_tokens_per_batch` tokens of cache.
     """
-    import torch
-    from tqdm import tqdm
-
     if getattr(model, "frozen_model", model).config.is_encoder_decoder:
-        from pipeline.evaluation.source_target import measure_source_targets
-
         return measure_source_targets(model, tokenizer, split, params, prefix_length, name)
     rows = split.select_columns(["input_ids", "target_start"]).to_list()
     packed = PackedBatch.serves(model)

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.splits import load_split
@@ -16,10 +19,6 @@ from pipeline.storage.records import write_json, write_jsonl
 from pipeline.workspace import paths
 from pipeline.workspace.timings import record_timing
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
 
 def in_context_storage(tokens: int) -> dict[str, int]:
     """What a text in the context costs: no parameters, and its token ids at 4 bytes each."""
@@ -28,7 +27,7 @@ def in_context_storage(tokens: int) -> dict[str, int]:
 
 def measure_splits(
     model: Any,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     params: EvaluateParams,
     *,
     prefix_length: int,
@@ -68,11 +67,11 @@ def measure_splits(
 
 def _measure(
     model: Any,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     params: EvaluateParams,
     prefix_length: int,
     name: str,
-    split: "Dataset",
+    split: Dataset,
 ) -> tuple[list[dict[str, Any]], list[Outcome]]:
     if is_classifier(model):
         return measure_classes(model, split, params, prefix_length, name), []

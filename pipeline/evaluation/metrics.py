@@ -9,12 +9,14 @@ for.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 from pipeline.evaluation.answers import exact_match, token_f1
-
-if TYPE_CHECKING:
-    import numpy as np
 
 ALWAYS = ("loss", "perplexity")
 """Measured whatever `evaluate.metrics` lists: they need no generated text."""
@@ -43,12 +45,10 @@ class Metric:
     """
 
     statistics: Callable[[Row], Sequence[float]]
-    score: Callable[["np.ndarray"], "np.ndarray"]
+    score: Callable[[np.ndarray], np.ndarray]
 
-    def matrix(self, rows: Sequence[Row]) -> "np.ndarray":
+    def matrix(self, rows: Sequence[Row]) -> np.ndarray:
         """The statistics of lines, `[lines, k]` float64."""
-        import numpy as np
-
         return np.array([self.statistics(row) for row in rows], dtype=np.float64)
 
 
@@ -115,33 +115,27 @@ def scores(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
     return measured
 
 
-def _mean(sums: "np.ndarray") -> "np.ndarray":
+def _mean(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / sums[..., 1]
 
 
-def _perplexity(sums: "np.ndarray") -> "np.ndarray":
-    import numpy as np
-
+def _perplexity(sums: np.ndarray) -> np.ndarray:
     # A float holds no more than e^709; such a loss is beyond comparing anyway.
     return np.exp(np.minimum(_mean(sums), 700.0))
 
 
-def _macro_f1(sums: "np.ndarray") -> "np.ndarray":
+def _macro_f1(sums: np.ndarray) -> np.ndarray:
     """The mean of each label's F1; one that is neither given nor chosen counts for nothing."""
-    import numpy as np
-
     right, chosen, given = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 3), -1, 0)
     occurs = chosen + given > 0
     scores = 2 * right / np.where(occurs, chosen + given, 1)
     return np.asarray(scores.sum(axis=-1) / occurs.sum(axis=-1))
 
 
-def _sacre_scores(name: str, sums: "np.ndarray") -> "np.ndarray":
-    import numpy as np
-
+def _sacre_scores(name: str, sums: np.ndarray) -> np.ndarray:
     metric = _sacrebleu(name)
 
-    def score(row: "np.ndarray") -> float:
+    def score(row: np.ndarray) -> float:
         return float(metric._compute_score_from_stats(row.tolist()).score)
 
     return np.apply_along_axis(score, -1, sums)
@@ -154,9 +148,6 @@ def _sacrebleu(name: str) -> Any:
     Its sentence statistics are what its own significance tests are made from; they have no public
     name.
     """
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-
     return BLEU() if name == "bleu" else CHRF()
 
 
@@ -168,8 +159,6 @@ def _rouge_l(prediction: str, references: Sequence[str]) -> float:
 
 @cache
 def _rouge() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
     return RougeScorer(["rougeL"], use_stemmer=True)
 
 

@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from pipeline.data.batching import Example, pack
+from pipeline.loss.cross_entropy import token_losses
+from pipeline.prefix import PrefixModel
+from pipeline.prefix.architecture.parts import is_decoder_only
+from pipeline.prefix.architecture.shapes import kv_shapes
+from pipeline.prefix.packed.cache import PackedCache
+from pipeline.prefix.packed.decoding import greedy
+from pipeline.prefix.packed.kernel.library import serves
+from pipeline.prefix.packed.logits import is_packable, packed_logits
 
 
 class PackedBatch:
@@ -12,12 +22,6 @@ class PackedBatch:
     @staticmethod
     def serves(model: Any) -> bool:
         """Whether this model's architecture, device and shapes are on the fast path."""
-        from pipeline.prefix import PrefixModel
-        from pipeline.prefix.architecture.parts import is_decoder_only
-        from pipeline.prefix.architecture.shapes import kv_shapes
-        from pipeline.prefix.packed.kernel.library import serves
-        from pipeline.prefix.packed.logits import is_packable
-
         prefixed = isinstance(model, PrefixModel)
         # Decoders alone, without heads: the others' prefixes have more parts than a packed row.
         if (prefixed and not model.packable) or not is_decoder_only(_frozen(model)):
@@ -30,10 +34,6 @@ class PackedBatch:
         )
 
     def __init__(self, model: Any, examples: Sequence[Example], max_new_tokens: int) -> None:
-        from pipeline.prefix import PrefixModel
-        from pipeline.prefix.packed.decoding import PackedCache
-        from pipeline.prefix.packed.logits import packed_logits
-
         self._model = _frozen(model)
         self._prefix = model.kv_prefix() if isinstance(model, PrefixModel) else None
         self._counts = [len(row["input_ids"]) - row["target_start"] for row in examples]
@@ -52,17 +52,11 @@ class PackedBatch:
 
     def target_losses(self) -> list[float]:
         """The summed cross-entropy of each example's target."""
-        from pipeline.loss.cross_entropy import token_losses
-
         losses = token_losses(self._logits, self._targets).double()
         return [float(part.sum()) for part in losses.split(self._counts)]
 
     def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
         """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
-        import torch
-
-        from pipeline.prefix.packed.decoding import greedy
-
         texts: list[list[int]] = [[] for _ in self._counts]
         firsts = torch.tensor([0, *self._counts[:-1]]).cumsum(0)
         first = self._logits[firsts]

@@ -3,23 +3,20 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.nn import functional as F
 
 from pipeline.data.batching import Example
-
-if TYPE_CHECKING:
-    import torch
+from pipeline.prefix import PrefixModel
+from pipeline.prefix.injection.growing import GrowingCache
 
 
 class PaddedBatch:
     """A batch whose inputs, padded on the left, are in the cache."""
 
     def __init__(self, model: Any, examples: Sequence[Example], _: int) -> None:
-        import torch
-
-        from pipeline.prefix import PrefixModel
-        from pipeline.prefix.injection.growing import GrowingCache
-
         self.model = model
         self.targets = [list(row["input_ids"][row["target_start"] :]) for row in examples]
         inputs = [list(row["input_ids"][: row["target_start"]]) for row in examples]
@@ -36,9 +33,6 @@ class PaddedBatch:
 
     def target_losses(self) -> list[float]:
         """The summed cross-entropy of each row's target; the cache is as before afterwards."""
-        import torch
-        from torch.nn import functional as F
-
         longest = max(map(len, self.targets))
         padded = torch.tensor(
             [row + [0] * (longest - len(row)) for row in self.targets], device=self.model.device
@@ -57,8 +51,6 @@ class PaddedBatch:
 
     def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
         """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
-        import torch
-
         texts: list[list[int]] = [[] for _ in self.targets]
         rows = list(range(len(texts)))
         mask, logits = self.mask, self.last
@@ -80,8 +72,8 @@ class PaddedBatch:
         return texts
 
     def _forward(
-        self, ids: "torch.Tensor", mask: "torch.Tensor", keep: int | None = None
-    ) -> "torch.Tensor":
+        self, ids: torch.Tensor, mask: torch.Tensor, keep: int | None = None
+    ) -> torch.Tensor:
         """Logits of the new tokens (of the last `keep`), which join the cache."""
         frozen: Any = getattr(self.model, "frozen_model", self.model)
         parameters = inspect.signature(frozen.forward).parameters

@@ -1,23 +1,24 @@
 """Loss of the target and greedy generation of an encoder-decoder."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.batching import IGNORED, by_length
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.for_model import SourceTargetLoss, loss_columns
 
-if TYPE_CHECKING:
-    import torch
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
 
 def measure_source_targets(
     model: Any,
-    tokenizer: "PreTrainedTokenizerBase",
-    split: "Dataset",
+    tokenizer: PreTrainedTokenizerBase,
+    split: Dataset,
     params: EvaluateParams,
     prefix_length: int,
     name: str,
@@ -27,9 +28,6 @@ def measure_source_targets(
     Generation is greedy, up to `params.max_new_tokens`, with the model's own settings otherwise
     (a forced first token, as mBART has it).
     """
-    import torch
-    from tqdm import tqdm
-
     rows = split.select_columns(loss_columns(split)).to_list()
     longest = [
         prefix_length + len(row["input_ids"]) + params.max_new_tokens for row in rows
@@ -58,7 +56,7 @@ def measure_source_targets(
     return [outcomes[index] for index in range(len(rows))]
 
 
-def _written(generated: "torch.Tensor", padding: int | None) -> list[int]:
+def _written(generated: torch.Tensor, padding: int | None) -> list[int]:
     """The tokens of each row after the one that the decoder starts from, without the padding."""
     rows = generated[:, 1:]
     if padding is None:
@@ -66,10 +64,8 @@ def _written(generated: "torch.Tensor", padding: int | None) -> list[int]:
     return [int(count) for count in (rows != padding).sum(dim=1)]
 
 
-def row_losses(logits: "torch.Tensor", labels: "torch.Tensor") -> list[float]:
+def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
     """The summed cross-entropy of each row of `[rows, targets, classes]`, in nats."""
-    from torch.nn import functional as F
-
     losses = F.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )

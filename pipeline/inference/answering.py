@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from pipeline.errors import PipelineError
 from pipeline.inference.generator import Decoding, TextGenerator
 from pipeline.inference.inputs import Input
+from pipeline.inference.streaming import TerminalStreamer
 from pipeline.storage.records import write_jsonl
 
 
@@ -16,8 +19,6 @@ def answer_one(generator: TextGenerator, given: Input, decoding: Decoding, strea
     """Print one answer; word by word where somebody is watching."""
     text = given if isinstance(given, str) else generator.render(given)
     if stream and sys.stdout.isatty():
-        from pipeline.inference.streaming import TerminalStreamer
-
         generator(text, decoding, TerminalStreamer(generator.tokenizer))
     else:
         print(generator(text, decoding))
@@ -46,8 +47,6 @@ def answer_lines(
 def _answers(
     generator: TextGenerator, given: Sequence[Input], texts: Sequence[str], decoding: Decoding
 ) -> Iterator[dict[str, Any]]:
-    from tqdm import tqdm
-
     pairs = zip(given, texts, strict=True)
     for item, text in tqdm(pairs, total=len(texts), desc="generate", unit="input"):
         known = {"id": item["id"]} if not isinstance(item, str) and "id" in item else {}

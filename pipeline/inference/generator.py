@@ -3,21 +3,24 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
 from pipeline.config import Params
 from pipeline.config.compute import Compute
 from pipeline.config.task import TaskParams, refuse_other_tasks
-from pipeline.data.rendering import Renderer, render
+from pipeline.data.rendering import Renderer
+from pipeline.data.task_type import TaskType
+from pipeline.data.templates import render
 from pipeline.inference.selection import choose, load_prefix
-from pipeline.models.tokenizer import end_tokens
+from pipeline.models.for_task import load_for_task
+from pipeline.models.prefixed import config_of
+from pipeline.models.tokenizer import end_tokens, load_tokenizer
+from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.workspace import paths
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from transformers.generation.streamers import BaseStreamer
-
-    from pipeline.prefix import KVPrefix, PrefixModel
 
 _WRITES = ("causal_lm", "seq2seq_lm")
 
@@ -40,7 +43,7 @@ class TextGenerator:
     """
 
     def __init__(
-        self, model: "PrefixModel", tokenizer: "PreTrainedTokenizerBase", task: TaskParams
+        self, model: PrefixModel, tokenizer: PreTrainedTokenizerBase, task: TaskParams
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -51,16 +54,12 @@ class TextGenerator:
         """A row of data as input text. Raises PipelineError for a column that it lacks."""
         return render(self._task.input_template, row, "task.input_template")
 
-    def __call__(
-        self, text: str, decoding: Decoding, streamer: "BaseStreamer | None" = None
-    ) -> str:
+    def __call__(self, text: str, decoding: Decoding, streamer: BaseStreamer | None = None) -> str:
         """What the model writes for one input, without surrounding white space.
 
         One input at a time: what an input is batched with can change a tie in bfloat16, and the
         same input has to give the same text wherever it is asked.
         """
-        import torch
-
         ids = torch.tensor([self._renderer.prompt_ids(text)], device=self.model.device)
         torch.manual_seed(decoding.seed)
         generated = self.model.generate(
@@ -120,18 +119,12 @@ def load_generator(
     task: TaskParams,
     compute: Compute,
     prefix_always_visible: bool,
-    prefix_of: "Callable[[PreTrainedModel], KVPrefix]",
+    prefix_of: Callable[[PreTrainedModel], KVPrefix],
 ) -> TextGenerator:
     """The frozen model in `model_folder` with the prefix that `prefix_of` gives for it.
 
     Raises PipelineError or PrefixError when either is missing or they do not fit together.
     """
-    from pipeline.data.task_type import TaskType
-    from pipeline.models.for_task import load_for_task
-    from pipeline.models.prefixed import config_of
-    from pipeline.models.tokenizer import load_tokenizer
-    from pipeline.prefix import PrefixModel
-
     refuse_other_tasks(task, "generate", _WRITES)
     frozen, _ = load_for_task(model_folder, compute, TaskType(task.type))
     kv = prefix_of(frozen)

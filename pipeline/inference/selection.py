@@ -1,22 +1,19 @@
 """Which prefix a person means: a variant's name, an imported adapter's, or the best."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from transformers import PreTrainedModel
 
 from pipeline.config import Params
 from pipeline.config.baselines import Adapter
 from pipeline.errors import PipelineError
+from pipeline.prefix import KVPrefix
+from pipeline.prefix.architecture.shapes import kv_shapes
+from pipeline.prefix.files.peft_format import load_adapter
 from pipeline.storage.records import read_csv
-from pipeline.sweep.variants import sweep
+from pipeline.sweep.variants import BEST, sweep
 from pipeline.workspace import paths
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from transformers import PreTrainedModel
-
-    from pipeline.prefix import KVPrefix
-
-BEST = "best"
 
 
 def choose(params: Params, name: str) -> str:
@@ -40,20 +37,16 @@ def choose(params: Params, name: str) -> str:
     return name
 
 
-def best_of(table: "pd.DataFrame") -> str:
+def best_of(table: pd.DataFrame) -> str:
     """The first variant of a summary table, which is sorted best first."""
     return str(table.loc[table["kind"] == "variant", "name"].iloc[0])
 
 
-def load_prefix(params: Params, name: str, frozen_model: "PreTrainedModel") -> "KVPrefix":
+def load_prefix(params: Params, name: str, frozen_model: PreTrainedModel) -> KVPrefix:
     """The prefix of a variant or imported adapter that `choose` returned.
 
     Raises PrefixError when its file is missing or damaged, or was made for another model.
     """
-    from pipeline.prefix import KVPrefix
-    from pipeline.prefix.architecture.shapes import kv_shapes
-    from pipeline.prefix.files.peft_format import load_adapter
-
     if name in _adapters(params):
         return load_adapter(Path(_adapters(params)[name].path), kv_shapes(frozen_model))
     path = paths.TRAIN / name / "prefix.safetensors"

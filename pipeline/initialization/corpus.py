@@ -3,7 +3,9 @@
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.config import Params
 from pipeline.config.initializations import (
@@ -16,11 +18,10 @@ from pipeline.config.initializations import (
 )
 from pipeline.data.rendering import Renderer
 from pipeline.errors import PipelineError
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.prefix.starts.initializers import spaced_chunks
 from pipeline.storage.records import read_jsonl
 from pipeline.workspace import paths
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,6 @@ def corpus_of(name: str, definition: Initialization, params: Params) -> Corpus |
 
     Raises PipelineError when its file is missing, empty, not UTF-8, or too short.
     """
-    from pipeline.models.tokenizer import load_tokenizer
-    from pipeline.prefix.starts.initializers import spaced_chunks
-
     if not isinstance(definition, (*FROM_FILE, Demonstrations)):
         return None
     wanted = params.kv_prefix.max_length
@@ -80,7 +78,7 @@ def _read_and_written(
     name: str,
     definition: Demonstrations,
     params: Params,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Corpus:
     """The inputs of the demonstrations for the encoder, their targets for the decoder."""
     rows = _shuffled(definition)[: definition.max_examples]
@@ -109,7 +107,7 @@ def _shuffled(definition: Demonstrations) -> list[dict[str, Any]]:
     return rows
 
 
-def _as_message(name: str, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+def _as_message(name: str, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer.chat_template is None:
         raise PipelineError(
             f"initializations.{name}.use_chat_template: the model's tokenizer has no chat "

@@ -7,7 +7,9 @@ its first p entries).
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from pipeline.config import Params
 from pipeline.config.initializations import (
@@ -19,16 +21,20 @@ from pipeline.config.initializations import (
     Vocabulary,
     Zero,
 )
+from pipeline.data.splits import load_split
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, random_kv_prefix
+from pipeline.prefix.starts.attended import most_attended
+from pipeline.prefix.starts.initializers import (
+    kv_prefix_from_words,
+    stretched_kv_prefix,
+    zero_kv_prefix,
+)
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
-if TYPE_CHECKING:
-    import torch
 
-    from pipeline.prefix import KVPrefix, PrefixModel
-
-
-def start_prefix(params: Params, variant: Variant, model: "PrefixModel") -> "KVPrefix":
+def start_prefix(params: Params, variant: Variant, model: PrefixModel) -> KVPrefix:
     """The prefix that a variant's training starts from, of the variant's length, for all layers.
 
     Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
@@ -39,29 +45,22 @@ def start_prefix(params: Params, variant: Variant, model: "PrefixModel") -> "KVP
 
 
 def _first_of_cache(
-    _: Initialization, params: Params, variant: Variant, model: "PrefixModel"
-) -> "KVPrefix":
+    _: Initialization, params: Params, variant: Variant, model: PrefixModel
+) -> KVPrefix:
     return _cached(variant)[: variant.length]
 
 
-def _random(definition: Random, _: Params, variant: Variant, model: "PrefixModel") -> "KVPrefix":
-    from pipeline.prefix import random_kv_prefix
-
+def _random(definition: Random, _: Params, variant: Variant, model: PrefixModel) -> KVPrefix:
     return random_kv_prefix(model.kv_shapes, variant.length, definition.scale, _generator(variant))
 
 
-def _zero(_: Zero, __: Params, variant: Variant, model: "PrefixModel") -> "KVPrefix":
-    from pipeline.prefix.starts.initializers import zero_kv_prefix
-
+def _zero(_: Zero, __: Params, variant: Variant, model: PrefixModel) -> KVPrefix:
     return zero_kv_prefix(model.kv_shapes, variant.length)
 
 
 def _vocabulary(
-    definition: Vocabulary, _: Params, variant: Variant, model: "PrefixModel"
-) -> "KVPrefix":
-    from pipeline.models.tokenizer import load_tokenizer
-    from pipeline.prefix.starts.initializers import kv_prefix_from_words
-
+    definition: Vocabulary, _: Params, variant: Variant, model: PrefixModel
+) -> KVPrefix:
     tokenizer = load_tokenizer(paths.MODEL)
     words = definition.words
     generator = _generator(variant)
@@ -69,12 +68,8 @@ def _vocabulary(
 
 
 def _most_attended(
-    definition: MostAttended, params: Params, variant: Variant, model: "PrefixModel"
-) -> "KVPrefix":
-    from pipeline.data.splits import load_split
-    from pipeline.prefix import PrefixConfig, PrefixModel
-    from pipeline.prefix.starts.attended import most_attended
-
+    definition: MostAttended, params: Params, variant: Variant, model: PrefixModel
+) -> KVPrefix:
     corpus = _cached(variant)
     rows = load_split(paths.TOKENIZED / "splits", "train").select_columns(
         ["input_ids", "target_start"]
@@ -91,14 +86,12 @@ def _most_attended(
 
 
 def _stretched(
-    _: PrefixFile | TrainedVariant, __: Params, variant: Variant, model: "PrefixModel"
-) -> "KVPrefix":
-    from pipeline.prefix.starts.initializers import stretched_kv_prefix
-
+    _: PrefixFile | TrainedVariant, __: Params, variant: Variant, model: PrefixModel
+) -> KVPrefix:
     return stretched_kv_prefix(_cached(variant), variant.length)
 
 
-_STARTS: dict[type, Callable[[Any, Params, Variant, Any], "KVPrefix"]] = {
+_STARTS: dict[type, Callable[[Any, Params, Variant, Any], KVPrefix]] = {
     Random: _random,
     Zero: _zero,
     Vocabulary: _vocabulary,
@@ -108,13 +101,9 @@ _STARTS: dict[type, Callable[[Any, Params, Variant, Any], "KVPrefix"]] = {
 }
 
 
-def _cached(variant: Variant) -> "KVPrefix":
-    from pipeline.prefix import KVPrefix
-
+def _cached(variant: Variant) -> KVPrefix:
     return KVPrefix.load(paths.KV_PREFIX / variant.initialization / "prefix.safetensors")
 
 
-def _generator(variant: Variant) -> "torch.Generator":
-    import torch
-
+def _generator(variant: Variant) -> torch.Generator:
     return torch.Generator().manual_seed(variant.seed)

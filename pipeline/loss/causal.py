@@ -2,15 +2,15 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
 
 from pipeline.data.batching import IGNORED, Example, of_like_length, pack, pad
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-
-    from pipeline.prefix import PrefixModel
+from pipeline.loss.cross_entropy import summed_cross_entropy
+from pipeline.prefix import PrefixModel
+from pipeline.prefix.packed.logits import is_packable, packed_logits
 
 
 class TargetLoss:
@@ -19,10 +19,7 @@ class TargetLoss:
     `model` is a `PrefixModel`, or a bare transformers model for what has no prefix.
     """
 
-    def __init__(self, model: "PrefixModel | PreTrainedModel") -> None:
-        from pipeline.prefix import PrefixModel
-        from pipeline.prefix.packed.logits import is_packable
-
+    def __init__(self, model: PrefixModel | PreTrainedModel) -> None:
         self.model = model
         if isinstance(model, PrefixModel):
             self.packable = model.packable
@@ -37,17 +34,12 @@ class TargetLoss:
         lengths = [len(example["input_ids"]) for example in examples]
         return [[examples[i] for i in part] for part in of_like_length(lengths)]
 
-    def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> "torch.Tensor":
+    def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> torch.Tensor:
         """The examples' summed cross-entropy (nats, float32 scalar) of target tokens, weighted."""
-        from pipeline.loss.cross_entropy import summed_cross_entropy
-
         predicting, labels = self._packed(examples) if self.packable else self._padded(examples)
         return summed_cross_entropy(predicting, labels, weight)
 
-    def _packed(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
-        from pipeline.prefix import PrefixModel
-        from pipeline.prefix.packed.logits import packed_logits
-
+    def _packed(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         row = pack(examples, self.model.device)
         # The logits that predict a token are at the position before it.
         predicting = row.targets - 1
@@ -57,9 +49,7 @@ class TargetLoss:
             logits = packed_logits(self.model, row.input_ids, row.lengths, None, predicting)
         return logits, row.input_ids[row.targets]
 
-    def _padded(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
-        import torch
-
+    def _padded(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         # The padding token is masked wherever it stands.
         batch = pad(examples, 0, self.model.device)
         is_target = batch.labels != IGNORED

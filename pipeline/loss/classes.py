@@ -1,22 +1,17 @@
 """The loss of a classifier's labels."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import torch
 
 from pipeline.data.batching import Example
-
-if TYPE_CHECKING:
-    import torch
-
 from pipeline.loss.padded import PaddedLoss
 
 
 class ClassLoss(PaddedLoss):
     """A classifier's: one label for the input, or one for the first token of each word."""
 
-    def logits(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
-        import torch
-
+    def logits(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         labels = self._targets(examples)
         logits = self.model(**self.inputs(examples)).logits
         if logits.ndim == 2:

@@ -3,13 +3,11 @@
 An example's tokens after `target_start` are its target: a text, or the ids of its labels.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset
 
 from pipeline.loss.causal import TargetLoss
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 from pipeline.loss.classes import ClassLoss
 from pipeline.loss.source_target import SourceTargetLoss
 
@@ -28,7 +26,7 @@ def is_classifier(model: Any) -> bool:
     return name.endswith(("ForSequenceClassification", "ForTokenClassification"))
 
 
-def loss_columns(split: "Dataset") -> list[str]:
+def loss_columns(split: Dataset) -> list[str]:
     """The columns of a tokenized split that a loss reads."""
     wanted = ("input_ids", "target_start", "positions")
     return [name for name in wanted if name in split.column_names]

@@ -1,12 +1,12 @@
 """The loss of batches that are padded on the right."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from pipeline.data.batching import IGNORED, Example, of_like_length
-
-if TYPE_CHECKING:
-    import torch
+from pipeline.loss.cross_entropy import summed_cross_entropy
 
 
 class PaddedLoss:
@@ -21,19 +21,17 @@ class PaddedLoss:
         lengths = [len(example["input_ids"]) for example in examples]
         return [[examples[i] for i in part] for part in of_like_length(lengths)]
 
-    def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> "torch.Tensor":
+    def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> torch.Tensor:
         """The examples' summed cross-entropy (nats, float32 scalar) of targets, weighted."""
-        from pipeline.loss.cross_entropy import summed_cross_entropy
-
         logits, labels = self.logits(examples)
         is_target = labels != IGNORED
         return summed_cross_entropy(logits[is_target], labels[is_target], weight)
 
-    def logits(self, examples: Sequence[Example]) -> tuple["torch.Tensor", "torch.Tensor"]:
+    def logits(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `[rows, targets, classes]` and labels `[rows, targets]`, padded by `IGNORED`."""
         raise NotImplementedError
 
-    def inputs(self, examples: Sequence[Example]) -> dict[str, "torch.Tensor"]:
+    def inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """The inputs, padded on the right: `input_ids` and `attention_mask` `[rows, tokens]`."""
         rows = [list(example["input_ids"][: example["target_start"]]) for example in examples]
         # RoBERTa counts positions, and causal classifiers find the last token, by the padding.
@@ -43,13 +41,11 @@ class PaddedLoss:
         mask = self._padded([[1] * len(row) for row in rows], 0)
         return {"input_ids": ids, "attention_mask": mask}
 
-    def _targets(self, examples: Sequence[Example]) -> "torch.Tensor":
+    def _targets(self, examples: Sequence[Example]) -> torch.Tensor:
         rows = [list(example["input_ids"][example["target_start"] :]) for example in examples]
         return self._padded(rows, IGNORED)
 
-    def _padded(self, rows: list[list[int]], value: int) -> "torch.Tensor":
-        import torch
-
+    def _padded(self, rows: list[list[int]], value: int) -> torch.Tensor:
         width = max(map(len, rows))
         padded = [row + [value] * (width - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.long, device=self.model.device)

@@ -1,17 +1,18 @@
 """The frozen model with the head that a task needs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from pipeline.config.compute import Compute
+from pipeline.data.task_type import TaskType
 from pipeline.errors import PipelineError
 from pipeline.models.frozen import load_frozen_model, not_a_model, resolve_device
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-from pipeline.data.task_type import TaskType
 
 # What transformers calls the trained end of a classifier.
 _HEADS = ("classifier", "score", "classification_head", "pre_classifier")
@@ -19,7 +20,7 @@ _HEADS = ("classifier", "score", "classification_head", "pre_classifier")
 
 def load_for_task(
     folder: Path, compute: Compute, task: TaskType, seed: int = 0
-) -> tuple["PreTrainedModel", tuple[str, ...]]:
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The frozen model with the head that a task needs, and the names of the modules to train.
 
     Those are a classifier's head and whatever else of it the model's files lack, drawn with
@@ -27,10 +28,6 @@ def load_for_task(
     """
     if task.name == "causal_lm":
         return load_frozen_model(folder, compute), ()
-    import torch
-    import transformers
-    from safetensors import SafetensorError
-    from transformers.utils import logging
 
     logging.disable_progress_bar()
     # That a head is new is what is meant here, and no cause for a warning.
@@ -77,7 +74,7 @@ def load_for_task(
     return model, _modules_to_train(model, missing)
 
 
-def _modules_to_train(model: "PreTrainedModel", missing: set[str]) -> tuple[str, ...]:
+def _modules_to_train(model: PreTrainedModel, missing: set[str]) -> tuple[str, ...]:
     children = dict(model.named_children())
     heads = [name for name in _HEADS if name in children]
     others = {key.rpartition(".")[0] for key in missing}

@@ -1,25 +1,21 @@
 """Loading the frozen model from the folder that `fetch_model` wrote."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from pipeline.config.compute import Compute
 from pipeline.errors import PipelineError, first_line
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
 
-
-def load_frozen_model(folder: Path, compute: Compute) -> "PreTrainedModel":
+def load_frozen_model(folder: Path, compute: Compute) -> PreTrainedModel:
     """The causal language model in evaluation mode, no weight of which takes a gradient.
 
     Raises PipelineError when the folder does not hold one.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
     logging.disable_progress_bar()
     dtype = "auto" if compute.dtype == "auto" else compute.dtype
     try:
@@ -35,10 +31,8 @@ def load_frozen_model(folder: Path, compute: Compute) -> "PreTrainedModel":
     return model.requires_grad_(False).eval().to(resolve_device(compute.device))
 
 
-def resolve_device(name: str) -> "torch.device":
+def resolve_device(name: str) -> torch.device:
     """The device a params key names; `auto` takes CUDA, else Apple's MPS, else the CPU."""
-    import torch
-
     if name == "auto":
         if torch.cuda.is_available():
             name = "cuda"

@@ -1,17 +1,11 @@
 """The configuration of a prefix: as params ask for it, or as a saved one has it."""
 
-from typing import TYPE_CHECKING
-
 from pipeline.config.prefix import PrefixParams
-
-if TYPE_CHECKING:
-    from pipeline.prefix import KVPrefix, PrefixConfig
+from pipeline.prefix import KVPrefix, PrefixConfig
 
 
-def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> "PrefixConfig":
+def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> PrefixConfig:
     """The prefix that params ask for; `new` are the modules to train where they name none."""
-    from pipeline.prefix import PrefixConfig
-
     named = params.model_dump()
     modules = named.pop("modules_to_save")
     parts = named.pop("parts")
@@ -23,10 +17,8 @@ def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> "P
     )
 
 
-def config_of(kv: "KVPrefix", prefix_always_visible: bool = False) -> "PrefixConfig":
+def config_of(kv: KVPrefix, prefix_always_visible: bool = False) -> PrefixConfig:
     """The configuration that takes a saved prefix as it is, with the modules beside it."""
-    from pipeline.prefix import PrefixConfig
-
     return PrefixConfig(
         num_virtual_tokens=len(kv),
         layers=kv.layers,

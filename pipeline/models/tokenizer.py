@@ -1,21 +1,17 @@
 """Loading the frozen model's tokenizer, and the tokens that end a text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.models.frozen import not_a_model
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer; a missing padding token is the end-of-sequence token (it is always masked).
 
     Raises PipelineError when the folder does not hold one.
     """
-    from transformers import AutoTokenizer
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -27,7 +23,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens that end a generated text: the model's own and the tokenizer's."""
     generation = model.generation_config
     ends = None if generation is None else generation.eos_token_id

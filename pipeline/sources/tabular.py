@@ -4,6 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from datasets import load_dataset
+from datasets.exceptions import DatasetNotFoundError
+
 from pipeline.config.data import FileData, HubData
 from pipeline.errors import PipelineError, first_line
 
@@ -38,9 +42,6 @@ def hub_rows(params: HubData) -> dict[str, list[Row]]:
     Raises:
         PipelineError: when the data set or a split cannot be had.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
     splits = {}
     for split, name in params.splits.model_dump().items():
         if name is None:
@@ -61,8 +62,6 @@ def hub_rows(params: HubData) -> dict[str, list[Row]]:
 
 
 def _read(path: Path, key: str) -> list[Row]:
-    import pandas as pd
-
     kind = _READERS.get(path.suffix)
     if kind is None:
         raise PipelineError(

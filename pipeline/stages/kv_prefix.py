@@ -1,7 +1,11 @@
 """Stage `kv_prefix`: what one initialisation starts from, once for all prefix lengths."""
 
 from pipeline.config import Params
+from pipeline.data.task_type import TaskType
 from pipeline.errors import PipelineError
+from pipeline.initialization.cached import prefill, prefix_of_file
+from pipeline.initialization.corpus import corpus_of
+from pipeline.models.for_task import load_for_task
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_json, write_text
 from pipeline.workspace import paths
@@ -18,8 +22,6 @@ def run(params: Params, name: str) -> None:
     definition = params.initializations[name]
     with atomic_folder(paths.KV_PREFIX / name) as folder:
         write_json(folder / "definition.json", definition.model_dump())
-        from pipeline.initialization.cached import prefill, prefix_of_file
-        from pipeline.initialization.corpus import corpus_of
 
         if (kv := prefix_of_file(definition, params)) is not None:
             kv.save(folder / "prefix.safetensors")
@@ -29,8 +31,6 @@ def run(params: Params, name: str) -> None:
         if corpus is None:
             print(f"{name}: {definition.type} needs no text; it is drawn when a variant trains")
             return
-        from pipeline.data.task_type import TaskType
-        from pipeline.models.for_task import load_for_task
 
         # A prefix does not depend on a classifier's head: any two labels will do.
         task = TaskType(params.task.type, ("0", "1"))

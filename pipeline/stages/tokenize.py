@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from pipeline.config import Params
 from pipeline.config.data import SPLITS
+from pipeline.data.labels import labels_of
 from pipeline.data.rendering import Renderer
 from pipeline.data.splits import length_statistics, save_splits
-from pipeline.data.targets import labels_of
 from pipeline.data.task_type import TaskType
 from pipeline.data.tokenizing import across_splits, tokenized_split
 from pipeline.models.tokenizer import load_tokenizer

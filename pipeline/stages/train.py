@@ -1,5 +1,7 @@
 """Stage `train`: one variant's prefix against the frozen model."""
 
+import pandas as pd
+
 from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
@@ -22,8 +24,6 @@ from pipeline.workspace.timings import TrainingClock
 
 def run(params: Params, variant: Variant) -> None:
     """Write data/train/<variant>: the prefix, the loss history, and what training came to."""
-    import pandas as pd
-
     splits = {
         name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
     }

@@ -1,5 +1,8 @@
 """Stage `train_baseline`: another way to adapt the model, by the training of the variants."""
 
+import pandas as pd
+import torch
+
 from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
@@ -26,9 +29,6 @@ def run(params: Params, baseline: Baseline) -> None:
 
     MLflow gets it all from these files when the baseline is measured.
     """
-    import pandas as pd
-    import torch
-
     if baseline.family not in params.trained_baselines or baseline.seed is None:
         known = ", ".join(params.trained_baselines) or "none"
         raise PipelineError(

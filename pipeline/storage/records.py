@@ -1,5 +1,6 @@
 """Reading and writing the small files between stages: JSON lines, JSON and CSV."""
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -47,8 +48,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_csv(path: Path) -> "pd.DataFrame":
     """A table. Raises PipelineError when the file is missing or is no CSV."""
-    import io
-
     import pandas as pd
 
     try:

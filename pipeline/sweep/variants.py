@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pipeline.config import Params
 from pipeline.errors import PipelineError
 
+BEST = "best"
+"""What stands for the winner of the last report where a variant is named."""
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -4,15 +4,18 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.tracking.context.registry import resolve_tags
+
+from pipeline.data.splits import load_split
 from pipeline.errors import first_line
+from pipeline.tracking.inputs import as_inputs
 from pipeline.tracking.outbox import Entry, Outbox, close_abandoned, pending
 from pipeline.tracking.runs import SUPERSEDED, make_current, runs_where, sha256
 from pipeline.tracking.store import experiment_named
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 _BATCH = 1000  # metrics in one request, MLflow's limit
 _PATIENCE = 20.0  # seconds that a finished training waits for its last metrics to arrive
@@ -45,9 +48,6 @@ class Delivery:
         return bool(ends)
 
     def _find_or_create(self, header: Entry) -> None:
-        from mlflow import MlflowClient
-        from mlflow.tracking.context.registry import resolve_tags
-
         experiment_id = experiment_named(header["experiment"])
         client = MlflowClient()
         run = _earlier_run(experiment_id, self.outbox.token, header)
@@ -75,9 +75,6 @@ class Delivery:
             client.set_tag(self._run_id, "mlflow.runName", f"{header['name']} ({SUPERSEDED})")
 
     def _send_steps(self, steps: list[Entry]) -> None:
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric
-
         batch: list[Metric] = []
         new = [step for step in steps if step["number"] > self._last_step]
         for index, step in enumerate(new):
@@ -93,11 +90,6 @@ class Delivery:
 
     def _send_inputs(self, inputs: Entry) -> None:
         """The splits, when the folder still holds those that were trained on."""
-        from mlflow import MlflowClient
-
-        from pipeline.data.splits import load_split
-        from pipeline.tracking.inputs import as_inputs
-
         folder = Path(inputs["folder"])
         known = MlflowClient().get_run(self._run_id).inputs
         if (known is not None and known.dataset_inputs) or not folder.exists():
@@ -107,9 +99,6 @@ class Delivery:
             MlflowClient().log_inputs(self._run_id, datasets=as_inputs(splits))
 
     def _send_end(self, end: Entry) -> None:
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric
-
         client = MlflowClient()
         if metrics := end.get("metrics"):
             points = [Metric(key, value, end["time"], 0) for key, value in metrics.items()]
@@ -199,7 +188,7 @@ class Courier(threading.Thread):
         )
 
 
-def _earlier_run(experiment_id: str, token: str, header: Entry) -> "Run | None":
+def _earlier_run(experiment_id: str, token: str, header: Entry) -> Run | None:
     """The run that an earlier attempt at this delivery made, or the one that training resumes."""
     label = header["tags"]["workspace"]
     made = runs_where(experiment_id, f"tags.outbox = '{token}'", label)
@@ -215,9 +204,6 @@ def _earlier_run(experiment_id: str, token: str, header: Entry) -> "Run | None":
 
 
 def _log_params(run_id: str, params: dict[str, Any]) -> None:
-    from mlflow import MlflowClient
-    from mlflow.entities import Param
-
     items = [Param(key, str(value)) for key, value in params.items()]
     for start in range(0, len(items), 100):
         MlflowClient().log_batch(run_id, params=items[start : start + 100])

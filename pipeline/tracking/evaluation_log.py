@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import mlflow
+from datasets import Dataset
+from mlflow import MlflowClient
 
 from pipeline.comparison.per_example import Comparer, read_statistics
 from pipeline.config import Params
@@ -24,11 +28,8 @@ from pipeline.tracking.training_run import log_history, log_training_from_files
 from pipeline.workspace import paths
 from pipeline.workspace.timings import read_timing
 
-if TYPE_CHECKING:
-    from datasets import Dataset
 
-
-def log_variant(params: Params, variant: Variant, splits: Mapping[str, "Dataset"]) -> str:
+def log_variant(params: Params, variant: Variant, splits: Mapping[str, Dataset]) -> str:
     """See that the variant's current run is the one of the files on disk, evaluation included.
 
     Uses the run whose prefix has the checksum of the file, or logs one from the files when there
@@ -55,8 +56,6 @@ def log_variant(params: Params, variant: Variant, splits: Mapping[str, "Dataset"
 
 def log_baseline(params: Params, baseline: Baseline) -> str:
     """As `log_variant`, for a baseline; the history of a trained one is read from its files."""
-    import mlflow
-
     experiment_id = open_experiment(params)
     name = baseline.name
     folder = paths.BASELINES / name
@@ -100,9 +99,6 @@ def _training(params: Params, baseline: Baseline) -> dict[str, Any]:
 
 
 def _log_results(params: Params, run_id: str, folder: Path, model_id: str | None = None) -> None:
-    import mlflow
-    from mlflow import MlflowClient
-
     digest = sha256(folder / "metrics.json") + sha256(folder / "predictions.jsonl")
     if MlflowClient().get_run(run_id).data.tags.get("evaluation_sha256") == digest:
         return

@@ -1,19 +1,15 @@
 """The tokenized splits as MLflow's dataset inputs."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from mlflow.entities import DatasetInput
+from datasets import Dataset
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.entities import DatasetInput, InputTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 
-def as_inputs(splits: "Mapping[str, Dataset]") -> "list[DatasetInput]":
+def as_inputs(splits: Mapping[str, Dataset]) -> list[DatasetInput]:
     """Each split under its own fingerprint: the same data is the same digest on every machine."""
-    from mlflow.data.pandas_dataset import from_pandas
-    from mlflow.entities import DatasetInput, InputTag
-    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
-
     inputs = []
     for name, split in splits.items():
         table = split.select_columns(["id", "input", "target"]).to_pandas()

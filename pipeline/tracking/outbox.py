@@ -19,6 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from pipeline.training.checkpoint import lock_of
 from pipeline.workspace import location, paths
 
 Entry = dict[str, Any]
@@ -79,8 +82,6 @@ class Outbox:
     @contextmanager
     def claimed(self) -> Iterator[bool]:
         """Whether this process alone may deliver it now."""
-        from filelock import FileLock, Timeout
-
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
@@ -108,10 +109,6 @@ def pending(training: str = "") -> list[Outbox]:
 
 def close_abandoned(except_for: str = "") -> None:
     """End the outboxes of trainings that nobody is at work on: their processes were killed."""
-    from filelock import FileLock, Timeout
-
-    from pipeline.training.checkpoint import lock_of
-
     checkpoints = location.home() / paths.CHECKPOINTS
     for outbox in pending():
         if outbox.training == except_for or outbox.has_ended():

@@ -10,6 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mlflow
+from mlflow import MlflowClient
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from pipeline.adapters.reading import read_adapter
 from pipeline.config import Params
 from pipeline.storage.records import write_json
 from pipeline.tracking.frozen_copy import frozen_model_sha256
@@ -28,9 +34,6 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
     settings keeps it. None when `mlflow.models` is none, and for other tasks than causal language
     modelling, whose prefixes are not served as text in, text out.
     """
-    import mlflow
-    from mlflow import MlflowClient
-
     if not _is_served(params):
         return None
     settings = _settings(params, name)
@@ -55,8 +58,6 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
 
 def register_adapter(params: Params, name: str, run_id: str, folder: Path) -> str | None:
     """As `register_model`, for the prefix in a PEFT adapter folder."""
-    from pipeline.adapters.reading import read_adapter
-
     with tempfile.TemporaryDirectory() as aside:
         prefix = Path(aside) / "prefix.safetensors"
         read_adapter(folder).save(prefix)
@@ -65,8 +66,6 @@ def register_adapter(params: Params, name: str, run_id: str, folder: Path) -> st
 
 def mark_best(params: Params, run_id: str) -> None:
     """Give the registered model's alias `best` to the version of a run."""
-    from mlflow import MlflowClient
-
     client = MlflowClient()
     version = client.get_run(run_id).data.tags.get("model_version")
     if version is not None and _is_served(params):
@@ -89,10 +88,6 @@ def _settings(params: Params, name: str) -> dict[str, Any]:
 
 
 def _log(params: Params, name: str, settings: dict[str, Any], prefix: Path) -> Any:
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema([ColSpec(DataType.string)]),

@@ -3,14 +3,16 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.utils.git_utils import get_git_commit
 
 from pipeline.config import Params
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import location
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 CURRENT = "current"
 SUPERSEDED = "superseded"
@@ -22,7 +24,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def runs_named(experiment_id: str, name: str) -> list["Run"]:
+def runs_named(experiment_id: str, name: str) -> list[Run]:
     """All runs of a variant, a baseline or the sweep, newest first, of this workspace alone.
 
     Others log to the same server under the same names; their runs are theirs.
@@ -30,10 +32,8 @@ def runs_named(experiment_id: str, name: str) -> list["Run"]:
     return runs_where(experiment_id, f"tags.variant = '{name}'", location.label())
 
 
-def runs_where(experiment_id: str, condition: str, label: str) -> list["Run"]:
+def runs_where(experiment_id: str, condition: str, label: str) -> list[Run]:
     """The runs of the workspace with a label that meet a condition, newest first."""
-    from mlflow import MlflowClient
-
     return list(
         MlflowClient().search_runs(
             [experiment_id],
@@ -45,8 +45,6 @@ def runs_where(experiment_id: str, condition: str, label: str) -> list["Run"]:
 
 def start_run(experiment_id: str, name: str, params: dict[str, Any], tags: dict[str, str]) -> str:
     """Create a run named after its variant, make it the current one, and return its id."""
-    import mlflow
-
     tags = run_tags(name, tags)
     with mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags) as run:
         mlflow.log_params(params)
@@ -56,8 +54,6 @@ def start_run(experiment_id: str, name: str, params: dict[str, Any], tags: dict[
 
 def run_tags(name: str, tags: dict[str, str]) -> dict[str, str]:
     """The tags of a new run: its own, and where and from what it comes."""
-    from mlflow.utils.git_utils import get_git_commit
-
     tags = {"variant": name, "state": CURRENT, "workspace": location.label(), **tags}
     if commit := get_git_commit(str(Path.cwd())):
         tags["git_commit"] = commit
@@ -71,8 +67,6 @@ def make_current(experiment_id: str, name: str, run_id: str) -> None:
 
     Superseded runs stay, so that earlier results can still be compared.
     """
-    from mlflow import MlflowClient
-
     client = MlflowClient()
     for run in runs_named(experiment_id, name):
         current = run.info.run_id == run_id

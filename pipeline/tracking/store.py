@@ -1,11 +1,16 @@
 """The MLflow experiment, and what happens when it cannot be reached."""
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipeline.config import Params
 from pipeline.errors import first_line
@@ -25,12 +30,9 @@ def open_experiment(params: Params) -> str:
 
 def experiment_named(name: str) -> str:
     """As `open_experiment`, by name."""
-    import logging
-
     # MLflow's own 120 seconds and 7 retries could hold a stage up for half an hour.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _SECONDS)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
-    import mlflow
 
     # The first use of a SQLite store prints every database migration.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -42,10 +44,6 @@ def experiment_named(name: str) -> str:
 
 def _use_store_at(home: Path, experiment: str) -> None:
     """MLflow's default store lies in the working folder, which a temporary workspace takes away."""
-    import mlflow
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
     client = MlflowClient()
     if client.get_experiment_by_name(experiment) is None:

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import mlflow
+from mlflow import MlflowClient
+
 from pipeline.config import Params
 from pipeline.tracking.runs import flatten, make_current, runs_named, sha256, start_run
 from pipeline.tracking.store import open_experiment
@@ -17,9 +20,6 @@ def log_sweep(params: Params, report: Path, timed: Iterable[Path], children: Ite
     A report with the same summary as an earlier one finds that run again; a new one supersedes
     it. Returns the run's id.
     """
-    import mlflow
-    from mlflow import MlflowClient
-
     experiment_id = open_experiment(params)
     digest = sha256(report / "summary.csv")
     known = [

@@ -11,6 +11,12 @@ from typing import Any
 import mlflow
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from pipeline.config.compute import Compute
+from pipeline.config.task import TaskParams
+from pipeline.inference.generator import Decoding, load_generator
+from pipeline.prefix import KVPrefix
+from pipeline.tracking.frozen_copy import check_frozen_model
+
 
 class TextModel(PythonModel):
     """Answers each text as `python -m pipeline generate` does."""
@@ -22,12 +28,6 @@ class TextModel(PythonModel):
         variable FROZEN_MODEL, `model_config` or the run that logged this model names; its checksum
         has to be the one of that run. Raises PipelineError when it is not.
         """
-        from pipeline.config.compute import Compute
-        from pipeline.config.task import TaskParams
-        from pipeline.inference.generator import load_generator
-        from pipeline.prefix import KVPrefix
-        from pipeline.tracking.frozen_copy import check_frozen_model
-
         settings = json.loads(Path(context.artifacts["settings"]).read_text(encoding="utf-8"))
         copy = context.artifacts.get("frozen_model")
         named = os.environ.get("FROZEN_MODEL") or (context.model_config or {}).get("frozen_model")
@@ -46,8 +46,6 @@ class TextModel(PythonModel):
     # Without type hints on purpose: MLflow would draw a second signature from them.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """A text for each text of `model_input` (a list, or the first column of a table)."""
-        from pipeline.inference.generator import Decoding
-
         decoding = Decoding(**{"max_new_tokens": self._max_new_tokens, **(params or {})})
         return [self._generator(text, decoding) for text in _texts(model_input)]
 

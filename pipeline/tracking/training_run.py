@@ -4,7 +4,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+import mlflow
+from datasets import Dataset
+from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 from pipeline.config import Params
 from pipeline.storage.records import read_csv, read_json
@@ -18,9 +23,6 @@ from pipeline.training.checkpoint import FILE
 from pipeline.training.progress import COLUMNS
 from pipeline.workspace import location, paths
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 STEP_METRICS = COLUMNS[1:]
 """The columns of history.csv after `step`, under the names that MLflow shows."""
 
@@ -33,7 +35,7 @@ class TrainingRun:
     """
 
     def __init__(
-        self, params: Params, variant: Variant, digest: str, splits: Mapping[str, "Dataset"]
+        self, params: Params, variant: Variant, digest: str, splits: Mapping[str, Dataset]
     ) -> None:
         training = f"{variant.name}-{digest[:16]}"
         self._every = params.mlflow.log_every_steps
@@ -62,9 +64,6 @@ class TrainingRun:
         self._append("inputs", {"folder": folder, "fingerprints": fingerprints})
 
     def __enter__(self) -> Self:
-        # Here, not in the courier's thread: two threads must not import the same libraries.
-        import mlflow  # noqa: F401
-
         close_abandoned(except_for=self._outbox.training)
         self._courier = Courier(self._outbox)
         self._courier.start()
@@ -110,11 +109,9 @@ class TrainingRun:
 
 
 def log_training_from_files(
-    params: Params, variant: Variant, folder: Path, splits: Mapping[str, "Dataset"]
+    params: Params, variant: Variant, folder: Path, splits: Mapping[str, Dataset]
 ) -> str:
     """A run for a training whose files DVC restored without running it; returns its id."""
-    from mlflow import MlflowClient
-
     run_id = start_run(
         open_experiment(params),
         variant.name,
@@ -129,9 +126,6 @@ def log_training_from_files(
 
 def log_history(run_id: str, folder: Path) -> None:
     """The step metrics of a finished training, from its `history.csv`."""
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
-
     history = read_csv(folder / "history.csv")
     points = [
         Metric(key, float(row[key]), 0, int(row["step"]))
@@ -144,8 +138,6 @@ def log_history(run_id: str, folder: Path) -> None:
 
 
 def _log_outcome(run_id: str, folder: Path, metrics: Mapping[str, float]) -> None:
-    import mlflow
-
     prefix = folder / "prefix.safetensors"
     with mlflow.start_run(run_id=run_id):
         mlflow.log_metrics(dict(metrics))

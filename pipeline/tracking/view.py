@@ -2,6 +2,8 @@
 
 from urllib.parse import urlencode
 
+import mlflow
+
 from pipeline.comparison.summary import sort_key
 from pipeline.config import Params
 
@@ -15,8 +17,6 @@ def comparison_url(params: Params, experiment_id: str) -> str:
     MLflow folds runs below their parent, and draws nothing for folded ones, unless runs are sorted
     by a metric.
     """
-    import mlflow
-
     _, ascending = sort_key(params)
     query = {
         "orderByKey": f"metrics.`{params.report.split}/{params.report.sort_by}`",

@@ -6,18 +6,16 @@ as any other model.
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers import AutoConfig, PreTrainedModel
 
 from pipeline.config.compute import Compute
 from pipeline.config.trained_baselines import Lora, TrainedBaseline
 from pipeline.errors import PipelineError, first_line
 from pipeline.models.frozen import load_frozen_model
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-def adaptable_model(folder: Path, baseline: TrainedBaseline, compute: Compute) -> "PreTrainedModel":
+def adaptable_model(folder: Path, baseline: TrainedBaseline, compute: Compute) -> PreTrainedModel:
     """The pretrained model with the baseline's parameters taking gradients, in float32.
 
     LoRA starts as the pretrained model itself (its second matrix is zero) with a first matrix of
@@ -36,14 +34,12 @@ def adaptable_model(folder: Path, baseline: TrainedBaseline, compute: Compute) -
 
 
 def save_adapted(
-    model: "PreTrainedModel", baseline: TrainedBaseline, folder: Path, pretrained: Path
+    model: PreTrainedModel, baseline: TrainedBaseline, folder: Path, pretrained: Path
 ) -> None:
     """Write what is kept beside the pretrained model: a PEFT adapter folder, or a whole model.
 
     A whole model is written in the dtype of the pretrained one.
     """
-    from transformers import AutoConfig
-
     stored_dtype = AutoConfig.from_pretrained(pretrained, local_files_only=True).dtype
     if isinstance(baseline, Lora):
         config = model.peft_config["default"]
@@ -56,7 +52,7 @@ def save_adapted(
 
 def load_adapted(
     pretrained: Path, baseline: TrainedBaseline, folder: Path, compute: Compute
-) -> "PreTrainedModel":
+) -> PreTrainedModel:
     """The model that `save_adapted` wrote, in evaluation mode, without gradients."""
     if not isinstance(baseline, Lora):
         return load_frozen_model(folder, compute)
@@ -75,7 +71,7 @@ def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def _add_lora(model: "PreTrainedModel", baseline: Lora) -> None:
+def _add_lora(model: PreTrainedModel, baseline: Lora) -> None:
     if importlib.util.find_spec("peft") is None:
         raise PipelineError(
             "trained_baselines: LoRA needs PEFT, which is not installed; run `pip install "

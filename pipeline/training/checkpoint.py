@@ -11,15 +11,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pipeline.prefix import KVPrefix
 from pipeline.storage.atomic import atomic_file
-
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.prefix import KVPrefix
-    from pipeline.training.trained import TrainedWeights
+from pipeline.training.trained import TrainedWeights
 
 FORMAT = "training-checkpoint-1"
 FILE = "checkpoint.safetensors"
@@ -31,13 +32,11 @@ _POLL_SECONDS = 0.5
 class Checkpoint:
     """Named tensors, and the numbers and settings that belong to them (anything JSON can hold)."""
 
-    tensors: dict[str, "torch.Tensor"]
+    tensors: dict[str, torch.Tensor]
     state: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path, digest: str) -> None:
         """Write it in place of the one before. Raises OSError when the disk refuses."""
-        from safetensors.torch import save
-
         tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
         entry = {"digest": digest, "content": _content_sha256(tensors), "state": self.state}
         # In memory first: safetensors reports a full disk as an error of its own.
@@ -51,8 +50,6 @@ class Checkpoint:
     @classmethod
     def load(cls, path: Path, digest: str) -> "Checkpoint | None":
         """What `save` wrote for a training of the same digest, whole; None for anything else."""
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, framework="pt") as file:
                 entry = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
@@ -105,7 +102,7 @@ class CheckpointFolder:
             return False
         return True
 
-    def keep_last_good(self, checkpoint: Checkpoint, prefix: "KVPrefix | TrainedWeights") -> str:
+    def keep_last_good(self, checkpoint: Checkpoint, prefix: KVPrefix | TrainedWeights) -> str:
         """Keep what a training had come to before its numbers went bad; says where, in words.
 
         The best prefix is written apart too, as the file that `KVPrefix.load` and the
@@ -123,8 +120,6 @@ class CheckpointFolder:
         One whose `dvc repro` was killed may still be at work on the same variant. The operating
         system releases the lock of a process that dies.
         """
-        from filelock import FileLock, Timeout
-
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(lock_of(self.folder))
         try:
@@ -140,8 +135,6 @@ class CheckpointFolder:
 
 def remove_checkpoints(root: Path, variant: str, keep: str | None = None) -> None:
     """Remove the checkpoints of a variant's trainings, except `keep` and those now running."""
-    from filelock import FileLock, Timeout
-
     for folder in sorted(root.glob(f"{variant}-*")):
         if not folder.is_dir() or folder.name == keep:
             continue
@@ -157,10 +150,8 @@ def lock_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def _content_sha256(tensors: "Mapping[str, torch.Tensor]") -> str:
+def _content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     """A checksum of every tensor's bytes: safetensors itself checks sizes alone."""
-    import torch
-
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

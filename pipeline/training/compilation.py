@@ -5,14 +5,14 @@ import sysconfig
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from pipeline.config.train import TrainParams
 from pipeline.data.batching import Example
 from pipeline.errors import PipelineError
-
-if TYPE_CHECKING:
-    from pipeline.loss.causal import TargetLoss
+from pipeline.loss.causal import TargetLoss
+from pipeline.prefix.packed.logits import compile_layers
 
 # Compiling costs some 40 s on two cores, once a training; a step of 600 tokens gets some 0.07 s
 # shorter.
@@ -21,7 +21,7 @@ _COMPILERS = ("g++", "c++", "clang++")
 
 
 def compile_where_it_pays(
-    loss_of: "TargetLoss", params: TrainParams, steps: int, examples: Sequence[Example]
+    loss_of: TargetLoss, params: TrainParams, steps: int, examples: Sequence[Example]
 ) -> bool:
     """Compile the frozen model's layers as `train.compile` says; returns whether it was done.
 
@@ -33,8 +33,6 @@ def compile_where_it_pays(
     Raises:
         PipelineError: for `compile: true` where it cannot be done.
     """
-    from pipeline.prefix.packed.logits import compile_layers
-
     reason = None if loss_of.packable else "this architecture is not on the fast path"
     if loss_of.model.device.type == "cpu":
         reason = reason or missing_compiler()
@@ -60,7 +58,5 @@ def missing_compiler() -> str | None:
 
 def uncompiled() -> AbstractContextManager[None]:
     """Layers run as they are, for what is not training: nothing is compiled for it."""
-    import torch
-
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance

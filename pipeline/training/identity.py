@@ -5,14 +5,12 @@ import json
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.config import Params
+from pipeline.prefix import KVPrefix
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
-
-if TYPE_CHECKING:
-    from pipeline.prefix import KVPrefix
 
 _CODE = Path(__file__).resolve().parent.parent
 # Code that reads or shows what a training left, or comes before it. What else there is counts,
@@ -26,7 +24,7 @@ _APART = frozenset(
 _LIBRARIES = ("torch", "transformers")
 
 
-def training_digest(params: Params, variant: Variant, start: "KVPrefix") -> str:
+def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
     """A sha256 over params, inputs, the start, the code and the libraries of one training.
 
     Number of threads and kind of processor are not in it: on one machine they stay, and a training

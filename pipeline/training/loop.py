@@ -3,13 +3,19 @@
 import time
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from pipeline.config.train import TrainParams
 from pipeline.data.batching import training_order
 from pipeline.errors import DivergedError, StoppedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
+from pipeline.prefix import PrefixModel
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.interruption import Interruption, interruptible
@@ -17,12 +23,6 @@ from pipeline.training.optimizer import build_optimizer, planned_steps
 from pipeline.training.progress import Progress, TrainingResult, random_states
 from pipeline.training.trained import prefix_length, trained_state
 from pipeline.training.validation import target_loss_of
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel
-
-    from pipeline.prefix import PrefixModel
 
 LogStep = Callable[[int, Mapping[str, float]], None]
 
@@ -33,9 +33,9 @@ _EXPLODED = 1000.0
 
 
 def train_prefix(
-    model: "PrefixModel | PreTrainedModel",
-    train: "Dataset",
-    validation: "Dataset",
+    model: PrefixModel | PreTrainedModel,
+    train: Dataset,
+    validation: Dataset,
     params: TrainParams,
     seed: int,
     log_step: LogStep,
@@ -52,9 +52,6 @@ def train_prefix(
         DivergedError: when the loss or the gradient stops being a number of use.
         StoppedError: after a signal.
     """
-    import torch
-    from tqdm import tqdm
-
     torch.manual_seed(seed)
     rows = train.select_columns(loss_columns(train)).to_list()
     steps = planned_steps(params, len(rows))
@@ -144,7 +141,7 @@ def _stop_if_asked(
 
 
 def _accumulate(
-    model: "PrefixModel | PreTrainedModel",
+    model: PrefixModel | PreTrainedModel,
     loss_of: TargetLoss,
     batches: list[list[dict[str, Any]]],
 ) -> tuple[float, int]:
@@ -165,7 +162,7 @@ def _accumulate(
     return total, tokens
 
 
-def _validate(model: "PrefixModel | PreTrainedModel", validation: "Dataset") -> float:
+def _validate(model: PrefixModel | PreTrainedModel, validation: Dataset) -> float:
     model.eval()
     length = prefix_length(model)
     with uncompiled():

@@ -3,12 +3,10 @@
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+
+import torch
 
 from pipeline.config.train import TrainParams
-
-if TYPE_CHECKING:
-    import torch
 
 
 def planned_steps(params: TrainParams, examples: int) -> int:
@@ -37,11 +35,9 @@ def rate_share(step: int, schedule: str, warmup_steps: int, steps: int) -> float
 
 
 def build_optimizer(
-    parameters: Iterable["torch.nn.Parameter"], params: TrainParams, steps: int
-) -> tuple["torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler"]:
+    parameters: Iterable[torch.nn.Parameter], params: TrainParams, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW (betas 0.9 and 0.999, epsilon 1e-8) with the schedule that params name."""
-    import torch
-
     optimizer = torch.optim.AdamW(
         parameters, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )

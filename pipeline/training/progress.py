@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+
+from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.training.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-
-    from pipeline.prefix import KVPrefix, PrefixModel
-    from pipeline.training.trained import TrainedWeights
+from pipeline.training.trained import TrainedWeights
 
 COLUMNS = ("step", "train/loss", "train/learning_rate", "train/gradient_norm", "validation/loss")
 """The keys of a history's rows; a row has those that were measured at its step."""
@@ -28,7 +26,7 @@ class TrainingResult:
     `validation/loss`; step 0 is the start, before any training.
     """
 
-    prefix: "KVPrefix | TrainedWeights"
+    prefix: KVPrefix | TrainedWeights
     history: list[dict[str, float]] = field(default_factory=list)
     best_step: int = 0
     stopped_early: bool = False
@@ -69,17 +67,15 @@ class Progress:
     number of steps gives.
     """
 
-    model: "PrefixModel | PreTrainedModel"
-    optimizer: "torch.optim.Optimizer"
-    schedule: "torch.optim.lr_scheduler.LRScheduler"
+    model: PrefixModel | PreTrainedModel
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
     result: TrainingResult
     waited: int = 0
     is_finished: bool = False
 
-    def checkpoint(self, random_states: "Mapping[str, torch.Tensor]") -> Checkpoint:
+    def checkpoint(self, random_states: Mapping[str, torch.Tensor]) -> Checkpoint:
         """Everything as it is now, with the random states that the next step begins from."""
-        import torch
-
         optimizer = self.optimizer.state_dict()
         best = self._best()
         nan = float("nan")
@@ -110,8 +106,6 @@ class Progress:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint, random states included."""
-        from pipeline.prefix import KVPrefix
-
         tensors, state = checkpoint.tensors, checkpoint.state
         model = self._prefix_model()
         model.encoder.load_state_dict(_below("encoder.", tensors))
@@ -146,23 +140,17 @@ class Progress:
         self.is_finished = state["is_finished"]
         restore_random_states(_below("random.", tensors))
 
-    def _prefix_model(self) -> "PrefixModel":
-        from pipeline.prefix import PrefixModel
-
+    def _prefix_model(self) -> PrefixModel:
         assert isinstance(self.model, PrefixModel), "checkpoints are of prefixes"
         return self.model
 
-    def _best(self) -> "KVPrefix":
-        from pipeline.prefix import KVPrefix
-
+    def _best(self) -> KVPrefix:
         assert isinstance(self.result.prefix, KVPrefix), "checkpoints are of prefixes"
         return self.result.prefix
 
 
-def random_states(device: "torch.device") -> "dict[str, torch.Tensor]":
+def random_states(device: torch.device) -> dict[str, torch.Tensor]:
     """Where torch's generators stand that a training on `device` draws from."""
-    import torch
-
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -171,10 +159,8 @@ def random_states(device: "torch.device") -> "dict[str, torch.Tensor]":
     return states
 
 
-def restore_random_states(states: "Mapping[str, torch.Tensor]") -> None:
+def restore_random_states(states: Mapping[str, torch.Tensor]) -> None:
     """The inverse of `random_states`."""
-    import torch
-
     torch.set_rng_state(states["cpu"])
     if "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"])
@@ -182,7 +168,7 @@ def restore_random_states(states: "Mapping[str, torch.Tensor]") -> None:
         torch.mps.set_rng_state(states["mps"])
 
 
-def _below(prefix: str, tensors: "Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

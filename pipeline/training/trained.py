@@ -2,25 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
-    from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix import KVPrefix, PrefixModel
 
 
 @dataclass(frozen=True)
 class TrainedWeights:
     """A copy of every parameter that takes a gradient, by its name in the model."""
 
-    tensors: "dict[str, torch.Tensor]"
+    tensors: dict[str, torch.Tensor]
 
-    def restore(self, model: "PreTrainedModel") -> None:
+    def restore(self, model: PreTrainedModel) -> None:
         """Put the copies back into the model that they are of."""
-        import torch
-
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, tensor in self.tensors.items():
@@ -28,15 +25,11 @@ class TrainedWeights:
 
     def save(self, path: Path) -> None:
         """Write the copies as safetensors."""
-        from safetensors.torch import save_file
-
         save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, path)
 
 
-def trained_state(model: "PrefixModel | PreTrainedModel") -> "KVPrefix | TrainedWeights":
+def trained_state(model: PrefixModel | PreTrainedModel) -> "KVPrefix | TrainedWeights":
     """The model's trained part as it is now, apart from it."""
-    from pipeline.prefix import PrefixModel
-
     if isinstance(model, PrefixModel):
         return model.kv_prefix()
     return TrainedWeights(
@@ -44,8 +37,6 @@ def trained_state(model: "PrefixModel | PreTrainedModel") -> "KVPrefix | Trained
     )
 
 
-def prefix_length(model: "PrefixModel | PreTrainedModel") -> int:
+def prefix_length(model: PrefixModel | PreTrainedModel) -> int:
     """Virtual tokens before every input; 0 for a model without a prefix."""
-    from pipeline.prefix import PrefixModel
-
     return model.prefix_config.num_virtual_tokens if isinstance(model, PrefixModel) else 0

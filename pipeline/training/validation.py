@@ -1,24 +1,22 @@
 """The loss of a whole split's targets."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tqdm import tqdm
 
 from pipeline.data.batching import by_length
 from pipeline.loss.for_model import loss_columns, loss_for
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 
 def target_loss_of(
-    model: Any, split: "Dataset", max_tokens: int, prefix_length: int, name: str | None = None
+    model: Any, split: Dataset, max_tokens: int, prefix_length: int, name: str | None = None
 ) -> float:
     """Nats per target token over all examples of a split, each token weighing the same.
 
     `max_tokens` bounds a batch's rows times (prefix + example); `name` shows a progress bar.
     """
-    import torch
-    from tqdm import tqdm
-
     # As a list: random access to an Arrow table costs more than the batch's padding.
     rows = split.select_columns(loss_columns(split)).to_list()
     batches = by_length([prefix_length + len(row["input_ids"]) for row in rows], max_tokens)

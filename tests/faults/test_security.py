@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.config.model import LocalModel
 from pipeline.config.task import TaskParams
-from pipeline.data.rendering import Renderer, render
+from pipeline.data.rendering import Renderer
+from pipeline.data.templates import render
 from pipeline.errors import PipelineError
 from pipeline.sources.model import fetch_model
 from pipeline.sources.wheel import read_member

@@ -1,7 +1,7 @@
 """The shapes of keys and values in every layer of a model."""
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.prefix.architecture.parts import evaluating, is_decoder_only, places_of, shapes_of
 from pipeline.prefix.errors import PrefixError
@@ -16,8 +16,6 @@ def kv_shapes(model: PreTrainedModel) -> Shapes:
     Read from a forward pass over one token, since configurations name them in many ways. Raises
     PrefixError when the model fills no KV cache.
     """
-    from transformers import DynamicCache
-
     cache = DynamicCache()
     with evaluating(model):
         model(

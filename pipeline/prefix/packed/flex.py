@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import torch
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 Tensor = torch.Tensor
 
@@ -38,8 +39,6 @@ def flex_attention_to_prefix(
 # Every layer of a batch asks for the same mask.
 @lru_cache(maxsize=2)
 def _visible_keys(lengths: tuple[int, ...], p: int, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
     tokens = sum(lengths)
     numbers = torch.arange(len(lengths), device=device)
     example = numbers.repeat_interleave(torch.tensor(lengths, device=device), output_size=tokens)
@@ -54,6 +53,4 @@ def _visible_keys(lengths: tuple[int, ...], p: int, device: torch.device) -> Any
 
 @cache
 def _attention(device: str) -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
     return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention

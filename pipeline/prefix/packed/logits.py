@@ -19,7 +19,7 @@ from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.attention import merged_attention
-from pipeline.prefix.packed.decoding import PackedCache
+from pipeline.prefix.packed.cache import PackedCache
 
 _NAME = "merged_prefix"
 # What an attention may ask for beyond scaled, causal softmax attention.

@@ -14,8 +14,10 @@ position through the rotation only, so that one forward pass over single tokens 
 shows each layer's angles, whatever the base, scaling, pairing or share of dimensions rotated.
 """
 
+import inspect
+
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.prefix.kv import KVPrefix
 
@@ -52,10 +54,6 @@ def _alone(model: PreTrainedModel, token: int, positions: int) -> list[torch.Ten
     In float32 whatever the weights: angles of distant positions need it. Where a model takes no
     positions, all are the same.
     """
-    import inspect
-
-    from transformers import DynamicCache
-
     cache = DynamicCache()
     extra = {}
     if "position_ids" in inspect.signature(model.forward).parameters:

@@ -1,0 +1,32 @@
+"""The labels that a classifier's training rows have."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.data.rendering import Renderer
+from pipeline.data.templates import EmptyRowError
+from pipeline.errors import PipelineError
+
+
+def labels_of(renderer: Renderer, rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Every label of the training rows, in alphabetical order; none for tasks that write text.
+
+    Rows that are empty say nothing here: whether they may be is the matter of `task.empty`.
+    """
+    if not renderer.task.is_classification:
+        return ()
+    found: set[str] = set()
+    for row in rows:
+        try:
+            _, target = renderer.texts(row)
+        except EmptyRowError:
+            continue
+        if not target.strip():
+            continue
+        found.update(target.split() if renderer.task.type == "token_cls" else [target])
+    if len(found) < 2:
+        raise PipelineError(
+            f"task.target_template: renders {len(found)} label in all of training; a classifier "
+            "needs at least 2"
+        )
+    return tuple(sorted(found))
