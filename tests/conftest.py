@@ -124,6 +124,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         "model": {"source": "local", "path": str(model_folder), "dtype": "float32"},
         "data": {
             "source": "files",
+            "path": "inputs",
             "files": {
                 "train": "inputs/train.jsonl",
                 "validation": "inputs/validation.csv",
@@ -138,7 +139,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         },
         "initializations": {
             "random": {"type": "random", "path": "data/model/config.json"},
-            "corpus": {"type": "corpus_text", "path": "inputs/corpus.txt"},
+            "corpus": {"type": "corpus_text", "path": "texts/corpus.txt"},
         },
         "sweep": sweep_of([2, 4], ["random", "corpus"]),
         "kv_prefix": {"max_length": 16},
@@ -227,7 +228,8 @@ def make_workspace(root: Path, model_folder: Path) -> Workspace:
     (inputs / "train.jsonl").write_text("\n".join(lines) + "\n")
     pd.DataFrame(rows("validation", 4)).to_csv(inputs / "validation.csv", index=False)
     pd.DataFrame(rows("test", 5)).to_parquet(inputs / "test.parquet")
-    (inputs / "corpus.txt").write_text(CORPUS)
+    (root / "texts").mkdir()
+    (root / "texts" / "corpus.txt").write_text(CORPUS)
     workspace = Workspace(root)
     workspace.write(tiny_params(model_folder))
     workspace.run("git", "init", "-q")

@@ -41,13 +41,14 @@ def write_inputs(model_folder: Path) -> Params:
     pd.DataFrame(rows("train", 12)).to_json(inputs / "train.jsonl", orient="records", lines=True)
     pd.DataFrame(rows("validation", 4)).to_csv(inputs / "validation.csv", index=False)
     pd.DataFrame(rows("test", 5)).to_parquet(inputs / "test.parquet")
-    (inputs / "corpus.txt").write_text(CORPUS * 3)
+    (inputs.parent / "texts").mkdir()
+    (inputs.parent / "texts" / "corpus.txt").write_text(CORPUS * 3)
     params: dict[str, Any] = tiny_params(model_folder)
     params["sweep"] = {
         **{"lengths": [2], "initializations": ["corpus"], "seeds": [0, 1]},
         **{"train_sizes": [], "in_context": ["corpus"]},
     }
-    whole_text = {"type": "in_context", "path": "inputs/corpus.txt", "max_tokens": None}
+    whole_text = {"type": "in_context", "path": "texts/corpus.txt", "max_tokens": None}
     params["baselines"]["whole_text"] = whole_text
     params["trained_baselines"] = {"lora": {"type": "lora", "rank": 2, "max_steps": 3}}
     params["initializations"].pop("random")

@@ -22,16 +22,16 @@ TYPES: dict[str, dict[str, Any]] = {
     "zero": {"type": "zero", "path": SHAPE},
     "drawn": {"type": "vocabulary", "path": SHAPE},
     "words": {"type": "vocabulary", "path": SHAPE, "words": ["size", "value"]},
-    "span": {"type": "corpus_text", "path": "inputs/corpus.txt", "skip_tokens": 9},
-    "chat": {"type": "corpus_text", "path": "inputs/corpus.txt", "use_chat_template": True},
-    "chunks": {"type": "corpus_chunks", "path": "inputs/corpus.txt", "chunk_tokens": 3},
+    "span": {"type": "corpus_text", "path": "texts/corpus.txt", "skip_tokens": 9},
+    "chat": {"type": "corpus_text", "path": "texts/corpus.txt", "use_chat_template": True},
+    "chunks": {"type": "corpus_chunks", "path": "texts/corpus.txt", "chunk_tokens": 3},
     "demonstrations": {"type": "demonstrations", "path": "data/raw/train.jsonl"},
     "templated": {
         "type": "demonstrations",
         "path": "data/raw/train.jsonl",
         "template": "{{ key }}: {{ value }}",
     },
-    "attended": {"type": "most_attended", "path": "inputs/corpus.txt", "corpus_tokens": 40},
+    "attended": {"type": "most_attended", "path": "texts/corpus.txt", "corpus_tokens": 40},
     "earlier": {"type": "prefix_file", "path": "inputs/adapter"},
     "variant": {
         "type": "trained_variant",
@@ -69,8 +69,8 @@ def load_base(workspace: Workspace) -> Any:
 
 def test_a_corpus_too_short(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copy.root)
-    (copy.root / "inputs" / "short.txt").write_text("too short")
-    start = {"type": "corpus_chunks", "path": "inputs/short.txt"}
+    (copy.root / "texts" / "short.txt").write_text("too short")
+    start = {"type": "corpus_chunks", "path": "texts/short.txt"}
     copy.edit(lambda p: p["initializations"].update(short=start))
     with pytest.raises(
         PipelineError, match=r"initializations\.short: its text has \d+ tokens, fewer than"

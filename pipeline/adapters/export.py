@@ -90,5 +90,5 @@ def _write_trained(params: Params, name: str, folder: Path) -> None:
 def _base_model(params: Params) -> tuple[str, str | None]:
     """What PEFT loads the frozen model by, and at which revision."""
     if isinstance(params.model, HubModel):
-        return params.model.id, params.model.revision
+        return params.model.id, read_json(paths.MODEL / paths.SOURCE)["commit"]
     return str(paths.MODEL), None

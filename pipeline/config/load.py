@@ -58,6 +58,11 @@ def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}."
         return f"{key}: unknown key; {hint}"
     if kind == "missing":
+        if loc[-1] == "path":
+            return (
+                f"{key}: is missing; add the file or folder that DVC watches, for what lies "
+                "elsewhere requirements.lock."
+            )
         return f"{key}: is missing; add it."
     if kind == "value_error":
         message = error["msg"].removeprefix("Value error, ")

@@ -14,6 +14,9 @@ BASELINES = DATA / "baselines"
 REPORT = DATA / "report"
 TIMINGS = DATA / "timings"
 
+# Beside what was fetched from the Hub: the commit that it is from.
+SOURCE = Path("source.json")
+
 # No outputs of a stage; below the home of a temporary workspace (pipeline/workspace.py).
 CHECKPOINTS = DATA / "checkpoints"
 OUTBOX = DATA / "outbox"
