@@ -53,7 +53,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),
     "split that is not there": (_set("evaluate.splits", ["test", "test_unseen"]), "data.files.test_unseen names no such split"),
     "missing corpus": (_set("initializations.corpus.path", "texts/none.txt"), "initializations.corpus.path: there is nothing at 'texts/none.txt'"),
-    "a data file that DVC does not watch": (_set("data.files.test", "elsewhere/test.csv"), "data: path: 'inputs' does not hold 'elsewhere/test.csv' (files.test)"),
+    "a data file that DVC does not watch": (_set("data.files.test", "elsewhere/test.csv"), "data.path: 'inputs' does not hold data.files.test = 'elsewhere/test.csv'"),
     "nothing to watch": (lambda p: p["data"].pop("path"), "data.path: is missing; add the file or folder that DVC watches"),
     "missing model folder": (_set("model.path", "nowhere"), "model.path: there is nothing at 'nowhere'"),
     "missing adapter": (_set("baselines.other", {"type": "adapter", "path": "adapters/none"}), "baselines.other.path: there is nothing at 'adapters/none'"),

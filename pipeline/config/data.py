@@ -2,9 +2,9 @@
 
 import os
 from pathlib import PurePath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pipeline.config.section import Count, Section, Sha256
 from pipeline.config.watched import Watched
@@ -56,16 +56,13 @@ class FileData(Watched):
     max_examples: SplitSizes = SplitSizes()
     seed: int = 0
 
-    @model_validator(mode="after")
-    def _are_watched(self) -> Self:
+    def unwatched(self) -> tuple[str, str] | None:
+        """The first split whose file does not lie in `path`, and that file."""
         watched = os.path.normpath(self.path)
         for split, file in self.files.model_dump().items():
             if file is not None and not PurePath(os.path.normpath(file)).is_relative_to(watched):
-                raise ValueError(
-                    f"path: '{self.path}' does not hold '{file}' (files.{split}), so that DVC "
-                    "would not see it edited; name a folder that holds every file"
-                )
-        return self
+                return split, file
+        return None
 
 
 class SplitNames(Section):

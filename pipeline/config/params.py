@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config.baselines import Adapter, Baseline, InContext
 from pipeline.config.checkpoints import CheckpointParams
-from pipeline.config.data import DataParams
+from pipeline.config.data import DataParams, FileData
 from pipeline.config.evaluate import EvaluateParams, LabelMetric, TextMetric
 from pipeline.config.initializations import (
     TEXT_BASED,
@@ -76,6 +76,16 @@ class Params(Section):
                 raise ValueError(
                     f"trained_baselines.{name}: another baseline has this name; rename one of them"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_watched(self) -> Self:
+        if isinstance(self.data, FileData) and (found := self.data.unwatched()) is not None:
+            raise ValueError(
+                f"data.path: '{self.data.path}' does not hold data.files.{found[0]} = "
+                f"'{found[1]}', so that DVC would not notice an edit of it; name a folder that "
+                "holds every file"
+            )
         return self
 
     @model_validator(mode="after")
