@@ -91,13 +91,23 @@ def _key_path(raw: dict[str, Any], loc: tuple[int | str, ...], lacks_last: bool)
     """
     path: list[int | str] = []
     node: Any = raw
+    skipped = False
     for index, part in enumerate(loc):
         is_last = index == len(loc) - 1
+        # A tag comes first below its mapping, and may be spelt like one of the mapping's keys.
+        if (
+            isinstance(node, dict)
+            and not skipped
+            and part in (node.get("source"), node.get("type"))
+        ):
+            skipped = True
+            continue
         if isinstance(node, dict) and part not in node and not (is_last and lacks_last):
             continue
         if part == "[key]":
             continue
         path.append(part)
+        skipped = False
         if isinstance(node, dict):
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
