@@ -81,7 +81,7 @@ def all_others(params: Params) -> list[Shown]:
     return [(split, metric) for metric in others for split in params.evaluate.splits]
 
 
-PLOTS = (
+PLOTS: tuple[Plot, ...] = (
     Plot(
         file="{split}_{metric}.png",
         title="{split}: {metric} against prefix length",
