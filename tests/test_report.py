@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from pipeline.comparison.conclusion import conclude
-from pipeline.comparison.plots import draw
-from pipeline.comparison.plots_loss_curves import mean_over_seeds
+from pipeline.comparison.loss_curves import mean_over_seeds
+from pipeline.comparison.plots.table import draw
 from pipeline.config import Params
 from pipeline.config.shown import shown_params
 from tests.conftest import Workspace, tiny_params

@@ -1,13 +1,13 @@
 """The whole of params.yaml as one schema, with the checks that span sections."""
 
-from typing import Annotated, Self, get_args
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.config.baselines import Adapter, Baseline, InContext
 from pipeline.config.checkpoints import CheckpointParams
 from pipeline.config.data import DataParams, FileData
-from pipeline.config.evaluate import EvaluateParams, LabelMetric, TextMetric
+from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.initializations import (
     TEXT_BASED,
     Initialization,
@@ -24,6 +24,8 @@ from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
 from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import TrainedBaseline
+from pipeline.metrics.metric import OfLabels, OfTarget, OfText
+from pipeline.metrics.table import names_of
 
 
 class Params(Section):
@@ -101,18 +103,17 @@ class Params(Section):
 
     @property
     def metrics(self) -> list[str]:
-        """What is measured besides loss and perplexity: of text, or of a classifier's labels."""
-        if self.task.is_classification:
-            return list(get_args(LabelMetric))
-        return list(self.evaluate.metrics)
+        """What is measured: of the target, then of text, or of a classifier's labels."""
+        others = names_of(OfLabels) if self.task.is_classification else self.evaluate.metrics
+        return [*names_of(OfTarget), *others]
 
     @model_validator(mode="after")
     def _sorted_by_a_metric(self) -> Self:
-        sort_by, measured = self.report.sort_by, ["loss", "perplexity", *self.metrics]
+        sort_by, measured = self.report.sort_by, self.metrics
         if sort_by in measured:
             return self
         add, where = "", f" for task.type: {self.task.type}"
-        if not self.task.is_classification and sort_by in get_args(TextMetric):
+        if not self.task.is_classification and sort_by in names_of(OfText):
             add, where = "add it to evaluate.metrics or ", ""
         raise ValueError(
             f"report.sort_by: '{sort_by}' is not measured{where}; {add}use one of: "

@@ -12,9 +12,11 @@ from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.splits import load_split
 from pipeline.evaluation.classes import measure_classes
 from pipeline.evaluation.generation import measure_examples
-from pipeline.evaluation.metrics import OF_LABELS, kept_of, scores
+from pipeline.evaluation.metrics import kept_of, scores
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.for_model import is_classifier
+from pipeline.metrics.metric import OfLabels
+from pipeline.metrics.table import names_of
 from pipeline.storage.records import write_json, write_jsonl
 from pipeline.workspace import paths
 from pipeline.workspace.timings import record_timing
@@ -49,7 +51,7 @@ def measure_splits(
     for name in params.splits:
         split = load_split(paths.TOKENIZED / "splits", name)
         rows, measured = _measure(model, tokenizer, params, prefix_length, name, split)
-        metrics[name] = scores(rows, OF_LABELS if is_classifier(model) else params.metrics)
+        metrics[name] = scores(rows, names_of(OfLabels) if is_classifier(model) else params.metrics)
         predictions.extend(rows)
         outcomes.extend(measured)
         shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics[name].items())

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapters.reading import adapter_storage
 from pipeline.config import Params
 from pipeline.config.baselines import Adapter, InContext
 from pipeline.data.splits import load_split
 from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import in_context_storage, measure_splits
+from pipeline.models.adapter import adapter_storage
 from pipeline.models.for_task import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text

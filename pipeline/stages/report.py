@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 
 from pipeline.adapters.export import export_best
+from pipeline.comparison.loss_curves import loss_curves, mean_over_seeds
 from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.page import HTML, write_page
-from pipeline.comparison.plots import draw
-from pipeline.comparison.plots_loss_curves import loss_curves, mean_over_seeds
+from pipeline.comparison.plots.table import draw
 from pipeline.comparison.summary import loss_by_length, statistics_of_all, summarize
 from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
-from pipeline.comparison.timed import write_timed
+from pipeline.comparison.timings import write_timings
 from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.inference.selection import best_of
@@ -46,7 +46,7 @@ def run(params: Params) -> None:
         draw(params, table, curves, folder)
     export_best(params, best, paths.REPORT / "best")
     write_page(params, table, seeds, statistics, best, paths.REPORT)
-    timed = write_timed(params, table, paths.TIMINGS)
+    timed = write_timings(params, table, paths.TIMINGS)
     print(text)
     for variant in sweep(params):
         # Trained, evaluated and kept by DVC: nothing is to be resumed any more.

@@ -10,9 +10,9 @@ from pipeline.errors import PipelineError
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_csv, write_json
 from pipeline.sweep.baselines import Baseline
-from pipeline.tracking.training_run import STEP_METRICS
 from pipeline.training.adapted import adaptable_model, save_adapted, stored_bytes
 from pipeline.training.loop import train_prefix
+from pipeline.training.progress import COLUMNS
 from pipeline.training.trained import TrainedWeights
 from pipeline.workspace import paths
 from pipeline.workspace.timings import TrainingClock
@@ -52,7 +52,7 @@ def run(params: Params, baseline: Baseline) -> None:
     result.prefix.restore(model)
     with atomic_folder(paths.TRAIN / baseline.name) as aside:
         save_adapted(model, definition, aside / WEIGHTS, paths.MODEL)
-        history = pd.DataFrame(result.history, columns=["step", *STEP_METRICS])
+        history = pd.DataFrame(result.history, columns=list(COLUMNS))
         write_csv(aside / "history.csv", history)
         metrics = {
             "trainable_parameters": trainable,

@@ -8,9 +8,9 @@ import mlflow
 from datasets import Dataset
 from mlflow import MlflowClient
 
-from pipeline.comparison.per_example import Comparer, read_statistics
 from pipeline.config import Params
 from pipeline.config.baselines import Adapter
+from pipeline.statistics.per_example import Comparer, read_statistics
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.sweep.baselines import Baseline, kind_of
 from pipeline.sweep.variants import Variant

@@ -21,9 +21,9 @@ from safetensors.torch import save
 from pipeline.prefix import KVPrefix
 from pipeline.storage.atomic import atomic_file
 from pipeline.training.trained import TrainedWeights
+from pipeline.workspace.checkpoints import FILE, lock_of
 
 FORMAT = "training-checkpoint-1"
-FILE = "checkpoint.safetensors"
 BEST = "best_prefix.safetensors"
 _POLL_SECONDS = 0.5
 
@@ -143,11 +143,6 @@ def remove_checkpoints(root: Path, variant: str, keep: str | None = None) -> Non
                 shutil.rmtree(folder, ignore_errors=True)
         except Timeout:
             continue
-
-
-def lock_of(folder: Path) -> Path:
-    """The file that a process locks while it works on a checkpoint folder."""
-    return folder.with_name(f".{folder.name}.lock")
 
 
 def _content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:

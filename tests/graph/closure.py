@@ -1,4 +1,4 @@
-"""What a stage's output depends on, read from the source: the imports of its file, all the way down.
+"""What shapes a stage's output, read from the imports of its file, all the way down.
 
 Imports inside functions count; those for type checkers alone do not. What cannot shape an output
 is left out, with its reason, in `APART`.

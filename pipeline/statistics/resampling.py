@@ -1,6 +1,6 @@
 """How sure a score and a difference are, given the test examples that happened to be drawn.
 
-Everything is computed from statistics summed over examples (see `pipeline.evaluation.metrics`), so
+Everything is computed from statistics summed over examples (see `pipeline.metrics`), so
 a thousand test sets are one matrix product. The draws depend on the seed and the number of
 examples alone: all systems meet the same test sets.
 """
@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.evaluation.metrics import Metric
+from pipeline.metrics.metric import Metric
 
 
 @dataclass

@@ -1,34 +1,31 @@
 """The low-data curve (Li and Liang 2021, figure 3): quality against training examples."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from pipeline.comparison.plots_style import (
+from pipeline.comparison.plots.style import (
     BASELINE_COLOUR,
-    LABELS,
     baseline_style,
     colour,
     line_style,
     marker,
     new_panels,
-    save,
-    title_of,
 )
-from pipeline.evaluation.metrics import HIGHER_IS_BETTER
+from pipeline.comparison.plots.subject import Subject
 
 
-def draw_by_train_size(table: pd.DataFrame, split: str, metric: str, path: Path, dpi: int) -> None:
+def by_train_size(subject: Subject) -> Figure:
     """A panel for each prefix length, a line for each initialisation, bands over seeds.
 
     Trained baselines are lines in every panel, the others horizontal lines.
     """
+    table, column = subject.table, subject.column
     variants = table[(table["kind"] == "variant") & table["train_size"].notna()]
     lengths = sorted(variants["length"].unique())
     figure, panels = new_panels(len(lengths))
-    column = f"{split}_{metric}"
     for axes, length in zip(panels, lengths, strict=True):
         for index, (name, group) in enumerate(variants.groupby("initialization", sort=True)):
             style = {"color": colour(index), "marker": marker(index), "ls": line_style(index)}
@@ -40,14 +37,14 @@ def draw_by_train_size(table: pd.DataFrame, split: str, metric: str, path: Path,
         axes.minorticks_off()
         axes.set_title(f"{length} virtual tokens", fontsize="medium")
         axes.grid(alpha=0.3)
-        if metric in HIGHER_IS_BETTER:
+        if subject.metric.higher_is_better:
             axes.set_ylim(bottom=0)
     figure.supxlabel("training examples", fontsize="medium")
-    figure.supylabel(LABELS[metric], fontsize="medium")
-    figure.suptitle(f"{split}: {title_of(metric)} against training examples")
+    figure.supylabel(subject.metric.axis, fontsize="medium")
+    figure.suptitle(subject.against("training examples"))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize="small", loc="outside right upper")
-    save(figure, path, dpi)
+    return figure
 
 
 def _baselines(axes: Axes, baselines: pd.DataFrame, column: str, length: int) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.comparison.resampling import Resampling
 from pipeline.errors import PipelineError
-from pipeline.evaluation.metrics import ALWAYS, metric_named
+from pipeline.metrics.table import METRICS
+from pipeline.statistics.resampling import Resampling
 from pipeline.storage.records import read_jsonl
 
 Statistics = dict[tuple[str, str], np.ndarray]
@@ -21,9 +21,9 @@ def read_statistics(folder: Path, splits: Sequence[str], metrics: Sequence[str])
     statistics: Statistics = {}
     for split in splits:
         lines = [row for row in rows if row["split"] == split]
-        for name in (*ALWAYS, *metrics):
+        for name in metrics:
             try:
-                statistics[split, name] = metric_named(name).matrix(lines)
+                statistics[split, name] = METRICS[name].matrix(lines)
             except KeyError as error:
                 raise PipelineError(
                     f"{folder}/predictions.jsonl: lacks {error}; run `dvc repro`"
@@ -47,7 +47,7 @@ class Comparer:
         """For each split and metric the ends of its 95% interval: (split, `<metric>_low`), ..."""
         ends = {}
         for (split, name), matrix in statistics.items():
-            low, high = self._of(len(matrix)).interval(metric_named(name), matrix)
+            low, high = self._of(len(matrix)).interval(METRICS[name], matrix)
             ends[split, f"{name}_low"] = low
             ends[split, f"{name}_high"] = high
         return ends
@@ -56,7 +56,7 @@ class Comparer:
         """`<split>_<metric>_p_value` of the difference between two systems."""
         return {
             f"{split}_{name}_p_value": self._of(len(matrix)).p_value(
-                metric_named(name), matrix, other[split, name]
+                METRICS[name], matrix, other[split, name]
             )
             for (split, name), matrix in one.items()
         }

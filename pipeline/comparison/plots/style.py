@@ -1,10 +1,7 @@
-"""What all pictures have in common: colours, labels, and files that are the same on every run."""
+"""What all pictures have in common: colours, figures, and files that are the same on every run."""
 
 from pathlib import Path
 
-import matplotlib as mpl
-import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,23 +9,6 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BASELINE_COLOUR = "#555555"
-
-LABELS = {
-    "loss": "loss (nats per target token)",
-    "perplexity": "perplexity of the target",
-    "exact_match": "exact match (share of examples)",
-    "token_f1": "token F1 (0 to 1)",
-    "bleu": "BLEU (0 to 100)",
-    "chrf": "chrF (0 to 100)",
-    "rouge_l": "ROUGE-L F measure (0 to 1)",
-    "accuracy": "accuracy (share of labels)",
-    "f1": "macro F1 (mean over labels)",
-}
-
-
-def title_of(metric: str) -> str:
-    """A metric's name without its unit."""
-    return LABELS[metric].split(" (")[0]
 
 
 def colour(index: int) -> str:
@@ -50,33 +30,19 @@ def baseline_style(index: int) -> str:
     return styles[index % len(styles)]  # type: ignore[return-value]
 
 
-def of_whole_split(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that were trained on the whole training split, or not at all."""
-    return table[~table["name"].str.contains(r"-train\d+$")]
-
-
 def new_figure(width: float = 7.6, height: float = 4.2) -> tuple[Figure, Axes]:
-    mpl.use("Agg")
-
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    return figure, axes
+    """A figure of its own, not one of pyplot's, which would be kept until it is closed."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def new_panels(count: int) -> tuple[Figure, list[Axes]]:
     """Panels with shared scales, row by row; those left over in the last row are not drawn."""
-    mpl.use("Agg")
-
     columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
-    figure, grid = plt.subplots(
-        rows,
-        columns,
-        figsize=(max(7.6, 3.6 * columns), 0.8 + 3.2 * rows),
-        layout="constrained",
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
+    size = (max(7.6, 3.6 * columns), 0.8 + 3.2 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)
     for axes in panels[count:]:
         axes.remove()
@@ -88,4 +54,3 @@ def new_panels(count: int) -> tuple[Figure, list[Axes]]:
 def save(figure: Figure, path: Path, dpi: int) -> None:
     """Write a picture without date or version in it: the same table gives the same bytes."""
     figure.savefig(path, dpi=dpi, metadata={"Software": None})
-    plt.close(figure)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from pipeline.comparison.plots_by_cost import draw_by_cost
-from pipeline.comparison.plots_style import of_whole_split
-from pipeline.comparison.summary import sort_key
-from pipeline.comparison.tables import TITLES, score
+from pipeline.comparison.plots.by_cost import by_training_seconds
+from pipeline.comparison.plots.style import save
+from pipeline.comparison.plots.subject import Subject
+from pipeline.comparison.tables import sorted_by
 from pipeline.config import Params
+from pipeline.metrics.table import METRICS
 from pipeline.storage.atomic import atomic_file
 from pipeline.storage.records import write_text
 from pipeline.workspace.timings import read_timing
@@ -27,21 +28,20 @@ _FIGURES = {
 }
 
 
-def write_timed(params: Params, table: pd.DataFrame, folder: Path) -> list[Path]:
+def write_timings(params: Params, table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write `timings.md` and, where trainings were timed, the picture; returns what it wrote."""
-    key, _ = sort_key(params)
+    metric = METRICS[params.report.sort_by]
     timings = [read_timing(name) for name in table["name"]]
     shown = [key for key in _FIGURES if any(key in timing for timing in timings)]
     rows = [
         [
             row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)",
-            score(row[key], params.report.sort_by),
+            metric.shown(row[params.report.sort_column]),
             *(f"{timing[figure]:.1f}" if figure in timing else "" for figure in shown),
         ]
         for row, timing in zip(table.to_dict("records"), timings, strict=True)
     ]
-    title = f"{params.report.split} {TITLES[params.report.sort_by]}"
-    headers = ["", title, *(_FIGURES[figure] for figure in shown)]
+    headers = ["", sorted_by(params), *(_FIGURES[figure] for figure in shown)]
     text = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     note = "Wall-clock times of this machine; empty for what was restored and not run here."
     write_text(folder / TABLE, f"{text}\n\n{note}\n")
@@ -51,14 +51,8 @@ def write_timed(params: Params, table: pd.DataFrame, folder: Path) -> list[Path]
         with atomic_file(folder / PICTURE) as aside:
             # matplotlib goes by the suffix.
             picture = aside.with_suffix(".png")
-            draw_by_cost(
-                of_whole_split(timed),
-                cost="training_seconds",
-                split=params.report.split,
-                metric=params.report.sort_by,
-                path=picture,
-                dpi=params.report.dpi,
-            )
+            subject = Subject(timed, pd.DataFrame(), params.report.split, metric)
+            save(by_training_seconds(subject), picture, params.report.dpi)
             picture.replace(aside)
         written.append(folder / PICTURE)
     return written

@@ -1,23 +1,19 @@
 """Quality against what it costs: bytes stored beside the frozen model, or seconds of training."""
 
-from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from pipeline.comparison.plots_style import (
+from pipeline.comparison.plots.style import (
     BASELINE_COLOUR,
-    LABELS,
     baseline_style,
     colour,
     line_style,
     marker,
     new_figure,
-    save,
-    title_of,
 )
-from pipeline.evaluation.metrics import HIGHER_IS_BETTER
+from pipeline.comparison.plots.subject import Subject
 
 Cost = Literal["stored_bytes", "training_seconds"]
 
@@ -27,19 +23,27 @@ _COSTS: dict[Cost, tuple[str, str, str]] = {
 }
 
 
-def draw_by_cost(
-    table: pd.DataFrame, *, cost: Cost, split: str, metric: str, path: Path, dpi: int
-) -> None:
+def by_stored_bytes(subject: Subject) -> Figure:
+    """Against what is kept beside the frozen model."""
+    return _by_cost(subject, "stored_bytes")
+
+
+def by_training_seconds(subject: Subject) -> Figure:
+    """Against the time of training, the table's column `training_seconds`."""
+    return _by_cost(subject, "training_seconds")
+
+
+def _by_cost(subject: Subject, cost: Cost) -> Figure:
     """A point for each row with a cost, a line through the lengths of each initialisation.
 
     Seeds are one point, their mean, with a bar from the worst to the best. What costs nothing is a
     horizontal line, since a logarithmic axis has no zero.
     """
-    column = f"{split}_{metric}"
+    column = subject.column
     name, label, unit = _COSTS[cost]
     figure, axes = new_figure()
     counts = {"variant": 0, "baseline": 0}
-    for kind, of_kind in table.groupby("kind", sort=False):
+    for kind, of_kind in subject.of_whole_split.groupby("kind", sort=False):
         for family, group in of_kind.groupby("initialization", sort=True):
             index = counts[str(kind)]
             counts[str(kind)] += 1
@@ -77,11 +81,11 @@ def draw_by_cost(
                     )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter(unit=unit))
-    if metric in HIGHER_IS_BETTER:
+    if subject.metric.higher_is_better:
         axes.set_ylim(bottom=0)
     axes.set_xlabel(f"{label}; numbers at the points: prefix length")
-    axes.set_ylabel(LABELS[metric])
-    axes.set_title(f"{split}: {title_of(metric)} against {name}")
+    axes.set_ylabel(subject.metric.axis)
+    axes.set_title(subject.against(name))
     axes.grid(alpha=0.3)
     figure.legend(fontsize="small", loc="outside right upper")
-    save(figure, path, dpi)
+    return figure

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.evaluation.answers import exact_match
+from pipeline.metrics.answers import exact_match
 from pipeline.storage.records import read_jsonl
 from pipeline.workspace import paths
 
