@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Section, Sha256
+from pipeline.schema.section import Section, Sha256
 
 
 class WheelModel(Section):

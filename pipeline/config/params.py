@@ -19,11 +19,11 @@ from pipeline.config.mlflow import MLflowParams
 from pipeline.config.model import ModelParams
 from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
-from pipeline.config.section import Name, Section
 from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
 from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import TrainedBaseline
+from pipeline.schema.section import Name, Section
 
 
 class Params(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.config.evaluate import LabelMetric, TextMetric
-from pipeline.config.section import Section
+from pipeline.schema.section import Section
 
 
 class ReportParams(Section):

@@ -4,9 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.compute import Fraction
-from pipeline.config.section import Count, Section
 from pipeline.config.train import TrainParams
+from pipeline.schema.section import Count, Fraction, Section
 
 Rate = Annotated[float, Field(gt=0)]
 
