@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.baselines.table import TRAINED_BASELINES, UNTRAINED_BASELINES
 from pipeline.errors import PipelineError
 from pipeline.initialization.context import StartContext
 from pipeline.initialization.definition import read_definition, write_definition
@@ -24,10 +25,10 @@ from tests.conftest import ROOT, tiny_model
 from tests.test_initializations import TYPES
 
 
-def comment_above(section: str) -> str:
-    """The comment of params.yaml right above a section, to the blank line before it."""
+def documentation(section: str) -> str:
+    """A section of params.yaml, with the comment right above it."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (found,) = re.findall(rf"((?:^#.*\n)+){section}:", text, flags=re.MULTILINE)
+    (found,) = re.findall(rf"((?:^#.*\n)+{section}:.*\n(?:  .*\n)*)", text, flags=re.MULTILINE)
     return str(found)
 
 
@@ -39,12 +40,27 @@ def kind_of(row: type[Section]) -> str:
 
 @pytest.mark.parametrize("row", INITIALIZATIONS, ids=lambda row: row.__name__)
 def test_every_initialisation_is_documented_and_tested(row: type[Start]) -> None:
-    comment = comment_above("initializations")
-    documented = re.search(rf"^#   {kind_of(row)}  +(.*\n(?:#     +.*\n)*)", comment, re.MULTILINE)
+    entry = rf"^#   {kind_of(row)}  +(.*\n(?:#     +.*\n)*)"
+    documented = re.search(entry, documentation("initializations"), re.MULTILINE)
     assert documented is not None
     for key in row.model_fields.keys() - {"path", "type"}:
         assert re.search(rf"\b{key}\b", documented[1]), key
     assert kind_of(row) in {definition["type"] for definition in TYPES.values()}
+
+
+@pytest.mark.parametrize(
+    ("section", "row"),
+    [
+        *(("baselines", row) for row in UNTRAINED_BASELINES),
+        *(("trained_baselines", row) for row in TRAINED_BASELINES),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_every_baseline_is_documented(section: str, row: type[Section]) -> None:
+    documented = documentation(section)
+    assert re.search(rf"\btype: {kind_of(row)}\b", documented)
+    for key in row.model_fields:
+        assert re.search(rf"\b{key}\b", documented), key
 
 
 class Ones(Start):

@@ -4,7 +4,7 @@ from typing import Self, get_args
 
 from pydantic import model_validator
 
-from pipeline.config.baselines import Adapter, Baseline, InContext
+from pipeline.config.baselines import UntrainedBaselines
 from pipeline.config.checkpoints import CheckpointParams
 from pipeline.config.data import DataParams
 from pipeline.config.evaluate import EvaluateParams, LabelMetric, TextMetric
@@ -17,8 +17,8 @@ from pipeline.config.report import ReportParams
 from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
 from pipeline.config.train import TrainParams
-from pipeline.config.trained_baselines import TrainedBaseline
-from pipeline.schema.section import Name, Section
+from pipeline.config.trained_baselines import TrainedBaselines
+from pipeline.schema.section import Section
 
 
 class Params(Section):
@@ -35,8 +35,8 @@ class Params(Section):
     train: TrainParams
     checkpoints: CheckpointParams = CheckpointParams()
     evaluate: EvaluateParams
-    baselines: dict[Name, Baseline]
-    trained_baselines: dict[Name, TrainedBaseline]
+    baselines: UntrainedBaselines
+    trained_baselines: TrainedBaselines
     report: ReportParams
     mlflow: MLflowParams = MLflowParams()
 
@@ -129,14 +129,16 @@ class Params(Section):
         if kind == "causal_lm":
             return self
         for name, baseline in self.baselines.items():
-            if isinstance(baseline, InContext | Adapter):
+            if baseline.needs_causal_lm:
                 raise ValueError(
                     f"baselines.{name}: {baseline.type} needs task.type: causal_lm; leave it out"
                 )
         for name, trained in self.trained_baselines.items():
-            raise ValueError(
-                f"trained_baselines.{name}: {trained.type} needs task.type: causal_lm; leave it out"
-            )
+            if trained.needs_causal_lm:
+                raise ValueError(
+                    f"trained_baselines.{name}: {trained.type} needs task.type: causal_lm; "
+                    "leave it out"
+                )
         if self.sweep.in_context:
             raise ValueError(
                 f"sweep.in_context: '{self.sweep.in_context[0]}' in the context needs task.type: "

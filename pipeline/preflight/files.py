@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.config.baselines import Adapter
 from pipeline.config.data import FileData
 from pipeline.config.load import read_yaml
 from pipeline.config.model import LocalModel
@@ -57,7 +56,7 @@ def _sources_exist(params: Params) -> None:
         if definition.path_is_users_own:
             named[f"initializations.{name}.path"] = definition.path
     for name, baseline in params.baselines.items():
-        if isinstance(baseline, Adapter):
+        if baseline.path_is_users_own:
             named[f"baselines.{name}.path"] = baseline.path
     for key, path in named.items():
         if not Path(path).exists() and not _is_output(path):
