@@ -6,11 +6,11 @@ import pytest
 
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
-from pipeline.initialization.starts import start_prefix
 from pipeline.models.frozen import load_frozen_model
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.stages import kv_prefix
 from pipeline.sweep.variants import Variant
+from pipeline.training.start import start_prefix
 from pipeline.workspace import paths
 from tests.conftest import Workspace
 
@@ -55,7 +55,7 @@ def test_an_initialisation_starts_a_variant(
     kv_prefix.run(params, name)
     assert (paths.KV_PREFIX / name / "definition.json").exists()
     model = PrefixModel(params_model, PrefixConfig(num_virtual_tokens=4))
-    starts = [start_prefix(params, Variant(4, name, seed), model) for seed in (0, 0, 1)]
+    starts = [start_prefix(Variant(4, name, seed), model) for seed in (0, 0, 1)]
     assert [len(start) for start in starts] == [4, 4, 4]
     model.load_kv_prefix(starts[0])
     assert starts[0].keys[1].equal(starts[1].keys[1])

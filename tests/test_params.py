@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
+from pipeline.baselines.lora import Lora
 from pipeline.cli.main import main
 from pipeline.config import load_params
 from pipeline.config.train import TrainParams
-from pipeline.config.trained_baselines import Lora
 from pipeline.sweep.variants import Variant
 from tests.conftest import ROOT, tiny_params
 

@@ -4,12 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Section
+from pipeline.schema.section import Section
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Compute(Section):

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Count, Section, Sha256
 from pipeline.config.watched import Watched
+from pipeline.schema.section import Count, Section, Sha256
 
 SPLITS = ("train", "validation", "test", "test_unseen")
 """The splits in the pipeline's order; `test_unseen` holds topics that training never saw."""

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from pipeline.config.compute import Compute
-from pipeline.config.section import Count, distinct
 from pipeline.metrics.metric import OfText
 from pipeline.metrics.table import names_of
+from pipeline.schema.section import Count, distinct
 
 if TYPE_CHECKING:
     TextMetric = str

@@ -10,8 +10,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.config.params import Params
-from pipeline.config.section import Section
 from pipeline.errors import PipelineError
+from pipeline.schema.section import Section
 from pipeline.workspace.paths import PARAMS
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Sha256
 from pipeline.config.watched import Watched
+from pipeline.schema.section import Sha256
 
 
 class WheelModel(Watched):

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Section
 from pipeline.metrics.table import METRICS, names_of
+from pipeline.schema.section import Section
 
 if TYPE_CHECKING:
     MetricName = str

@@ -1,6 +1,6 @@
 """What every source of model or data has in common: something for DVC to watch."""
 
-from pipeline.config.section import Section
+from pipeline.schema.section import Section
 
 
 class Watched(Section):

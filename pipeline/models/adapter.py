@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.prefix import KVPrefix
-from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, load_adapter
+from pipeline.prefix.files.peft_format import CONFIG, load_adapter
 from pipeline.storage.records import read_json
 
 
@@ -16,12 +16,3 @@ def read_adapter(folder: Path) -> KVPrefix:
     heads = int(config["num_attention_heads"])
     shape = (heads, int(config["token_dim"]) // heads)
     return load_adapter(folder, [(shape, shape)] * int(config["num_layers"]))
-
-
-def adapter_storage(folder: Path, kv: KVPrefix) -> dict[str, int]:
-    """What an adapter costs, as a variant's training records it."""
-    numbers = sum(tensor.numel() for tensor in (*kv.keys, *kv.values))
-    return {
-        "trainable_parameters": numbers,
-        "stored_bytes": (folder / WEIGHTS).stat().st_size,
-    }

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.config.baselines import Adapter
 from pipeline.config.data import FileData
-from pipeline.config.initializations import FROM_FILE, CorpusText, PrefixFile
 from pipeline.config.model import LocalModel
 from pipeline.errors import PipelineError
 from pipeline.preflight.current import is_current
@@ -53,10 +51,10 @@ def _sources_exist(params: Params) -> None:
         files = params.data.files.model_dump()
         named += [("fetch_data", f"data.files.{split}", file) for split, file in files.items()]
     for name, definition in params.initializations.items():
-        if isinstance(definition, (*FROM_FILE, PrefixFile)):
+        if definition.path_is_users_own:
             named.append((f"kv_prefix@{name}", f"initializations.{name}.path", definition.path))
     for name, baseline in params.baselines.items():
-        if isinstance(baseline, Adapter):
+        if baseline.path_is_users_own:
             named.append((f"baselines@{name}", f"baselines.{name}.path", baseline.path))
     for stage, key, path in named:
         if path and not Path(path).exists() and not _is_output(path) and not is_current(stage):
@@ -122,26 +120,10 @@ def _corpora_are_long_enough(params: Params) -> None:
     from tokenizers import Tokenizer
 
     tokenizer = _model_file(vocabulary, Tokenizer.from_str)
-    needed = params.kv_prefix.max_length
     for name, definition in params.initializations.items():
-        if not isinstance(definition, CorpusText):
-            continue
-        path = Path(definition.path)
-        if not path.exists():
-            continue
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise PipelineError(
-                f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"
-            ) from error
-        found = len(tokenizer.encode(text).ids) - definition.skip_tokens
-        # A chat template only adds tokens: the text alone may be a little too short then.
-        if found < needed and not definition.use_chat_template:
-            raise PipelineError(
-                f"initializations.{name}.path: '{path}' has {found} tokens, fewer than "
-                f"kv_prefix.max_length = {needed}; use a longer text or lower kv_prefix.max_length"
-            )
+        definition.check_text(
+            name, lambda text: len(tokenizer.encode(text).ids), params.kv_prefix.max_length
+        )
 
 
 def _model_config() -> Any:
@@ -161,7 +143,6 @@ def _templates_fit_columns(params: Params) -> None:
     path = paths.RAW_DATA / "train.jsonl"
     if not path.exists():
         return
-    from pipeline.config.initializations import Demonstrations
     from pipeline.data.templates import EmptyRowError, render
 
     try:
@@ -181,6 +162,6 @@ def _templates_fit_columns(params: Params) -> None:
             f"{', '.join(row)}"
         )
     for name, definition in params.initializations.items():
-        if isinstance(definition, Demonstrations) and definition.template is not None:
+        for key, template in definition.templates().items():
             with contextlib.suppress(EmptyRowError):
-                render(definition.template, row, f"initializations.{name}.template")
+                render(template, row, f"initializations.{name}.{key}")

@@ -2,13 +2,13 @@
 
 from pipeline.config import Params
 from pipeline.evaluation.measure import measure_splits
+from pipeline.models.pretrained import PretrainedFolder
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.stages.train_baseline import OF_A_TRAINING, WEIGHTS
 from pipeline.storage.records import read_json
 from pipeline.sweep.baselines import Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
-from pipeline.training.adapted import load_adapted
 from pipeline.workspace import paths
 
 
@@ -18,7 +18,7 @@ def run(params: Params, baseline: Baseline) -> None:
     trained = read_json(folder / "metrics.json")
     definition = params.trained_baselines[baseline.family]
     measure_splits(
-        load_adapted(paths.MODEL, definition, folder / WEIGHTS, params.evaluate),
+        definition.load(folder / WEIGHTS, PretrainedFolder(paths.MODEL, params.evaluate)),
         load_tokenizer(paths.MODEL),
         params.evaluate,
         prefix_length=0,

@@ -1,8 +1,9 @@
 """Stage `in_context`: the first tokens of an initialisation's text in the context, untrained."""
 
+from pipeline.baselines.in_context import text_stored
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.evaluation.measure import in_context_storage, measure_splits
+from pipeline.evaluation.measure import measure_splits
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
@@ -34,7 +35,7 @@ def run(params: Params, length: int, initialization: str) -> None:
         params.evaluate,
         prefix_length=length,
         folder=paths.BASELINES / baseline.name,
-        stored=in_context_storage(length),
+        stored=text_stored(length),
     )
     with never_fatal("log the baseline"):
         log_baseline(params, baseline)

@@ -6,7 +6,6 @@ from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
-from pipeline.initialization.starts import start_prefix
 from pipeline.models.for_task import load_for_task
 from pipeline.models.prefixed import prefix_config
 from pipeline.prefix import PrefixModel
@@ -18,6 +17,7 @@ from pipeline.training.checkpoint import CheckpointFolder, remove_checkpoints
 from pipeline.training.identity import training_digest
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import COLUMNS
+from pipeline.training.start import start_prefix
 from pipeline.workspace import location, paths
 from pipeline.workspace.timings import TrainingClock
 
@@ -31,7 +31,7 @@ def run(params: Params, variant: Variant) -> None:
     frozen, new = load_for_task(paths.MODEL, params.train, task, variant.seed)
     config = prefix_config(params.prefix, variant.length, new)
     model = PrefixModel(frozen, config)
-    start = start_prefix(params, variant, model)
+    start = start_prefix(variant, model)
     model.load_kv_prefix(start)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)

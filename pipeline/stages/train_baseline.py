@@ -3,14 +3,15 @@
 import pandas as pd
 import torch
 
+from pipeline.baselines.trained import stored_bytes
 from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
+from pipeline.models.pretrained import PretrainedFolder
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_csv, write_json
 from pipeline.sweep.baselines import Baseline
-from pipeline.training.adapted import adaptable_model, save_adapted, stored_bytes
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import COLUMNS
 from pipeline.training.trained import TrainedWeights
@@ -41,7 +42,8 @@ def run(params: Params, baseline: Baseline) -> None:
     }
     train = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
-    model = adaptable_model(paths.MODEL, definition, training)
+    pretrained = PretrainedFolder(paths.MODEL, training)
+    model = definition.adaptable(pretrained)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     clock = TrainingClock(lambda step, metrics: None)
     result = train_prefix(
@@ -51,7 +53,7 @@ def run(params: Params, baseline: Baseline) -> None:
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
     result.prefix.restore(model)
     with atomic_folder(paths.TRAIN / baseline.name) as aside:
-        save_adapted(model, definition, aside / WEIGHTS, paths.MODEL)
+        definition.save(model, aside / WEIGHTS, pretrained)
         history = pd.DataFrame(result.history, columns=list(COLUMNS))
         write_csv(aside / "history.csv", history)
         metrics = {

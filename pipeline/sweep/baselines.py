@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.config.baselines import Adapter
 
 IN_CONTEXT = "in_context_"
 """What the family of an initialisation's text in the context begins with."""
@@ -69,4 +68,5 @@ def all_baselines(params: Params) -> list[Baseline]:
 
 def kind_of(params: Params, name: str) -> str:
     """`variant` for an adapter from elsewhere, a prefix as those trained here; else `baseline`."""
-    return "variant" if isinstance(params.baselines.get(name), Adapter) else "baseline"
+    definition = params.baselines.get(name)
+    return "variant" if definition is not None and definition.is_variant else "baseline"

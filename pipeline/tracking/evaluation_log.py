@@ -9,7 +9,6 @@ from datasets import Dataset
 from mlflow import MlflowClient
 
 from pipeline.config import Params
-from pipeline.config.baselines import Adapter
 from pipeline.statistics.per_example import Comparer, read_statistics
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.sweep.baselines import Baseline, kind_of
@@ -86,7 +85,7 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
         log_history(run_id, paths.TRAIN / name)
         mlflow.log_metrics(read_json(paths.TRAIN / name / "metrics.json"), run_id=run_id)
     model_id = None
-    if isinstance(adapter, Adapter):
+    if adapter is not None and adapter.is_variant:
         with never_fatal("register the adapter's model"):
             model_id = register_adapter(params, name, run_id, Path(adapter.path))
     _log_results(params, run_id, folder, model_id)

@@ -132,4 +132,4 @@ def _is_docstring_alone(path: Path) -> bool:
 
 @cache
 def _parsed(path: Path) -> Any:
-    return ast.parse(path.read_text(encoding="utf-8")) if path.suffix == ".py" else ast.Module([])
+    return ast.parse(path.read_text(encoding="utf-8")) if path.suffix == ".py" else ast.Module([], [])

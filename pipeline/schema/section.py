@@ -8,6 +8,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Names become folder and DVC stage names, in which "-" separates length, initialisation and seed.
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 def distinct(items: list[Any]) -> list[Any]:
