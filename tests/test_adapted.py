@@ -16,6 +16,7 @@ from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import FullFineTuning, Lora, TrainedBaseline
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
+from pipeline.prefix import PrefixModel
 from pipeline.training.adapted import adaptable_model, load_adapted, save_adapted, stored_bytes
 from pipeline.training.loop import train_prefix
 from pipeline.training.trained import TrainedWeights
@@ -49,9 +50,10 @@ def trained(
     settings = {"epochs": None, "max_steps": 6, "batch_size": 4, "eval_every_steps": 3, **train}
     data = Dataset.from_list(examples())
     params = baseline.training(TrainParams(**settings))
-    result = train_prefix(model, data, data, params, 0, lambda step, metrics: None)
+    prefix_model = PrefixModel(model)
+    result = train_prefix(prefix_model, data, data, params, 0, lambda step, metrics: None)
     assert isinstance(result.prefix, TrainedWeights)
-    result.prefix.restore(model)
+    result.prefix.restore(prefix_model)
     save_adapted(model, baseline, folder, pretrained)
     return model.eval(), result
 

@@ -11,8 +11,9 @@ from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import in_context_storage, measure_splits
 from pipeline.models.for_task import load_for_task
+from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
+from pipeline.prefix import PrefixModel, kv_prefix_from_text
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.files.peft_format import load_adapter
 from pipeline.storage.records import read_text
@@ -29,30 +30,25 @@ def run(params: Params, name: str) -> None:
         raise PipelineError(f"'{name}' is not under baselines of params.yaml; known: {known}")
     baseline = params.baselines[name]
     task = task_of(paths.TOKENIZED / "splits")
-    model: Any
-    model, _ = load_for_task(paths.MODEL, params.evaluate, task)
+    frozen, _ = load_for_task(paths.MODEL, params.evaluate, task)
+    model = PrefixModel(frozen)
     tokenizer = load_tokenizer(paths.MODEL)
-    tokens = 0
     if isinstance(baseline, InContext):
         text = read_text(Path(baseline.path))
         # A text's KV cache as a prefix gives the logits of the text in the context, and is
         # computed once for all examples.
-        most = _room(params, model) if baseline.max_tokens is None else baseline.max_tokens
+        most = _room(params, frozen) if baseline.max_tokens is None else baseline.max_tokens
         tokens = min(most, len(tokenizer.encode(text)))
-        kv = kv_prefix_from_text(model, tokenizer, text, num_virtual_tokens=tokens)
-        model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
-        model.load_kv_prefix(kv)
-    stored = in_context_storage(tokens)
+        kv = kv_prefix_from_text(frozen, tokenizer, text, num_virtual_tokens=tokens)
+        model = prefixed_model(frozen, kv)
+    stored = in_context_storage(model.prefix_length)
     if isinstance(baseline, Adapter):
-        kv = load_adapter(baseline.path, kv_shapes(model))
-        tokens, stored = len(kv), adapter_storage(Path(baseline.path), kv)
-        model = PrefixModel(model, PrefixConfig(num_virtual_tokens=tokens))
-        model.load_kv_prefix(kv)
+        kv = load_adapter(baseline.path, kv_shapes(frozen))
+        model, stored = prefixed_model(frozen, kv), adapter_storage(Path(baseline.path), kv)
     measure_splits(
         model,
         tokenizer,
         params.evaluate,
-        prefix_length=tokens,
         folder=paths.BASELINES / name,
         stored=stored,
     )

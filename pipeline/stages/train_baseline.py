@@ -7,6 +7,7 @@ from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
+from pipeline.prefix import PrefixModel
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_csv, write_json
 from pipeline.sweep.baselines import Baseline
@@ -41,7 +42,7 @@ def run(params: Params, baseline: Baseline) -> None:
     }
     train = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
-    model = adaptable_model(paths.MODEL, definition, training)
+    model = PrefixModel(adaptable_model(paths.MODEL, definition, training))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     clock = TrainingClock(lambda step, metrics: None)
     result = train_prefix(
@@ -51,7 +52,7 @@ def run(params: Params, baseline: Baseline) -> None:
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
     result.prefix.restore(model)
     with atomic_folder(paths.TRAIN / baseline.name) as aside:
-        save_adapted(model, definition, aside / WEIGHTS, paths.MODEL)
+        save_adapted(model.frozen_model, definition, aside / WEIGHTS, paths.MODEL)
         history = pd.DataFrame(result.history, columns=["step", *STEP_METRICS])
         write_csv(aside / "history.csv", history)
         metrics = {
