@@ -15,6 +15,8 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pipeline.prefix import KVPrefix, PrefixModel
+
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
 
@@ -83,6 +85,13 @@ def tiny_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
         "pad_token_id": 3,
     }
     return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
+
+
+def kv_of(model: PrefixModel) -> KVPrefix:
+    """The prefix of a model that has one."""
+    kv = model.kv_prefix()
+    assert kv is not None
+    return kv
 
 
 @pytest.fixture

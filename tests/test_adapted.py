@@ -19,6 +19,7 @@ from pipeline.config.train import TrainParams
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
 from pipeline.models.pretrained import PretrainedFolder
+from pipeline.prefix import PrefixModel
 from pipeline.training.loop import train_prefix
 from pipeline.training.trained import TrainedWeights
 from tests.conftest import tiny_model, tiny_tokenizer
@@ -52,9 +53,10 @@ def trained(
     settings = {"epochs": None, "max_steps": 6, "batch_size": 4, "eval_every_steps": 3, **train}
     data = Dataset.from_list(examples())
     params = baseline.training(TrainParams(**settings))
-    result = train_prefix(model, data, data, params, 0, lambda step, metrics: None)
+    prefix_model = PrefixModel(model)
+    result = train_prefix(prefix_model, data, data, params, 0, lambda step, metrics: None)
     assert isinstance(result.prefix, TrainedWeights)
-    result.prefix.restore(model)
+    result.prefix.restore(prefix_model)
     baseline.save(model, folder, found)
     return model.eval(), result
 

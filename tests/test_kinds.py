@@ -91,7 +91,9 @@ def test_a_row_is_all_that_another_initialisation_takes() -> None:
     model = PrefixModel(tiny_model(), PrefixConfig(num_virtual_tokens=3))
     kv = definition.start(ForVariant(Variant(3, "ones", 0), model))
     model.load_kv_prefix(kv)
-    assert model.kv_prefix().values[1].eq(2.0).all()
+    loaded = model.kv_prefix()
+    assert loaded is not None
+    assert loaded.values[1].eq(2.0).all()
     nothing: Any = None
     assert definition.cached(ForInitialization(nothing, "ones")) is None
 

@@ -11,10 +11,11 @@ from pipeline.data.batching import by_length
 from pipeline.evaluation.metrics import kept_of_labels
 from pipeline.evaluation.source_target import row_losses
 from pipeline.loss.for_model import ClassLoss, loss_columns
+from pipeline.prefix import PrefixModel
 
 
 def measure_classes(
-    model: Any, split: Dataset, params: EvaluateParams, prefix_length: int, name: str
+    model: PrefixModel, split: Dataset, params: EvaluateParams, name: str
 ) -> list[dict[str, Any]]:
     """A line of predictions.jsonl for each example, in the split's order.
 
@@ -26,7 +27,7 @@ def measure_classes(
     labels = model.config.id2label
     chosen: dict[int, list[int]] = {}
     losses: dict[int, float] = {}
-    lengths = [prefix_length + len(row["input_ids"]) for row in rows]
+    lengths = [model.prefix_length + len(row["input_ids"]) for row in rows]
     bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="example")
     with torch.inference_mode(), bar:
         for indices in by_length(lengths, params.max_tokens_per_batch):

@@ -5,7 +5,6 @@ cache once, from which the target is scored, and from which generation then star
 """
 
 import time
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -19,14 +18,14 @@ from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
 from pipeline.evaluation.source_target import measure_source_targets
 from pipeline.models.tokenizer import end_tokens
+from pipeline.prefix import PrefixModel
 
 
 def measure_examples(
-    model: Any,
+    model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
     split: Dataset,
     params: EvaluateParams,
-    prefix_length: int,
     name: str,
 ) -> list[Outcome]:
     """Score and continue every example, in the split's order.
@@ -35,18 +34,18 @@ def measure_examples(
     the model's end of a turn. Batches hold examples of like length, within
     `params.max_tokens_per_batch` tokens of cache.
     """
-    if getattr(model, "frozen_model", model).config.is_encoder_decoder:
-        return measure_source_targets(model, tokenizer, split, params, prefix_length, name)
+    if model.config.is_encoder_decoder:
+        return measure_source_targets(model, tokenizer, split, params, name)
     rows = split.select_columns(["input_ids", "target_start"]).to_list()
     packed = PackedBatch.serves(model)
     # What a row keeps in the cache: packed rows share one prefix.
-    shared = 0 if packed else prefix_length
+    shared = 0 if packed else model.prefix_length
     room = [
         shared + row["target_start"]
         + max(params.max_new_tokens, len(row["input_ids"]) - row["target_start"])
         for row in rows
     ]  # fmt: skip
-    ends = end_tokens(getattr(model, "frozen_model", model), tokenizer)
+    ends = end_tokens(model.frozen_model, tokenizer)
     outcomes: dict[int, Outcome] = {}
     bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="example")
     with torch.inference_mode(), bar:

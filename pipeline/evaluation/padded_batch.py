@@ -10,13 +10,12 @@ from torch.nn import functional as F
 
 from pipeline.data.batching import Example
 from pipeline.prefix import PrefixModel
-from pipeline.prefix.injection.growing import GrowingCache
 
 
 class PaddedBatch:
     """A batch whose inputs, padded on the left, are in the cache."""
 
-    def __init__(self, model: Any, examples: Sequence[Example], _: int) -> None:
+    def __init__(self, model: PrefixModel, examples: Sequence[Example], _: int) -> None:
         self.model = model
         self.targets = [list(row["input_ids"][row["target_start"] :]) for row in examples]
         inputs = [list(row["input_ids"][: row["target_start"]]) for row in examples]
@@ -25,9 +24,9 @@ class PaddedBatch:
         ids = [[0] * (width - len(row)) + row for row in inputs]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in inputs]
         self.mask = torch.tensor(mask, device=model.device)
-        # Without the configuration: a sliding-window layer's cache could not be cut back, and the
-        # mask hides what has left the window anyway.
-        self.cache: Any = model.new_cache() if isinstance(model, PrefixModel) else GrowingCache()
+        # It knows of no sliding window: one's layers could not be cut back, and the mask hides what
+        # has left the window anyway.
+        self.cache: Any = model.new_cache()
         with _contiguous_head(model):
             self.last = self._forward(torch.tensor(ids, device=model.device), self.mask, keep=1)
 
@@ -75,8 +74,7 @@ class PaddedBatch:
         self, ids: torch.Tensor, mask: torch.Tensor, keep: int | None = None
     ) -> torch.Tensor:
         """Logits of the new tokens (of the last `keep`), which join the cache."""
-        frozen: Any = getattr(self.model, "frozen_model", self.model)
-        parameters = inspect.signature(frozen.forward).parameters
+        parameters = inspect.signature(self.model.frozen_model.forward).parameters
         extra: dict[str, Any] = {}
         if keep is not None and "logits_to_keep" in parameters:
             extra["logits_to_keep"] = keep
@@ -94,14 +92,13 @@ class PaddedBatch:
 
 
 @contextmanager
-def _contiguous_head(model: Any) -> Iterator[None]:
+def _contiguous_head(model: PrefixModel) -> Iterator[None]:
     """Give the output embedding contiguous states.
 
     transformers cuts the last position out of every row; torch multiplies such a cut by a copy of
     the output embedding for each row, which costs more than the rest of a prefill.
     """
-    frozen: Any = getattr(model, "frozen_model", model)
-    head = frozen.get_output_embeddings()
+    head = model.frozen_model.get_output_embeddings()
     if head is None:
         yield
         return

@@ -1,7 +1,6 @@
 """Loss of the target and greedy generation of an encoder-decoder."""
 
 import time
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -13,14 +12,14 @@ from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.batching import IGNORED, by_length
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.for_model import SourceTargetLoss, loss_columns
+from pipeline.prefix import PrefixModel
 
 
 def measure_source_targets(
-    model: Any,
+    model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
     split: Dataset,
     params: EvaluateParams,
-    prefix_length: int,
     name: str,
 ) -> list[Outcome]:
     """Each example's summed loss (nats) and generated text, in the split's order.
@@ -30,7 +29,7 @@ def measure_source_targets(
     """
     rows = split.select_columns(loss_columns(split)).to_list()
     longest = [
-        prefix_length + len(row["input_ids"]) + params.max_new_tokens for row in rows
+        model.prefix_length + len(row["input_ids"]) + params.max_new_tokens for row in rows
     ]  # the tokens that one row can take up
     loss_of = SourceTargetLoss(model)
     outcomes: dict[int, Outcome] = {}

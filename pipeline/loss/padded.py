@@ -1,19 +1,19 @@
 """The loss of batches that are padded on the right."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from pipeline.data.batching import IGNORED, Example, of_like_length
 from pipeline.loss.cross_entropy import summed_cross_entropy
+from pipeline.prefix import PrefixModel
 
 
 class PaddedLoss:
     packable = False
     """There is no packed path for these; batches are padded."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PrefixModel) -> None:
         self.model = model
 
     def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
@@ -35,8 +35,7 @@ class PaddedLoss:
         """The inputs, padded on the right: `input_ids` and `attention_mask` `[rows, tokens]`."""
         rows = [list(example["input_ids"][: example["target_start"]]) for example in examples]
         # RoBERTa counts positions, and causal classifiers find the last token, by the padding.
-        frozen = getattr(self.model, "frozen_model", self.model)
-        padding = frozen.config.pad_token_id or 0
+        padding = self.model.config.pad_token_id or 0
         ids = self._padded(rows, padding)
         mask = self._padded([[1] * len(row) for row in rows], 0)
         return {"input_ids": ids, "attention_mask": mask}

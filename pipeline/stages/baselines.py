@@ -1,12 +1,10 @@
 """Stage `baselines`: what variants are compared with, on the same splits."""
 
-from typing import Any
-
 from pipeline.config import Params
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import measure_splits
 from pipeline.models.for_baseline import ForBaseline
-from pipeline.prefix import PrefixConfig, PrefixModel
+from pipeline.models.prefixed import prefixed_model
 from pipeline.sweep.baselines import Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
@@ -21,15 +19,10 @@ def run(params: Params, name: str) -> None:
     definition = params.baselines[name]
     context = ForBaseline(params)
     kv = definition.kv_prefix(context)
-    model: Any = context.frozen_model
-    if kv is not None:
-        model = PrefixModel(model, PrefixConfig(num_virtual_tokens=len(kv)))
-        model.load_kv_prefix(kv)
     measure_splits(
-        model,
+        prefixed_model(context.frozen_model, kv),
         context.tokenizer,
         params.evaluate,
-        prefix_length=0 if kv is None else len(kv),
         folder=paths.BASELINES / name,
         stored=definition.stored(kv),
     )

@@ -4,6 +4,7 @@ from pipeline.config import Params
 from pipeline.evaluation.measure import measure_splits
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.models.tokenizer import load_tokenizer
+from pipeline.prefix import PrefixModel
 from pipeline.stages.train_baseline import OF_A_TRAINING, WEIGHTS
 from pipeline.storage.records import read_json
 from pipeline.sweep.baselines import Baseline
@@ -18,10 +19,11 @@ def run(params: Params, baseline: Baseline) -> None:
     trained = read_json(folder / "metrics.json")
     definition = params.trained_baselines[baseline.family]
     measure_splits(
-        definition.load(folder / WEIGHTS, PretrainedFolder(paths.MODEL, params.evaluate)),
+        PrefixModel(
+            definition.load(folder / WEIGHTS, PretrainedFolder(paths.MODEL, params.evaluate))
+        ),
         load_tokenizer(paths.MODEL),
         params.evaluate,
-        prefix_length=0,
         folder=paths.BASELINES / baseline.name,
         stored={key: trained[key] for key in OF_A_TRAINING},
     )

@@ -5,8 +5,9 @@ from pipeline.config import Params
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import measure_splits
 from pipeline.models.frozen import load_frozen_model
+from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
+from pipeline.prefix import KVPrefix
 from pipeline.sweep.baselines import IN_CONTEXT, Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
@@ -27,13 +28,10 @@ def run(params: Params, length: int, initialization: str) -> None:
     baseline = Baseline(IN_CONTEXT + initialization, length=length)
     kv = KVPrefix.load(paths.KV_PREFIX / initialization / "prefix.safetensors")[:length]
     frozen = load_frozen_model(paths.MODEL, params.evaluate)
-    model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=length))
-    model.load_kv_prefix(kv)
     measure_splits(
-        model,
+        prefixed_model(frozen, kv),
         load_tokenizer(paths.MODEL),
         params.evaluate,
-        prefix_length=length,
         folder=paths.BASELINES / baseline.name,
         stored=text_stored(length),
     )

@@ -9,6 +9,7 @@ from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
 from pipeline.models.pretrained import PretrainedFolder
+from pipeline.prefix import PrefixModel
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_csv, write_json
 from pipeline.sweep.baselines import Baseline
@@ -43,7 +44,7 @@ def run(params: Params, baseline: Baseline) -> None:
     train = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
     pretrained = PretrainedFolder(paths.MODEL, training)
-    model = definition.adaptable(pretrained)
+    model = PrefixModel(definition.adaptable(pretrained))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     clock = TrainingClock(lambda step, metrics: None)
     result = train_prefix(
@@ -53,7 +54,7 @@ def run(params: Params, baseline: Baseline) -> None:
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
     result.prefix.restore(model)
     with atomic_folder(paths.TRAIN / baseline.name) as aside:
-        definition.save(model, aside / WEIGHTS, pretrained)
+        definition.save(model.frozen_model, aside / WEIGHTS, pretrained)
         history = pd.DataFrame(result.history, columns=list(COLUMNS))
         write_csv(aside / "history.csv", history)
         metrics = {

@@ -41,7 +41,7 @@ def compile_where_it_pays(
     short = steps < _STEPS_THAT_PAY or params.gradient_checkpointing
     if params.compile is False or reason is not None or (params.compile == "auto" and short):
         return False
-    compile_layers(getattr(loss_of.model, "frozen_model", loss_of.model))
+    compile_layers(loss_of.model.frozen_model)
     loss_of(examples).backward()
     loss_of.model.zero_grad()
     return True

@@ -82,7 +82,7 @@ def files_below(path: str) -> set[str]:
     return {
         file.relative_to(ROOT).as_posix()
         for file in found
-        if "__pycache__" not in file.parts and not _is_docstring_alone(file)
+        if file.suffix != ".pyc" and not _is_docstring_alone(file)
     }
 
 
@@ -132,4 +132,4 @@ def _is_docstring_alone(path: Path) -> bool:
 
 @cache
 def _parsed(path: Path) -> Any:
-    return ast.parse(path.read_text(encoding="utf-8")) if path.suffix == ".py" else ast.Module([], [])
+    return ast.parse(path.read_text(encoding="utf-8"))

@@ -123,6 +123,20 @@ class MLPEncoder(PrefixEncoder):
         nn.init.zeros_(last.bias)
 
 
+class NoEncoder(nn.Module):
+    """The encoder of an empty prefix: it yields none and trains nothing."""
+
+    def forward(self) -> None:
+        """No prefix."""
+
+    def load(self, kv: KVPrefix) -> None:
+        """Raise PrefixError: there is nothing to load into."""
+        raise PrefixError(
+            f"the model has no prefix that could start from one of {len(kv)} virtual tokens; make "
+            f"it with PrefixConfig(num_virtual_tokens={len(kv)})"
+        )
+
+
 def build_encoder(config: PrefixConfig, shapes: Shapes, hidden_size: int) -> PrefixEncoder:
     """The encoder that a configuration asks for."""
     if config.prefix_projection:
