@@ -7,18 +7,19 @@ from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.models.for_task import load_for_task
-from pipeline.models.prefixed import prefix_config
+from pipeline.models.for_variant import start_prefix
+from pipeline.models.trainable import prefix_config
 from pipeline.prefix import PrefixModel
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_csv, write_json
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
-from pipeline.training.checkpoint import CheckpointFolder, remove_checkpoints
+from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.identity import training_digest
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import COLUMNS
-from pipeline.training.start import start_prefix
 from pipeline.workspace import location, paths
+from pipeline.workspace.checkpoints import remove_checkpoints
 from pipeline.workspace.timings import TrainingClock
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import torch
 
-from pipeline.baselines.trained import stored_bytes
+from pipeline.baselines.trained import WEIGHTS, stored_bytes
 from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
@@ -18,12 +18,6 @@ from pipeline.training.progress import COLUMNS
 from pipeline.training.trained import TrainedWeights
 from pipeline.workspace import paths
 from pipeline.workspace.timings import TrainingClock
-
-WEIGHTS = "weights"
-"""The folder, within the training's own, of what is kept beside the pretrained model."""
-
-OF_A_TRAINING = ("trainable_parameters", "train_size", "stored_bytes")
-"""What the measurement repeats of the training's metrics, for the summary table."""
 
 
 def run(params: Params, baseline: Baseline) -> None:
