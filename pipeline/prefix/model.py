@@ -29,7 +29,8 @@ from pipeline.prefix.injection.heads import HeadInjection
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.logits import is_packable, merged_attention_on, packed_logits
+from pipeline.prefix.packed.gate import why_not_packed
+from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes, build_encoder
 from pipeline.prefix.parameters.heads import TrainedModules
@@ -69,6 +70,7 @@ class PrefixModel(nn.Module):
         self.heads = TrainedModules(frozen_model, modules)
         self._head_injection = HeadInjection(self.heads)
         self._is_packing = False
+        self._why_not_packed: dict[bool, str | None] = {}
 
     def _inject(self, config: PrefixConfig) -> None:
         """Build the encoder that a configuration asks for, and what brings its prefix in."""
@@ -179,6 +181,7 @@ class PrefixModel(nn.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep no activations inside layers; effective in training mode."""
+        self._why_not_packed.clear()
         if self.prefix_config is None:
             self.frozen_model.gradient_checkpointing_enable()
             return
@@ -230,20 +233,16 @@ class PrefixModel(nn.Module):
         model.load_kv_prefix(kv)
         return model
 
-    @cached_property
-    def packable(self) -> bool:
-        """Whether `packed_logits` serves this architecture (see `pipeline.prefix.packed`)."""
-        if self.heads.names or not is_decoder_only(self.frozen_model):
-            return False
-        kv = self.kv_prefix()
-        # Layers recomputed in the backward pass would find the model's own attention again.
-        if kv is None and self.frozen_model.is_gradient_checkpointing:
-            return False
-        # What it is compared with holds its prefix in a plain cache, which has every layer.
-        if kv is not None and kv.layers is not None:
-            return False
-        with self.frozen() as frozen_model:
-            return is_packable(frozen_model, kv)
+    def why_not_packed(self, decoding: bool = False) -> str | None:
+        """Why packed rows do not serve this model, in a clause; None where they do.
+
+        `decoding` asks for greedy decoding of packed rows too. See `pipeline.prefix.packed.gate`.
+        """
+        if decoding not in self._why_not_packed:
+            kv = self.kv_prefix()
+            with self.frozen() as frozen_model:
+                self._why_not_packed[decoding] = why_not_packed(frozen_model, kv, decoding)
+        return self._why_not_packed[decoding]
 
     def packed_logits(
         self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor
@@ -263,7 +262,7 @@ class PrefixModel(nn.Module):
         self,
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         if self._is_packing:
-            return nullcontext(), merged_attention_on(self.frozen_model)
+            return nullcontext(), packed_attention_on(self.frozen_model)
         return self._injection.recompute_context()
 
     def _given(self) -> KVPrefix:
