@@ -17,8 +17,9 @@ from pipeline.config.trained_baselines import FullFineTuning, Lora, TrainedBasel
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixModel
-from pipeline.training.adapted import adaptable_model, load_adapted, save_adapted, stored_bytes
+from pipeline.training.adapted import adaptable_model, load_adapted, save_adapted
 from pipeline.training.loop import train_prefix
+from pipeline.training.results import stored_bytes
 from pipeline.training.trained import TrainedWeights
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.test_measuring import examples

@@ -1,7 +1,8 @@
 """Stage `baselines`: what variants are compared with, on the same splits."""
 
 from pathlib import Path
-from typing import Any
+
+from transformers import PreTrainedModel
 
 from pipeline.adapters.reading import adapter_storage
 from pipeline.config import Params
@@ -14,6 +15,7 @@ from pipeline.models.for_task import load_for_task
 from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import PrefixModel, kv_prefix_from_text
+from pipeline.prefix.architecture.context import context_of
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.files.peft_format import load_adapter
 from pipeline.storage.records import read_text
@@ -56,9 +58,9 @@ def run(params: Params, name: str) -> None:
         log_baseline(params, Baseline(name))
 
 
-def _room(params: Params, model: Any) -> int:
+def _room(params: Params, model: PreTrainedModel) -> int:
     """The tokens of context that every example measured leaves free."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model)
     if context is None:
         raise PipelineError(
             "baselines: this model names no limit of its context, so that max_tokens: null is "
@@ -75,4 +77,4 @@ def _room(params: Params, model: Any) -> int:
             f"baselines: the longest example takes {longest} of the model's {context} positions "
             "and leaves no room for a text; lower evaluate.max_new_tokens or task.max_length"
         )
-    return int(context) - longest
+    return context - longest

@@ -1,6 +1,7 @@
 """Stage `train_baseline`: another way to adapt the model, by the training of the variants."""
 
-import pandas as pd
+from pathlib import Path
+
 import torch
 
 from pipeline.config import Params
@@ -8,12 +9,10 @@ from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixModel
-from pipeline.storage.atomic import atomic_folder
-from pipeline.storage.records import write_csv, write_json
 from pipeline.sweep.baselines import Baseline
-from pipeline.tracking.training_run import STEP_METRICS
-from pipeline.training.adapted import adaptable_model, save_adapted, stored_bytes
+from pipeline.training.adapted import adaptable_model, save_adapted
 from pipeline.training.loop import train_prefix
+from pipeline.training.results import write_results
 from pipeline.training.trained import TrainedWeights
 from pipeline.workspace import paths
 from pipeline.workspace.timings import TrainingClock
@@ -43,7 +42,6 @@ def run(params: Params, baseline: Baseline) -> None:
     train = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
     model = PrefixModel(adaptable_model(paths.MODEL, definition, training))
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     clock = TrainingClock(lambda step, metrics: None)
     result = train_prefix(
         model, train, splits["validation"], training, baseline.seed, clock.log_step
@@ -51,14 +49,8 @@ def run(params: Params, baseline: Baseline) -> None:
     clock.record(baseline.name)
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
     result.prefix.restore(model)
-    with atomic_folder(paths.TRAIN / baseline.name) as aside:
+
+    def save(aside: Path) -> None:
         save_adapted(model.frozen_model, definition, aside / WEIGHTS, paths.MODEL)
-        history = pd.DataFrame(result.history, columns=["step", *STEP_METRICS])
-        write_csv(aside / "history.csv", history)
-        metrics = {
-            "trainable_parameters": trainable,
-            "train_size": len(train),
-            **result.metrics(),
-            "stored_bytes": stored_bytes(aside / WEIGHTS),
-        }
-        write_json(aside / "metrics.json", metrics)
+
+    write_results(paths.TRAIN / baseline.name, model, result, len(train), save)

@@ -66,11 +66,6 @@ def load_adapted(
     return model.requires_grad_(False).eval()
 
 
-def stored_bytes(folder: Path) -> int:
-    """The weights' bytes on disk."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-
-
 def _add_lora(model: PreTrainedModel, baseline: Lora) -> None:
     if importlib.util.find_spec("peft") is None:
         raise PipelineError(
