@@ -67,8 +67,3 @@ class TrainedBaseline(Section):
     @abstractmethod
     def load(self, folder: Path, pretrained: Pretrained) -> "PreTrainedModel":
         """The model that `save` wrote, in evaluation mode, without gradients."""
-
-
-def stored_bytes(folder: Path) -> int:
-    """The bytes on disk of the weights that a baseline saved."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
