@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from pipeline.config.compute import Compute
+from pipeline.schema.compute import Compute
 from pipeline.schema.section import Count, distinct
 
 TextMetric = Literal["exact_match", "token_f1", "bleu", "chrf", "rouge_l"]
