@@ -15,11 +15,13 @@ from pipeline.baselines.full_fine_tuning import FullFineTuning
 from pipeline.baselines.lora import Lora
 from pipeline.baselines.trained import TrainedBaseline
 from pipeline.config.compute import Compute
+from pipeline.baselines.trained import TrainedBaseline, stored_bytes
 from pipeline.config.train import TrainParams
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.prefix import PrefixModel
+from pipeline.schema.compute import Compute
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import stored_bytes
 from pipeline.training.trained import TrainedWeights

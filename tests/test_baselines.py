@@ -156,10 +156,10 @@ def test_the_text_in_the_context_is_where_a_variant_starts(
     """Its losses are those of its tokens before the input, by the frozen model alone."""
     import torch
 
-    from pipeline.config.compute import Compute
     from pipeline.data.splits import load_split
     from pipeline.models.frozen import load_frozen_model
     from pipeline.models.tokenizer import load_tokenizer
+    from pipeline.schema.compute import Compute
 
     monkeypatch.chdir(done)
     text = load_tokenizer(paths.MODEL).encode(CORPUS)[:2]

@@ -9,13 +9,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config import Params, load_params
-from pipeline.config.compute import Compute
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.prefixed import prefixed_model
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, load_adapter
+from pipeline.schema.compute import Compute
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_text
 from pipeline.workspace import paths

@@ -51,6 +51,7 @@ class Lora(TrainedBaseline):
 
     def load(self, folder: Path, pretrained: Pretrained) -> "PreTrainedModel":
         """The pretrained model with the adapter's matrices, in evaluation mode."""
+        # First, since it says in one sentence when PEFT is missing.
         model = self.adaptable(pretrained)
         from peft import set_peft_model_state_dict
         from peft.utils import load_peft_weights

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 from pipeline.config.compute import Compute
 from pipeline.metrics.metric import OfText
 from pipeline.metrics.table import names_of
+from pipeline.schema.compute import Compute
 from pipeline.schema.section import Count, distinct
 
 if TYPE_CHECKING:

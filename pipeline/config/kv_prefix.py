@@ -1,6 +1,6 @@
 """The KV caches that prefixes start from: the `kv_prefix` section."""
 
-from pipeline.config.compute import Compute, Dtype
+from pipeline.schema.compute import Compute, Dtype
 from pipeline.schema.section import Count
 
 

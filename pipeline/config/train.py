@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.compute import Compute
+from pipeline.schema.compute import Compute
 from pipeline.schema.section import Count
 
 

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from pipeline.config import Params
-from pipeline.config.compute import Compute
 from pipeline.config.task import TaskParams, refuse_other_tasks
 from pipeline.data.rendering import Renderer
 from pipeline.data.task_type import TaskType
@@ -20,6 +19,7 @@ from pipeline.models.for_task import load_for_task
 from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import end_tokens, load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.schema.compute import Compute
 from pipeline.workspace import paths
 
 _WRITES = ("causal_lm", "seq2seq_lm")

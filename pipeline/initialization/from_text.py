@@ -37,9 +37,9 @@ class TextStart(Start):
 
     def cached(self, context: CacheContext) -> Cached:
         """The keys and values that the frozen model computes of the corpus, float32."""
-        corpus = self.corpus(context)
         from pipeline.prefix import kv_prefix_from_source_tokens, kv_prefix_from_tokens
 
+        corpus = self.corpus(context)
         if corpus.written is None:
             kv = kv_prefix_from_tokens(context.frozen_model, corpus.tokens)
         else:

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel
 
-from pipeline.config.compute import Compute
 from pipeline.models.frozen import load_frozen_model
+from pipeline.schema.compute import Compute
 
 
 @dataclass(frozen=True)
