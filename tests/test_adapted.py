@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from pipeline.baselines.full_fine_tuning import FullFineTuning
 from pipeline.baselines.lora import Lora
 from pipeline.baselines.trained import TrainedBaseline
-from pipeline.config.compute import Compute
-from pipeline.baselines.trained import TrainedBaseline, stored_bytes
 from pipeline.config.train import TrainParams
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.config.compute import Compute
 from pipeline.metrics.metric import OfText
 from pipeline.metrics.table import names_of
 from pipeline.schema.compute import Compute

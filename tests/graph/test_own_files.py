@@ -13,12 +13,8 @@ pytestmark = pytest.mark.real
 
 EVERY_STAGE = {
     *("fetch_data", "tokenize", "baselines@no_prefix", "report"),
-    *(
-        f"{s}@{p}-{n}-0"
-        for s in ("train", "evaluate")
-        for p in (2, 4)
-        for n in ("random", "corpus")
-    ),
+    *(f"train@{p}-{name}-0" for p in (2, 4) for name in ("random", "corpus")),
+    *(f"evaluate@{p}-{name}-0" for p in (2, 4) for name in ("random", "corpus")),
 }
 
 
