@@ -30,11 +30,6 @@ class Batch:
         """Real tokens, padding not counted."""
         return int(self.attention_mask.sum())
 
-    @property
-    def num_targets(self) -> int:
-        """Target tokens, over which a loss is averaged."""
-        return int((self.labels != IGNORED).sum())
-
 
 def pad(examples: Sequence[Example], pad_token_id: int, device: torch.device) -> Batch:
     """One batch of examples, inputs and targets."""

@@ -1,4 +1,4 @@
-"""A batch packed in one row, without padding and without a copy of the prefix: the fast path."""
+"""A batch packed in one row, without padding and without a copy of the prefix: the fast way."""
 
 from collections.abc import Sequence
 

@@ -250,7 +250,7 @@ class PrefixModel(nn.Module):
     ) -> torch.Tensor:
         """Logits `[n, vocabulary]` at the positions `keep` of examples packed without padding.
 
-        The fast path of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
+        The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
         after another, `lengths` their tokens. The numbers are those of `forward`.
         """
         before, self._is_packing = self._is_packing, True

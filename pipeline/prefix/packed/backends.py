@@ -1,4 +1,4 @@
-"""The ways to compute shared-prefix attention, one row each, the fastest first."""
+"""The ways to compute shared-prefix (cascade) attention, one row each, the fastest first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Attention of packed examples to themselves and to a shared prefix through torch's FlexAttention.
+"""Shared-prefix attention of packed (varlen) examples through torch's FlexAttention.
 
 The path of a GPU: one fused kernel in which a block mask says which keys a position sees. The
 prefix is the first keys of all, once for the batch. Uncompiled (as on a CPU) it computes the same,

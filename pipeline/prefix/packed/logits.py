@@ -1,4 +1,4 @@
-"""The fast path: examples packed one after another in a single row, without padding.
+"""The fast way: examples packed one after another in a single row, without padding (varlen).
 
 Linear layers see one matrix of real tokens; attention goes through transformers' own extension
 point (`AttentionInterface`) to `shared_prefix_attention`. What `pipeline.prefix.packed.gate` turns
@@ -36,7 +36,7 @@ class Packing:
 
 
 class NotPackableError(Exception):
-    """An attention met on the way computes something that the fast path does not."""
+    """An attention met on the way computes something that the fast way does not."""
 
 
 def packed_logits(
@@ -144,7 +144,7 @@ AttentionInterface.register(_NAME, _forward)
 
 
 def compile_layers(frozen_model: PreTrainedModel) -> None:
-    """Let torch compile each decoder layer for the fast path, attention itself left as it is.
+    """Let torch compile each decoder layer for packed rows, attention itself left as it is.
 
     Norms, rotary embedding and activations become one pass each; the layers share one compiled
     graph, made at their first call. `torch.compiler.set_stance("force_eager")` runs them as before.
