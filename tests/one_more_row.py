@@ -35,7 +35,7 @@ def main() -> None:
     from pipeline.comparison.plots.subject import Subject
     from pipeline.config import load_params
     from pipeline.stages import baselines, evaluate, report
-    from pipeline.sweep.variants import sweep
+    from pipeline.sweep.grid import sweep
 
     def one_bar_each(subject: Subject) -> Figure:
         figure, axes = new_figure()

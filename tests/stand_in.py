@@ -25,8 +25,8 @@ FOLDERS = {
 
 
 def main(stage: str, *arguments: str) -> None:
-    written = {"in_context": "baselines", "evaluate_baseline": "baselines"}
-    folder = Path("data", written.get(stage, stage.removesuffix("_baseline")))
+    measuring = ("baselines", "in_context", "evaluate_baseline")
+    folder = Path("data", "evaluate" if stage in measuring else stage.removesuffix("_baseline"))
     names = [argument for argument in arguments[:1] if not argument.startswith("--")]
     rest = arguments[len(names) :]
     options = dict(zip(rest[::2], rest[1::2], strict=True))

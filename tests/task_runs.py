@@ -10,7 +10,7 @@ from pipeline.config import Params
 from pipeline.config.load import load_params
 from pipeline.stages import baselines, evaluate, fetch_data, fetch_model, kv_prefix, train
 from pipeline.stages import tokenize as tokenize_stage
-from pipeline.sweep.variants import sweep
+from pipeline.sweep.grid import sweep
 from tests.conftest import tiny_model, tiny_params, tiny_tokenizer
 from tests.prefix.encoders import build
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.baselines.full_fine_tuning import FullFineTuning
 from pipeline.baselines.lora import Lora
-from pipeline.baselines.trained import TrainedBaseline, stored_bytes
+from pipeline.baselines.trained import TrainedBaseline
 from pipeline.config.compute import Compute
 from pipeline.config.train import TrainParams
 from pipeline.data.subset import subset
@@ -21,6 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.prefix import PrefixModel
 from pipeline.training.loop import train_prefix
+from pipeline.training.results import stored_bytes
 from pipeline.training.trained import TrainedWeights
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.test_measuring import examples

@@ -23,8 +23,9 @@ from pipeline.stages import (
     train_baseline,
 )
 from pipeline.storage.records import read_json, read_jsonl
-from pipeline.sweep.baselines import Baseline, all_baselines
-from pipeline.sweep.variants import Variant, sweep
+from pipeline.sweep.baselines import Baseline
+from pipeline.sweep.grid import all_baselines, sweep
+from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 from pipeline.workspace.timings import read_timing, record_timing
 from tests.conftest import CORPUS, rows, tiny_params
@@ -163,7 +164,7 @@ def test_the_text_in_the_context_is_where_a_variant_starts(
     monkeypatch.chdir(done)
     text = load_tokenizer(paths.MODEL).encode(CORPUS)[:2]
     model = load_frozen_model(paths.MODEL, Compute(device="cpu"))
-    lines = read_jsonl(paths.BASELINES / "in_context_corpus-len2" / "predictions.jsonl")
+    lines = read_jsonl(paths.EVALUATE / "in_context_corpus-len2" / "predictions.jsonl")
     for row, line in zip(load_split(paths.TOKENIZED / "splits", "test"), lines, strict=True):
         ids = torch.tensor([[*text, *row["input_ids"]]])
         start = len(text) + row["target_start"]
@@ -184,7 +185,7 @@ def test_timings_are_kept_apart_from_what_dvc_compares(
     }
     assert all(value > 0 for value in found.values())
     assert set(read_timing("no_prefix")) == {"evaluation_seconds", "decoding_tokens_per_second"}
-    for folder in (paths.TRAIN, paths.EVALUATE, paths.BASELINES, paths.REPORT):
+    for folder in (paths.TRAIN, paths.EVALUATE, paths.REPORT):
         for path in folder.rglob("metrics.json"):
             assert not [key for key in read_json(path) if "second" in key]
     record_timing("another", training_seconds=2.0)

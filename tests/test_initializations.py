@@ -6,11 +6,11 @@ import pytest
 
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
+from pipeline.models.for_variant import start_prefix
 from pipeline.models.frozen import load_frozen_model
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.stages import kv_prefix
 from pipeline.sweep.variants import Variant
-from pipeline.training.start import start_prefix
 from pipeline.workspace import paths
 from tests.conftest import Workspace
 

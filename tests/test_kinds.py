@@ -12,15 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.baselines.table import TRAINED_BASELINES, UNTRAINED_BASELINES
 from pipeline.errors import PipelineError
 from pipeline.initialization.context import StartContext
-from pipeline.initialization.definition import read_definition, write_definition
 from pipeline.initialization.start import Start
 from pipeline.initialization.table import INITIALIZATIONS
+from pipeline.models.definition import read_definition, write_definition
 from pipeline.models.for_initialization import ForInitialization
+from pipeline.models.for_variant import ForVariant
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
 from pipeline.schema.alternatives import one_of
 from pipeline.schema.section import Section
 from pipeline.sweep.variants import Variant
-from pipeline.training.start import ForVariant
 from tests.conftest import ROOT, tiny_model
 from tests.test_initializations import TYPES
 

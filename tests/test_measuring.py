@@ -118,11 +118,11 @@ def test_packed_gradients_are_those_of_padded_batches(
     model = PrefixModel(make(), PrefixConfig(num_virtual_tokens=P))
     kv = kv_prefix_from_text(model.frozen_model, tokenizer, CORPUS, num_virtual_tokens=P)
     model.load_kv_prefix(kv)
-    assert model.packable
+    assert model.why_not_packed() is None
     gradients = []
     for packed in (True, False):
         loss_of = TargetLoss(model)
-        loss_of.packable = packed
+        loss_of.is_packed = packed
         model.zero_grad()
         for part in loss_of.parts(examples()):
             loss_of(part).backward()

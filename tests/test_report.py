@@ -149,7 +149,7 @@ def big_params(**report: Any) -> Params:
 
 
 def big_table(params: Params) -> pd.DataFrame:
-    from pipeline.sweep.variants import sweep
+    from pipeline.sweep.grid import sweep
 
     draw = np.random.default_rng(0)
     rows: list[dict[str, Any]] = [

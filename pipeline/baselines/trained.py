@@ -16,6 +16,13 @@ Rate = Annotated[float, Field(gt=0)]
 Training = TypeVar("Training", bound=Section)
 
 
+WEIGHTS = "weights"
+"""The folder, within the training's own, of what is kept beside the pretrained model."""
+
+OF_A_TRAINING = ("trainable_parameters", "train_size", "stored_bytes")
+"""What the measurement repeats of the training's metrics, for the summary table."""
+
+
 class TrainedBaseline(Section):
     """Another way to adapt the model: its keys in params.yaml, and the model that it trains.
 
@@ -60,8 +67,3 @@ class TrainedBaseline(Section):
     @abstractmethod
     def load(self, folder: Path, pretrained: Pretrained) -> "PreTrainedModel":
         """The model that `save` wrote, in evaluation mode, without gradients."""
-
-
-def stored_bytes(folder: Path) -> int:
-    """The bytes on disk of the weights that a baseline saved."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

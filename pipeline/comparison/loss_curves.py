@@ -4,7 +4,7 @@ import pandas as pd
 
 from pipeline.config import Params
 from pipeline.storage.records import read_csv
-from pipeline.sweep.variants import sweep
+from pipeline.sweep.grid import sweep
 from pipeline.workspace import paths
 
 

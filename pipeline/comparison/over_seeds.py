@@ -7,8 +7,9 @@ import pandas as pd
 from pipeline.comparison.summary import ByName, best_baseline, best_first
 from pipeline.config import Params
 from pipeline.statistics.per_example import Comparer, averaged
-from pipeline.sweep.baselines import Baseline, all_baselines
-from pipeline.sweep.variants import Variant, sweep
+from pipeline.sweep.baselines import Baseline
+from pipeline.sweep.grid import all_rows
+from pipeline.sweep.variants import Variant
 
 
 def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.DataFrame:
@@ -56,7 +57,7 @@ def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.Da
 def _groups(params: Params) -> dict[str, list[str]]:
     """The name of each setting, and the names of its seeds' rows."""
     groups: dict[str, list[str]] = {}
-    runs: list[Variant | Baseline] = [*sweep(params), *all_baselines(params)]
+    runs: list[Variant | Baseline] = all_rows(params)
     for run in runs:
         setting = run.name.replace(f"-seed{run.seed}", "") if run.seed is not None else run.name
         groups.setdefault(setting, []).append(run.name)

@@ -62,8 +62,5 @@ def _example(index: int, names: Sequence[str], rows: dict[str, list[dict[str, An
 
 
 def _predictions(name: str, params: Params) -> list[dict[str, Any]]:
-    folder = paths.EVALUATE / name
-    if not folder.exists():
-        folder = paths.BASELINES / name
-    rows = read_jsonl(folder / "predictions.jsonl")
+    rows = read_jsonl(paths.EVALUATE / name / "predictions.jsonl")
     return [row for row in rows if row["split"] == params.report.split]

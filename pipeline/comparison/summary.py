@@ -7,8 +7,7 @@ import pandas as pd
 from pipeline.config import Params
 from pipeline.statistics.per_example import Comparer, Statistics, read_statistics
 from pipeline.storage.records import read_json
-from pipeline.sweep.baselines import all_baselines, kind_of
-from pipeline.sweep.variants import sweep
+from pipeline.sweep.grid import all_baselines, all_rows, kind_of, sweep
 from pipeline.workspace import paths
 
 ByName = dict[str, Statistics]
@@ -17,10 +16,11 @@ ByName = dict[str, Statistics]
 
 def statistics_of_all(params: Params) -> ByName:
     """The per-example statistics of everything that params.yaml lists."""
-    folders = [paths.EVALUATE / variant.name for variant in sweep(params)]
-    folders += [paths.BASELINES / baseline.name for baseline in all_baselines(params)]
     splits, metrics = params.evaluate.splits, params.metrics
-    return {folder.name: read_statistics(folder, splits, metrics) for folder in folders}
+    return {
+        row.name: read_statistics(paths.EVALUATE / row.name, splits, metrics)
+        for row in all_rows(params)
+    }
 
 
 def summarize(params: Params, statistics: ByName) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
             }
         )
     for baseline in all_baselines(params):
-        measured = read_json(paths.BASELINES / baseline.name / "metrics.json")
+        measured = read_json(paths.EVALUATE / baseline.name / "metrics.json")
         rows.append(
             {
                 "name": baseline.name,

@@ -9,9 +9,6 @@ from pydantic import Field
 from pipeline.config.watched import Watched
 from pipeline.schema.section import Count, Section, Sha256
 
-SPLITS = ("train", "validation", "test", "test_unseen")
-"""The splits in the pipeline's order; `test_unseen` holds topics that training never saw."""
-
 
 class SplitSizes(Section):
     """The most examples kept of each split; null keeps all."""

@@ -5,24 +5,15 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.data.batching import Example, pack
+from pipeline.evaluation.greedy import greedy
 from pipeline.loss.cross_entropy import token_losses
 from pipeline.prefix import PrefixModel
 from pipeline.prefix.packed.cache import PackedCache
-from pipeline.prefix.packed.decoding import greedy
-from pipeline.prefix.packed.kernel.library import serves
-from pipeline.prefix.packed.logits import packed_logits
+from pipeline.prefix.packed.logits import packed_logits, packed_step
 
 
 class PackedBatch:
     """Examples whose targets are scored in the pass that prefills their inputs."""
-
-    @staticmethod
-    def serves(model: PrefixModel) -> bool:
-        """Whether this model's architecture, device and shapes are on the fast path."""
-        if not model.packable:
-            return False
-        dims = {shape[-1] for pair in model.kv_shapes for shape in pair}
-        return len(dims) == 1 and serves(model.device, model.frozen_model.dtype, dims.pop())
 
     def __init__(
         self, model: PrefixModel, examples: Sequence[Example], max_new_tokens: int
@@ -49,9 +40,12 @@ class PackedBatch:
 
     def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
         """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
-        texts: list[list[int]] = [[] for _ in self._counts]
         firsts = torch.tensor([0, *self._counts[:-1]]).cumsum(0)
-        first = self._logits[firsts]
-        for row, token in greedy(self._model, self._prefix, self._cache, first, most, ends):
-            texts[row].append(token)
-        return texts
+
+        def step(going: list[int], tokens: torch.Tensor) -> torch.Tensor:
+            self._cache.rows = [self._cache.rows[i] for i in going]
+            logits = packed_step(self._model, tokens, self._prefix, self._cache)
+            self._cache.advance()
+            return logits
+
+        return greedy(self._logits[firsts], step, most, ends)

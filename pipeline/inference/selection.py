@@ -12,7 +12,8 @@ from pipeline.prefix import KVPrefix
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.files.peft_format import load_adapter
 from pipeline.storage.records import read_csv
-from pipeline.sweep.variants import BEST, sweep
+from pipeline.sweep.grid import sweep
+from pipeline.sweep.variants import BEST
 from pipeline.workspace import paths
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.data.batching import IGNORED, Example, of_like_length, pack, pad
+from pipeline.data.batching import IGNORED, Example, pack, pad, parts_of_like_length
 from pipeline.loss.cross_entropy import summed_cross_entropy
 from pipeline.prefix import PrefixModel
 
@@ -15,18 +15,15 @@ class TargetLoss:
 
     def __init__(self, model: PrefixModel) -> None:
         self.model = model
-        self.packable = model.packable
+        self.is_packed = model.why_not_packed() is None
 
     def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
         """A batch in the parts that one call takes: whole where packed, else of like length."""
-        if self.packable:
-            return [list(examples)]
-        lengths = [len(example["input_ids"]) for example in examples]
-        return [[examples[i] for i in part] for part in of_like_length(lengths)]
+        return [list(examples)] if self.is_packed else parts_of_like_length(examples)
 
     def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> torch.Tensor:
         """The examples' summed cross-entropy (nats, float32 scalar) of target tokens, weighted."""
-        predicting, labels = self._packed(examples) if self.packable else self._padded(examples)
+        predicting, labels = self._packed(examples) if self.is_packed else self._padded(examples)
         return summed_cross_entropy(predicting, labels, weight)
 
     def _packed(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,22 +4,20 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.data.batching import IGNORED, Example, of_like_length
+from pipeline.data.batching import IGNORED, Example, pad_rows, parts_of_like_length
 from pipeline.loss.cross_entropy import summed_cross_entropy
 from pipeline.prefix import PrefixModel
 
 
 class PaddedLoss:
-    packable = False
-    """There is no packed path for these; batches are padded."""
+    """The loss of a model that packed rows do not serve, one subclass a kind of target."""
 
     def __init__(self, model: PrefixModel) -> None:
         self.model = model
 
     def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
-        """A batch in parts of like length, as in `TargetLoss`."""
-        lengths = [len(example["input_ids"]) for example in examples]
-        return [[examples[i] for i in part] for part in of_like_length(lengths)]
+        """A batch in the parts that one call takes, as in `TargetLoss`."""
+        return parts_of_like_length(examples)
 
     def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> torch.Tensor:
         """The examples' summed cross-entropy (nats, float32 scalar) of targets, weighted."""
@@ -45,6 +43,4 @@ class PaddedLoss:
         return self._padded(rows, IGNORED)
 
     def _padded(self, rows: list[list[int]], value: int) -> torch.Tensor:
-        width = max(map(len, rows))
-        padded = [row + [value] * (width - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=torch.long, device=self.model.device)
+        return pad_rows(rows, value, self.model.device)

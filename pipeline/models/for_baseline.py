@@ -11,6 +11,7 @@ from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError
 from pipeline.models.for_task import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
+from pipeline.prefix.architecture.context import context_of
 from pipeline.workspace import paths
 
 
@@ -34,8 +35,7 @@ class ForBaseline:
 
     def free_positions(self) -> int:
         """The positions that no example measured takes, its generated text included."""
-        config = self.frozen_model.config.get_text_config()
-        context = getattr(config, "max_position_embeddings", None)
+        context = context_of(self.frozen_model)
         if context is None:
             raise PipelineError(
                 "baselines: this model names no limit of its context, so that max_tokens: null is "
@@ -53,4 +53,4 @@ class ForBaseline:
                 "positions and leaves no room for a text; lower evaluate.max_new_tokens or "
                 "task.max_length"
             )
-        return int(context) - longest
+        return context - longest

@@ -1,22 +1,8 @@
-"""A frozen model with a prefix: as params ask for it, or with one that is there already."""
+"""A frozen model with a prefix that is there already."""
 
 from transformers import PreTrainedModel
 
-from pipeline.config.prefix import PrefixParams
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
-
-
-def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> PrefixConfig:
-    """The prefix that params ask for; `new` are the modules to train where they name none."""
-    named = params.model_dump()
-    modules = named.pop("modules_to_save")
-    parts = named.pop("parts")
-    return PrefixConfig(
-        num_virtual_tokens=length,
-        parts=None if parts is None else tuple(parts),
-        modules_to_save=new if modules is None else tuple(modules),
-        **named,
-    )
 
 
 def prefixed_model(

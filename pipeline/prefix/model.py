@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import Cache, PreTrainedModel
 
+from pipeline.prefix.architecture.context import refuse_beyond_context
 from pipeline.prefix.architecture.parts import (
     Place,
     chosen_places,
@@ -29,7 +29,8 @@ from pipeline.prefix.injection.heads import HeadInjection
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.logits import is_packable, merged_attention_on, packed_logits
+from pipeline.prefix.packed.gate import why_not_packed
+from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes, build_encoder
 from pipeline.prefix.parameters.heads import TrainedModules
@@ -68,7 +69,9 @@ class PrefixModel(nn.Module):
         modules = () if config is None else config.modules_to_save
         self.heads = TrainedModules(frozen_model, modules)
         self._head_injection = HeadInjection(self.heads)
+        # For layers that are recomputed: which of the two ways their forward pass went.
         self._is_packing = False
+        self._why_not_packed: dict[bool, str | None] = {}
 
     def _inject(self, config: PrefixConfig) -> None:
         """Build the encoder that a configuration asks for, and what brings its prefix in."""
@@ -81,14 +84,14 @@ class PrefixModel(nn.Module):
             self._places = places_of(model, self.parts)
             places = chosen_places(self._places, config.layers)
             chosen = shapes_of(places)
-        _refuse_beyond_context(config.num_virtual_tokens, model)
+        refuse_beyond_context(config.num_virtual_tokens, model)
         hidden_size = model.config.get_text_config().hidden_size
         encoder = build_encoder(config, chosen, hidden_size).to(model.device)
         if self._places is None:
-            self._injection = CausalInjection(model, config, self.kv_shapes, self._given)
+            self._injection = CausalInjection(model, config, self.kv_shapes, encoder.given)
         else:
             encoder.parts = tuple(place.part for place in places)
-            self._injection = PartInjection(model, self._places, config.layers, self._given)
+            self._injection = PartInjection(model, self._places, config.layers, encoder.given)
         self.encoder = encoder
 
     @cached_property
@@ -169,16 +172,17 @@ class PrefixModel(nn.Module):
         try:
             yield self.frozen_model
         finally:
-            for injection in (self._injection, self._head_injection):
-                injection.attach()
+            self._injection.attach()
+            self._head_injection.attach()
 
     def detach(self) -> None:
         """Remove this prefix's hooks from the frozen model; the next call adds them again."""
-        for injection in (self._injection, self._head_injection):
-            injection.detach()
+        self._injection.detach()
+        self._head_injection.detach()
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep no activations inside layers; effective in training mode."""
+        self._why_not_packed.clear()
         if self.prefix_config is None:
             self.frozen_model.gradient_checkpointing_enable()
             return
@@ -230,20 +234,16 @@ class PrefixModel(nn.Module):
         model.load_kv_prefix(kv)
         return model
 
-    @cached_property
-    def packable(self) -> bool:
-        """Whether `packed_logits` serves this architecture (see `pipeline.prefix.packed`)."""
-        if self.heads.names or not is_decoder_only(self.frozen_model):
-            return False
-        kv = self.kv_prefix()
-        # Layers recomputed in the backward pass would find the model's own attention again.
-        if kv is None and self.frozen_model.is_gradient_checkpointing:
-            return False
-        # What it is compared with holds its prefix in a plain cache, which has every layer.
-        if kv is not None and kv.layers is not None:
-            return False
-        with self.frozen() as frozen_model:
-            return is_packable(frozen_model, kv)
+    def why_not_packed(self, decoding: bool = False) -> str | None:
+        """Why packed rows do not serve this model, in a clause; None where they do.
+
+        `decoding` asks for greedy decoding of packed rows too. See `pipeline.prefix.packed.gate`.
+        """
+        if decoding not in self._why_not_packed:
+            kv = self.kv_prefix()
+            with self.frozen() as frozen_model:
+                self._why_not_packed[decoding] = why_not_packed(frozen_model, kv, decoding)
+        return self._why_not_packed[decoding]
 
     def packed_logits(
         self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor
@@ -255,7 +255,7 @@ class PrefixModel(nn.Module):
         """
         before, self._is_packing = self._is_packing, True
         try:
-            return packed_logits(self.frozen_model, input_ids, lengths, self._current(), keep)
+            return packed_logits(self.frozen_model, input_ids, lengths, self.encoder.given(), keep)
         finally:
             self._is_packing = before
 
@@ -263,33 +263,5 @@ class PrefixModel(nn.Module):
         self,
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         if self._is_packing:
-            return nullcontext(), merged_attention_on(self.frozen_model)
+            return nullcontext(), packed_attention_on(self.frozen_model)
         return self._injection.recompute_context()
-
-    def _given(self) -> KVPrefix:
-        """What an injection brings in."""
-        kv = self._current()
-        assert kv is not None, "an empty prefix is brought in by nothing"
-        return kv
-
-    def _current(self) -> KVPrefix | None:
-        """The prefix of the current parameters, with gradients; in training with dropout."""
-        kv: KVPrefix | None = self.encoder()
-        drop = self.prefix_config.prefix_dropout if self.prefix_config else 0.0
-        if kv is None or not (self.training and drop):
-            return kv
-        return KVPrefix(
-            tuple(F.dropout(key, drop) for key in kv.keys),
-            tuple(F.dropout(value, drop) for value in kv.values),
-            layers=kv.layers,
-            parts=kv.parts,
-        )
-
-
-def _refuse_beyond_context(num_virtual_tokens: int, model: PreTrainedModel) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and num_virtual_tokens >= context:
-        raise PrefixError(
-            f"num_virtual_tokens is {num_virtual_tokens}, which leaves no room in the model's "
-            f"context of {context} positions; use a shorter prefix"
-        )

@@ -12,7 +12,7 @@ from pipeline.workspace import paths
 
 
 def run(params: Params, name: str) -> None:
-    """Write data/baselines/<name>: metrics a split, and every prediction."""
+    """Write data/evaluate/<name>: metrics a split, and every prediction."""
     if name not in params.baselines:
         known = ", ".join(params.baselines) or "none"
         raise PipelineError(f"'{name}' is not under baselines of params.yaml; known: {known}")
@@ -23,7 +23,7 @@ def run(params: Params, name: str) -> None:
         prefixed_model(context.frozen_model, kv),
         context.tokenizer,
         params.evaluate,
-        folder=paths.BASELINES / name,
+        folder=paths.EVALUATE / name,
         stored=definition.stored(kv),
     )
     with never_fatal("log the baseline"):

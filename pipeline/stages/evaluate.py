@@ -1,7 +1,6 @@
 """Stage `evaluate`: one trained variant on the test splits."""
 
 from pipeline.config import Params
-from pipeline.data.splits import load_split
 from pipeline.data.task_type import task_of
 from pipeline.evaluation.measure import measure_splits
 from pipeline.models.for_task import load_for_task
@@ -26,6 +25,4 @@ def run(params: Params, variant: Variant) -> None:
         folder=paths.EVALUATE / variant.name,
     )
     with never_fatal("log the evaluation"):
-        names = ("train", "validation")
-        splits = {name: load_split(paths.TOKENIZED / "splits", name) for name in names}
-        log_variant(params, variant, splits)
+        log_variant(params, variant)

@@ -2,7 +2,6 @@
 
 from pipeline.baselines.in_context import text_stored
 from pipeline.config import Params
-from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import measure_splits
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.prefixed import prefixed_model
@@ -15,16 +14,11 @@ from pipeline.workspace import paths
 
 
 def run(params: Params, length: int, initialization: str) -> None:
-    """Write data/baselines/in_context_<initialization>-len<length>.
+    """Write data/evaluate/in_context_<initialization>-len<length>.
 
     The KV cache of a text as a prefix gives the logits of the text in the context: this is where
     the variants of that length and initialisation start.
     """
-    if initialization not in params.sweep.in_context or length not in params.sweep.lengths:
-        raise PipelineError(
-            f"'{initialization}' at {length} tokens is not in sweep.in_context and sweep.lengths "
-            "of params.yaml"
-        )
     baseline = Baseline(IN_CONTEXT + initialization, length=length)
     kv = KVPrefix.load(paths.KV_PREFIX / initialization / "prefix.safetensors")[:length]
     frozen = load_frozen_model(paths.MODEL, params.evaluate)
@@ -32,7 +26,7 @@ def run(params: Params, length: int, initialization: str) -> None:
         prefixed_model(frozen, kv),
         load_tokenizer(paths.MODEL),
         params.evaluate,
-        folder=paths.BASELINES / baseline.name,
+        folder=paths.EVALUATE / baseline.name,
         stored=text_stored(length),
     )
     with never_fatal("log the baseline"):

@@ -2,7 +2,7 @@
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.initialization.definition import write_definition
+from pipeline.models.definition import write_definition
 from pipeline.models.for_initialization import ForInitialization
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_text

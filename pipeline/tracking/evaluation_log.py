@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from datasets import Dataset
 from mlflow import MlflowClient
 
 from pipeline.config import Params
 from pipeline.statistics.per_example import Comparer, read_statistics
 from pipeline.storage.records import read_json, read_jsonl
-from pipeline.sweep.baselines import Baseline, kind_of
+from pipeline.sweep.baselines import Baseline
+from pipeline.sweep.grid import definition_of, kind_of
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.registered_model import register_adapter, register_model
@@ -28,7 +28,7 @@ from pipeline.workspace import paths
 from pipeline.workspace.timings import read_timing
 
 
-def log_variant(params: Params, variant: Variant, splits: Mapping[str, Dataset]) -> str:
+def log_variant(params: Params, variant: Variant) -> str:
     """See that the variant's current run is the one of the files on disk, evaluation included.
 
     Uses the run whose prefix has the checksum of the file, or logs one from the files when there
@@ -45,7 +45,7 @@ def log_variant(params: Params, variant: Variant, splits: Mapping[str, Dataset])
             make_current(experiment_id, variant.name, run_id)
             break
     else:
-        run_id = log_training_from_files(params, variant, folder, splits)
+        run_id = log_training_from_files(params, variant, folder)
     model_id = None
     with never_fatal("register the variant's model"):
         model_id = register_model(params, variant.name, run_id, folder / "prefix.safetensors")
@@ -57,7 +57,7 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
     """As `log_variant`, for a baseline; the history of a trained one is read from its files."""
     experiment_id = open_experiment(params)
     name = baseline.name
-    folder = paths.BASELINES / name
+    folder = paths.EVALUATE / name
     digest = sha256(folder / "predictions.jsonl") + sha256(folder / "metrics.json")
     for run in runs_named(experiment_id, name):
         if run.data.tags.get("baseline_sha256") == digest:
@@ -71,7 +71,7 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
             "initialization": baseline.family,
             **({} if baseline.seed is None else {"seed": baseline.seed}),
             **({} if baseline.train_size is None else {"train_size": baseline.train_size}),
-            "start": baseline.definition(params),
+            "start": definition_of(params, baseline),
             **({} if baseline.seed is None else {"train": _training(params, baseline)}),
             "evaluate": params.evaluate.model_dump(),
             "model": params.model.model_dump(),

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from pipeline.config import Params
+from pipeline.data.splits import load_split
 from pipeline.storage.records import read_csv, read_json
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import Courier
@@ -104,9 +105,7 @@ class TrainingRun:
             print(f"warning: nothing kept for MLflow ({error})", file=sys.stderr)
 
 
-def log_training_from_files(
-    params: Params, variant: Variant, folder: Path, splits: Mapping[str, Dataset]
-) -> str:
+def log_training_from_files(params: Params, variant: Variant, folder: Path) -> str:
     """A run for a training whose files DVC restored without running it; returns its id."""
     run_id = start_run(
         open_experiment(params),
@@ -115,6 +114,8 @@ def log_training_from_files(
         {**variant_tags(variant), "restored": "true"},
     )
     log_history(run_id, folder)
+    tokenized = paths.TOKENIZED / "splits"
+    splits = {name: load_split(tokenized, name) for name in ("train", "validation")}
     MlflowClient().log_inputs(run_id, datasets=as_inputs(splits))
     _log_outcome(run_id, folder, read_json(folder / "metrics.json"))
     return run_id

@@ -6,7 +6,6 @@ It is no output of DVC's; it is kept where the outputs of an interrupted stage a
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,18 +130,6 @@ class CheckpointFolder:
             yield
         finally:
             lock.release()
-
-
-def remove_checkpoints(root: Path, variant: str, keep: str | None = None) -> None:
-    """Remove the checkpoints of a variant's trainings, except `keep` and those now running."""
-    for folder in sorted(root.glob(f"{variant}-*")):
-        if not folder.is_dir() or folder.name == keep:
-            continue
-        try:
-            with FileLock(lock_of(folder), timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
-        except Timeout:
-            continue
 
 
 def _content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -10,7 +10,6 @@ TOKENIZED = DATA / "tokenized"
 KV_PREFIX = DATA / "kv_prefix"
 TRAIN = DATA / "train"
 EVALUATE = DATA / "evaluate"
-BASELINES = DATA / "baselines"
 REPORT = DATA / "report"
 TIMINGS = DATA / "timings"
 

@@ -1,10 +1,13 @@
 """What shapes a stage's output, read from the imports of its file, all the way down.
 
+`python -m tests.graph.closure train` prints what dvc.yaml lists for pipeline/stages/train.py.
+
 Imports inside functions count; those for type checkers alone do not. What cannot shape an output
 is left out, with its reason, in `APART`.
 """
 
 import ast
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,11 @@ def _is_apart(module: str) -> bool:
 
 @cache
 def modules_of(stage_module: str) -> frozenset[str]:
-    """The modules that shape what `pipeline.stages.<stage_module>` writes, itself among them."""
+    """The modules that shape what `pipeline.stages.<stage_module>` writes, itself among them.
+
+    A module that reads `params.<section>` depends on the section's file, where its defaults are,
+    and on the classes that the section's values are of.
+    """
     found: set[str] = set()
     waiting = [f"pipeline.stages.{stage_module}"]
     while waiting:
@@ -56,6 +63,7 @@ def modules_of(stage_module: str) -> frozenset[str]:
             continue
         found.add(module)
         waiting.extend(imports().find_modules_directly_imported_by(module))
+        waiting.extend(f"pipeline.config.{section}" for section in _sections_in(module))
     return frozenset(found)
 
 
@@ -67,8 +75,7 @@ def files_of(stage_module: str) -> set[str]:
     """
     files: set[str] = set()
     for module in modules_of(stage_module):
-        path = ROOT / module.replace(".", "/")
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        path = _file(module)
         if not _is_docstring_alone(path):
             files.add(path.relative_to(ROOT).as_posix())
             files |= {other.relative_to(ROOT).as_posix() for other in _beside(path.parent)}
@@ -86,29 +93,49 @@ def files_below(path: str) -> set[str]:
     }
 
 
-def sections_read(stage_module: str) -> set[str]:
-    """The sections of params.yaml that the modules of a stage read, by their source.
+def cover(files: set[str], folder: str = "pipeline") -> list[str]:
+    """The shortest list of folders and files that covers these files and no others."""
+    below = files_below(folder)
+    if below and below <= files:
+        return [folder]
+    inside = sorted((ROOT / folder).iterdir())
+    paths = [path.relative_to(ROOT).as_posix() for path in inside]
+    found = [path for path in paths if path in files]
+    folders = [path for path in paths if (ROOT / path).is_dir() and files_below(path) & files]
+    return sorted([*found, *(item for path in folders for item in cover(files, path))])
 
-    `params.<section>` wherever it stands, and the files of `pipeline.config` that are imported.
-    """
+
+def sections_read(stage_module: str) -> set[str]:
+    """The sections of params.yaml that shape a stage's output: their files shape it."""
+    modules = modules_of(stage_module)
+    return {name for name in _sections() if f"pipeline.config.{name}" in modules}
+
+
+@cache
+def _sections() -> frozenset[str]:
     from pipeline.config import Params
 
-    known = set(Params.model_fields)
+    return frozenset(Params.model_fields) - set(SECTIONS_APART)
+
+
+def _sections_in(module: str) -> set[str]:
+    """The sections that a module reads.
+
+    `params.<section>`, also of an object's `params`, and what it lists as `SECTIONS`.
+    """
     found: set[str] = set()
-    for module in modules_of(stage_module):
-        if module.startswith("pipeline.config."):
-            found |= {module.rpartition(".")[2]} & known
-        path = ROOT / module.replace(".", "/")
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        found |= {
-            node.attr
-            for node in ast.walk(_parsed(path))
-            if isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "params"
-            and node.attr in known
-        }
-    return found - set(SECTIONS_APART)
+    for node in ast.walk(_parsed(_file(module))):
+        if isinstance(node, ast.Attribute):
+            owner = getattr(node.value, "id", getattr(node.value, "attr", None))
+            found |= {node.attr} if owner == "params" else set()
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "SECTIONS":
+            found |= {str(c.value) for c in ast.walk(node.value) if isinstance(c, ast.Constant)}
+    return found & _sections()
+
+
+def _file(module: str) -> Path:
+    path = ROOT / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def _beside(folder: Path) -> list[Path]:
@@ -133,3 +160,9 @@ def _is_docstring_alone(path: Path) -> bool:
 @cache
 def _parsed(path: Path) -> Any:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    for stage_module in sys.argv[1:]:
+        for line in cover(files_of(stage_module)):
+            print(f"      - {line}")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.training.identity import code_of_training
 from tests.conftest import ROOT
 from tests.graph.closure import APART, SECTIONS_APART, files_below, files_of, sections_read
 
@@ -66,3 +67,10 @@ def test_what_is_left_out_exists() -> None:
         path = ROOT / name.replace(".", "/")
         assert path.is_dir() or path.with_suffix(".py").is_file(), name
     assert set(SECTIONS_APART) <= set(Params.model_fields)
+
+
+def test_a_checkpoint_is_of_the_code_that_dvc_watches() -> None:
+    files = {path.relative_to(ROOT).as_posix() for path in code_of_training()}
+    docstrings = {name for name in files if name.endswith("/__init__.py")}
+    assert files_of("train") <= files
+    assert files - files_of("train") <= docstrings

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
@@ -37,6 +38,19 @@ class PrefixEncoder(nn.Module):
         """The prefix of the current parameters, with gradients."""
         kv = unflatten(self.flat(), self.shapes)
         return KVPrefix(kv.keys, kv.values, layers=self.config.layers, parts=self.parts)
+
+    def given(self) -> KVPrefix:
+        """The prefix as the frozen model is given it: in training with `prefix_dropout`."""
+        kv: KVPrefix = self()
+        drop = self.config.prefix_dropout
+        if not (self.training and drop):
+            return kv
+        return KVPrefix(
+            tuple(F.dropout(key, drop) for key in kv.keys),
+            tuple(F.dropout(value, drop) for value in kv.values),
+            layers=kv.layers,
+            parts=kv.parts,
+        )
 
     def load(self, kv: KVPrefix) -> None:
         """Start from a prefix, of which the configuration's `layers` are taken.
@@ -127,6 +141,9 @@ class NoEncoder(nn.Module):
     """The encoder of an empty prefix: it yields none and trains nothing."""
 
     def forward(self) -> None:
+        """No prefix."""
+
+    def given(self) -> None:
         """No prefix."""
 
     def load(self, kv: KVPrefix) -> None:

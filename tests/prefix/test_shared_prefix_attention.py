@@ -1,4 +1,4 @@
-"""Every way of computing merged attention gives what a plain softmax gives, gradients included."""
+"""Every way of computing shared-prefix attention gives what a plain softmax gives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,25 +8,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.prefix.packed.attention import merged_attention
-from pipeline.prefix.packed.flex import flex_attention_to_prefix
-from pipeline.prefix.packed.kernel import library as attention_kernel
+from pipeline.prefix.packed.backends import backend_for, shared_prefix_attention, why_not_decoded
+from pipeline.prefix.packed.call import PackedAttentionCall, StateKind
+from pipeline.prefix.packed.flex import attention_by_flex
+from pipeline.prefix.packed.kernel import library
+from pipeline.prefix.packed.kernel.attention import attention_by_kernel
+from pipeline.prefix.packed.operators import attention_by_operators
 
 Tensor = torch.Tensor
-HAS_KERNEL = attention_kernel.serves(torch.device("cpu"), torch.float32, 16)
+Attention = Callable[[PackedAttentionCall], Tensor]
+FLOAT32 = StateKind("cpu", frozenset({torch.float32}), frozenset({16}))
+HAS_KERNEL = library.why_not_kernel(FLOAT32) is None
 needs_kernel = pytest.mark.skipif(not HAS_KERNEL, reason="there is no C++ compiler here")
 
 
-def plain(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor | None,
-    prefix_value: Tensor | None,
-    lengths: list[int],
-    scaling: float,
-) -> Tensor:
+def plain(call: PackedAttentionCall) -> Tensor:
     """Each example alone, in float64."""
+    query, key, value, lengths = call.query, call.key, call.value, call.lengths
+    prefix_key, prefix_value = call.prefix_key, call.prefix_value
     group = query.shape[0] // key.shape[0]
     if prefix_key is None or prefix_value is None:
         prefix_key, prefix_value = key[:, :0], value[:, :0]
@@ -37,7 +36,7 @@ def plain(
     ):
         keys = torch.cat([prefix_key, own_key], 1).repeat_interleave(group, 0).double()
         values = torch.cat([prefix_value, own_value], 1).repeat_interleave(group, 0).double()
-        scores = own_query.double() @ keys.transpose(1, 2) * scaling
+        scores = own_query.double() @ keys.transpose(1, 2) * call.scaling
         seen = torch.ones(scores.shape[1:], dtype=torch.bool).tril(p)
         outs.append(scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values)
     return torch.cat(outs, 1)
@@ -60,12 +59,15 @@ def problems(draw: st.DrawFn, dims: tuple[int, ...]) -> tuple[list[Any], list[in
     return states, lengths
 
 
-def outcome(
-    attention: Callable[..., Tensor], states: list[Any], lengths: list[int]
-) -> list[Tensor]:
+def call_of(states: list[Any], lengths: list[int]) -> PackedAttentionCall:
+    query, key, value, prefix_key, prefix_value = states
+    return PackedAttentionCall(query, key, value, prefix_key, prefix_value, lengths, 0.3)
+
+
+def outcome(attention: Attention, states: list[Any], lengths: list[int]) -> list[Tensor]:
     """The output, and the gradients of all states for one that depends on the place."""
     leaves = [None if t is None else t.clone().requires_grad_() for t in states]
-    out = attention(*leaves, lengths, 0.3)
+    out = attention(call_of(leaves, lengths))
     weights = torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype)
     given_states = [t for t in leaves if t is not None]
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), given_states)]
@@ -81,16 +83,16 @@ def assert_alike(found: list[Tensor], expected: list[Tensor]) -> None:
 @given(problems(dims=(16, 48, 64)))
 def test_the_kernel_is_plain_attention(problem: tuple[list[Any], list[int]]) -> None:
     states, lengths = problem
-    assert attention_kernel.available(*states[:3])
-    assert_alike(outcome(merged_attention, states, lengths), outcome(plain, states, lengths))
+    assert backend_for(call_of(states, lengths).kind).attention is attention_by_kernel
+    assert_alike(outcome(shared_prefix_attention, states, lengths), outcome(plain, states, lengths))
 
 
 @settings(max_examples=15, deadline=None)
 @given(problems(dims=(6, 12)))
 def test_torchs_operators_are_plain_attention(problem: tuple[list[Any], list[int]]) -> None:
     states, lengths = problem
-    assert not attention_kernel.available(*states[:3])
-    assert_alike(outcome(merged_attention, states, lengths), outcome(plain, states, lengths))
+    assert backend_for(call_of(states, lengths).kind).attention is attention_by_operators
+    assert_alike(outcome(shared_prefix_attention, states, lengths), outcome(plain, states, lengths))
 
 
 @settings(max_examples=8, deadline=None)
@@ -98,13 +100,9 @@ def test_torchs_operators_are_plain_attention(problem: tuple[list[Any], list[int
 def test_flex_attention_is_plain_attention(problem: tuple[list[Any], list[int]]) -> None:
     """What a GPU runs compiled runs uncompiled on a CPU; there torch has no gradient for it."""
     states, lengths = problem
-    query, key, value, *prefix = states
+    call = call_of(states, lengths)
     with torch.no_grad():
-        found, expected = (
-            attention(query, key, value, prefix[0], prefix[1], lengths, 0.3)
-            for attention in (flex_attention_to_prefix, plain)
-        )
-    assert_alike([found], [expected])
+        assert_alike([attention_by_flex(call)], [plain(call)])
 
 
 @needs_kernel
@@ -115,7 +113,7 @@ def test_the_kernel_in_half_precision_rounds_as_little_as_it_can() -> None:
         torch.randn(heads, n, 64, generator=generator).bfloat16()
         for heads, n in ((6, 133), (2, 133), (2, 133), (2, 33), (2, 33))
     ]
-    found = outcome(merged_attention, states, lengths)
+    found = outcome(shared_prefix_attention, states, lengths)
     expected = outcome(plain, [t.double() for t in states], lengths)
     for one, other in zip(found, expected, strict=True):
         # Half an ulp of bfloat16 for the result, and as much for the weights on the way.
@@ -134,7 +132,7 @@ def test_the_kernels_bits_do_not_depend_on_the_threads() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            outcomes.append(outcome(merged_attention, states, [90, 10, 100]))
+            outcomes.append(outcome(shared_prefix_attention, states, [90, 10, 100]))
     finally:
         torch.set_num_threads(before)
     for other in outcomes[1:]:
@@ -143,13 +141,38 @@ def test_the_kernels_bits_do_not_depend_on_the_threads() -> None:
 
 def test_without_a_compiler_torchs_operators_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    attention_kernel._library.cache_clear()
+    library._library.cache_clear()
     try:
-        assert not attention_kernel.serves(torch.device("cpu"), torch.float32, 16)
+        assert "needs a C++ compiler" in str(library.why_not_kernel(FLOAT32))
         generator = torch.Generator().manual_seed(0)
         states = [torch.randn(2, 9, 16, generator=generator) for _ in range(5)]
-        found = outcome(merged_attention, states, [4, 5])
+        found = outcome(shared_prefix_attention, states, [4, 5])
         assert_alike(found, outcome(plain, states, [4, 5]))
     finally:
         monkeypatch.undo()
-        attention_kernel._library.cache_clear()
+        library._library.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtypes", "dims", "reason"),
+    [
+        ("mps", {torch.float32}, {16}, "does not serve mps"),
+        ("cpu", {torch.float16}, {16}, "takes float32 or bfloat16"),
+        ("cpu", {torch.float32, torch.bfloat16}, {16}, "takes float32 or bfloat16"),
+        ("cpu", {torch.float32}, {16, 32}, "one head size"),
+        pytest.param("cpu", {torch.float32}, {6}, "multiples of", marks=needs_kernel),
+    ],
+)
+def test_states_that_the_kernel_does_not_take(
+    device: str, dtypes: set[torch.dtype], dims: set[int], reason: str
+) -> None:
+    kind = StateKind(device, frozenset(dtypes), frozenset(dims))
+    assert reason in str(library.why_not_kernel(kind))
+    assert reason in str(why_not_decoded(kind))
+    assert backend_for(kind).attention is attention_by_operators
+
+
+def test_a_gpu_is_flex_attention_s() -> None:
+    kind = StateKind("cuda", frozenset({torch.bfloat16}), frozenset({64}))
+    assert backend_for(kind).attention is attention_by_flex
+    assert "does not serve cuda" in str(why_not_decoded(kind))

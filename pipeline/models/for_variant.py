@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.data.splits import load_split
-from pipeline.initialization.definition import read_definition
+from pipeline.models.definition import read_definition
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.parameters.encoder import Shapes
