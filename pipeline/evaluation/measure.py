@@ -23,11 +23,6 @@ from pipeline.workspace import paths
 from pipeline.workspace.timings import record_timing
 
 
-def in_context_storage(tokens: int) -> dict[str, int]:
-    """What a text in the context costs: no parameters, and its token ids at 4 bytes each."""
-    return {"trainable_parameters": 0, "stored_bytes": 4 * tokens}
-
-
 def measure_splits(
     model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -16,6 +16,6 @@ TIMINGS = DATA / "timings"
 # Beside what was fetched from the Hub: the commit that it is from.
 SOURCE = Path("source.json")
 
-# No outputs of a stage; below the home of a temporary workspace (pipeline/workspace.py).
+# No outputs of a stage; below the home of a temporary workspace (pipeline/workspace/location.py).
 CHECKPOINTS = DATA / "checkpoints"
 OUTBOX = DATA / "outbox"
