@@ -16,9 +16,12 @@ from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.prefix import KVPrefix, PrefixModel
+from tests import forking
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
+# Where this environment's python, dvc and mlflow are.
+REAL = Path(sys.executable).parent
 
 CORPUS = "Each record has lines. A line names a field and gives its value. Copy the value. " * 4
 
@@ -169,11 +172,14 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
 
 
 class Workspace:
-    """A clone of the repository with inputs and params of its own."""
+    """A clone of the repository with inputs and params of its own.
+
+    Its stages run in forks of a process with the libraries imported; see tests/forking.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.commands = Path(sys.executable).parent
+        self.commands = forking.commands() or REAL
 
     @property
     def params(self) -> dict[str, Any]:
@@ -183,14 +189,14 @@ class Workspace:
         with (self.root / "params.yaml").open("w") as file:
             YAML(typ="safe").dump(params, file)
 
+    def real_interpreters(self) -> None:
+        """Let `python` be an interpreter that imports everything itself, as a user's is."""
+        self.commands = REAL
+
     def stand_in_for_stages(self) -> None:
         """Let `python`, as dvc.yaml calls it, be the stand-in that computes nothing."""
         self.commands = self.root / ".commands"
         self.commands.mkdir()
-        for name in ("dvc", "git"):
-            found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-            assert found is not None
-            (self.commands / name).symlink_to(found)
         python = self.commands / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{STAND_IN}" "$@"\n')
         python.chmod(0o755)
@@ -200,24 +206,29 @@ class Workspace:
         change(params)
         self.write(params)
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command of this Python's environment in the workspace."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a command: this Python's, with its own `python` in front."""
         environment = {
             **os.environ,
-            "PATH": f"{self.commands}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join((str(self.commands), str(REAL), os.environ["PATH"])),
             "DVC_NO_ANALYTICS": "1",
             "OMP_NUM_THREADS": "1",
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
+        return environment
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of this Python's environment in the workspace."""
         result = subprocess.run(
-            command, cwd=self.root, capture_output=True, text=True, env=environment
+            command, cwd=self.root, capture_output=True, text=True, env=self.environment
         )
         if check and result.returncode != 0:
             raise AssertionError(f"{' '.join(command)} failed:\n{result.stdout}\n{result.stderr}")
         return result
 
     def pipeline(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "pipeline", *arguments, check=check)
+        return self.run("python", "-m", "pipeline", *arguments, check=check)
 
 
 def make_workspace(root: Path, model_folder: Path) -> Workspace:

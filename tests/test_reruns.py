@@ -13,6 +13,10 @@ pytestmark = pytest.mark.real
 
 
 def test_repro_force_gives_the_same_hashes(copy: Workspace) -> None:
+    # Every stage as a user starts it: an interpreter with a hash seed and addresses of its own,
+    # which forks of one process share, and on which no byte may depend; and with no import done
+    # before, so that each stage has to make its own.
+    copy.real_interpreters()
     before = (copy.root / "dvc.lock").read_text()
     copy.run("dvc", "repro", "--force")
     assert (copy.root / "dvc.lock").read_text() == before

@@ -109,11 +109,10 @@ def test_a_killed_repro_goes_on(copy: Workspace) -> None:
     reference = Workspace(copy.root.with_name("reference"))
     shutil.copytree(copy.root, reference.root, symlinks=True)
     reference.run("dvc", "repro", target)
-    environment = {**os.environ, "PATH": f"{copy.commands}{os.pathsep}{os.environ['PATH']}"}
     process = subprocess.Popen(
         ["dvc", "repro", target],
         cwd=copy.root,
-        env={**environment, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"},
+        env=copy.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -1,11 +1,9 @@
 """MLflow in trouble costs no training, and what it missed is delivered once it is back."""
 
-import os
 import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from pipeline.tracking import delivery
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.runs import run_tags
 from pipeline.workspace import paths
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Workspace
 from tests.faults.tracking_server import troubled_server
 from tests.faults.training_folder import (
     VARIANT,
@@ -145,13 +143,12 @@ def test_a_run_whose_process_is_gone_ends_as_failed(
 
 
 def start_training(folder: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "pipeline", "train", "--length", str(VARIANT.length)]
+    command = ["python", "-m", "pipeline", "train", "--length", str(VARIANT.length)]
     command += ["--initialization", VARIANT.initialization, "--seed", str(VARIANT.seed)]
     environment = {
-        **os.environ,
+        **Workspace(folder).environment,
         "PYTHONPATH": str(ROOT),
         "MLFLOW_TRACKING_URI": store(folder),
-        "OMP_NUM_THREADS": "1",
     }
     return subprocess.Popen(
         command,
