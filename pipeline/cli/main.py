@@ -8,6 +8,7 @@ import click
 
 from pipeline.cli.adapters import export, import_adapter
 from pipeline.cli.generate import generate
+from pipeline.cli.params import params
 from pipeline.cli.stages import STAGES
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
@@ -53,7 +54,7 @@ def main() -> None:
     """
 
 
-for _command in (*STAGES, generate, export, import_adapter):
+for _command in (*STAGES, generate, export, import_adapter, params):
     main.add_command(_command)
 
 
