@@ -67,10 +67,9 @@ class Ours:
 
         self.model.eval()
         params = EvaluateParams(splits=["test"], max_new_tokens=NEW_TOKENS)
-        p = self.model.prefix_config.num_virtual_tokens
         with uncompiled():
             outcomes = measure_examples(
-                self.model, _NoText(), Dataset.from_list(rows), params, p, "ours"
+                self.model, _NoText(), Dataset.from_list(rows), params, "ours"
             )
         targets = sum(len(row["input_ids"]) - row["target_start"] for row in rows)
         return sum(outcome.loss for outcome in outcomes) / targets

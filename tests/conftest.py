@@ -15,6 +15,7 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pipeline.prefix import KVPrefix, PrefixModel
 from tests import forking
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +94,13 @@ def tiny_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
 
 
+def kv_of(model: PrefixModel) -> KVPrefix:
+    """The prefix of a model that has one."""
+    kv = model.kv_prefix()
+    assert kv is not None
+    return kv
+
+
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     return tiny_tokenizer()
@@ -132,6 +140,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         "model": {"source": "local", "path": str(model_folder), "dtype": "float32"},
         "data": {
             "source": "files",
+            "path": "inputs",
             "files": {
                 "train": "inputs/train.jsonl",
                 "validation": "inputs/validation.csv",
@@ -146,7 +155,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         },
         "initializations": {
             "random": {"type": "random", "path": "data/model/config.json"},
-            "corpus": {"type": "corpus_text", "path": "inputs/corpus.txt"},
+            "corpus": {"type": "corpus_text", "path": "texts/corpus.txt"},
         },
         "sweep": sweep_of([2, 4], ["random", "corpus"]),
         "kv_prefix": {"max_length": 16},
@@ -243,7 +252,8 @@ def make_workspace(root: Path, model_folder: Path) -> Workspace:
     (inputs / "train.jsonl").write_text("\n".join(lines) + "\n")
     pd.DataFrame(rows("validation", 4)).to_csv(inputs / "validation.csv", index=False)
     pd.DataFrame(rows("test", 5)).to_parquet(inputs / "test.parquet")
-    (inputs / "corpus.txt").write_text(CORPUS)
+    (root / "texts").mkdir()
+    (root / "texts" / "corpus.txt").write_text(CORPUS)
     workspace = Workspace(root)
     workspace.write(tiny_params(model_folder))
     workspace.run("git", "init", "-q")

@@ -9,6 +9,8 @@ import uuid
 from pathlib import Path
 
 FOLDERS = {
+    "fetch_data": ("train.jsonl",),
+    "tokenize": ("splits/train/data.arrow", "statistics.json"),
     "kv_prefix": ("prefix.safetensors",),
     "train": ("prefix.safetensors", "metrics.json", "history.csv"),
     "evaluate": ("predictions.jsonl", "metrics.json"),
@@ -25,8 +27,10 @@ FOLDERS = {
 
 
 def main(stage: str, *arguments: str) -> None:
-    written = {"in_context": "baselines", "evaluate_baseline": "baselines"}
-    folder = Path("data", written.get(stage, stage.removesuffix("_baseline")))
+    measuring = ("baselines", "in_context", "evaluate_baseline")
+    own = {"fetch_data": "raw", "tokenize": "tokenized"}
+    written = "evaluate" if stage in measuring else own.get(stage, stage.removesuffix("_baseline"))
+    folder = Path("data", written)
     names = [argument for argument in arguments[:1] if not argument.startswith("--")]
     rest = arguments[len(names) :]
     options = dict(zip(rest[::2], rest[1::2], strict=True))

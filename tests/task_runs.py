@@ -10,7 +10,7 @@ from pipeline.config import Params
 from pipeline.config.load import load_params
 from pipeline.stages import baselines, evaluate, fetch_data, fetch_model, kv_prefix, train
 from pipeline.stages import tokenize as tokenize_stage
-from pipeline.sweep.variants import sweep
+from pipeline.sweep.grid import sweep
 from tests.conftest import tiny_model, tiny_params, tiny_tokenizer
 from tests.prefix.encoders import build
 
@@ -60,7 +60,8 @@ def params_for(folder: Path, model: str, kind: str, **changes: Any) -> Params:
     for seed, (split, count) in enumerate({"train": 24, "validation": 6, "test": 9}.items()):
         lines = [json.dumps(row) for row in rows(count, seed)]
         (folder / "inputs" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "inputs" / "corpus.txt").write_text(" ".join(WORDS) * 3)
+    (folder / "texts").mkdir()
+    (folder / "texts" / "corpus.txt").write_text(" ".join(WORDS) * 3)
     params = tiny_params(folder / "model")
     params["data"]["files"] = {
         split: f"inputs/{split}.jsonl" for split in ("train", "validation", "test")

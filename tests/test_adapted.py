@@ -11,13 +11,17 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.compute import Compute
+from pipeline.baselines.full_fine_tuning import FullFineTuning
+from pipeline.baselines.lora import Lora
+from pipeline.baselines.trained import TrainedBaseline
 from pipeline.config.train import TrainParams
-from pipeline.config.trained_baselines import FullFineTuning, Lora, TrainedBaseline
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
-from pipeline.training.adapted import adaptable_model, load_adapted, save_adapted, stored_bytes
+from pipeline.models.pretrained import PretrainedFolder
+from pipeline.prefix import PrefixModel
+from pipeline.schema.compute import Compute
 from pipeline.training.loop import train_prefix
+from pipeline.training.results import stored_bytes
 from pipeline.training.trained import TrainedWeights
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.test_measuring import examples
@@ -45,14 +49,16 @@ def trained(
 ) -> Any:
     """Train a few steps, save to `folder`; returns the model and the losses."""
     torch.manual_seed(0)
-    model = adaptable_model(pretrained, baseline, compute)
+    found = PretrainedFolder(pretrained, compute)
+    model = baseline.adaptable(found)
     settings = {"epochs": None, "max_steps": 6, "batch_size": 4, "eval_every_steps": 3, **train}
     data = Dataset.from_list(examples())
     params = baseline.training(TrainParams(**settings))
-    result = train_prefix(model, data, data, params, 0, lambda step, metrics: None)
+    prefix_model = PrefixModel(model)
+    result = train_prefix(prefix_model, data, data, params, 0, lambda step, metrics: None)
     assert isinstance(result.prefix, TrainedWeights)
-    result.prefix.restore(model)
-    save_adapted(model, baseline, folder, pretrained)
+    result.prefix.restore(prefix_model)
+    baseline.save(model, folder, found)
     return model.eval(), result
 
 
@@ -69,7 +75,7 @@ def test_training_lowers_the_loss_and_what_is_stored_gives_it_back(
     model, result = trained(pretrained, baseline, tmp_path)
     metrics = result.metrics()
     assert metrics["validation/best_loss"] < metrics["validation/initial_loss"] - 0.05
-    again = load_adapted(pretrained, baseline, tmp_path, COMPUTE)
+    again = baseline.load(tmp_path, PretrainedFolder(pretrained, COMPUTE))
     assert not any(p.requires_grad for p in again.parameters())
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-6)
     assert stored_bytes(tmp_path) > 0
@@ -78,8 +84,8 @@ def test_training_lowers_the_loss_and_what_is_stored_gives_it_back(
 def test_lora_starts_as_the_model_and_changes_nothing_of_it(
     pretrained: Path, tmp_path: Path
 ) -> None:
-    bare = load_adapted(pretrained, FULL, pretrained, COMPUTE)
-    start = adaptable_model(pretrained, LORA, COMPUTE)
+    bare = PretrainedFolder(pretrained, COMPUTE).load()
+    start = LORA.adaptable(PretrainedFolder(pretrained, COMPUTE))
     assert torch.equal(logits(start.eval()), logits(bare))
     trainable = {name: p for name, p in start.named_parameters() if p.requires_grad}
     assert trainable
@@ -99,7 +105,7 @@ def test_peft_itself_reads_the_adapter(pretrained: Path, tmp_path: Path) -> None
 
     model, _ = trained(pretrained, LORA, tmp_path / "adapter")
     assert len(json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())) > 0
-    base = load_adapted(pretrained, FULL, pretrained, COMPUTE)
+    base = PretrainedFolder(pretrained, COMPUTE).load()
     theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     torch.testing.assert_close(logits(theirs), logits(model), rtol=0, atol=1e-6)
 
@@ -133,13 +139,13 @@ def test_a_missing_peft_is_one_sentence(pretrained: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(importlib.util, "find_spec", without_peft)
     with pytest.raises(PipelineError, match=r"LoRA needs PEFT.*pip install '\.\[peft\]'"):
-        adaptable_model(pretrained, LORA, COMPUTE)
+        LORA.adaptable(PretrainedFolder(pretrained, COMPUTE))
 
 
 def test_modules_that_the_model_lacks(pretrained: Path) -> None:
     wrong = LORA.model_copy(update={"target_modules": ["query"]})
     with pytest.raises(PipelineError, match="PEFT refuses LoRA's settings: Target modules"):
-        adaptable_model(pretrained, wrong, COMPUTE)
+        wrong.adaptable(PretrainedFolder(pretrained, COMPUTE))
 
 
 ROWS = Dataset.from_dict({"id": list(range(40))})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.answers import exact_match, token_f1
+from pipeline.metrics.answers import exact_match, token_f1
 
 
 @pytest.mark.parametrize(

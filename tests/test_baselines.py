@@ -23,8 +23,9 @@ from pipeline.stages import (
     train_baseline,
 )
 from pipeline.storage.records import read_json, read_jsonl
-from pipeline.sweep.baselines import Baseline, all_baselines
-from pipeline.sweep.variants import Variant, sweep
+from pipeline.sweep.baselines import Baseline
+from pipeline.sweep.grid import all_baselines, sweep
+from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 from pipeline.workspace.timings import read_timing, record_timing
 from tests.conftest import CORPUS, rows, tiny_params
@@ -41,13 +42,14 @@ def write_inputs(model_folder: Path) -> Params:
     pd.DataFrame(rows("train", 12)).to_json(inputs / "train.jsonl", orient="records", lines=True)
     pd.DataFrame(rows("validation", 4)).to_csv(inputs / "validation.csv", index=False)
     pd.DataFrame(rows("test", 5)).to_parquet(inputs / "test.parquet")
-    (inputs / "corpus.txt").write_text(CORPUS * 3)
+    (inputs.parent / "texts").mkdir()
+    (inputs.parent / "texts" / "corpus.txt").write_text(CORPUS * 3)
     params: dict[str, Any] = tiny_params(model_folder)
     params["sweep"] = {
         **{"lengths": [2], "initializations": ["corpus"], "seeds": [0, 1]},
         **{"train_sizes": [], "in_context": ["corpus"]},
     }
-    whole_text = {"type": "in_context", "path": "inputs/corpus.txt", "max_tokens": None}
+    whole_text = {"type": "in_context", "path": "texts/corpus.txt", "max_tokens": None}
     params["baselines"]["whole_text"] = whole_text
     params["trained_baselines"] = {"lora": {"type": "lora", "rank": 2, "max_steps": 3}}
     params["initializations"].pop("random")
@@ -154,15 +156,15 @@ def test_the_text_in_the_context_is_where_a_variant_starts(
     """Its losses are those of its tokens before the input, by the frozen model alone."""
     import torch
 
-    from pipeline.config.compute import Compute
     from pipeline.data.splits import load_split
     from pipeline.models.frozen import load_frozen_model
     from pipeline.models.tokenizer import load_tokenizer
+    from pipeline.schema.compute import Compute
 
     monkeypatch.chdir(done)
     text = load_tokenizer(paths.MODEL).encode(CORPUS)[:2]
     model = load_frozen_model(paths.MODEL, Compute(device="cpu"))
-    lines = read_jsonl(paths.BASELINES / "in_context_corpus-len2" / "predictions.jsonl")
+    lines = read_jsonl(paths.EVALUATE / "in_context_corpus-len2" / "predictions.jsonl")
     for row, line in zip(load_split(paths.TOKENIZED / "splits", "test"), lines, strict=True):
         ids = torch.tensor([[*text, *row["input_ids"]]])
         start = len(text) + row["target_start"]
@@ -183,7 +185,7 @@ def test_timings_are_kept_apart_from_what_dvc_compares(
     }
     assert all(value > 0 for value in found.values())
     assert set(read_timing("no_prefix")) == {"evaluation_seconds", "decoding_tokens_per_second"}
-    for folder in (paths.TRAIN, paths.EVALUATE, paths.BASELINES, paths.REPORT):
+    for folder in (paths.TRAIN, paths.EVALUATE, paths.REPORT):
         for path in folder.rglob("metrics.json"):
             assert not [key for key in read_json(path) if "second" in key]
     record_timing("another", training_seconds=2.0)

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
-from pipeline.initialization.starts import start_prefix
+from pipeline.models.for_variant import start_prefix
 from pipeline.models.frozen import load_frozen_model
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.stages import kv_prefix
@@ -22,16 +22,16 @@ TYPES: dict[str, dict[str, Any]] = {
     "zero": {"type": "zero", "path": SHAPE},
     "drawn": {"type": "vocabulary", "path": SHAPE},
     "words": {"type": "vocabulary", "path": SHAPE, "words": ["size", "value"]},
-    "span": {"type": "corpus_text", "path": "inputs/corpus.txt", "skip_tokens": 9},
-    "chat": {"type": "corpus_text", "path": "inputs/corpus.txt", "use_chat_template": True},
-    "chunks": {"type": "corpus_chunks", "path": "inputs/corpus.txt", "chunk_tokens": 3},
+    "span": {"type": "corpus_text", "path": "texts/corpus.txt", "skip_tokens": 9},
+    "chat": {"type": "corpus_text", "path": "texts/corpus.txt", "use_chat_template": True},
+    "chunks": {"type": "corpus_chunks", "path": "texts/corpus.txt", "chunk_tokens": 3},
     "demonstrations": {"type": "demonstrations", "path": "data/raw/train.jsonl"},
     "templated": {
         "type": "demonstrations",
         "path": "data/raw/train.jsonl",
         "template": "{{ key }}: {{ value }}",
     },
-    "attended": {"type": "most_attended", "path": "inputs/corpus.txt", "corpus_tokens": 40},
+    "attended": {"type": "most_attended", "path": "texts/corpus.txt", "corpus_tokens": 40},
     "earlier": {"type": "prefix_file", "path": "inputs/adapter"},
     "variant": {
         "type": "trained_variant",
@@ -55,7 +55,7 @@ def test_an_initialisation_starts_a_variant(
     kv_prefix.run(params, name)
     assert (paths.KV_PREFIX / name / "definition.json").exists()
     model = PrefixModel(params_model, PrefixConfig(num_virtual_tokens=4))
-    starts = [start_prefix(params, Variant(4, name, seed), model) for seed in (0, 0, 1)]
+    starts = [start_prefix(Variant(4, name, seed), model) for seed in (0, 0, 1)]
     assert [len(start) for start in starts] == [4, 4, 4]
     model.load_kv_prefix(starts[0])
     assert starts[0].keys[1].equal(starts[1].keys[1])
@@ -69,8 +69,8 @@ def load_base(workspace: Workspace) -> Any:
 
 def test_a_corpus_too_short(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copy.root)
-    (copy.root / "inputs" / "short.txt").write_text("too short")
-    start = {"type": "corpus_chunks", "path": "inputs/short.txt"}
+    (copy.root / "texts" / "short.txt").write_text("too short")
+    start = {"type": "corpus_chunks", "path": "texts/short.txt"}
     copy.edit(lambda p: p["initializations"].update(short=start))
     with pytest.raises(
         PipelineError, match=r"initializations\.short: its text has \d+ tokens, fewer than"

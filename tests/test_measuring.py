@@ -21,7 +21,7 @@ from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
 from pipeline.training.compilation import missing_compiler
 from pipeline.training.loop import train_prefix
 from pipeline.training.validation import target_loss_of
-from tests.conftest import CORPUS, tiny_model
+from tests.conftest import CORPUS, kv_of, tiny_model
 
 P = 5
 
@@ -60,7 +60,7 @@ def measured(
     tokenizer: PreTrainedTokenizerFast,
 ) -> Any:
     if request.param == "bare":
-        return architecture
+        return PrefixModel(architecture).eval()
     kv = kv_prefix_from_text(architecture, tokenizer, CORPUS, num_virtual_tokens=P)
     model = PrefixModel(architecture, PrefixConfig(num_virtual_tokens=P)).eval()
     model.load_kv_prefix(kv)
@@ -82,7 +82,7 @@ def test_batched_losses_are_those_of_each_row_alone(measured: Any) -> None:
     found = sum(float(loss_of(part)) for part in loss_of.parts(rows))
     assert found == pytest.approx(sum(expected), rel=1e-5)
     targets = sum(len(row["input_ids"]) - row["target_start"] for row in rows)
-    mean = target_loss_of(measured, Dataset.from_list(rows), max_tokens=60, prefix_length=P)
+    mean = target_loss_of(measured, Dataset.from_list(rows), max_tokens=60)
     assert mean == pytest.approx(sum(expected) / targets, rel=1e-5)
 
 
@@ -96,9 +96,8 @@ def test_generation_and_its_losses_are_those_of_each_row_alone(
     ending = measured.generate(
         torch.tensor([rows[0]["input_ids"][:3]]), max_new_tokens=4, do_sample=False, pad_token_id=3
     )[0, -1]
-    frozen = getattr(measured, "frozen_model", measured)
-    frozen.generation_config.eos_token_id = int(ending)
-    outcomes = measure_examples(measured, tokenizer, Dataset.from_list(rows), params, P, "test")
+    measured.frozen_model.generation_config.eos_token_id = int(ending)
+    outcomes = measure_examples(measured, tokenizer, Dataset.from_list(rows), params, "test")
     for row, outcome in zip(rows, outcomes, strict=True):
         assert outcome.loss == pytest.approx(loss_alone(measured, row), rel=1e-5)
         shown = torch.tensor([row["input_ids"][: row["target_start"]]])
@@ -119,11 +118,11 @@ def test_packed_gradients_are_those_of_padded_batches(
     model = PrefixModel(make(), PrefixConfig(num_virtual_tokens=P))
     kv = kv_prefix_from_text(model.frozen_model, tokenizer, CORPUS, num_virtual_tokens=P)
     model.load_kv_prefix(kv)
-    assert model.packable
+    assert model.why_not_packed() is None
     gradients = []
     for packed in (True, False):
         loss_of = TargetLoss(model)
-        loss_of.packable = packed
+        loss_of.is_packed = packed
         model.zero_grad()
         for part in loss_of.parts(examples()):
             loss_of(part).backward()
@@ -138,12 +137,12 @@ def test_only_the_prefix_takes_gradients(tokenizer: PreTrainedTokenizerFast) -> 
     before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
     model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=P))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    start = model.kv_prefix()
+    start = kv_of(model)
     for _ in range(3):
         optimizer.zero_grad()
         TargetLoss(model)(examples()).backward()
         optimizer.step()
-    assert not torch.equal(model.kv_prefix().keys[0], start.keys[0])
+    assert not torch.equal(kv_of(model).keys[0], start.keys[0])
     after = frozen.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 

@@ -7,15 +7,11 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.metrics import (
-    OF_LABELS,
-    OF_TEXT,
-    Row,
-    kept_of,
-    kept_of_labels,
-    metric_named,
-    scores,
-)
+from pipeline.evaluation.metrics import kept_of, kept_of_labels, scores
+from pipeline.metrics.metric import OfLabels, OfText, Row
+from pipeline.metrics.table import METRICS, names_of
+
+OF_TEXT, OF_LABELS = names_of(OfText), names_of(OfLabels)
 
 PREDICTIONS = [
     "The Eiffel Tower stands in Paris .",
@@ -90,7 +86,7 @@ def test_a_perfect_answer_has_the_highest_score(text: str) -> None:
 def test_scores_of_many_sets_at_once_are_those_of_each() -> None:
     rows = kept(PREDICTIONS, REFERENCES)
     for name in ("loss", "perplexity", *OF_TEXT):
-        metric = metric_named(name)
+        metric = METRICS[name]
         matrix = metric.matrix(rows)
         both = metric.score(matrix.reshape(2, 2, -1).sum(axis=1))
         assert both.tolist() == [metric.score(matrix[i : i + 2].sum(axis=0)) for i in (0, 2)]

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
+from pipeline.baselines.lora import Lora
 from pipeline.cli.main import main
 from pipeline.config import load_params
 from pipeline.config.train import TrainParams
-from pipeline.config.trained_baselines import Lora
 from pipeline.sweep.variants import Variant
 from tests.conftest import ROOT, tiny_params
 
@@ -52,7 +52,9 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "broken template": (_set("task.target_template", "{{ value"), "task.target_template is no valid Jinja2 template"),
     "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),
     "split that is not there": (_set("evaluate.splits", ["test", "test_unseen"]), "data.files.test_unseen names no such split"),
-    "missing corpus": (_set("initializations.corpus.path", "inputs/none.txt"), "initializations.corpus.path: there is nothing at 'inputs/none.txt'"),
+    "missing corpus": (_set("initializations.corpus.path", "texts/none.txt"), "initializations.corpus.path: there is nothing at 'texts/none.txt'"),
+    "a data file that DVC does not watch": (_set("data.files.test", "elsewhere/test.csv"), "data.path: 'inputs' does not hold data.files.test = 'elsewhere/test.csv'"),
+    "nothing to watch": (lambda p: p["data"].pop("path"), "data.path: is missing; add the file or folder that DVC watches"),
     "missing model folder": (_set("model.path", "nowhere"), "model.path: there is nothing at 'nowhere'"),
     "missing adapter": (_set("baselines.other", {"type": "adapter", "path": "adapters/none"}), "baselines.other.path: there is nothing at 'adapters/none'"),
     "unknown metric": (_set("evaluate.metrics", ["meteor"]), "evaluate.metrics.0 = 'meteor' should be 'exact_match'"),
@@ -74,8 +76,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with valid params and an output of an earlier run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "inputs").mkdir()
-    for name in ("train.jsonl", "validation.csv", "test.parquet", "corpus.txt"):
+    (tmp_path / "texts").mkdir()
+    for name in ("train.jsonl", "validation.csv", "test.parquet"):
         (tmp_path / "inputs" / name).write_text("{}")
+    (tmp_path / "texts" / "corpus.txt").write_text("{}")
     (tmp_path / "model").mkdir()
     earlier = tmp_path / "data" / "train" / "len2-random-seed0" / "prefix.safetensors"
     earlier.parent.mkdir(parents=True)

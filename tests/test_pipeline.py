@@ -83,15 +83,15 @@ def _add_length(workspace: Workspace) -> None:
 
 def _add_initialization(workspace: Workspace) -> None:
     def change(params: dict[str, Any]) -> None:
-        params["initializations"]["other"] = {"type": "corpus_text", "path": "inputs/other.txt"}
+        params["initializations"]["other"] = {"type": "corpus_text", "path": "texts/other.txt"}
         params["sweep"]["initializations"].append("other")
 
-    (workspace.root / "inputs" / "other.txt").write_text("Another text about fields. " * 3)
+    (workspace.root / "texts" / "other.txt").write_text("Another text about fields. " * 3)
     workspace.edit(change)
 
 
 def _change_corpus(workspace: Workspace) -> None:
-    (workspace.root / "inputs" / "corpus.txt").write_text("A changed text about fields. " * 3)
+    (workspace.root / "texts" / "corpus.txt").write_text("A changed text about fields. " * 3)
 
 
 def _change_learning_rate(workspace: Workspace) -> None:

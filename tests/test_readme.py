@@ -1,4 +1,4 @@
-"""The README's snippets work as they are pasted."""
+"""The README's snippets work as they are pasted, and the documents name what there is."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,12 @@ from pipeline.config import load_params
 from tests.conftest import CORPUS, ROOT
 from tests.prefix.architectures import SETTINGS
 from tests.prefix.encoders import ENCODER_DECODERS, ENCODERS
-from tests.prefix.table import BEGIN, END
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = {
+    str(path.relative_to(ROOT)): path
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"))
+}
 
 
 def snippets(language: str) -> list[str]:
@@ -48,16 +51,39 @@ def test_the_python_snippet(
     assert all(p.grad is not None for p in names["model"].encoder.parameters())
 
 
-def test_the_folders_it_names_exist() -> None:
-    for name in re.findall(r"`(pipeline/[a-z_]+/)`", README):
-        assert (ROOT / name).is_dir(), name
+def tree() -> list[str]:
+    """The paths of the file tree, each line's under the folder that it is indented below."""
+    (drawn,) = snippets("text")
+    paths: list[str] = []
+    folders: list[str] = []
+    for line in drawn.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = [*folders[:depth], name]
+        paths.append("".join(folders))
+    return paths
 
 
-def test_it_shows_the_tables_of_architectures() -> None:
-    """Those of docs/architectures.md, as one command writes both."""
-    _, _, rest = README.partition(BEGIN)
-    shown = rest.partition(END)[0].splitlines()
+def test_the_tree_is_that_of_the_repository() -> None:
+    for path in tree():
+        assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file(), path
+    rooms = {f"{path.parent.relative_to(ROOT)}/" for path in ROOT.glob("pipeline/*/__init__.py")}
+    parts = {f"{path.parent.relative_to(ROOT)}/" for path in ROOT.glob("pipeline/prefix/*/*.py")}
+    assert rooms | parts <= set(tree())
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTS))
+def test_the_paths_it_names_exist(name: str) -> None:
+    text = DOCUMENTS[name].read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:pipeline|tests|docs|examples|corpora)/[^`*<> ]+)", text):
+        assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text):
+        assert (DOCUMENTS[name].parent / link).exists(), link
+
+
+def test_it_counts_the_architectures_of_the_tables() -> None:
+    counted = f"{len(SETTINGS)} decoders and {len(ENCODER_DECODERS) + len(ENCODERS)} models with"
+    assert counted in README
     written = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8").splitlines()
     rows = [line for line in written if line.startswith("|")]
-    assert [line for line in shown if line] == rows
     assert len(rows) == len(SETTINGS) + len(ENCODER_DECODERS) + len(ENCODERS) + 4

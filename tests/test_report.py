@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from pipeline.comparison.conclusion import conclude
-from pipeline.comparison.plots import draw
-from pipeline.comparison.plots_loss_curves import mean_over_seeds
+from pipeline.comparison.loss_curves import mean_over_seeds
+from pipeline.comparison.plots.table import draw
 from pipeline.config import Params
 from pipeline.config.shown import shown_params
 from tests.conftest import Workspace, tiny_params
@@ -149,7 +149,7 @@ def big_params(**report: Any) -> Params:
 
 
 def big_table(params: Params) -> pd.DataFrame:
-    from pipeline.sweep.variants import sweep
+    from pipeline.sweep.grid import sweep
 
     draw = np.random.default_rng(0)
     rows: list[dict[str, Any]] = [

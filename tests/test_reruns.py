@@ -70,7 +70,7 @@ def test_a_restored_clone_gets_its_runs_from_the_files(copy: Workspace) -> None:
         ),
         (
             lambda p: p["kv_prefix"].update(max_length=400),
-            "initializations.corpus.path: 'inputs/corpus.txt' has 324 tokens, fewer than",
+            "initializations.corpus.path: 'texts/corpus.txt' has 324 tokens, fewer than",
         ),
         (
             lambda p: p["task"].update(max_length=510),

@@ -15,7 +15,7 @@ from pipeline.preflight.model import check_examples_fit_context
 from pipeline.stages import fetch_data, fetch_model, kv_prefix, train
 from pipeline.stages import tokenize as tokenize_stage
 from pipeline.storage.records import read_json
-from pipeline.sweep.variants import sweep
+from pipeline.sweep.grid import sweep
 from tests.prefix.encoders import build
 from tests.task_runs import MODELS, params_for
 

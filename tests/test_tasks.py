@@ -10,7 +10,7 @@ from pipeline.inference.generator import Decoding, generator_of
 from pipeline.prefix import KVPrefix
 from pipeline.stages import baselines, evaluate, report, train
 from pipeline.storage.records import read_jsonl
-from pipeline.sweep.variants import sweep
+from pipeline.sweep.grid import sweep
 from tests.task_runs import params_for, run_stages
 
 pytestmark = pytest.mark.slow

@@ -185,7 +185,7 @@ def test_an_imported_adapter_joins_the_comparison(copy: Workspace, exported: Pat
     }
     output = copy.run("dvc", "repro").stdout
     assert ran(output) == {"baselines@elsewhere", "report"}
-    measured = copy.root / "data" / "baselines" / "elsewhere" / "metrics.json"
+    measured = copy.root / "data" / "evaluate" / "elsewhere" / "metrics.json"
     trained = copy.root / "data" / "evaluate" / NAME / "metrics.json"
     assert json.loads(measured.read_text())["test"] == json.loads(trained.read_text())["test"]
     summary = (copy.root / "data" / "report" / "summary.csv").read_text()

@@ -7,7 +7,6 @@ from transformers import AutoConfig
 
 from pipeline.adapters.model_card import model_card
 from pipeline.config import Params
-from pipeline.config.baselines import Adapter
 from pipeline.config.model import HubModel
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
@@ -60,7 +59,7 @@ def export_best(params: Params, name: str, folder: Path) -> None:
 
 def _write_adapter(params: Params, name: str, folder: Path, base_model: str | None) -> None:
     baseline = params.baselines.get(name)
-    if isinstance(baseline, Adapter):
+    if baseline is not None and baseline.is_variant:
         for file in (CONFIG, WEIGHTS):
             shutil.copy(Path(baseline.path) / file, folder)
     else:
@@ -90,5 +89,5 @@ def _write_trained(params: Params, name: str, folder: Path) -> None:
 def _base_model(params: Params) -> tuple[str, str | None]:
     """What PEFT loads the frozen model by, and at which revision."""
     if isinstance(params.model, HubModel):
-        return params.model.id, params.model.revision
+        return params.model.id, read_json(paths.MODEL / paths.SOURCE)["commit"]
     return str(paths.MODEL), None

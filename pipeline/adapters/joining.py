@@ -9,13 +9,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config import Params, load_params
-from pipeline.config.compute import Compute
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 from pipeline.models.frozen import load_frozen_model
-from pipeline.prefix import PrefixConfig, PrefixModel
+from pipeline.models.prefixed import prefixed_model
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, load_adapter
+from pipeline.schema.compute import Compute
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_text
 from pipeline.workspace import paths
@@ -61,9 +61,7 @@ def _virtual_tokens(folder: Path) -> int:
     """The adapter's length, once it is known to fit the frozen model."""
     model = load_frozen_model(paths.MODEL, Compute())
     kv = load_adapter(folder, kv_shapes(model))
-    # Refuses one that leaves no room in the model's context.
-    PrefixModel(model, PrefixConfig(num_virtual_tokens=len(kv)))
-    return len(kv)
+    return prefixed_model(model, kv).prefix_length
 
 
 def _listed(text: str, name: str) -> str:

@@ -97,12 +97,8 @@ def _prompt_code(params: Params, text: str) -> str:
     )
 
 
-def _folder(params: Params, name: str) -> Path:
-    return (paths.BASELINES if name in params.baselines else paths.EVALUATE) / name
-
-
 def _first_prediction(params: Params, name: str) -> dict[str, Any]:
-    path = _folder(params, name) / "predictions.jsonl"
+    path = paths.EVALUATE / name / "predictions.jsonl"
     if not path.exists():
         return {}
     return next((r for r in read_jsonl(path) if r["split"] == params.report.split), {})
@@ -118,8 +114,8 @@ def _metrics(params: Params, name: str) -> str:
     others = [other for other in params.baselines if other != name]
     rows = [
         {"": shown, "split": split, **_scalars(metrics)}
-        for shown, folder in [(name, _folder(params, name))]
-        + [(f"{other} (baseline)", _folder(params, other)) for other in others]
+        for shown, folder in [(name, paths.EVALUATE / name)]
+        + [(f"{other} (baseline)", paths.EVALUATE / other) for other in others]
         if (folder / "metrics.json").exists()
         for split, metrics in read_json(folder / "metrics.json").items()
         if isinstance(metrics, dict) and split in params.evaluate.splits

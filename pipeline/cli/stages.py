@@ -6,6 +6,7 @@ import click
 
 from pipeline.config import Params, load_params
 from pipeline.preflight.files import check_files
+from pipeline.preflight.names import check_in_context
 from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.variants import Variant
 
@@ -85,7 +86,7 @@ def evaluate(length: int, initialization: str, seed: int, train_size: int | None
 @click.command()
 @click.argument("baseline")
 def baselines(baseline: str) -> None:
-    """Measure BASELINE on the test splits into data/baselines."""
+    """Measure BASELINE on the test splits into data/evaluate."""
     params = _checked_params()
     from pipeline.stages import baselines as stage
 
@@ -96,8 +97,9 @@ def baselines(baseline: str) -> None:
 @click.option("--length", type=int, required=True, help="One of sweep.lengths.")
 @click.option("--initialization", required=True, help="One of sweep.in_context.")
 def in_context(length: int, initialization: str) -> None:
-    """Measure the first tokens of an initialisation's text, untrained, into data/baselines."""
+    """Measure the first tokens of an initialisation's text, untrained, into data/evaluate."""
     params = _checked_params()
+    check_in_context(params, length, initialization)
     from pipeline.stages import in_context as stage
 
     stage.run(params, length, initialization)
@@ -126,7 +128,7 @@ def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
 @click.command("evaluate_baseline")
 @_baseline_options
 def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
-    """Measure a trained BASELINE on the test splits into data/baselines."""
+    """Measure a trained BASELINE on the test splits into data/evaluate."""
     params = _checked_params()
     from pipeline.stages import evaluate_baseline as stage
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.comparison.per_example import Comparer, averaged
-from pipeline.comparison.summary import ByName, sort_key
-from pipeline.comparison.tables import TITLES, score
+from pipeline.comparison.summary import ByName
+from pipeline.comparison.tables import sorted_by
 from pipeline.config import Params
-from pipeline.evaluation.metrics import HIGHER_IS_BETTER, PERCENT
+from pipeline.metrics.table import METRICS
+from pipeline.statistics.per_example import Comparer, averaged
 
 LEVEL = 0.05
 """Differences with a p value below it are called significant."""
@@ -38,25 +38,23 @@ def conclude(
 
 
 def _winner(winner: dict[Any, Any], params: Params) -> str:
-    key, _ = sort_key(params)
-    value = score(winner[key], params.report.sort_by)
-    measured = f"{params.report.split} {TITLES[params.report.sort_by]} of {value}"
+    key, metric = params.report.sort_column, METRICS[params.report.sort_by]
+    measured = f"{sorted_by(params)} of {metric.shown(winner[key])}"
     if winner["seeds"] > 1:
-        spread = score(winner[f"{key}_std"], params.report.sort_by)
+        spread = metric.shown(winner[f"{key}_std"])
         measured += f" (mean of {winner['seeds']} seeds, standard deviation {spread})"
     return f"The best prefix is {winner['name']}, with a {measured}."
 
 
 def _against_baseline(winner: dict[Any, Any], best: dict[Any, Any], params: Params) -> str:
-    key, ascending = sort_key(params)
-    metric = params.report.sort_by
+    key, metric = params.report.sort_column, METRICS[params.report.sort_by]
     difference = winner[key] - best[key]
-    value, by = score(best[key], metric), _difference(abs(difference), metric)
+    value, by = metric.shown(best[key]), metric.difference(abs(difference))
     p = winner.get(f"{key}_p_value")
     judged = _judged(p, params)
     if difference == 0:
         return f"The best baseline, {best['name']}, has the same {value}."
-    if (difference < 0) == ascending:
+    if (difference < 0) == params.report.ascending:
         return f"It beats the best baseline, {best['name']} ({value}), by {by}; {judged}."
     return (
         f"The best baseline, {best['name']} ({value}), beats it by {by}; {judged}. On these data "
@@ -67,11 +65,10 @@ def _against_baseline(winner: dict[Any, Any], best: dict[Any, Any], params: Para
 def _against_runner_up(
     winner: dict[Any, Any], second: dict[Any, Any], p: float, params: Params
 ) -> str:
-    key, _ = sort_key(params)
-    metric = params.report.sort_by
-    by = _difference(abs(winner[key] - second[key]), metric)
+    key, metric = params.report.sort_column, METRICS[params.report.sort_by]
+    by = metric.difference(abs(winner[key] - second[key]))
     return (
-        f"The next best setting is {second['name']} ({score(second[key], metric)}), {by} behind; "
+        f"The next best setting is {second['name']} ({metric.shown(second[key])}), {by} behind; "
         f"{_judged(p, params)}."
     )
 
@@ -79,17 +76,17 @@ def _against_runner_up(
 def _other_splits(
     winner: dict[Any, Any], baselines: list[dict[Any, Any]], params: Params
 ) -> list[str]:
-    metric = params.report.sort_by
+    metric = METRICS[params.report.sort_by]
     sentences = []
     for split in params.evaluate.splits:
         if split == params.report.split:
             continue
-        column = f"{split}_{metric}"
-        sentence = f"On {split} it has {score(winner[column], metric)}"
+        column = f"{split}_{metric.name}"
+        sentence = f"On {split} it has {metric.shown(winner[column])}"
         if baselines:
-            pick = max if metric in HIGHER_IS_BETTER else min
+            pick = max if metric.higher_is_better else min
             best = pick(baselines, key=lambda row: float(row[column]))
-            sentence += f", the best baseline there, {best['name']}, {score(best[column], metric)}"
+            sentence += f", the best baseline there, {best['name']}, {metric.shown(best[column])}"
         sentences.append(f"{sentence}.")
     return sentences
 
@@ -127,26 +124,19 @@ def _p_between(
     statistics: ByName,
     params: Params,
 ) -> float:
-    key, _ = sort_key(params)
     keys = (params.report.split, params.report.sort_by)
     pooled = [
         averaged({keys: statistics[name][keys]} for name in _members(row["name"], table))
         for row in (one, other)
     ]
     comparer = Comparer(params.report.resamples, params.report.seed)
-    return comparer.p_values(*pooled)[f"{key}_p_value"]
+    return comparer.p_values(*pooled)[f"{params.report.sort_column}_p_value"]
 
 
 def _members(setting: str, table: pd.DataFrame) -> list[str]:
     """The rows of the summary that a row of the table over seeds stands for."""
     unseeded = table["name"].str.replace(r"-seed\d+", "", regex=True)
     return list(table.loc[unseeded == setting, "name"])
-
-
-def _difference(value: float, metric: str) -> str:
-    if metric in ("loss", "perplexity"):
-        return f"{value:.3f}" + (" nats per target token" if metric == "loss" else "")
-    return f"{value:.1f} points" if metric in PERCENT else f"{100 * value:.1f} percentage points"
 
 
 def _bytes(count: float) -> str:

@@ -4,12 +4,12 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.comparison.per_example import Comparer, averaged
-from pipeline.comparison.summary import ByName, best_baseline, sort_key
+from pipeline.comparison.summary import ByName, best_baseline, best_first
 from pipeline.config import Params
-from pipeline.evaluation.metrics import ALWAYS
-from pipeline.sweep.baselines import Baseline, all_baselines
-from pipeline.sweep.variants import Variant, sweep
+from pipeline.statistics.per_example import Comparer, averaged
+from pipeline.sweep.baselines import Baseline
+from pipeline.sweep.grid import all_rows
+from pipeline.sweep.variants import Variant
 
 
 def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.DataFrame:
@@ -46,8 +46,7 @@ def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.Da
             row["compared_with"] = best
             row |= comparer.p_values(pooled[row["name"]], pooled[best])
     result = pd.DataFrame(rows).astype({"train_size": "Int64"})
-    key, ascending = sort_key(params)
-    result = result.sort_values([key, "name"], ascending=[ascending, True], ignore_index=True)
+    result = best_first(result, params)
     measured = [
         f"{column}{suffix}" for column in _scores(params) for suffix in ("", "_std", "_p_value")
     ]
@@ -58,7 +57,7 @@ def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.Da
 def _groups(params: Params) -> dict[str, list[str]]:
     """The name of each setting, and the names of its seeds' rows."""
     groups: dict[str, list[str]] = {}
-    runs: list[Variant | Baseline] = [*sweep(params), *all_baselines(params)]
+    runs: list[Variant | Baseline] = all_rows(params)
     for run in runs:
         setting = run.name.replace(f"-seed{run.seed}", "") if run.seed is not None else run.name
         groups.setdefault(setting, []).append(run.name)
@@ -66,5 +65,5 @@ def _groups(params: Params) -> dict[str, list[str]]:
 
 
 def _scores(params: Params) -> list[str]:
-    metrics = (*ALWAYS, *params.metrics)
-    return [f"{split}_{metric}" for split in params.evaluate.splits for metric in metrics]
+    splits, metrics = params.evaluate.splits, params.metrics
+    return [f"{split}_{metric}" for split in splits for metric in metrics]

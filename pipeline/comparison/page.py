@@ -1,7 +1,6 @@
 """The report as one self-contained HTML page, and as Markdown."""
 
 import base64
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -12,9 +11,10 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from pipeline.comparison.conclusion import conclude
-from pipeline.comparison.examples import side_by_side
-from pipeline.comparison.summary import ByName, sort_key
-from pipeline.comparison.tables import TITLES, ShownTable, shown_over_seeds, shown_summary
+from pipeline.comparison.plots.table import pictures_of_page
+from pipeline.comparison.side_by_side import side_by_side
+from pipeline.comparison.summary import ByName
+from pipeline.comparison.tables import ShownTable, shown_over_seeds, shown_summary, sorted_by
 from pipeline.config import Params
 from pipeline.config.shown import shown_params
 from pipeline.errors import PipelineError
@@ -33,24 +33,6 @@ _LIBRARIES = (
     *("rouge-score", "numpy", "pandas", "matplotlib", "dvc", "mlflow"),
 )
 _TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A file of the plots folder, and what it shows."""
-
-    path: Path
-    title: str
-
-    @property
-    def wide(self) -> bool:
-        """Whether it has several panels, which half a page's width would make too small."""
-        return self.path.stem == "loss_curves" or self.path.stem.endswith("_by_train_size")
-
-    @property
-    def data_uri(self) -> str:
-        """The picture itself, for a page without other files."""
-        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
 
 
 def write_page(
@@ -82,11 +64,12 @@ def _facts(
     shown = shown_summary(table, params)
     facts: dict[str, Any] = {
         "conclusion": conclude(table, seeds, statistics, params),
-        "sorted_by": f"{params.report.split} {TITLES[params.report.sort_by]}",
+        "sorted_by": sorted_by(params),
         "runs": _with_costs(shown, table),
         "run_kinds": list(table["kind"]),
         "seeds": None,
-        "pictures": _pictures(params, folder / "plots"),
+        "pictures": pictures_of_page(params),
+        "plots": folder / "plots",
         "split": params.report.split,
         "examples": side_by_side(list(table["name"]), params),
         "params": shown_params(params, SECTIONS),
@@ -120,30 +103,9 @@ def _count(value: float | None) -> str:
     return "" if value is None or value != value else f"{int(value):,}"
 
 
-def _pictures(params: Params, plots: Path) -> list[Picture]:
-    """The metric sorted by first, on every split; then costs, low data, training, the rest."""
-    key, _ = sort_key(params)
-    splits, metric = params.evaluate.splits, params.report.sort_by
-    title = TITLES[metric]
-    first = [(f"{key}.png", f"{params.report.split}: {title} against prefix length")]
-    first += [
-        (f"{split}_{metric}.png", f"{split}: {title} against prefix length")
-        for split in splits
-        if split != params.report.split
-    ]
-    for suffix, what in (("stored_bytes", "stored bytes"), ("train_size", "training examples")):
-        first += [
-            (f"{split}_{metric}_by_{suffix}.png", f"{split}: {title} against {what}")
-            for split in splits
-        ]
-    first.append(("loss_curves.png", "training loss"))
-    rest = [
-        (f"{split}_{other}.png", f"{split}: {TITLES[other]} against prefix length")
-        for other in ("loss", *params.metrics)
-        for split in splits
-        if other != metric
-    ]
-    return [Picture(plots / n, t) for n, t in [*first, *rest] if (plots / n).exists()]
+def _data_uri(path: Path) -> str:
+    """The picture itself, for a page without other files."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _versions() -> list[tuple[str, str]]:
@@ -166,6 +128,7 @@ def _render(name: str, facts: dict[str, Any], escaped: bool) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = _cell
+    environment.filters["data_uri"] = _data_uri
     environment.filters["markdown_table"] = ShownTable.markdown
     try:
         return environment.get_template(name).render(facts)

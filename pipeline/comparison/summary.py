@@ -4,12 +4,10 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.comparison.per_example import Comparer, Statistics, read_statistics
 from pipeline.config import Params
-from pipeline.evaluation.metrics import ALWAYS, HIGHER_IS_BETTER
+from pipeline.statistics.per_example import Comparer, Statistics, read_statistics
 from pipeline.storage.records import read_json
-from pipeline.sweep.baselines import all_baselines, kind_of
-from pipeline.sweep.variants import sweep
+from pipeline.sweep.grid import all_baselines, all_rows, kind_of, sweep
 from pipeline.workspace import paths
 
 ByName = dict[str, Statistics]
@@ -18,10 +16,11 @@ ByName = dict[str, Statistics]
 
 def statistics_of_all(params: Params) -> ByName:
     """The per-example statistics of everything that params.yaml lists."""
-    folders = [paths.EVALUATE / variant.name for variant in sweep(params)]
-    folders += [paths.BASELINES / baseline.name for baseline in all_baselines(params)]
     splits, metrics = params.evaluate.splits, params.metrics
-    return {folder.name: read_statistics(folder, splits, metrics) for folder in folders}
+    return {
+        row.name: read_statistics(paths.EVALUATE / row.name, splits, metrics)
+        for row in all_rows(params)
+    }
 
 
 def summarize(params: Params, statistics: ByName) -> pd.DataFrame:
@@ -44,21 +43,19 @@ def summarize(params: Params, statistics: ByName) -> pd.DataFrame:
             row["compared_with"] = best
             row |= comparer.p_values(own, statistics[best])
     table = pd.DataFrame(rows).astype({"seed": "Int64", "train_size": "Int64"})
-    key, ascending = sort_key(params)
-    table = table.sort_values([key, "name"], ascending=[ascending, True], ignore_index=True)
+    table = best_first(table, params)
     return table[[*_FIRST, *_measured_columns(table, params)]]
 
 
-def sort_key(params: Params) -> tuple[str, bool]:
-    """The column that tables are sorted by, and whether less is better."""
-    sort_by = params.report.sort_by
-    return f"{params.report.split}_{sort_by}", sort_by not in HIGHER_IS_BETTER
+def best_first(table: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """The rows sorted by `report.sort_by` on `report.split`, then by name."""
+    by, ascending = [params.report.sort_column, "name"], [params.report.ascending, True]
+    return table.sort_values(by, ascending=ascending, ignore_index=True)
 
 
 def best_baseline(rows: list[dict[str, Any]], params: Params) -> str | None:
     """The baseline that a table's variants are compared with; None if there is none."""
-    key, ascending = sort_key(params)
-    sign = 1 if ascending else -1
+    key, sign = params.report.sort_column, 1 if params.report.ascending else -1
     ranked = sorted((sign * row[key], row["name"]) for row in rows if row["kind"] == "baseline")
     return ranked[0][1] if ranked else None
 
@@ -108,7 +105,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
             }
         )
     for baseline in all_baselines(params):
-        measured = read_json(paths.BASELINES / baseline.name / "metrics.json")
+        measured = read_json(paths.EVALUATE / baseline.name / "metrics.json")
         rows.append(
             {
                 "name": baseline.name,
@@ -128,7 +125,7 @@ def _measured_columns(table: pd.DataFrame, params: Params) -> list[str]:
     columns = [
         f"{split}_{metric}{suffix}"
         for split in params.evaluate.splits
-        for metric in (*ALWAYS, *params.metrics)
+        for metric in params.metrics
         for suffix in ("", "_low", "_high", "_p_value")
     ]
     return [column for column in columns if column in table]

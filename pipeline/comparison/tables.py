@@ -7,19 +7,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from pipeline.config import Params
-from pipeline.evaluation.metrics import PERCENT
-
-TITLES = {
-    "loss": "loss",
-    "perplexity": "perplexity",
-    "exact_match": "exact match",
-    "token_f1": "F1",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "rouge_l": "ROUGE-L",
-    "accuracy": "accuracy",
-    "f1": "macro F1",
-}
+from pipeline.metrics.table import METRICS
 
 
 @dataclass(frozen=True)
@@ -77,28 +65,30 @@ def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
     return _shown(["", "length", "seeds"], rows, note, table, params)
 
 
-def score(value: float, metric: str) -> str:
-    """A score as tables show it."""
-    if metric in ("loss", "perplexity"):
-        return f"{value:.3f}"
-    return f"{value:.1f}" if metric in PERCENT else f"{100 * value:.1f}%"
+def sorted_by(params: Params) -> str:
+    """What tables are sorted by, in words."""
+    return f"{params.report.split} {METRICS[params.report.sort_by].title}"
 
 
 def _shown(
     first: list[str], rows: list[list[str]], note: str, table: pd.DataFrame, params: Params
 ) -> ShownTable:
-    headers = [*first, *(f"{split} {TITLES[metric]}" for split, metric in _columns(params))]
-    headers.append(f"p ({params.report.split} {TITLES[params.report.sort_by]})")
+    headers = [*first, *(f"{split} {METRICS[metric].title}" for split, metric in _columns(params))]
+    headers.append(f"p ({sorted_by(params)})")
     if not table["compared_with"].notna().any():
         headers, rows = headers[:-1], [row[:-1] for row in rows]
     return ShownTable(headers, rows, note)
 
 
 def _columns(params: Params) -> list[tuple[str, str]]:
-    """Perplexity says no more than the loss, and is left to the CSV table."""
-    shown = ["loss", *params.metrics]
-    if params.report.sort_by == "perplexity":
-        shown[0] = "perplexity"
+    """What another metric restates is left to the CSV table, unless it is what is sorted by."""
+    sort_by = params.report.sort_by
+    left_out = METRICS[sort_by].restates
+    shown = [
+        metric
+        for metric in params.metrics
+        if metric == sort_by or (metric != left_out and METRICS[metric].restates is None)
+    ]
     return [(split, metric) for split in params.evaluate.splits for metric in shown]
 
 
@@ -109,23 +99,22 @@ def _name(row: dict[Any, Any]) -> list[str]:
 
 def _with_interval(row: dict[Any, Any], split: str, metric: str, params: Params) -> str:
     column = f"{split}_{metric}"
-    value = score(row[column], metric)
+    value = METRICS[metric].shown(row[column])
     if split != params.report.split:
         return value
-    ends = (score(row[f"{column}_{end}"], metric) for end in ("low", "high"))
-    low, high = (end.removesuffix("%") for end in ends)
+    low, high = (METRICS[metric].number(row[f"{column}_{end}"]) for end in ("low", "high"))
     return f"{value} [{low}, {high}]"
 
 
 def _with_spread(row: dict[Any, Any], split: str, metric: str) -> str:
     column = f"{split}_{metric}"
     value, spread = row[column], row[f"{column}_std"]
-    shown = score(value, metric)
-    return shown if spread != spread else f"{shown} ± {score(spread, metric)}"
+    shown = METRICS[metric].shown(value)
+    return shown if spread != spread else f"{shown} ± {METRICS[metric].shown(spread)}"
 
 
 def _p_value(row: dict[Any, Any], params: Params) -> str:
-    value = row.get(f"{params.report.split}_{params.report.sort_by}_p_value")
+    value = row.get(f"{params.report.sort_column}_p_value")
     return "" if value is None or value != value else f"{value:.3f}"
 
 

@@ -1,6 +1,6 @@
 """Saving a training on the way: the `checkpoints` section."""
 
-from pipeline.config.section import Count, Section
+from pipeline.schema.section import Count, Section
 
 
 class CheckpointParams(Section):

@@ -1,13 +1,13 @@
 """Where the data come from: the `data` section."""
 
+import os
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Count, Section, Sha256
-
-SPLITS = ("train", "validation", "test", "test_unseen")
-"""The splits in the pipeline's order; `test_unseen` holds topics that training never saw."""
+from pipeline.config.watched import Watched
+from pipeline.schema.section import Count, Section, Sha256
 
 
 class SplitSizes(Section):
@@ -19,7 +19,7 @@ class SplitSizes(Section):
     test_unseen: Count | None = None
 
 
-class FactbookData(Section):
+class FactbookData(Watched):
     """Questions about the country profiles of the CIA World Factbook wheel."""
 
     source: Literal["factbook"]
@@ -45,13 +45,21 @@ class SplitFiles(Section):
     test_unseen: str | None = None
 
 
-class FileData(Section):
-    """Local files, one a split."""
+class FileData(Watched):
+    """Local files, one a split, all of them in the folder `path` (or one file, named by it)."""
 
     source: Literal["files"]
     files: SplitFiles
     max_examples: SplitSizes = SplitSizes()
     seed: int = 0
+
+    def unwatched(self) -> tuple[str, str] | None:
+        """The first split whose file does not lie in `path`, and that file."""
+        watched = os.path.normpath(self.path)
+        for split, file in self.files.model_dump().items():
+            if file is not None and not PurePath(os.path.normpath(file)).is_relative_to(watched):
+                return split, file
+        return None
 
 
 class SplitNames(Section):
@@ -63,8 +71,8 @@ class SplitNames(Section):
     test_unseen: str | None = None
 
 
-class HubData(Section):
-    """A data set of the Hugging Face Hub at one revision."""
+class HubData(Watched):
+    """A data set of the Hugging Face Hub; a revision is resolved to its commit."""
 
     source: Literal["hub"]
     id: str

@@ -1,26 +1,28 @@
 """The measurement on the test splits: the `evaluate` section."""
 
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.config.compute import Compute
-from pipeline.config.section import Count, distinct
+from pipeline.metrics.metric import OfText
+from pipeline.metrics.table import names_of
+from pipeline.schema.compute import Compute
+from pipeline.schema.section import Count, distinct
 
-TextMetric = Literal["exact_match", "token_f1", "bleu", "chrf", "rouge_l"]
-
-
-LabelMetric = Literal["accuracy", "f1"]
+if TYPE_CHECKING:
+    TextMetric = str
+else:
+    TextMetric = Literal[names_of(OfText)]
 
 
 class EvaluateParams(Compute):
     """The measurement on the test splits: the loss of the target, and greedy generation."""
 
     splits: Annotated[list[Literal["validation", "test", "test_unseen"]], Field(min_length=1)]
-    # Of the generated text; loss and perplexity are measured in any case. Classifiers write none:
-    # they have accuracy and F1 whatever is listed here.
+    # Of the generated text; those of the target are measured in any case. Classifiers write none:
+    # they have those of labels whatever is listed here.
     metrics: Annotated[list[TextMetric], AfterValidator(distinct)] = Field(
-        default_factory=lambda: list(get_args(TextMetric))
+        default_factory=lambda: list(names_of(OfText))
     )
     max_new_tokens: Count = 32
     max_tokens_per_batch: Count = 4096

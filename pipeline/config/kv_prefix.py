@@ -1,7 +1,7 @@
 """The KV caches that prefixes start from: the `kv_prefix` section."""
 
-from pipeline.config.compute import Compute, Dtype
-from pipeline.config.section import Count
+from pipeline.schema.compute import Compute, Dtype
+from pipeline.schema.section import Count
 
 
 class KVPrefixParams(Compute):

@@ -10,8 +10,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.config.params import Params
-from pipeline.config.section import Section
 from pipeline.errors import PipelineError
+from pipeline.schema.section import Section
 from pipeline.workspace.paths import PARAMS
 
 
@@ -58,6 +58,11 @@ def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}."
         return f"{key}: unknown key; {hint}"
     if kind == "missing":
+        if loc[-1] == "path":
+            return (
+                f"{key}: is missing; add the file or folder that DVC watches, for what lies "
+                "elsewhere requirements.lock."
+            )
         return f"{key}: is missing; add it."
     if kind == "value_error":
         message = error["msg"].removeprefix("Value error, ")
@@ -86,13 +91,23 @@ def _key_path(raw: dict[str, Any], loc: tuple[int | str, ...], lacks_last: bool)
     """
     path: list[int | str] = []
     node: Any = raw
+    skipped = False
     for index, part in enumerate(loc):
         is_last = index == len(loc) - 1
+        # A tag comes first below its mapping, and may be spelt like one of the mapping's keys.
+        if (
+            isinstance(node, dict)
+            and not skipped
+            and part in (node.get("source"), node.get("type"))
+        ):
+            skipped = True
+            continue
         if isinstance(node, dict) and part not in node and not (is_last and lacks_last):
             continue
         if part == "[key]":
             continue
         path.append(part)
+        skipped = False
         if isinstance(node, dict):
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Count, Section
+from pipeline.schema.section import Count, Section
 
 
 class MLflowParams(Section):

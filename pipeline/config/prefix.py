@@ -4,8 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.compute import Fraction
-from pipeline.config.section import Count, Section
+from pipeline.schema.section import Count, Fraction, Section
 
 
 class PrefixParams(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from pipeline.config.section import Count, Name, Section, distinct
+from pipeline.schema.section import Count, Name, Section, distinct
 
 
 class SweepParams(Section):

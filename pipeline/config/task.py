@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.section import Section
 from pipeline.errors import PipelineError
+from pipeline.schema.section import Section
 
 
 class TaskParams(Section):

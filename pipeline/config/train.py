@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.compute import Compute
-from pipeline.config.section import Count
+from pipeline.schema.compute import Compute
+from pipeline.schema.section import Count
 
 
 class TrainParams(Compute):

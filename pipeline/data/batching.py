@@ -30,27 +30,29 @@ class Batch:
         """Real tokens, padding not counted."""
         return int(self.attention_mask.sum())
 
-    @property
-    def num_targets(self) -> int:
-        """Target tokens, over which a loss is averaged."""
-        return int((self.labels != IGNORED).sum())
-
 
 def pad(examples: Sequence[Example], pad_token_id: int, device: torch.device) -> Batch:
     """One batch of examples, inputs and targets."""
-    width = max(len(example["input_ids"]) for example in examples)
-    shape = (len(examples), width)
-    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for row, example in enumerate(examples):
-        ids = torch.tensor(example["input_ids"], dtype=torch.long)
-        begin = width - len(ids)
-        input_ids[row, begin:] = ids
-        attention_mask[row, begin:] = 1
-        start = begin + example["target_start"]
-        labels[row, start:] = ids[example["target_start"] :]
-    return Batch(input_ids.to(device), attention_mask.to(device), labels.to(device))
+    ids = [list(example["input_ids"]) for example in examples]
+    starts = [example["target_start"] for example in examples]
+    labels = [[IGNORED] * start + row[start:] for start, row in zip(starts, ids, strict=True)]
+    return Batch(
+        pad_rows(ids, pad_token_id, device, left=True),
+        pad_rows([[1] * len(row) for row in ids], 0, device, left=True),
+        pad_rows(labels, IGNORED, device, left=True),
+    )
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], value: int, device: torch.device, left: bool = False
+) -> torch.Tensor:
+    """Rows as one tensor `[rows, longest]`, int64, filled up with `value` on the right or left."""
+    width = max(map(len, rows))
+    filled = [
+        [*[value] * (width - len(row)), *row] if left else [*row, *[value] * (width - len(row))]
+        for row in rows
+    ]
+    return torch.tensor(filled, dtype=torch.long, device=device)
 
 
 @dataclass(frozen=True)
@@ -125,3 +127,9 @@ def of_like_length(lengths: Sequence[int], waste: float = 0.1) -> list[list[int]
         parts.append([index])
         real = lengths[index]
     return parts
+
+
+def parts_of_like_length(examples: Sequence[Example]) -> list[list[Example]]:
+    """A batch in the parts that are padded apart (see `of_like_length`)."""
+    lengths = [len(example["input_ids"]) for example in examples]
+    return [[examples[i] for i in part] for part in of_like_length(lengths)]

@@ -2,32 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.task import TaskParams
+from pipeline.data.example import TokenizedExample
 from pipeline.data.targets import end_of_target, input_and_target
 from pipeline.data.templates import EmptyRowError, render
 from pipeline.errors import PipelineError
-
-
-class TokenizedExample(TypedDict):
-    """One row of the tokenized splits.
-
-    `input_ids` holds the input followed by the target, which begins at `target_start` and ends
-    with the token that ends a turn, so that generation learns to stop. A classifier's target is
-    the ids of its labels; with a label a word, `positions` holds each word's first token.
-    """
-
-    id: str
-    input_ids: list[int]
-    target_start: int
-    input: str
-    target: str
-    references: list[str]
-    positions: NotRequired[list[int]]
 
 
 @dataclass(frozen=True)

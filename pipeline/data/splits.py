@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value, load_from_disk
 from datasets.utils.logging import disable_progress_bar
 
-from pipeline.data.rendering import TokenizedExample
+from pipeline.data.example import TokenizedExample
 from pipeline.data.task_type import CAUSAL_LM, TaskType
 from pipeline.errors import PipelineError, first_line
 from pipeline.storage.atomic import atomic_folder

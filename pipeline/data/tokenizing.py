@@ -6,7 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.data.rendering import Renderer, TokenizedExample
+from pipeline.data.example import TokenizedExample
+from pipeline.data.rendering import Renderer
 from pipeline.data.templates import EmptyRowError
 from pipeline.errors import PipelineError
 

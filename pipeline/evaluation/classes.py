@@ -2,19 +2,19 @@
 
 from typing import Any
 
-import torch
 from datasets import Dataset
-from tqdm import tqdm
 
 from pipeline.config.evaluate import EvaluateParams
-from pipeline.data.batching import by_length
+from pipeline.data.batching import Example
+from pipeline.data.measuring import in_order, over_batches
 from pipeline.evaluation.metrics import kept_of_labels
 from pipeline.evaluation.source_target import row_losses
 from pipeline.loss.for_model import ClassLoss, loss_columns
+from pipeline.prefix import PrefixModel
 
 
 def measure_classes(
-    model: Any, split: Dataset, params: EvaluateParams, prefix_length: int, name: str
+    model: PrefixModel, split: Dataset, params: EvaluateParams, name: str
 ) -> list[dict[str, Any]]:
     """A line of predictions.jsonl for each example, in the split's order.
 
@@ -24,20 +24,17 @@ def measure_classes(
     rows = split.select_columns(loss_columns(split)).to_list()
     loss_of = ClassLoss(model)
     labels = model.config.id2label
-    chosen: dict[int, list[int]] = {}
-    losses: dict[int, float] = {}
-    lengths = [prefix_length + len(row["input_ids"]) for row in rows]
-    bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="example")
-    with torch.inference_mode(), bar:
-        for indices in by_length(lengths, params.max_tokens_per_batch):
-            logits, targets = loss_of.logits([rows[i] for i in indices])
-            likeliest = logits.argmax(dim=-1).tolist()
-            for index, row, loss in zip(
-                indices, likeliest, row_losses(logits, targets), strict=True
-            ):
-                count = len(rows[index]["input_ids"]) - rows[index]["target_start"]
-                chosen[index], losses[index] = row[:count], loss
-            bar.update(len(indices))
+
+    def measure(examples: list[Example]) -> list[tuple[list[int], float]]:
+        logits, targets = loss_of.logits(examples)
+        likeliest = logits.argmax(dim=-1).tolist()
+        counts = [len(row["input_ids"]) - row["target_start"] for row in examples]
+        chosen = [row[:count] for row, count in zip(likeliest, counts, strict=True)]
+        return list(zip(chosen, row_losses(logits, targets), strict=True))
+
+    lengths = [model.prefix_length + len(row["input_ids"]) for row in rows]
+    most, title = params.max_tokens_per_batch, f"evaluate {name}"
+    measured = in_order(over_batches(measure, rows, lengths, most, title))
     right = [row["input_ids"][row["target_start"] :] for row in rows]
     return [
         {
@@ -45,10 +42,10 @@ def measure_classes(
             "id": row["id"],
             "input": row["input"],
             "references": row["references"],
-            "prediction": " ".join(labels[label] for label in chosen[index]),
-            "loss": losses[index],
-            "target_tokens": len(right[index]),
-            **kept_of_labels(right[index], chosen[index], len(labels)),
+            "prediction": " ".join(labels[label] for label in chosen),
+            "loss": loss,
+            "target_tokens": len(given),
+            **kept_of_labels(given, chosen, len(labels)),
         }
-        for index, row in enumerate(split)
+        for row, given, (chosen, loss) in zip(split, right, measured, strict=True)
     ]

@@ -5,28 +5,26 @@ cache once, from which the target is scored, and from which generation then star
 """
 
 import time
-from typing import Any
 
-import torch
 from datasets import Dataset
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
-from pipeline.data.batching import by_length
+from pipeline.data.batching import Example
+from pipeline.data.measuring import in_order, over_batches
 from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
 from pipeline.evaluation.source_target import measure_source_targets
 from pipeline.models.tokenizer import end_tokens
+from pipeline.prefix import PrefixModel
 
 
 def measure_examples(
-    model: Any,
+    model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
     split: Dataset,
     params: EvaluateParams,
-    prefix_length: int,
     name: str,
 ) -> list[Outcome]:
     """Score and continue every example, in the split's order.
@@ -35,30 +33,31 @@ def measure_examples(
     the model's end of a turn. Batches hold examples of like length, within
     `params.max_tokens_per_batch` tokens of cache.
     """
-    if getattr(model, "frozen_model", model).config.is_encoder_decoder:
-        return measure_source_targets(model, tokenizer, split, params, prefix_length, name)
+    if model.config.is_encoder_decoder:
+        return measure_source_targets(model, tokenizer, split, params, name)
     rows = split.select_columns(["input_ids", "target_start"]).to_list()
-    packed = PackedBatch.serves(model)
+    packed = model.why_not_packed(decoding=True) is None
     # What a row keeps in the cache: packed rows share one prefix.
-    shared = 0 if packed else prefix_length
+    shared = 0 if packed else model.prefix_length
     room = [
         shared + row["target_start"]
         + max(params.max_new_tokens, len(row["input_ids"]) - row["target_start"])
         for row in rows
     ]  # fmt: skip
-    ends = end_tokens(getattr(model, "frozen_model", model), tokenizer)
-    outcomes: dict[int, Outcome] = {}
-    bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="example")
-    with torch.inference_mode(), bar:
-        for indices in by_length(room, params.max_tokens_per_batch, packed):
-            kind = PackedBatch if packed else PaddedBatch
-            batch = kind(model, [rows[i] for i in indices], params.max_new_tokens)
-            losses = batch.target_losses()
-            began = time.perf_counter()
-            generated = batch.continuations(params.max_new_tokens, ends)
-            seconds = (time.perf_counter() - began) / len(indices)
-            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-            for index, loss, text, ids in zip(indices, losses, texts, generated, strict=True):
-                outcomes[index] = Outcome(loss, text.strip(), len(ids), seconds)
-            bar.update(len(indices))
-    return [outcomes[index] for index in range(len(rows))]
+    kind = PackedBatch if packed else PaddedBatch
+    ends = end_tokens(model.frozen_model, tokenizer)
+
+    def measure(examples: list[Example]) -> list[Outcome]:
+        batch = kind(model, examples, params.max_new_tokens)
+        losses = batch.target_losses()
+        began = time.perf_counter()
+        generated = batch.continuations(params.max_new_tokens, ends)
+        seconds = (time.perf_counter() - began) / len(examples)
+        texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return [
+            Outcome(loss, text.strip(), len(ids), seconds)
+            for loss, text, ids in zip(losses, texts, generated, strict=True)
+        ]
+
+    most, title = params.max_tokens_per_batch, f"evaluate {name}"
+    return in_order(over_batches(measure, rows, room, most, title, packed))

@@ -12,25 +12,22 @@ from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.splits import load_split
 from pipeline.evaluation.classes import measure_classes
 from pipeline.evaluation.generation import measure_examples
-from pipeline.evaluation.metrics import OF_LABELS, kept_of, scores
+from pipeline.evaluation.metrics import kept_of, scores
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.for_model import is_classifier
+from pipeline.metrics.metric import OfLabels
+from pipeline.metrics.table import names_of
+from pipeline.prefix import PrefixModel
 from pipeline.storage.records import write_json, write_jsonl
 from pipeline.workspace import paths
 from pipeline.workspace.timings import record_timing
 
 
-def in_context_storage(tokens: int) -> dict[str, int]:
-    """What a text in the context costs: no parameters, and its token ids at 4 bytes each."""
-    return {"trainable_parameters": 0, "stored_bytes": 4 * tokens}
-
-
 def measure_splits(
-    model: Any,
+    model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
     params: EvaluateParams,
     *,
-    prefix_length: int,
     folder: Path,
     stored: Mapping[str, int] | None = None,
 ) -> None:
@@ -42,14 +39,14 @@ def measure_splits(
     nats, summed), so that no statistics afterwards need the model. `stored`: further facts for
     `metrics.json`, such as `trainable_parameters`. How long it took goes to `data/timings`.
     """
-    metrics: dict[str, Any] = {"context_tokens": prefix_length, **(stored or {})}
+    metrics: dict[str, Any] = {"context_tokens": model.prefix_length, **(stored or {})}
     predictions: list[dict[str, Any]] = []
     outcomes: list[Outcome] = []
     began = time.perf_counter()
     for name in params.splits:
         split = load_split(paths.TOKENIZED / "splits", name)
-        rows, measured = _measure(model, tokenizer, params, prefix_length, name, split)
-        metrics[name] = scores(rows, OF_LABELS if is_classifier(model) else params.metrics)
+        rows, measured = _measure(model, tokenizer, params, name, split)
+        metrics[name] = scores(rows, names_of(OfLabels) if is_classifier(model) else params.metrics)
         predictions.extend(rows)
         outcomes.extend(measured)
         shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics[name].items())
@@ -66,16 +63,15 @@ def measure_splits(
 
 
 def _measure(
-    model: Any,
+    model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
     params: EvaluateParams,
-    prefix_length: int,
     name: str,
     split: Dataset,
 ) -> tuple[list[dict[str, Any]], list[Outcome]]:
     if is_classifier(model):
-        return measure_classes(model, split, params, prefix_length, name), []
-    outcomes = measure_examples(model, tokenizer, split, params, prefix_length, name)
+        return measure_classes(model, split, params, name), []
+    outcomes = measure_examples(model, tokenizer, split, params, name)
     rows = [
         {
             "split": name,

@@ -1,41 +1,24 @@
-"""A batch packed in one row, without padding and without a copy of the prefix: the fast path."""
+"""A batch packed in one row, without padding and without a copy of the prefix: the fast way."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from pipeline.data.batching import Example, pack
+from pipeline.evaluation.greedy import greedy
 from pipeline.loss.cross_entropy import token_losses
 from pipeline.prefix import PrefixModel
-from pipeline.prefix.architecture.parts import is_decoder_only
-from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.packed.cache import PackedCache
-from pipeline.prefix.packed.decoding import greedy
-from pipeline.prefix.packed.kernel.library import serves
-from pipeline.prefix.packed.logits import is_packable, packed_logits
+from pipeline.prefix.packed.logits import packed_logits, packed_step
 
 
 class PackedBatch:
     """Examples whose targets are scored in the pass that prefills their inputs."""
 
-    @staticmethod
-    def serves(model: Any) -> bool:
-        """Whether this model's architecture, device and shapes are on the fast path."""
-        prefixed = isinstance(model, PrefixModel)
-        # Decoders alone, without heads: the others' prefixes have more parts than a packed row.
-        if (prefixed and not model.packable) or not is_decoder_only(_frozen(model)):
-            return False
-        dims = {shape[-1] for pair in kv_shapes(_frozen(model)) for shape in pair}
-        return (
-            len(dims) == 1
-            and serves(model.device, _frozen(model).dtype, dims.pop())
-            and (prefixed or is_packable(model, None))
-        )
-
-    def __init__(self, model: Any, examples: Sequence[Example], max_new_tokens: int) -> None:
-        self._model = _frozen(model)
-        self._prefix = model.kv_prefix() if isinstance(model, PrefixModel) else None
+    def __init__(
+        self, model: PrefixModel, examples: Sequence[Example], max_new_tokens: int
+    ) -> None:
+        self._model, self._prefix = model.frozen_model, model.kv_prefix()
         self._counts = [len(row["input_ids"]) - row["target_start"] for row in examples]
         self._cache = PackedCache([row["target_start"] for row in examples], max_new_tokens)
         packed = pack(examples, self._model.device)
@@ -57,13 +40,12 @@ class PackedBatch:
 
     def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
         """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
-        texts: list[list[int]] = [[] for _ in self._counts]
         firsts = torch.tensor([0, *self._counts[:-1]]).cumsum(0)
-        first = self._logits[firsts]
-        for row, token in greedy(self._model, self._prefix, self._cache, first, most, ends):
-            texts[row].append(token)
-        return texts
 
+        def step(going: list[int], tokens: torch.Tensor) -> torch.Tensor:
+            self._cache.rows = [self._cache.rows[i] for i in going]
+            logits = packed_step(self._model, tokens, self._prefix, self._cache)
+            self._cache.advance()
+            return logits
 
-def _frozen(model: Any) -> Any:
-    return getattr(model, "frozen_model", model)
+        return greedy(self._logits[firsts], step, most, ends)

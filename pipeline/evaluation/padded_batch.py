@@ -8,35 +8,31 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pipeline.data.batching import Example
+from pipeline.data.batching import Example, pad_rows
+from pipeline.evaluation.greedy import greedy
 from pipeline.prefix import PrefixModel
-from pipeline.prefix.injection.growing import GrowingCache
 
 
 class PaddedBatch:
     """A batch whose inputs, padded on the left, are in the cache."""
 
-    def __init__(self, model: Any, examples: Sequence[Example], _: int) -> None:
+    def __init__(self, model: PrefixModel, examples: Sequence[Example], _: int) -> None:
         self.model = model
         self.targets = [list(row["input_ids"][row["target_start"] :]) for row in examples]
         inputs = [list(row["input_ids"][: row["target_start"]]) for row in examples]
-        width = max(map(len, inputs))
         # Token 0 pads: it is masked wherever it stands.
-        ids = [[0] * (width - len(row)) + row for row in inputs]
-        mask = [[0] * (width - len(row)) + [1] * len(row) for row in inputs]
-        self.mask = torch.tensor(mask, device=model.device)
-        # Without the configuration: a sliding-window layer's cache could not be cut back, and the
-        # mask hides what has left the window anyway.
-        self.cache: Any = model.new_cache() if isinstance(model, PrefixModel) else GrowingCache()
+        ids = pad_rows(inputs, 0, model.device, left=True)
+        self.mask = pad_rows([[1] * len(row) for row in inputs], 0, model.device, left=True)
+        # It knows of no sliding window: one's layers could not be cut back, and the mask hides what
+        # has left the window anyway.
+        self.cache: Any = model.new_cache()
         with _contiguous_head(model):
-            self.last = self._forward(torch.tensor(ids, device=model.device), self.mask, keep=1)
+            self.last = self._forward(ids, self.mask, keep=1)
 
     def target_losses(self) -> list[float]:
         """The summed cross-entropy of each row's target; the cache is as before afterwards."""
         longest = max(map(len, self.targets))
-        padded = torch.tensor(
-            [row + [0] * (longest - len(row)) for row in self.targets], device=self.model.device
-        )
+        padded = pad_rows(self.targets, 0, self.model.device)
         logits = self.last
         if longest > 1:
             seen = torch.ones_like(padded[:, :-1])
@@ -51,32 +47,24 @@ class PaddedBatch:
 
     def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
         """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
-        texts: list[list[int]] = [[] for _ in self.targets]
-        rows = list(range(len(texts)))
-        mask, logits = self.mask, self.last
-        for step in range(most):
-            tokens = logits[:, -1].argmax(-1)
-            chosen = tokens.tolist()
-            for row, token in zip(rows, chosen, strict=True):
-                texts[row].append(token)
-            going = [i for i, token in enumerate(chosen) if token not in ends]
-            if not going or step == most - 1:
-                break
-            if len(going) < len(rows):
-                index = torch.tensor(going, device=self.model.device)
+        mask = self.mask
+
+        def step(going: list[int], tokens: torch.Tensor) -> torch.Tensor:
+            nonlocal mask
+            if len(going) < len(mask):
+                index = torch.tensor(going, device=mask.device)
                 self.cache.batch_select_indices(index)
-                mask, tokens = mask[index], tokens[index]
-                rows = [rows[i] for i in going]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            logits = self._forward(tokens[:, None], mask)
-        return texts
+                mask = mask[index]
+            mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)
+            return self._forward(tokens[:, None], mask)[:, -1]
+
+        return greedy(self.last[:, -1], step, most, ends)
 
     def _forward(
         self, ids: torch.Tensor, mask: torch.Tensor, keep: int | None = None
     ) -> torch.Tensor:
         """Logits of the new tokens (of the last `keep`), which join the cache."""
-        frozen: Any = getattr(self.model, "frozen_model", self.model)
-        parameters = inspect.signature(frozen.forward).parameters
+        parameters = inspect.signature(self.model.frozen_model.forward).parameters
         extra: dict[str, Any] = {}
         if keep is not None and "logits_to_keep" in parameters:
             extra["logits_to_keep"] = keep
@@ -94,14 +82,13 @@ class PaddedBatch:
 
 
 @contextmanager
-def _contiguous_head(model: Any) -> Iterator[None]:
+def _contiguous_head(model: PrefixModel) -> Iterator[None]:
     """Give the output embedding contiguous states.
 
     transformers cuts the last position out of every row; torch multiplies such a cut by a copy of
     the output embedding for each row, which costs more than the rest of a prefill.
     """
-    frozen: Any = getattr(model, "frozen_model", model)
-    head = frozen.get_output_embeddings()
+    head = model.frozen_model.get_output_embeddings()
     if head is None:
         yield
         return

@@ -1,26 +1,25 @@
 """Loss of the target and greedy generation of an encoder-decoder."""
 
 import time
-from typing import Any
 
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
-from pipeline.data.batching import IGNORED, by_length
+from pipeline.data.batching import IGNORED, Example
+from pipeline.data.measuring import in_order, over_batches
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.for_model import SourceTargetLoss, loss_columns
+from pipeline.prefix import PrefixModel
 
 
 def measure_source_targets(
-    model: Any,
+    model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
     split: Dataset,
     params: EvaluateParams,
-    prefix_length: int,
     name: str,
 ) -> list[Outcome]:
     """Each example's summed loss (nats) and generated text, in the split's order.
@@ -30,30 +29,29 @@ def measure_source_targets(
     """
     rows = split.select_columns(loss_columns(split)).to_list()
     longest = [
-        prefix_length + len(row["input_ids"]) + params.max_new_tokens for row in rows
+        model.prefix_length + len(row["input_ids"]) + params.max_new_tokens for row in rows
     ]  # the tokens that one row can take up
     loss_of = SourceTargetLoss(model)
-    outcomes: dict[int, Outcome] = {}
-    bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="example")
-    with torch.inference_mode(), bar:
-        for indices in by_length(longest, params.max_tokens_per_batch):
-            examples = [rows[i] for i in indices]
-            losses = row_losses(*loss_of.logits(examples))
-            began = time.perf_counter()
-            generated = model.generate(
-                **loss_of.inputs(examples),
-                max_new_tokens=params.max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-            )
-            seconds = (time.perf_counter() - began) / len(indices)
-            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-            counts = _written(generated, model.config.pad_token_id)
-            for index, *measured in zip(indices, losses, texts, counts, strict=True):
-                loss, text, count = measured
-                outcomes[index] = Outcome(loss, text.strip(), count, seconds)
-            bar.update(len(indices))
-    return [outcomes[index] for index in range(len(rows))]
+
+    def measure(examples: list[Example]) -> list[Outcome]:
+        losses = row_losses(*loss_of.logits(examples))
+        began = time.perf_counter()
+        generated = model.generate(
+            **loss_of.inputs(examples),
+            max_new_tokens=params.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+        )
+        seconds = (time.perf_counter() - began) / len(examples)
+        texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        counts = _written(generated, model.config.pad_token_id)
+        return [
+            Outcome(loss, text.strip(), count, seconds)
+            for loss, text, count in zip(losses, texts, counts, strict=True)
+        ]
+
+    most, title = params.max_tokens_per_batch, f"evaluate {name}"
+    return in_order(over_batches(measure, rows, longest, most, title))
 
 
 def _written(generated: torch.Tensor, padding: int | None) -> list[int]:

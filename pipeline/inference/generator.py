@@ -10,16 +10,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from pipeline.config import Params
-from pipeline.config.compute import Compute
 from pipeline.config.task import TaskParams, refuse_other_tasks
 from pipeline.data.rendering import Renderer
 from pipeline.data.task_type import TaskType
 from pipeline.data.templates import render
 from pipeline.inference.selection import choose, load_prefix
 from pipeline.models.for_task import load_for_task
-from pipeline.models.prefixed import config_of
+from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import end_tokens, load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.schema.compute import Compute
 from pipeline.workspace import paths
 
 _WRITES = ("causal_lm", "seq2seq_lm")
@@ -127,7 +127,5 @@ def load_generator(
     """
     refuse_other_tasks(task, "generate", _WRITES)
     frozen, _ = load_for_task(model_folder, compute, TaskType(task.type))
-    kv = prefix_of(frozen)
-    model = PrefixModel(frozen, config_of(kv, prefix_always_visible))
-    model.load_kv_prefix(kv)
+    model = prefixed_model(frozen, prefix_of(frozen), prefix_always_visible)
     return TextGenerator(model, load_tokenizer(model_folder), task)

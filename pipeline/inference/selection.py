@@ -5,14 +5,15 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedModel
 
+from pipeline.baselines.untrained import UntrainedBaseline
 from pipeline.config import Params
-from pipeline.config.baselines import Adapter
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.files.peft_format import load_adapter
 from pipeline.storage.records import read_csv
-from pipeline.sweep.variants import BEST, sweep
+from pipeline.sweep.grid import sweep
+from pipeline.sweep.variants import BEST
 from pipeline.workspace import paths
 
 
@@ -55,8 +56,8 @@ def load_prefix(params: Params, name: str, frozen_model: PreTrainedModel) -> KVP
     return KVPrefix.load(path)
 
 
-def _adapters(params: Params) -> dict[str, Adapter]:
-    return {name: b for name, b in params.baselines.items() if isinstance(b, Adapter)}
+def _adapters(params: Params) -> dict[str, UntrainedBaseline]:
+    return {name: b for name, b in params.baselines.items() if b.is_variant}
 
 
 def _some(names: list[str]) -> str:

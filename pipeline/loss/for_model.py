@@ -10,19 +10,19 @@ from datasets import Dataset
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.classes import ClassLoss
 from pipeline.loss.source_target import SourceTargetLoss
+from pipeline.prefix import PrefixModel
 
 
-def loss_for(model: Any) -> Any:
-    """The loss of a `PrefixModel` or a bare model: `TargetLoss`, or one of those below."""
-    frozen = getattr(model, "frozen_model", model)
+def loss_for(model: PrefixModel) -> Any:
+    """The loss of a model's targets: `TargetLoss`, or one of those below."""
     if is_classifier(model):
         return ClassLoss(model)
-    return SourceTargetLoss(model) if frozen.config.is_encoder_decoder else TargetLoss(model)
+    return SourceTargetLoss(model) if model.config.is_encoder_decoder else TargetLoss(model)
 
 
-def is_classifier(model: Any) -> bool:
+def is_classifier(model: PrefixModel) -> bool:
     """Whether a model's head tells labels apart."""
-    name = type(getattr(model, "frozen_model", model)).__name__
+    name = type(model.frozen_model).__name__
     return name.endswith(("ForSequenceClassification", "ForTokenClassification"))
 
 

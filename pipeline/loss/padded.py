@@ -1,25 +1,23 @@
 """The loss of batches that are padded on the right."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from pipeline.data.batching import IGNORED, Example, of_like_length
+from pipeline.data.batching import IGNORED, Example, pad_rows, parts_of_like_length
 from pipeline.loss.cross_entropy import summed_cross_entropy
+from pipeline.prefix import PrefixModel
 
 
 class PaddedLoss:
-    packable = False
-    """There is no packed path for these; batches are padded."""
+    """The loss of a model that packed rows do not serve, one subclass a kind of target."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PrefixModel) -> None:
         self.model = model
 
     def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
-        """A batch in parts of like length, as in `TargetLoss`."""
-        lengths = [len(example["input_ids"]) for example in examples]
-        return [[examples[i] for i in part] for part in of_like_length(lengths)]
+        """A batch in the parts that one call takes, as in `TargetLoss`."""
+        return parts_of_like_length(examples)
 
     def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> torch.Tensor:
         """The examples' summed cross-entropy (nats, float32 scalar) of targets, weighted."""
@@ -35,8 +33,7 @@ class PaddedLoss:
         """The inputs, padded on the right: `input_ids` and `attention_mask` `[rows, tokens]`."""
         rows = [list(example["input_ids"][: example["target_start"]]) for example in examples]
         # RoBERTa counts positions, and causal classifiers find the last token, by the padding.
-        frozen = getattr(self.model, "frozen_model", self.model)
-        padding = frozen.config.pad_token_id or 0
+        padding = self.model.config.pad_token_id or 0
         ids = self._padded(rows, padding)
         mask = self._padded([[1] * len(row) for row in rows], 0)
         return {"input_ids": ids, "attention_mask": mask}
@@ -46,6 +43,4 @@ class PaddedLoss:
         return self._padded(rows, IGNORED)
 
     def _padded(self, rows: list[list[int]], value: int) -> torch.Tensor:
-        width = max(map(len, rows))
-        padded = [row + [value] * (width - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=torch.long, device=self.model.device)
+        return pad_rows(rows, value, self.model.device)

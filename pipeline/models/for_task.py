@@ -9,10 +9,10 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from pipeline.config.compute import Compute
 from pipeline.data.task_type import TaskType
 from pipeline.errors import PipelineError
 from pipeline.models.frozen import load_frozen_model, not_a_model, resolve_device
+from pipeline.schema.compute import Compute
 
 # What transformers calls the trained end of a classifier.
 _HEADS = ("classifier", "score", "classification_head", "pre_classifier")

@@ -7,8 +7,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from pipeline.config.compute import Compute
 from pipeline.errors import PipelineError, first_line
+from pipeline.schema.compute import Compute
 
 
 def load_frozen_model(folder: Path, compute: Compute) -> PreTrainedModel:

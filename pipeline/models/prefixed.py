@@ -1,28 +1,28 @@
-"""The configuration of a prefix: as params ask for it, or as a saved one has it."""
+"""A frozen model with a prefix that is there already."""
 
-from pipeline.config.prefix import PrefixParams
-from pipeline.prefix import KVPrefix, PrefixConfig
+from transformers import PreTrainedModel
 
-
-def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> PrefixConfig:
-    """The prefix that params ask for; `new` are the modules to train where they name none."""
-    named = params.model_dump()
-    modules = named.pop("modules_to_save")
-    parts = named.pop("parts")
-    return PrefixConfig(
-        num_virtual_tokens=length,
-        parts=None if parts is None else tuple(parts),
-        modules_to_save=new if modules is None else tuple(modules),
-        **named,
-    )
+from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
 
 
-def config_of(kv: KVPrefix, prefix_always_visible: bool = False) -> PrefixConfig:
-    """The configuration that takes a saved prefix as it is, with the modules beside it."""
-    return PrefixConfig(
+def prefixed_model(
+    frozen_model: PreTrainedModel, kv: KVPrefix | None, prefix_always_visible: bool = False
+) -> PrefixModel:
+    """The frozen model with a prefix as it is, and the modules that were trained beside it.
+
+    None is the empty prefix: the frozen model alone.
+
+    Raises PrefixError for one that was made for another model, or leaves no room in its context.
+    """
+    if kv is None:
+        return PrefixModel(frozen_model)
+    config = PrefixConfig(
         num_virtual_tokens=len(kv),
         layers=kv.layers,
         prefix_always_visible=prefix_always_visible,
         parts=None if kv.parts is None else tuple(dict.fromkeys(kv.parts)),
         modules_to_save=tuple(dict.fromkeys(n.rpartition(".")[0] for n in sorted(kv.modules))),
     )
+    model = PrefixModel(frozen_model, config)
+    model.load_kv_prefix(kv)
+    return model

@@ -8,6 +8,7 @@ from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
 from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.starts.attended import most_attended
 from pipeline.prefix.starts.from_source import kv_prefix_from_source, kv_prefix_from_source_tokens
 from pipeline.prefix.starts.from_text import (
     kv_prefix_from_cache,
@@ -26,5 +27,6 @@ __all__ = [
     "kv_prefix_from_source_tokens",
     "kv_prefix_from_text",
     "kv_prefix_from_tokens",
+    "most_attended",
     "random_kv_prefix",
 ]

@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import Cache, PreTrainedModel
 
+from pipeline.prefix.architecture.context import refuse_beyond_context
 from pipeline.prefix.architecture.parts import (
     Place,
     chosen_places,
@@ -24,58 +24,87 @@ from pipeline.prefix.architecture.shapes import adapter_shapes, chosen_shapes, k
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.peft_format import load_adapter, save_adapter
 from pipeline.prefix.files.provenance import provenance, warn_of_another_model
-from pipeline.prefix.injection.causal import Injection
+from pipeline.prefix.injection.causal import CausalInjection
+from pipeline.prefix.injection.heads import HeadInjection
+from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.logits import is_packable, packed_logits
+from pipeline.prefix.packed.gate import why_not_packed
+from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
-from pipeline.prefix.parameters.encoder import build_encoder
+from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes, build_encoder
 from pipeline.prefix.parameters.heads import TrainedModules
 
 
 class PrefixModel(nn.Module):
-    """A frozen model in which every attention layer attends to a learned prefix.
+    """A transformers model in which every attention layer attends to a learned prefix.
 
     The frozen model's weights are shared, never copied and never trained. It sees the prefix while
     this object's `forward` or `generate` runs, and is itself the bare model at any other time: any
     number of prefix models can share it. The only parameters that take a gradient are the
     encoder's, in float32.
 
+    Without a configuration the prefix is empty: calls reach the model as they are, and its weights
+    take gradients or not as they did before.
+
     Args:
         frozen_model: a decoder-only transformers model with a KV cache, an encoder-decoder, or an
             encoder; the last two need an attention that goes through `AttentionInterface`.
-        config: how the prefix is parametrised.
+        config: how the prefix is parametrised; None for a model without one.
 
     Raises:
         PrefixError: when the model has no place for a prefix, or not for one that `config` names.
     """
 
-    def __init__(self, frozen_model: PreTrainedModel, config: PrefixConfig) -> None:
+    def __init__(self, frozen_model: PreTrainedModel, config: PrefixConfig | None = None) -> None:
         super().__init__()
-        self.frozen_model = frozen_model.requires_grad_(False)
+        self.frozen_model = frozen_model
         self.prefix_config = config
-        self.parts = parts_of(frozen_model, config.parts)
+        self.encoder: PrefixEncoder | NoEncoder = NoEncoder()
+        self.parts: tuple[str, ...] = ()
         self._places: list[Place] | None = None
-        if is_decoder_only(frozen_model):
-            self.kv_shapes = kv_shapes(frozen_model)
+        self._injection = Injection()
+        if config is not None:
+            self._inject(config)
+        modules = () if config is None else config.modules_to_save
+        self.heads = TrainedModules(frozen_model, modules)
+        self._head_injection = HeadInjection(self.heads)
+        # For layers that are recomputed: which of the two ways their forward pass went.
+        self._is_packing = False
+        self._why_not_packed: dict[bool, str | None] = {}
+
+    def _inject(self, config: PrefixConfig) -> None:
+        """Build the encoder that a configuration asks for, and what brings its prefix in."""
+        model = self.frozen_model.requires_grad_(False)
+        self.parts = parts_of(model, config.parts)
+        places: list[Place] = []
+        if is_decoder_only(model):
             chosen = chosen_shapes(self.kv_shapes, config)
         else:
-            self._places = places_of(frozen_model, self.parts)
-            self.kv_shapes = shapes_of(self._places)
+            self._places = places_of(model, self.parts)
             places = chosen_places(self._places, config.layers)
             chosen = shapes_of(places)
-        _refuse_beyond_context(config.num_virtual_tokens, frozen_model)
-        hidden_size = frozen_model.config.get_text_config().hidden_size
-        self.encoder = build_encoder(config, chosen, hidden_size).to(frozen_model.device)
-        self.heads = TrainedModules(frozen_model, config.modules_to_save)
-        self._injection: Injection | PartInjection
+        refuse_beyond_context(config.num_virtual_tokens, model)
+        hidden_size = model.config.get_text_config().hidden_size
+        encoder = build_encoder(config, chosen, hidden_size).to(model.device)
         if self._places is None:
-            self._injection = Injection(frozen_model, config, self.kv_shapes, self._current)
+            self._injection = CausalInjection(model, config, self.kv_shapes, encoder.given)
         else:
-            self.encoder.parts = tuple(place.part for place in places)
-            self._injection = PartInjection(
-                frozen_model, self._places, config.layers, self._current
-            )
+            encoder.parts = tuple(place.part for place in places)
+            self._injection = PartInjection(model, self._places, config.layers, encoder.given)
+        self.encoder = encoder
+
+    @cached_property
+    def kv_shapes(self) -> Shapes:
+        """For each place of a prefix `(num_kv_heads, head_dim)` of keys and of values."""
+        if self._places is None:
+            return kv_shapes(self.frozen_model)
+        return shapes_of(self._places)
+
+    @property
+    def prefix_length(self) -> int:
+        """Virtual tokens before every input; 0 without a prefix."""
+        return 0 if self.prefix_config is None else self.prefix_config.num_virtual_tokens
 
     @property
     def config(self) -> Any:
@@ -93,20 +122,24 @@ class PrefixModel(nn.Module):
         `input_ids` and `attention_mask` are `[batch, tokens]` of the input alone, padded on either
         side; `position_ids`, where given, count from the input's first token.
         """
-        with self._injection.active(), self.heads.answering():
+        with self._injection.active(), self._head_injection.active():
             return self.frozen_model(*args, **kwargs)
 
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The frozen model's own `generate`, with the prefix before the input."""
-        if kwargs.setdefault("use_cache", True) and self._places is None:
+        cached = self.prefix_length and kwargs.setdefault("use_cache", True)
+        if cached and self._injection.through_cache:
             kwargs.setdefault("past_key_values", self.new_cache())
-        with self._injection.active(), self.heads.answering():
+        with self._injection.active(), self._head_injection.active():
             return self.frozen_model.generate(*args, **kwargs)
 
-    def new_cache(self) -> Cache:
-        """An empty cache after the prefix, to pass as `past_key_values` from call to call."""
-        return self._injection.new_generation()
+    def new_cache(self) -> Cache | None:
+        """An empty growing cache after the prefix, to pass as `past_key_values` from call to call.
+
+        None where the prefix is in the parts of an encoder-decoder, which makes its own.
+        """
+        return self._injection.new_cache()
 
     def load_kv_prefix(self, kv: KVPrefix) -> None:
         """Start from a prefix, exactly, with or without `prefix_projection`.
@@ -123,9 +156,11 @@ class PrefixModel(nn.Module):
         self.encoder.load(kv)
 
     @torch.no_grad()
-    def kv_prefix(self) -> KVPrefix:
-        """The prefix of the current parameters, float32, apart from them."""
-        kv: KVPrefix = self.encoder()
+    def kv_prefix(self) -> KVPrefix | None:
+        """The prefix of the current parameters, float32, apart from them; None without one."""
+        kv: KVPrefix | None = self.encoder()
+        if kv is None:
+            return None
         kv.metadata.update(provenance(self.frozen_model))
         kv.modules.update(self.heads.tensors())
         return kv.detached()
@@ -138,19 +173,23 @@ class PrefixModel(nn.Module):
             yield self.frozen_model
         finally:
             self._injection.attach()
-            self.heads.attach()
+            self._head_injection.attach()
 
     def detach(self) -> None:
         """Remove this prefix's hooks from the frozen model; the next call adds them again."""
         self._injection.detach()
-        self.heads.detach()
+        self._head_injection.detach()
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep no activations inside layers; effective in training mode."""
+        self._why_not_packed.clear()
+        if self.prefix_config is None:
+            self.frozen_model.gradient_checkpointing_enable()
+            return
         self.frozen_model.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={
                 "use_reentrant": False,
-                "context_fn": self._injection.recompute_context,
+                "context_fn": self._recompute_context,
             }
         )
 
@@ -159,9 +198,11 @@ class PrefixModel(nn.Module):
 
         A prefix-tuning adapter, or with `num_frozen_tokens` a cartridge, which knows of them.
         """
-        config = self.prefix_config
+        kv, config = self.kv_prefix(), self.prefix_config
+        if kv is None or config is None:
+            raise PrefixError("the model has no prefix to save; make it with a PrefixConfig")
         save_adapter(
-            self.kv_prefix(),
+            kv,
             folder,
             self.config,
             config.num_frozen_tokens,
@@ -193,46 +234,34 @@ class PrefixModel(nn.Module):
         model.load_kv_prefix(kv)
         return model
 
-    @cached_property
-    def packable(self) -> bool:
-        """Whether `packed_logits` serves this architecture (see `pipeline.prefix.packed`)."""
-        if self._places is not None or self.heads.names:
-            return False
-        kv = self.kv_prefix()
-        # What it is compared with holds its prefix in a plain cache, which has every layer.
-        if kv.layers is not None:
-            return False
-        with self.frozen() as frozen_model:
-            return is_packable(frozen_model, kv)
+    def why_not_packed(self, decoding: bool = False) -> str | None:
+        """Why packed rows do not serve this model, in a clause; None where they do.
+
+        `decoding` asks for greedy decoding of packed rows too. See `pipeline.prefix.packed.gate`.
+        """
+        if decoding not in self._why_not_packed:
+            kv = self.kv_prefix()
+            with self.frozen() as frozen_model:
+                self._why_not_packed[decoding] = why_not_packed(frozen_model, kv, decoding)
+        return self._why_not_packed[decoding]
 
     def packed_logits(
         self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor
     ) -> torch.Tensor:
         """Logits `[n, vocabulary]` at the positions `keep` of examples packed without padding.
 
-        The fast path of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
+        The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
         after another, `lengths` their tokens. The numbers are those of `forward`.
         """
-        with self._injection.packing():
-            return packed_logits(self.frozen_model, input_ids, lengths, self._current(), keep)
+        before, self._is_packing = self._is_packing, True
+        try:
+            return packed_logits(self.frozen_model, input_ids, lengths, self.encoder.given(), keep)
+        finally:
+            self._is_packing = before
 
-    def _current(self) -> KVPrefix:
-        kv: KVPrefix = self.encoder()
-        drop = self.prefix_config.prefix_dropout
-        if not (self.training and drop):
-            return kv
-        return KVPrefix(
-            tuple(F.dropout(key, drop) for key in kv.keys),
-            tuple(F.dropout(value, drop) for value in kv.values),
-            layers=kv.layers,
-            parts=kv.parts,
-        )
-
-
-def _refuse_beyond_context(num_virtual_tokens: int, model: PreTrainedModel) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and num_virtual_tokens >= context:
-        raise PrefixError(
-            f"num_virtual_tokens is {num_virtual_tokens}, which leaves no room in the model's "
-            f"context of {context} positions; use a shorter prefix"
-        )
+    def _recompute_context(
+        self,
+    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        if self._is_packing:
+            return nullcontext(), packed_attention_on(self.frozen_model)
+        return self._injection.recompute_context()

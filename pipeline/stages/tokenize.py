@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pipeline.config import Params
-from pipeline.config.data import SPLITS
+from pipeline.data.example import SPLITS
 from pipeline.data.labels import labels_of
 from pipeline.data.rendering import Renderer
 from pipeline.data.splits import length_statistics, save_splits

@@ -1,24 +1,23 @@
 """Stage `train`: one variant's prefix against the frozen model."""
 
-import pandas as pd
+from pathlib import Path
 
 from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
-from pipeline.initialization.starts import start_prefix
 from pipeline.models.for_task import load_for_task
-from pipeline.models.prefixed import prefix_config
+from pipeline.models.for_variant import start_prefix
+from pipeline.models.trainable import prefix_config
 from pipeline.prefix import PrefixModel
-from pipeline.storage.atomic import atomic_folder
-from pipeline.storage.records import write_csv, write_json
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
-from pipeline.training.checkpoint import CheckpointFolder, remove_checkpoints
+from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.identity import training_digest
 from pipeline.training.loop import train_prefix
-from pipeline.training.progress import COLUMNS
+from pipeline.training.results import write_results
 from pipeline.workspace import location, paths
+from pipeline.workspace.checkpoints import remove_checkpoints
 from pipeline.workspace.timings import TrainingClock
 
 
@@ -31,9 +30,8 @@ def run(params: Params, variant: Variant) -> None:
     frozen, new = load_for_task(paths.MODEL, params.train, task, variant.seed)
     config = prefix_config(params.prefix, variant.length, new)
     model = PrefixModel(frozen, config)
-    start = start_prefix(params, variant, model)
+    start = start_prefix(variant, model)
     model.load_kv_prefix(start)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
     digest = training_digest(params, variant, start)
     root = location.home() / paths.CHECKPOINTS
@@ -51,18 +49,12 @@ def run(params: Params, variant: Variant) -> None:
             clock.log_step,
             checkpoints,
         )
-        metrics = {
-            "trainable_parameters": trainable,
-            "train_size": len(splits["train"]),
-            **result.metrics(),
-        }
-        folder = paths.TRAIN / variant.name
-        with atomic_folder(folder) as aside:
+
+        def save(aside: Path) -> None:
             result.prefix.save(aside / "prefix.safetensors")
-            history = pd.DataFrame(result.history, columns=list(COLUMNS))
-            write_csv(aside / "history.csv", history)
-            metrics["stored_bytes"] = (aside / "prefix.safetensors").stat().st_size
-            write_json(aside / "metrics.json", metrics)
+
+        folder = paths.TRAIN / variant.name
+        metrics = write_results(folder, model, result, len(splits["train"]), save)
         clock.record(variant.name)
         tracking.finish(folder, metrics)
     if not location.is_temporary():

@@ -1,27 +1,22 @@
 """Stage `train_baseline`: another way to adapt the model, by the training of the variants."""
 
-import pandas as pd
+from pathlib import Path
+
 import torch
 
+from pipeline.baselines.trained import WEIGHTS
 from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
-from pipeline.storage.atomic import atomic_folder
-from pipeline.storage.records import write_csv, write_json
+from pipeline.models.pretrained import PretrainedFolder
+from pipeline.prefix import PrefixModel
 from pipeline.sweep.baselines import Baseline
-from pipeline.tracking.training_run import STEP_METRICS
-from pipeline.training.adapted import adaptable_model, save_adapted, stored_bytes
 from pipeline.training.loop import train_prefix
+from pipeline.training.results import write_results
 from pipeline.training.trained import TrainedWeights
 from pipeline.workspace import paths
 from pipeline.workspace.timings import TrainingClock
-
-WEIGHTS = "weights"
-"""The folder, within the training's own, of what is kept beside the pretrained model."""
-
-OF_A_TRAINING = ("trainable_parameters", "train_size", "stored_bytes")
-"""What the measurement repeats of the training's metrics, for the summary table."""
 
 
 def run(params: Params, baseline: Baseline) -> None:
@@ -41,8 +36,8 @@ def run(params: Params, baseline: Baseline) -> None:
     }
     train = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
-    model = adaptable_model(paths.MODEL, definition, training)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    pretrained = PretrainedFolder(paths.MODEL, training)
+    model = PrefixModel(definition.adaptable(pretrained))
     clock = TrainingClock(lambda step, metrics: None)
     result = train_prefix(
         model, train, splits["validation"], training, baseline.seed, clock.log_step
@@ -50,14 +45,8 @@ def run(params: Params, baseline: Baseline) -> None:
     clock.record(baseline.name)
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
     result.prefix.restore(model)
-    with atomic_folder(paths.TRAIN / baseline.name) as aside:
-        save_adapted(model, definition, aside / WEIGHTS, paths.MODEL)
-        history = pd.DataFrame(result.history, columns=["step", *STEP_METRICS])
-        write_csv(aside / "history.csv", history)
-        metrics = {
-            "trainable_parameters": trainable,
-            "train_size": len(train),
-            **result.metrics(),
-            "stored_bytes": stored_bytes(aside / WEIGHTS),
-        }
-        write_json(aside / "metrics.json", metrics)
+
+    def save(aside: Path) -> None:
+        definition.save(model.frozen_model, aside / WEIGHTS, pretrained)
+
+    write_results(paths.TRAIN / baseline.name, model, result, len(train), save)

@@ -1,10 +1,6 @@
-"""The baselines of params.yaml, each with the name of its folder, its runs and its row."""
+"""A baseline, and its names: of its folder, its runs, its row and its stage."""
 
 from dataclasses import dataclass
-from typing import Any
-
-from pipeline.config import Params
-from pipeline.config.baselines import Adapter
 
 IN_CONTEXT = "in_context_"
 """What the family of an initialisation's text in the context begins with."""
@@ -42,31 +38,3 @@ class Baseline:
         if self.seed is not None:
             return f"evaluate_baseline@{self.family}-{self.seed}"
         return f"baselines@{self.family}"
-
-    def definition(self, params: Params) -> dict[str, Any]:
-        """What params.yaml says of it."""
-        if self.length is not None:
-            return params.initializations[self.family.removeprefix(IN_CONTEXT)].model_dump()
-        if self.seed is not None:
-            return params.trained_baselines[self.family].model_dump()
-        return params.baselines[self.family].model_dump()
-
-
-def all_baselines(params: Params) -> list[Baseline]:
-    """All of params.yaml: single ones, texts in the context at each length, trained ones."""
-    sweep = params.sweep
-    return [
-        *(Baseline(name) for name in params.baselines),
-        *(Baseline(IN_CONTEXT + n, length=p) for n in sweep.in_context for p in sweep.lengths),
-        *(
-            Baseline(name, seed=seed, train_size=size)
-            for name in params.trained_baselines
-            for size in (None, *sweep.train_sizes)
-            for seed in sweep.seeds
-        ),
-    ]
-
-
-def kind_of(params: Params, name: str) -> str:
-    """`variant` for an adapter from elsewhere, a prefix as those trained here; else `baseline`."""
-    return "variant" if isinstance(params.baselines.get(name), Adapter) else "baseline"

@@ -1,10 +1,8 @@
-"""The sweep grid and the names of its variants."""
+"""A variant, and its names: of its folder, its runs, its row and its stage."""
 
-import itertools
 import re
 from dataclasses import dataclass
 
-from pipeline.config import Params
 from pipeline.errors import PipelineError
 
 BEST = "best"
@@ -50,11 +48,3 @@ class Variant:
             )
         size = int(match[4]) if match[4] else None
         return cls(int(match[1]), match[2], int(match[3]), size)
-
-
-def sweep(params: Params) -> list[Variant]:
-    """All variants of params.yaml, in the order of its lists, the whole training split first."""
-    points = list(
-        itertools.product(params.sweep.lengths, params.sweep.initializations, params.sweep.seeds)
-    )
-    return [Variant(*point, size) for size in (None, *params.sweep.train_sizes) for point in points]

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from datasets import Dataset
 from mlflow import MlflowClient
 
-from pipeline.comparison.per_example import Comparer, read_statistics
 from pipeline.config import Params
-from pipeline.config.baselines import Adapter
+from pipeline.statistics.per_example import Comparer, read_statistics
 from pipeline.storage.records import read_json, read_jsonl
-from pipeline.sweep.baselines import Baseline, kind_of
+from pipeline.sweep.baselines import Baseline
+from pipeline.sweep.grid import definition_of, kind_of
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.registered_model import register_adapter, register_model
@@ -29,7 +28,7 @@ from pipeline.workspace import paths
 from pipeline.workspace.timings import read_timing
 
 
-def log_variant(params: Params, variant: Variant, splits: Mapping[str, Dataset]) -> str:
+def log_variant(params: Params, variant: Variant) -> str:
     """See that the variant's current run is the one of the files on disk, evaluation included.
 
     Uses the run whose prefix has the checksum of the file, or logs one from the files when there
@@ -46,7 +45,7 @@ def log_variant(params: Params, variant: Variant, splits: Mapping[str, Dataset])
             make_current(experiment_id, variant.name, run_id)
             break
     else:
-        run_id = log_training_from_files(params, variant, folder, splits)
+        run_id = log_training_from_files(params, variant, folder)
     model_id = None
     with never_fatal("register the variant's model"):
         model_id = register_model(params, variant.name, run_id, folder / "prefix.safetensors")
@@ -58,7 +57,7 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
     """As `log_variant`, for a baseline; the history of a trained one is read from its files."""
     experiment_id = open_experiment(params)
     name = baseline.name
-    folder = paths.BASELINES / name
+    folder = paths.EVALUATE / name
     digest = sha256(folder / "predictions.jsonl") + sha256(folder / "metrics.json")
     for run in runs_named(experiment_id, name):
         if run.data.tags.get("baseline_sha256") == digest:
@@ -72,7 +71,7 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
             "initialization": baseline.family,
             **({} if baseline.seed is None else {"seed": baseline.seed}),
             **({} if baseline.train_size is None else {"train_size": baseline.train_size}),
-            "start": baseline.definition(params),
+            "start": definition_of(params, baseline),
             **({} if baseline.seed is None else {"train": _training(params, baseline)}),
             "evaluate": params.evaluate.model_dump(),
             "model": params.model.model_dump(),
@@ -86,7 +85,7 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
         log_history(run_id, paths.TRAIN / name)
         mlflow.log_metrics(read_json(paths.TRAIN / name / "metrics.json"), run_id=run_id)
     model_id = None
-    if isinstance(adapter, Adapter):
+    if adapter is not None and adapter.is_variant:
         with never_fatal("register the adapter's model"):
             model_id = register_adapter(params, name, run_id, Path(adapter.path))
     _log_results(params, run_id, folder, model_id)

@@ -21,8 +21,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.training.checkpoint import lock_of
 from pipeline.workspace import location, paths
+from pipeline.workspace.checkpoints import lock_of
 
 Entry = dict[str, Any]
 

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from pipeline.adapters.reading import read_adapter
 from pipeline.config import Params
+from pipeline.models.adapter import read_adapter
 from pipeline.storage.records import write_json
 from pipeline.tracking.frozen_copy import frozen_model_sha256
 from pipeline.tracking.runs import sha256

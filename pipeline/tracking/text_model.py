@@ -11,10 +11,10 @@ from typing import Any
 import mlflow
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.config.compute import Compute
 from pipeline.config.task import TaskParams
 from pipeline.inference.generator import Decoding, load_generator
 from pipeline.prefix import KVPrefix
+from pipeline.schema.compute import Compute
 from pipeline.tracking.frozen_copy import check_frozen_model
 
 

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from pipeline.config import Params
+from pipeline.data.splits import load_split
 from pipeline.storage.records import read_csv, read_json
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import Courier
@@ -19,12 +20,8 @@ from pipeline.tracking.inputs import as_inputs
 from pipeline.tracking.outbox import Outbox, close_abandoned, failed, now
 from pipeline.tracking.runs import run_tags, sha256, start_run, variant_params, variant_tags
 from pipeline.tracking.store import open_experiment
-from pipeline.training.checkpoint import FILE
-from pipeline.training.progress import COLUMNS
 from pipeline.workspace import location, paths
-
-STEP_METRICS = COLUMNS[1:]
-"""The columns of history.csv after `step`, under the names that MLflow shows."""
+from pipeline.workspace.checkpoints import FILE
 
 
 class TrainingRun:
@@ -108,9 +105,7 @@ class TrainingRun:
             print(f"warning: nothing kept for MLflow ({error})", file=sys.stderr)
 
 
-def log_training_from_files(
-    params: Params, variant: Variant, folder: Path, splits: Mapping[str, Dataset]
-) -> str:
+def log_training_from_files(params: Params, variant: Variant, folder: Path) -> str:
     """A run for a training whose files DVC restored without running it; returns its id."""
     run_id = start_run(
         open_experiment(params),
@@ -119,19 +114,21 @@ def log_training_from_files(
         {**variant_tags(variant), "restored": "true"},
     )
     log_history(run_id, folder)
+    tokenized = paths.TOKENIZED / "splits"
+    splits = {name: load_split(tokenized, name) for name in ("train", "validation")}
     MlflowClient().log_inputs(run_id, datasets=as_inputs(splits))
     _log_outcome(run_id, folder, read_json(folder / "metrics.json"))
     return run_id
 
 
 def log_history(run_id: str, folder: Path) -> None:
-    """The step metrics of a finished training, from its `history.csv`."""
+    """The step metrics of a finished training: the columns of its `history.csv` but `step`."""
     history = read_csv(folder / "history.csv")
     points = [
-        Metric(key, float(row[key]), 0, int(row["step"]))
+        Metric(str(key), float(value), 0, int(row["step"]))
         for row in history.to_dict("records")
-        for key in STEP_METRICS
-        if row[key] == row[key]  # NaN: no validation at this step
+        for key, value in row.items()
+        if key != "step" and value == value  # NaN: no validation at this step
     ]
     for start in range(0, len(points), 1000):
         MlflowClient().log_batch(run_id, metrics=points[start : start + 1000])

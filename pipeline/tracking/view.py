@@ -4,7 +4,6 @@ from urllib.parse import urlencode
 
 import mlflow
 
-from pipeline.comparison.summary import sort_key
 from pipeline.config import Params
 
 LOCAL_UI = "http://localhost:5000"
@@ -17,10 +16,9 @@ def comparison_url(params: Params, experiment_id: str) -> str:
     MLflow folds runs below their parent, and draws nothing for folded ones, unless runs are sorted
     by a metric.
     """
-    _, ascending = sort_key(params)
     query = {
         "orderByKey": f"metrics.`{params.report.split}/{params.report.sort_by}`",
-        "orderByAsc": str(ascending).lower(),
+        "orderByAsc": str(params.report.ascending).lower(),
         "searchFilter": "tags.state = 'current'",
         "compareRunsMode": "CHART",
     }

@@ -6,7 +6,6 @@ It is no output of DVC's; it is kept where the outputs of an interrupted stage a
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,9 +20,9 @@ from safetensors.torch import save
 from pipeline.prefix import KVPrefix
 from pipeline.storage.atomic import atomic_file
 from pipeline.training.trained import TrainedWeights
+from pipeline.workspace.checkpoints import FILE, lock_of
 
 FORMAT = "training-checkpoint-1"
-FILE = "checkpoint.safetensors"
 BEST = "best_prefix.safetensors"
 _POLL_SECONDS = 0.5
 
@@ -131,23 +130,6 @@ class CheckpointFolder:
             yield
         finally:
             lock.release()
-
-
-def remove_checkpoints(root: Path, variant: str, keep: str | None = None) -> None:
-    """Remove the checkpoints of a variant's trainings, except `keep` and those now running."""
-    for folder in sorted(root.glob(f"{variant}-*")):
-        if not folder.is_dir() or folder.name == keep:
-            continue
-        try:
-            with FileLock(lock_of(folder), timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
-        except Timeout:
-            continue
-
-
-def lock_of(folder: Path) -> Path:
-    """The file that a process locks while it works on a checkpoint folder."""
-    return folder.with_name(f".{folder.name}.lock")
 
 
 def _content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:

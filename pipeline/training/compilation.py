@@ -25,7 +25,7 @@ def compile_where_it_pays(
 ) -> bool:
     """Compile the frozen model's layers as `train.compile` says; returns whether it was done.
 
-    `auto` compiles trainings of 600 steps and more on the fast path, without gradient
+    `auto` compiles trainings of 600 steps and more in packed rows, without gradient
     checkpointing, where the CPU's compiler works (a GPU needs none). It happens on `examples`, not
     on the first batch: generated code may depend on the size it first meets, and has to be the
     same for a training that is taken up in the middle.
@@ -33,7 +33,7 @@ def compile_where_it_pays(
     Raises:
         PipelineError: for `compile: true` where it cannot be done.
     """
-    reason = None if loss_of.packable else "this architecture is not on the fast path"
+    reason = loss_of.model.why_not_packed()
     if loss_of.model.device.type == "cpu":
         reason = reason or missing_compiler()
     if params.compile is True and reason is not None:
@@ -41,7 +41,7 @@ def compile_where_it_pays(
     short = steps < _STEPS_THAT_PAY or params.gradient_checkpointing
     if params.compile is False or reason is not None or (params.compile == "auto" and short):
         return False
-    compile_layers(getattr(loss_of.model, "frozen_model", loss_of.model))
+    compile_layers(loss_of.model.frozen_model)
     loss_of(examples).backward()
     loss_of.model.zero_grad()
     return True

@@ -8,19 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
+from pipeline.config.load import read_yaml
 from pipeline.prefix import KVPrefix
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
-_CODE = Path(__file__).resolve().parent.parent
-# Code that reads or shows what a training left, or comes before it. What else there is counts,
-# new files too: better to train again than to go on with other code.
-_APART = frozenset(
-    {
-        *("adapters", "cli", "comparison", "errors", "evaluation", "inference", "preflight"),
-        *("sources", "stages", "storage", "tracking", "workspace"),
-    }
-)
+_ROOT = Path(__file__).resolve().parents[2]
 _LIBRARIES = ("torch", "transformers")
 
 
@@ -45,15 +38,21 @@ def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
     for root in (paths.MODEL, paths.TOKENIZED / "splits"):
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             _update(digest, path, path.relative_to(root))
-    for path in _code():
-        _update(digest, path, path.relative_to(_CODE))
+    for path in code_of_training():
+        _update(digest, path, path.relative_to(_ROOT))
     return digest.hexdigest()
 
 
-def _code() -> Iterator[Path]:
-    for path in sorted([*_CODE.rglob("*.py"), *_CODE.glob("prefix/packed/kernel/*.[hc]*")]):
-        if path.relative_to(_CODE).parts[0] not in _APART:
-            yield path
+def code_of_training() -> Iterator[Path]:
+    """The files of this package that the stage `train` depends on, by its `deps` in dvc.yaml.
+
+    Read there and listed nowhere else: what makes DVC train again makes a checkpoint void.
+    """
+    for dependency in read_yaml(_ROOT / "dvc.yaml")["stages"]["train"]["deps"]:
+        if dependency.startswith("pipeline/"):
+            path = _ROOT / dependency
+            found = [path] if path.is_file() else path.rglob("*")
+            yield from sorted(p for p in found if p.is_file() and p.suffix != ".pyc")
 
 
 def _update(digest: "hashlib._Hash", path: Path, name: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from pipeline.config.train import TrainParams
 from pipeline.data.batching import training_order
@@ -21,7 +20,7 @@ from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.interruption import Interruption, interruptible
 from pipeline.training.optimizer import build_optimizer, planned_steps
 from pipeline.training.progress import Progress, TrainingResult, random_states
-from pipeline.training.trained import prefix_length, trained_state
+from pipeline.training.trained import trained_state
 from pipeline.training.validation import target_loss_of
 
 LogStep = Callable[[int, Mapping[str, float]], None]
@@ -33,7 +32,7 @@ _EXPLODED = 1000.0
 
 
 def train_prefix(
-    model: PrefixModel | PreTrainedModel,
+    model: PrefixModel,
     train: Dataset,
     validation: Dataset,
     params: TrainParams,
@@ -43,7 +42,7 @@ def train_prefix(
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
 
-    Of a bare model, whatever takes a gradient is trained: LoRA's matrices, or all weights.
+    Of a model without one, whatever takes a gradient is trained: LoRA's matrices, or all weights.
 
     With `checkpoints` (of a prefix) the training goes on from the last one, with the same bytes as
     if it had never been interrupted. SIGINT and SIGTERM end it after the step at hand.
@@ -141,7 +140,7 @@ def _stop_if_asked(
 
 
 def _accumulate(
-    model: PrefixModel | PreTrainedModel,
+    model: PrefixModel,
     loss_of: TargetLoss,
     batches: list[list[dict[str, Any]]],
 ) -> tuple[float, int]:
@@ -162,11 +161,10 @@ def _accumulate(
     return total, tokens
 
 
-def _validate(model: PrefixModel | PreTrainedModel, validation: Dataset) -> float:
+def _validate(model: PrefixModel, validation: Dataset) -> float:
     model.eval()
-    length = prefix_length(model)
     with uncompiled():
-        return target_loss_of(model, validation, _VALIDATION_TOKENS, length)
+        return target_loss_of(model, validation, _VALIDATION_TOKENS)
 
 
 def _refuse_divergence(step: int, loss: float, norm: float, rate: float) -> None:

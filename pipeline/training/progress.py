@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.training.checkpoint import Checkpoint
@@ -67,7 +66,7 @@ class Progress:
     number of steps gives.
     """
 
-    model: PrefixModel | PreTrainedModel
+    model: PrefixModel
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     result: TrainingResult
@@ -80,7 +79,7 @@ class Progress:
         best = self._best()
         nan = float("nan")
         rows = [[row.get(key, nan) for key in COLUMNS] for row in self.result.history]
-        model = self._prefix_model()
+        model = self.model
         tensors = {f"encoder.{k}": v for k, v in model.encoder.state_dict().items()}
         tensors |= {f"heads.{k}": v for k, v in model.heads.state_dict().items()}
         tensors |= {
@@ -107,7 +106,7 @@ class Progress:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint, random states included."""
         tensors, state = checkpoint.tensors, checkpoint.state
-        model = self._prefix_model()
+        model = self.model
         model.encoder.load_state_dict(_below("encoder.", tensors))
         model.heads.load_state_dict(_below("heads.", tensors))
         moments: dict[int, dict[str, Any]] = {}
@@ -139,10 +138,6 @@ class Progress:
         self.waited = state["waited"]
         self.is_finished = state["is_finished"]
         restore_random_states(_below("random.", tensors))
-
-    def _prefix_model(self) -> PrefixModel:
-        assert isinstance(self.model, PrefixModel), "checkpoints are of prefixes"
-        return self.model
 
     def _best(self) -> KVPrefix:
         assert isinstance(self.result.prefix, KVPrefix), "checkpoints are of prefixes"

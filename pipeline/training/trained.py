@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
 
 from pipeline.prefix import KVPrefix, PrefixModel
 
@@ -16,9 +15,9 @@ class TrainedWeights:
 
     tensors: dict[str, torch.Tensor]
 
-    def restore(self, model: PreTrainedModel) -> None:
+    def restore(self, model: PrefixModel) -> None:
         """Put the copies back into the model that they are of."""
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.frozen_model.named_parameters())
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 parameters[name].copy_(tensor)
@@ -28,15 +27,10 @@ class TrainedWeights:
         save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, path)
 
 
-def trained_state(model: PrefixModel | PreTrainedModel) -> "KVPrefix | TrainedWeights":
-    """The model's trained part as it is now, apart from it."""
-    if isinstance(model, PrefixModel):
-        return model.kv_prefix()
-    return TrainedWeights(
-        {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    )
-
-
-def prefix_length(model: PrefixModel | PreTrainedModel) -> int:
-    """Virtual tokens before every input; 0 for a model without a prefix."""
-    return model.prefix_config.num_virtual_tokens if isinstance(model, PrefixModel) else 0
+def trained_state(model: PrefixModel) -> KVPrefix | TrainedWeights:
+    """The model's trained part as it is now, apart from it: its prefix, or its own weights."""
+    kv = model.kv_prefix()
+    if kv is not None:
+        return kv
+    named = model.frozen_model.named_parameters()
+    return TrainedWeights({name: p.detach().clone() for name, p in named if p.requires_grad})

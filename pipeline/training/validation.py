@@ -1,17 +1,15 @@
 """The loss of a whole split's targets."""
 
-from typing import Any
-
-import torch
 from datasets import Dataset
-from tqdm import tqdm
 
-from pipeline.data.batching import by_length
+from pipeline.data.batching import Example
+from pipeline.data.measuring import over_batches
 from pipeline.loss.for_model import loss_columns, loss_for
+from pipeline.prefix import PrefixModel
 
 
 def target_loss_of(
-    model: Any, split: Dataset, max_tokens: int, prefix_length: int, name: str | None = None
+    model: PrefixModel, split: Dataset, max_tokens: int, name: str | None = None
 ) -> float:
     """Nats per target token over all examples of a split, each token weighing the same.
 
@@ -19,14 +17,14 @@ def target_loss_of(
     """
     # As a list: random access to an Arrow table costs more than the batch's padding.
     rows = split.select_columns(loss_columns(split)).to_list()
-    batches = by_length([prefix_length + len(row["input_ids"]) for row in rows], max_tokens)
+    lengths = [model.prefix_length + len(row["input_ids"]) for row in rows]
     loss_of = loss_for(model)
-    total, targets = 0.0, 0
-    bar = tqdm(total=len(rows), desc=f"loss {name}", unit="example", disable=name is None)
-    with torch.inference_mode(), bar:
-        for indices in batches:
-            examples = [rows[i] for i in indices]
-            total += loss_of(examples).item()
-            targets += sum(len(row["input_ids"]) - row["target_start"] for row in examples)
-            bar.update(len(indices))
-    return total / targets
+    title = None if name is None else f"loss {name}"
+
+    def measure(examples: list[Example]) -> float:
+        return float(loss_of(examples).item())
+
+    total = 0.0
+    for _, loss in over_batches(measure, rows, lengths, max_tokens, title):
+        total += loss
+    return total / sum(len(row["input_ids"]) - row["target_start"] for row in rows)

@@ -10,10 +10,12 @@ TOKENIZED = DATA / "tokenized"
 KV_PREFIX = DATA / "kv_prefix"
 TRAIN = DATA / "train"
 EVALUATE = DATA / "evaluate"
-BASELINES = DATA / "baselines"
 REPORT = DATA / "report"
 TIMINGS = DATA / "timings"
 
-# No outputs of a stage; below the home of a temporary workspace (pipeline/workspace.py).
+# Beside what was fetched from the Hub: the commit that it is from.
+SOURCE = Path("source.json")
+
+# No outputs of a stage; below the home of a temporary workspace (pipeline/workspace/location.py).
 CHECKPOINTS = DATA / "checkpoints"
 OUTBOX = DATA / "outbox"

@@ -15,9 +15,12 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from pipeline.workspace import paths
 from tests.faults.training_folder import OUTS, VARIANT, make_training_folder, outs, working_in
@@ -46,6 +49,8 @@ def train(log: Path) -> int:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # tqdm's own lock is shared by forked processes: one that was killed would hold it for good.
+        tqdm.set_lock(threading.RLock())
         from pipeline.config import load_params
         from pipeline.stages import train as stage
 

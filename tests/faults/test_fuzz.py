@@ -31,7 +31,7 @@ Edit = tuple[str, int, Any]
 WORDS = [
     *("", " ", "auto", "cpu", "cuda:9", "random", "corpus_text", "files", "wheel", "test"),
     *("{{ key }}", "{{ x", "{% for %}", "{{ 1/0 }}", "{{ record.__class__ }}", "inputs"),
-    *("inputs/corpus.txt", "data/model/config.json", "/", "..", "a" * 300, "\x07", "é\u2028"),
+    *("texts/corpus.txt", "data/model/config.json", "/", "..", "a" * 300, "\x07", "é\u2028"),
 ]
 SCALARS = st.one_of(
     st.none(),

@@ -22,10 +22,11 @@ from pipeline.prefix import (
     kv_prefix_from_text,
     random_kv_prefix,
 )
-from pipeline.training.checkpoint import FILE, CheckpointFolder
+from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import missing_compiler
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import TrainingResult
+from pipeline.workspace.checkpoints import FILE
 from tests.conftest import CORPUS, ROOT, tiny_model, tiny_tokenizer
 from tests.prefix.encoders import build
 

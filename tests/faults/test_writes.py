@@ -26,7 +26,7 @@ STAGES: dict[str, tuple[list[str], list[str]]] = {
     "kv_prefix": (["kv_prefix", "corpus"], ["data/kv_prefix/corpus"]),
     "train": (["train", *_OF_VARIANT], [f"data/train/{VARIANT.name}"]),
     "evaluate": (["evaluate", *_OF_VARIANT], [f"data/evaluate/{VARIANT.name}"]),
-    "baselines": (["baselines", "no_prefix"], ["data/baselines/no_prefix"]),
+    "baselines": (["baselines", "no_prefix"], ["data/evaluate/no_prefix"]),
     "report": (["report"], ["data/report"]),
 }
 

@@ -65,7 +65,8 @@ def make_training_folder(folder: Path) -> None:
     (inputs / "train.jsonl").write_text("\n".join(lines) + "\n")
     pd.DataFrame(rows("validation", 4)).to_csv(inputs / "validation.csv", index=False)
     pd.DataFrame(rows("test", 5)).to_parquet(inputs / "test.parquet")
-    (inputs / "corpus.txt").write_text(CORPUS)
+    (folder / "texts").mkdir()
+    (folder / "texts" / "corpus.txt").write_text(CORPUS)
     write_params(folder, faulty_params(Path("inputs/model")))
     with working_in(folder):
         params = load_params()

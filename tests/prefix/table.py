@@ -1,6 +1,6 @@
 """Writes the tables of architectures, from the results of the tests that it runs.
 
-`python -m tests.prefix.table` writes docs/architectures.md, and its tables into README.md.
+`python -m tests.prefix.table` writes docs/architectures.md.
 """
 
 import sys
@@ -15,8 +15,6 @@ from tests.prefix.encoders import ENCODER_DECODERS, ENCODERS
 
 FILE = "tests/prefix/test_architectures.py"
 ENCODER_FILE = "tests/prefix/test_encoders.py"
-BEGIN, END = "<!-- architectures -->", "<!-- end of architectures -->"
-"""README.md holds the tables between these."""
 
 COLUMNS = {
     "test_identity": "identity",
@@ -101,10 +99,6 @@ def main() -> int:
         "is not exact, is in [method.md](method.md#encoders-and-cross-attention).\n\n"
         f"{encoders}",
     )
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(readme, f"{before}{BEGIN}\n\n{decoders}\n{encoders}\n{END}{after}")
     return int(code)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixError, PrefixModel, kv_prefix_from_tokens
+from tests.conftest import kv_of
 from tests.prefix.architectures import SETTINGS, VOCABULARY, build, with_wide_windows
 
 pytestmark = pytest.mark.parametrize("name", SETTINGS)
@@ -134,7 +135,7 @@ def test_layer_choice(name: str) -> None:
     model = build(name)
     text, rows = tokens(P, 0), [tokens(7, 1), tokens(4, 2)]
     tuned = prefixed(model, text, layers=(1,))
-    assert not tuned.kv_prefix().keys[1:]
+    assert not kv_of(tuned).keys[1:]
     batch = padded(rows, "left")
     found = tuned(**batch, output_hidden_states=True)
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters

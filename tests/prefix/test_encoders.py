@@ -19,6 +19,7 @@ from pipeline.prefix import (
     kv_prefix_from_source_tokens,
     random_kv_prefix,
 )
+from tests.conftest import kv_of
 from tests.prefix.encoders import ENCODER_DECODERS, ENCODERS, REFUSED, build
 
 P = 6
@@ -178,7 +179,7 @@ def test_training_step(name: str) -> None:
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     tuned = randomly(model, *parts)
     (gradient,) = gradients(tuned, inputs(name))
-    width = tuned.encoder.width // len(tuned.kv_shapes) // 2
+    width = gradient.shape[1] // len(tuned.kv_shapes) // 2
     # Keys and values of every place; a key that no query tells apart could only be a mistake.
     assert bool((gradient.abs().unflatten(1, (-1, width)).sum((0, 2)) > 0).all())
     torch.optim.SGD(tuned.parameters(), lr=0.1).step()
@@ -216,11 +217,11 @@ def test_layer_choice(name: str) -> None:
     batch = inputs(name)
     whole = randomly(model, *parts)
     last = PrefixModel(model, PrefixConfig(P, parts=parts, layers=(1,))).eval()
-    last.load_kv_prefix(whole.kv_prefix())
-    assert last.encoder.width * 2 == whole.encoder.width
+    last.load_kv_prefix(kv_of(whole))
+    assert len(kv_of(last).keys) * 2 == len(kv_of(whole).keys)
     assert float((last(**batch).logits - whole(**batch).logits).abs().max()) > 1e-4
     both = PrefixModel(model, PrefixConfig(P, parts=parts, layers=(0, 1))).eval()
-    both.load_kv_prefix(whole.kv_prefix())
+    both.load_kv_prefix(kv_of(whole))
     close(both(**batch).logits, whole(**batch).logits, 0)
     with pytest.raises(PrefixError, match="layers names 2, but the model's layers are 0 to 1"):
         PrefixModel(model, PrefixConfig(P, parts=parts, layers=(2,)))
@@ -240,7 +241,7 @@ def test_layer_choice_keeps_relative_positions(name: str) -> None:
             parameter.zero_()
     whole = randomly(model, *parts)
     last = PrefixModel(model, PrefixConfig(P, parts=parts, layers=(1,))).eval()
-    last.load_kv_prefix(whole.kv_prefix())
+    last.load_kv_prefix(kv_of(whole))
     found = last(**inputs(name)).logits
     close(found, whole(**inputs(name)).logits)
     assert float((found - model(**inputs(name)).logits).abs().max()) > 1e-2
@@ -282,6 +283,7 @@ def test_peft_round_trip(name: str, tmp_path: Path) -> None:
     ).eval()
     fresh.save_pretrained(tmp_path / "theirs")
     back = PrefixModel.from_pretrained(build(name), tmp_path / "theirs").eval()
+    assert back.prefix_config is not None
     assert back.prefix_config.modules_to_save == head
     with torch.no_grad():
         close(back(**batch).logits, fresh(**batch).logits)

@@ -18,7 +18,7 @@ from pipeline.prefix import (
     kv_prefix_from_text,
     kv_prefix_from_tokens,
 )
-from tests.conftest import tiny_model
+from tests.conftest import kv_of, tiny_model
 from tests.prefix.test_prefix_model import BATCH, prefixed, same
 
 TEXT = list(range(10, 18))
@@ -37,12 +37,12 @@ def test_a_file_gives_back_what_was_saved(model: PreTrainedModel, tmp_path: Path
 
 def test_a_choice_of_layers_is_kept(model: PreTrainedModel, tmp_path: Path) -> None:
     tuned = prefixed(model, TEXT, layers=(1,))
-    tuned.kv_prefix().save(tmp_path / "a.safetensors")
+    kv_of(tuned).save(tmp_path / "a.safetensors")
     back = KVPrefix.load(tmp_path / "a.safetensors")
     assert back.layers == (1,)
     again = PrefixModel(model, PrefixConfig(len(TEXT), layers=(1,)))
     again.load_kv_prefix(back)
-    assert same(again.kv_prefix(), tuned.kv_prefix())
+    assert same(kv_of(again), kv_of(tuned))
 
 
 @torch.no_grad()
@@ -64,6 +64,7 @@ def test_cartridges_go_both_ways(model: PreTrainedModel, tmp_path: Path) -> None
     ).eval()
     fresh.save_pretrained(tmp_path / "theirs")
     back = PrefixModel.from_pretrained(tiny_model(), tmp_path / "theirs").eval()
+    assert back.prefix_config is not None
     assert back.prefix_config.num_frozen_tokens == 1
     torch.testing.assert_close(back(**row).logits, fresh(**row).logits, rtol=0, atol=1e-4)
     assert expected[chosen].isfinite().all()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixError, PrefixModel
+from tests.conftest import kv_of
 from tests.prefix.encoders import build
 
 P = 5
@@ -57,7 +58,7 @@ def test_the_head_answers_while_called_alone(tmp_path: Path) -> None:
     after = model(**BATCH).logits
     assert float((after - before).abs().min()) > 0.1
     assert torch.equal(frozen(**BATCH).logits, bare)
-    model.kv_prefix().save(tmp_path / "prefix.safetensors")
+    kv_of(model).save(tmp_path / "prefix.safetensors")
     again = PrefixModel(build("bert"), PrefixConfig(P, modules_to_save=("classifier",))).eval()
     kv = KVPrefix.load(tmp_path / "prefix.safetensors")
     assert set(kv.modules) == {"classifier.weight", "classifier.bias"}
@@ -70,7 +71,7 @@ def test_the_head_answers_while_called_alone(tmp_path: Path) -> None:
 def test_modules_that_cannot_be_used() -> None:
     with pytest.raises(PrefixError, match="names 'head', but BertForSequenceClassification"):
         PrefixModel(build("bert"), PrefixConfig(P, modules_to_save=("head",)))
-    kv = PrefixModel(build("bert"), PrefixConfig(P, modules_to_save=("classifier",))).kv_prefix()
+    kv = kv_of(PrefixModel(build("bert"), PrefixConfig(P, modules_to_save=("classifier",))))
     other = build("bert", num_labels=4)
     with pytest.raises(PrefixError, match="was it trained for other labels"):
         PrefixModel(other, PrefixConfig(P, modules_to_save=("classifier",))).load_kv_prefix(kv)

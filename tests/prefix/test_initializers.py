@@ -24,7 +24,7 @@ from pipeline.prefix.starts.initializers import (
     zero_kv_prefix,
 )
 from pipeline.prefix.starts.positions import moved_to_front
-from tests.conftest import CORPUS, tiny_model
+from tests.conftest import CORPUS, kv_of, tiny_model
 from tests.prefix.architectures import build
 
 WITHOUT_SHRINKING = settings(
@@ -159,19 +159,19 @@ def test_most_attended_tokens_are_chosen_in_order() -> None:
     received = attention_received(whole, inputs)
     assert received.shape == (30,)
     assert 0 < float(received.sum()) < 1
-    kv = most_attended(whole, whole.kv_prefix(), 6, inputs)
+    kv = most_attended(whole, kv_of(whole), 6, inputs)
     chosen = received.topk(6).indices.sort().values.tolist()
     for place, token in enumerate(chosen):
-        expected = whole.kv_prefix().values[1][:, token]
+        expected = kv_of(whole).values[1][:, token]
         torch.testing.assert_close(kv.values[1][:, place], expected)
     with pytest.raises(PrefixError, match="fewer than the 31 virtual tokens"):
-        most_attended(whole, whole.kv_prefix(), 31, inputs)
+        most_attended(whole, kv_of(whole), 31, inputs)
 
 
 def test_all_tokens_chosen_is_the_corpus_itself() -> None:
     model = tiny_model()
     whole = whole_corpus(model, list(range(20, 32)))
-    equal(most_attended(whole, whole.kv_prefix(), 12, [[5, 6]]), whole.kv_prefix(), 1e-5)
+    equal(most_attended(whole, kv_of(whole), 12, [[5, 6]]), kv_of(whole), 1e-5)
 
 
 def test_attention_is_measured_on_the_model_as_it_was(model: Any) -> None:

@@ -18,7 +18,7 @@ from pipeline.prefix import (
 )
 from pipeline.prefix.parameters.config import PARTS
 from pipeline.prefix.starts.initializers import stretched_kv_prefix
-from tests.conftest import CORPUS, tiny_tokenizer
+from tests.conftest import CORPUS, kv_of, tiny_tokenizer
 from tests.prefix.encoders import build
 from tests.prefix.test_prefix_model import same
 
@@ -50,14 +50,14 @@ def test_a_model_takes_its_places_of_a_whole_prefix(
     config = PrefixConfig(8, parts=tuple(parts), layers=layers, prefix_projection=projected)
     tuned = PrefixModel(model, config)
     tuned.load_kv_prefix(whole)
-    kept = tuned.kv_prefix()
+    kept = kv_of(tuned)
     assert tuple(dict.fromkeys(kept.parts or ())) == tuned.parts == config.parts
     expected = dict(zip(whole.places, whole.keys, strict=True))
     for place, key in zip(kept.places, kept.keys, strict=True):
         assert torch.equal(key, expected[place])
     again = PrefixModel(model, config)
     again.load_kv_prefix(kept)
-    assert same(again.kv_prefix(), kept)
+    assert same(kv_of(again), kept)
 
 
 def test_a_longer_prefix_keeps_the_parts() -> None:

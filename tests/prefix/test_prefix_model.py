@@ -11,12 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from pipeline.prefix import (
     KVPrefix,
     PrefixConfig,
+    PrefixError,
     PrefixModel,
     kv_prefix_from_tokens,
     random_kv_prefix,
 )
 from pipeline.prefix.architecture.shapes import kv_shapes
-from tests.conftest import tiny_model
+from tests.conftest import kv_of, tiny_model
 
 TEXT = list(range(10, 22))
 BATCH = {
@@ -56,24 +57,24 @@ def test_the_start_is_exact(p: int, projected: bool, hidden: int | None, seed: i
     )
     tuned = PrefixModel(model, config)
     tuned.load_kv_prefix(kv)
-    assert same(tuned.kv_prefix(), kv)
+    assert same(kv_of(tuned), kv)
     step(tuned)
-    assert not same(tuned.kv_prefix(), kv)
+    assert not same(kv_of(tuned), kv)
 
 
 @pytest.mark.parametrize("projected", [False, True])
 def test_frozen_virtual_tokens_stay(model: PreTrainedModel, projected: bool) -> None:
     tuned = prefixed(model, TEXT, num_frozen_tokens=3, prefix_projection=projected)
-    start = tuned.kv_prefix()
+    start = kv_of(tuned)
     step(tuned)
-    assert same(tuned.kv_prefix()[:3], start[:3])
-    assert not torch.equal(tuned.kv_prefix().keys[0][:, 3:], start.keys[0][:, 3:])
+    assert same(kv_of(tuned)[:3], start[:3])
+    assert not torch.equal(kv_of(tuned).keys[0][:, 3:], start.keys[0][:, 3:])
 
 
 def test_zero_weights(model: PreTrainedModel) -> None:
     for projected in (False, True):
         config = PrefixConfig(3, prefix_projection=projected, init_weights="zero")
-        kv = PrefixModel(model, config).kv_prefix()
+        kv = kv_of(PrefixModel(model, config))
         assert not any(bool(tensor.any()) for tensor in kv.keys + kv.values)
 
 
@@ -102,6 +103,35 @@ def test_several_prefixes_share_one_model() -> None:
     second.detach()
     assert torch.equal(frozen(**BATCH).logits, bare)
     assert not any(module._forward_pre_hooks for module in frozen.modules())
+
+
+@torch.no_grad()
+def test_without_a_prefix_it_is_the_model_itself(model: PreTrainedModel) -> None:
+    empty = PrefixModel(model)
+    assert empty.prefix_length == 0
+    assert empty.kv_prefix() is None
+    assert all(parameter.requires_grad for parameter in empty.parameters())
+    assert torch.equal(empty(**BATCH).logits, model(**BATCH).logits)
+    how = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 3}
+    assert torch.equal(empty.generate(**BATCH, **how), model.generate(**BATCH, **how))
+    cache: Any = empty.new_cache()
+    for start, end in ((0, 3), (3, 5)):
+        ids, mask = BATCH["input_ids"][:, start:end], BATCH["attention_mask"][:, :end]
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, start:end]
+        logits = empty(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+    assert cache.get_seq_length() == 5
+    whole = empty(**BATCH).logits
+    torch.testing.assert_close(logits[:, -1], whole[:, -1], rtol=0, atol=1e-5)
+    with pytest.raises(PrefixError, match="make it with PrefixConfig\\(num_virtual_tokens=12\\)"):
+        empty.load_kv_prefix(kv_prefix_from_tokens(model, TEXT))
+    with pytest.raises(PrefixError, match="no prefix to save"):
+        empty.save_pretrained("never-written")
 
 
 def test_the_bare_model_after_a_failed_call(model: PreTrainedModel) -> None:
@@ -140,7 +170,7 @@ def test_generate_is_that_of_the_text_in_the_context(
 def test_cached_decoding_goes_on_after_the_prefix(model: PreTrainedModel) -> None:
     tuned = prefixed(model, TEXT)
     whole = tuned(**BATCH).logits
-    cache = tuned.new_cache()
+    cache: Any = tuned.new_cache()
     pieces = []
     for start, end in ((0, 3), (3, 4), (4, 5)):
         mask = BATCH["attention_mask"][:, :end]
@@ -197,7 +227,7 @@ def test_a_pinned_seed_gives_the_same_training(model: PreTrainedModel) -> None:
         torch.manual_seed(3)
         tuned = PrefixModel(model, PrefixConfig(5, prefix_dropout=0.2))
         step(tuned)
-        results.append(tuned.kv_prefix())
+        results.append(kv_of(tuned))
     assert same(*results)
 
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.cache import PrefixCache
+from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.layout import (
     Layout,
     causal_mask,
@@ -29,7 +30,6 @@ from pipeline.prefix.injection.layout import (
     show_prefix,
 )
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.logits import merged_attention_on
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import Shapes
 
@@ -37,8 +37,10 @@ _CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
 _INDEX_NAMES = ("layer_idx", "layer_id")
 
 
-class Injection:
-    """The hooks of one `PrefixModel` on its frozen model; `prefix` yields what they inject."""
+class CausalInjection(Injection):
+    """The hooks of a model that is causal throughout; `prefix` yields what they inject."""
+
+    through_cache = True
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Injection:
         shapes: Shapes,
         prefix: Callable[[], KVPrefix],
     ) -> None:
+        super().__init__()
         self._model = model
         self._config = config
         self._shapes = shapes
@@ -58,64 +61,27 @@ class Injection:
                 f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
                 "attention, where no mask can show them; leave it false"
             )
-        self._handles: list[RemovableHandle] = []
         self._cache: PrefixCache | None = None
-        self._packed = False
-        self._active = False
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
-    def attach(self) -> None:
-        """Add the hooks, which do nothing outside `active`; adding them twice adds them once."""
-        if self._handles:
-            return
-        self._handles = [
-            self._model.register_forward_pre_hook(self._before_model, with_kwargs=True),
-            self._model.register_forward_hook(
-                self._after_model, with_kwargs=True, always_call=True
-            ),
-        ]
-        for module in self._model.modules():
-            if name := _cache_argument(module):
-                hook = self._attention_hook(name, self._shows(module))
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-
-    def detach(self) -> None:
-        """Remove every hook: the frozen model is as it was before."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Let the frozen model see the prefix."""
-        before, self._active = self._active, True
-        self.attach()
-        try:
-            yield
-        finally:
-            self._active = before
-
-    def new_generation(self) -> PrefixCache:
-        """An empty growing cache, for `generate` to carry from step to step."""
+    def new_cache(self) -> PrefixCache:
+        """An empty growing cache after the prefix, to carry from call to call."""
         return PrefixCache(self._prefix(), self._shapes, growing=True)
 
     def recompute_context(
         self,
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """`context_fn` of torch's checkpointing: the replay meets its own forward's prefix."""
-        if self._packed:
-            return nullcontext(), self.packing()
         return nullcontext(), self._using(self._cache, self._layout)
 
-    @contextmanager
-    def packing(self) -> Iterator[None]:
-        """Stand aside for the packed path, which brings the prefix to the attention itself."""
-        before, self._packed = self._packed, True
-        try:
-            with self._using(None, None), merged_attention_on(self._model):
-                yield
-        finally:
-            self._packed = before
+    def _hooks(self) -> Iterator[RemovableHandle]:
+        yield self._model.register_forward_pre_hook(self._before_model, with_kwargs=True)
+        yield self._model.register_forward_hook(
+            self._after_model, with_kwargs=True, always_call=True
+        )
+        for module in self._model.modules():
+            if name := _cache_argument(module):
+                hook = self._attention_hook(name, self._shows(module))
+                yield module.register_forward_pre_hook(hook, with_kwargs=True)
 
     @contextmanager
     def _using(self, cache: PrefixCache | None, layout: Layout | None) -> Iterator[None]:
@@ -129,7 +95,7 @@ class Injection:
     def _before_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self._packed or not self._active:
+        if not self._active:
             return args, kwargs
         bound = _by_name(module, args, kwargs)
         tokens = bound.get("input_ids")

@@ -19,13 +19,14 @@ from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.parts import Place, chosen_places, takes
 from pipeline.prefix.architecture.routing import AttentionCall, routed
+from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.kv import KVPrefix
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 _PAST = "past_key_values_length"
 
 
-class PartInjection:
+class PartInjection(Injection):
     """The prefix of one `PrefixModel` in the places of its frozen model."""
 
     def __init__(
@@ -35,6 +36,7 @@ class PartInjection:
         layers: tuple[int, ...] | None,
         prefix: Callable[[], KVPrefix],
     ) -> None:
+        super().__init__()
         self._model = model
         self._places = chosen_places(places, layers)
         # Where only the first layer holds the table of relative positions, the others share it,
@@ -43,54 +45,34 @@ class PartInjection:
             place.part: place.module for place in reversed(places) if _has_bias(place.module)
         }
         self._prefix = prefix
-        self._handles: list[RemovableHandle] = []
         self._handler: _Handler | None = None
-        self._active = False
-
-    def attach(self) -> None:
-        """Add the hooks that move positions, which do nothing outside `active`."""
-        if self._handles:
-            return
-        parts = {place.part for place in self._places}
-        for module in _positional(self._model, parts):
-            self._handles.append(
-                module.register_forward_pre_hook(self._move_positions, with_kwargs=True)
-            )
-
-    def detach(self) -> None:
-        """Remove every hook: the frozen model is as it was before."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Let the frozen model see the prefix, of the parameters as they are on entering."""
-        before, self._active = (self._handler, self._active), True
-        self.attach()
-        dtype = self._model.dtype
-        self._handler = _Handler(self._places, self._biased, self._prefix(), dtype)
+        before = self._handler
+        self._handler = _Handler(self._places, self._biased, self._prefix(), self._model.dtype)
         try:
-            with routed(self._model, self._handler):
+            with super().active(), routed(self._model, self._handler):
                 yield
         finally:
-            self._handler, self._active = before
+            self._handler = before
 
-    def new_generation(self) -> None:
-        """No cache of its own: the model's holds the input's tokens alone."""
+    def new_cache(self) -> None:
+        """No cache: the model's own holds the input's tokens alone."""
         return
 
     def recompute_context(
         self,
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """`context_fn` of torch's checkpointing: the replay meets its own forward's prefix."""
         if self._handler is None:
             return nullcontext(), nullcontext()
         return nullcontext(), routed(self._model, self._handler)
 
-    def packing(self) -> AbstractContextManager[None]:
-        """There is no packed path here; nothing asks for it."""
-        return nullcontext()
+    def _hooks(self) -> Iterator[RemovableHandle]:
+        """Those that move positions."""
+        for module in _positional(self._model, {place.part for place in self._places}):
+            yield module.register_forward_pre_hook(self._move_positions, with_kwargs=True)
 
     def _move_positions(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

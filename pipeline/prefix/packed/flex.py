@@ -1,4 +1,4 @@
-"""Attention of packed examples to themselves and to a shared prefix through torch's FlexAttention.
+"""Shared-prefix attention of packed (varlen) examples through torch's FlexAttention.
 
 The path of a GPU: one fused kernel in which a block mask says which keys a position sees. The
 prefix is the first keys of all, once for the batch. Uncompiled (as on a CPU) it computes the same,
@@ -11,27 +11,25 @@ from typing import Any
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-Tensor = torch.Tensor
+from pipeline.prefix.packed.call import PackedAttentionCall, StateKind, Tensor
 
 
-def flex_attention_to_prefix(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor | None,
-    prefix_value: Tensor | None,
-    lengths: list[int],
-    scaling: float,
-) -> Tensor:
-    """As `pipeline.prefix.packed.attention.merged_attention`, of the same arguments."""
-    p = 0
-    if prefix_key is not None and prefix_value is not None:
-        p = prefix_key.shape[1]
-        key = torch.cat([prefix_key.to(key.dtype), key], 1)
-        value = torch.cat([prefix_value.to(value.dtype), value], 1)
-    mask = _visible_keys(tuple(lengths), p, query.device)
+def why_not_flex(kind: StateKind) -> str | None:
+    """Why FlexAttention does not serve; None where it does."""
+    return None if kind.device == "cuda" else f"FlexAttention is slow on {kind.device}"
+
+
+def attention_by_flex(call: PackedAttentionCall) -> Tensor:
+    """Shared-prefix attention in one call of FlexAttention."""
+    query, key, value, p = call.query, call.key, call.value, 0
+    if call.prefix_key is not None and call.prefix_value is not None:
+        p = call.prefix_key.shape[1]
+        key = torch.cat([call.prefix_key.to(key.dtype), key], 1)
+        value = torch.cat([call.prefix_value.to(value.dtype), value], 1)
+    mask = _visible_keys(tuple(call.lengths), p, query.device)
+    states = query[None], key[None], value[None]
     out: Tensor = _attention(query.device.type)(
-        query[None], key[None], value[None], block_mask=mask, scale=scaling, enable_gqa=True
+        *states, block_mask=mask, scale=call.scaling, enable_gqa=True
     )
     return out.squeeze(0)
 

@@ -1,12 +1,11 @@
-"""The fast path: examples packed one after another in a single row, without padding.
+"""The fast way: examples packed one after another in a single row, without padding (varlen).
 
 Linear layers see one matrix of real tokens; attention goes through transformers' own extension
-point (`AttentionInterface`) to `merged_attention`. Architectures whose attention does more than
-scale, mask and softmax, or hides its attention from that interface, are not taken here: the
-padded path of `PrefixModel.forward` serves them.
+point (`AttentionInterface`) to `shared_prefix_attention`. What `pipeline.prefix.packed.gate` turns
+away, because its attention does more than scale, mask and softmax, or hides from that interface,
+is served by `PrefixModel.forward` in padded batches.
 """
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.attention import merged_attention
+from pipeline.prefix.packed.backends import shared_prefix_attention
 from pipeline.prefix.packed.cache import PackedCache
+from pipeline.prefix.packed.call import PackedAttentionCall
 
-_NAME = "merged_prefix"
+_NAME = "shared_prefix"
 # What an attention may ask for beyond scaled, causal softmax attention.
 _BEYOND = ("softcap", "s_aux", "position_bias", "sliding_window", "head_mask")
 
@@ -37,7 +36,7 @@ class Packing:
 
 
 class NotPackableError(Exception):
-    """An attention met on the way computes something that the fast path does not."""
+    """An attention met on the way computes something that the fast way does not."""
 
 
 def packed_logits(
@@ -85,7 +84,7 @@ def _packed(
     keep: torch.Tensor,
 ) -> torch.Tensor:
     start = 0 if packing.prefix is None else len(packing.prefix)
-    with merged_attention_on(frozen_model):
+    with packed_attention_on(frozen_model):
         output = frozen_model(
             input_ids=input_ids[None],
             position_ids=torch.tensor([positions], device=input_ids.device) + start,
@@ -98,45 +97,9 @@ def _packed(
     return logits
 
 
-@torch.no_grad()
-def is_packable(frozen_model: PreTrainedModel, prefix: KVPrefix | None) -> bool:
-    """Whether `packed_logits` gives what the model itself gives for each example alone.
-
-    Found out by trying both on two examples of a few tokens: an architecture is never assumed to
-    be a plain one.
-    """
-    parameters = inspect.signature(frozen_model.forward).parameters
-    if not {"logits_to_keep", "position_ids"} <= parameters.keys():
-        return False
-    if getattr(frozen_model.config.get_text_config(), "sliding_window", None) is not None:
-        return False
-    ids = torch.arange(1, 6, device=frozen_model.device)
-    keep = torch.arange(5, device=frozen_model.device)
-    try:
-        with evaluating(frozen_model):
-            packed = packed_logits(frozen_model, ids, [2, 3], prefix, keep)
-            alone = torch.cat([_alone(frozen_model, part, prefix) for part in ids.split([2, 3])])
-    except (NotPackableError, TypeError):
-        return False
-    # Half precision rounds differently on the two ways; a wrong way is off by far more.
-    tolerance = 1e-4 if frozen_model.dtype == torch.float32 else 0.1
-    scale = alone.float().abs().max().clamp(min=1)
-    return bool(((packed - alone).float().abs().max() / scale) < tolerance)
-
-
-def _alone(model: PreTrainedModel, ids: torch.Tensor, prefix: KVPrefix | None) -> torch.Tensor:
-    extra: dict[str, Any] = {"use_cache": False}
-    if prefix is not None:
-        mask = torch.ones(1, len(prefix) + len(ids), dtype=torch.long, device=ids.device)
-        cache = prefix.to(model.dtype).to_cache()
-        extra = {"attention_mask": mask, "past_key_values": cache}
-    logits: torch.Tensor = model(input_ids=ids[None], **extra).logits
-    return logits[0]
-
-
 @contextmanager
-def merged_attention_on(model: PreTrainedModel) -> Iterator[None]:
-    """Route the model's attention through `merged_attention`, and back again."""
+def packed_attention_on(model: PreTrainedModel) -> Iterator[None]:
+    """Route the model's attention through `shared_prefix_attention`, and back again."""
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
     try:
@@ -170,8 +133,9 @@ def _forward(
         if cache is not None:
             cache.prefill(module.layer_idx, key, value, prefix_packing.lengths)
         lengths = prefix_packing.lengths
-        out = merged_attention(
-            query, key, value, pair and pair[0], pair and pair[1], lengths, scaling
+        prefix_key, prefix_value = pair or (None, None)
+        out = shared_prefix_attention(
+            PackedAttentionCall(query, key, value, prefix_key, prefix_value, lengths, scaling)
         )
     return out.transpose(0, 1).unsqueeze(0), None
 
@@ -180,7 +144,7 @@ AttentionInterface.register(_NAME, _forward)
 
 
 def compile_layers(frozen_model: PreTrainedModel) -> None:
-    """Let torch compile each decoder layer for the fast path, attention itself left as it is.
+    """Let torch compile each decoder layer for packed rows, attention itself left as it is.
 
     Norms, rotary embedding and activations become one pass each; the layers share one compiled
     graph, made at their first call. `torch.compiler.set_stance("force_eager")` runs them as before.

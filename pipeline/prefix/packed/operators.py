@@ -1,4 +1,4 @@
-"""Merged attention with torch's operators alone: for a CPU without a C++ compiler, and odd shapes.
+"""Shared-prefix attention with torch's operators: without a C++ compiler, and for odd shapes.
 
 A softmax over two sets of keys is the average of the softmaxes over each, weighted by the
 exponential of their log-sum-exps. So the prefix is attended to once, by the queries of every
@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-Tensor = torch.Tensor
+from pipeline.prefix.packed.call import PackedAttentionCall, Tensor
 
 # With few keys torch's CPU kernel is slower backward in bfloat16 than in float32, which is also the
 # more exact: up to so many keys of an example, and below so many of a prefix.
@@ -23,19 +23,10 @@ _FLOAT32_KEYS = 256
 _FLOAT32_PREFIX = 64
 
 
-def attention_by_operators(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor | None,
-    prefix_value: Tensor | None,
-    lengths: list[int],
-    scaling: float,
-) -> Tensor:
-    """As `pipeline.prefix.packed.attention.merged_attention`, of the same arguments."""
-    result: Tensor = _TorchAttention.apply(
-        query, key, value, prefix_key, prefix_value, lengths, scaling
-    )
+def attention_by_operators(call: PackedAttentionCall) -> Tensor:
+    """Shared-prefix attention from attention to the prefix and attention to each example."""
+    states = call.query, call.key, call.value, call.prefix_key, call.prefix_value
+    result: Tensor = _TorchAttention.apply(*states, call.lengths, call.scaling)
     return result
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
@@ -37,6 +38,19 @@ class PrefixEncoder(nn.Module):
         """The prefix of the current parameters, with gradients."""
         kv = unflatten(self.flat(), self.shapes)
         return KVPrefix(kv.keys, kv.values, layers=self.config.layers, parts=self.parts)
+
+    def given(self) -> KVPrefix:
+        """The prefix as the frozen model is given it: in training with `prefix_dropout`."""
+        kv: KVPrefix = self()
+        drop = self.config.prefix_dropout
+        if not (self.training and drop):
+            return kv
+        return KVPrefix(
+            tuple(F.dropout(key, drop) for key in kv.keys),
+            tuple(F.dropout(value, drop) for value in kv.values),
+            layers=kv.layers,
+            parts=kv.parts,
+        )
 
     def load(self, kv: KVPrefix) -> None:
         """Start from a prefix, of which the configuration's `layers` are taken.
@@ -121,6 +135,23 @@ class MLPEncoder(PrefixEncoder):
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+
+
+class NoEncoder(nn.Module):
+    """The encoder of an empty prefix: it yields none and trains nothing."""
+
+    def forward(self) -> None:
+        """No prefix."""
+
+    def given(self) -> None:
+        """No prefix."""
+
+    def load(self, kv: KVPrefix) -> None:
+        """Raise PrefixError: there is nothing to load into."""
+        raise PrefixError(
+            f"the model has no prefix that could start from one of {len(kv)} virtual tokens; make "
+            f"it with PrefixConfig(num_virtual_tokens={len(kv)})"
+        )
 
 
 def build_encoder(config: PrefixConfig, shapes: Shapes, hidden_size: int) -> PrefixEncoder:

@@ -2,22 +2,18 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pipeline.prefix.errors import PrefixError
 
 
 class TrainedModules(nn.Module):
-    """Float32 copies of some of the frozen model's modules, which answer in their place.
+    """Float32 copies of some of the frozen model's modules.
 
-    A hook on each of the model's own modules returns what its copy computes; the own weights stay
-    as they are. The hooks act while `active` is true.
+    `pipeline.prefix.injection.heads` lets them answer in the place of the model's own.
 
     Raises:
         PrefixError: for a name that the model has no module of.
@@ -34,36 +30,14 @@ class TrainedModules(nn.Module):
                     f"module; its own are: {children}"
                 )
         self.names = names
-        self.active = False
         # In a plain list: registered, the model's own would be parameters of this module too.
         self._originals = [known[name] for name in names]
         copies = [copy.deepcopy(module).float().requires_grad_(True) for module in self._originals]
         self.copies = nn.ModuleList(copies)
-        self._handles: list[RemovableHandle] = []
 
-    def attach(self) -> None:
-        """Add the hooks; adding them twice adds them once."""
-        if self._handles:
-            return
-        for own, trained in zip(self._originals, self.copies, strict=True):
-            hook = _answering(self, trained)
-            self._handles.append(own.register_forward_hook(hook, with_kwargs=True))
-
-    def detach(self) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Let the copies answer in place of the frozen model's own modules."""
-        before, self.active = self.active, True
-        self.attach()
-        try:
-            yield
-        finally:
-            self.active = before
+    def pairs(self) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """Each of the model's own modules, and its copy."""
+        return zip(self._originals, self.copies, strict=True)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """A detached copy of every weight, under its name in the frozen model."""
@@ -88,17 +62,3 @@ class TrainedModules(nn.Module):
             trained.load_state_dict(
                 {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
             )
-
-
-def _answering(owner: TrainedModules, trained: nn.Module) -> Any:
-    def answer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if not owner.active:
-            return output
-        return trained(*map(_float32, args), **{k: _float32(v) for k, v in kwargs.items()})
-
-    return answer
-
-
-def _float32(value: Any) -> Any:
-    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return value.float() if floating else value

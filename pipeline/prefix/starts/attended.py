@@ -23,7 +23,7 @@ def attention_received(model: PrefixModel, inputs: Iterable[list[int]]) -> torch
     """
     frozen = model.frozen_model
     before = frozen.config._attn_implementation
-    p = model.prefix_config.num_virtual_tokens
+    p = model.prefix_length
     total, queries = torch.zeros(p, dtype=torch.float64), 0
     frozen.set_attn_implementation("eager")
     try:

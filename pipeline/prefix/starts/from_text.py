@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.prefix.architecture.context import context_of
 from pipeline.prefix.architecture.parts import evaluating, is_decoder_only
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.provenance import provenance
@@ -58,7 +59,7 @@ def kv_prefix_from_tokens(
     Raises PrefixError when they are more than the model's context, or none.
     """
     tokens = torch.as_tensor(tokens)
-    context = getattr(frozen_model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(frozen_model)
     if context is not None and len(tokens) > context:
         raise PrefixError(
             f"{len(tokens)} virtual tokens are more than the model's context of {context} "

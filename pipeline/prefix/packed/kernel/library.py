@@ -1,8 +1,8 @@
 """The CPU's own attention kernel: the C++ of `kernel/`, compiled for this machine on first use.
 
 Compiling takes a few seconds, once for a machine and a version of the source; the library lies in
-the user's cache folder. Where there is no C++ compiler, `available` is false and the attention runs
-on torch's operators instead, more slowly.
+the user's cache folder. Where there is no C++ compiler, the attention runs on torch's operators
+instead, more slowly.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-Tensor = torch.Tensor
+from pipeline.prefix.packed.call import PackedAttentionCall, StateKind, Tensor
 
 _SOURCES = Path(__file__).parent
 _COMPILERS = ("g++", "clang++", "c++")
@@ -31,70 +31,55 @@ ROOM = 16
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
-def available(*states: Tensor) -> bool:
-    """Whether the kernel takes these states `[heads, tokens, dim]`, all of one dtype and dim.
+def why_not_kernel(kind: StateKind) -> str | None:
+    """Why there is no kernel for such queries, keys and values; None where there is.
 
     Those of a prefix are float32 whatever the others are.
     """
-    first = states[0]
-    same = all(t.dtype == first.dtype and t.shape[-1] == first.shape[-1] for t in states)
-    return same and serves(first.device, first.dtype, first.shape[-1])
-
-
-def serves(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
-    """Whether there is a kernel for such a device, dtype and size of an attention head."""
-    if device.type != "cpu" or dtype not in _NAMES:
-        return False
+    if kind.device != "cpu":
+        return f"the CPU's kernel does not serve {kind.device}"
+    if len(kind.dtypes) > 1 or not kind.dtypes <= _NAMES.keys():
+        return f"the CPU's kernel takes {' or '.join(_NAMES.values())}"
+    if len(kind.head_dims) > 1:
+        return "the CPU's kernel takes one head size for queries, keys and values"
     library = _library()
-    return library is not None and dim % library.lanes() == 0
+    if library is None:
+        return f"the CPU's kernel needs a C++ compiler ({', '.join(_COMPILERS)}) that works"
+    lanes, dim = library.lanes(), min(kind.head_dims)
+    if dim % lanes:
+        return f"the CPU's kernel takes head sizes that are multiples of {lanes}, not {dim}"
+    return None
 
 
-def attention_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    lengths: list[int],
-    scaling: float,
-) -> tuple[Tensor, Tensor]:
-    """Attention of packed examples to themselves, causally, and to the prefix.
+def attention_forward(call: PackedAttentionCall) -> tuple[Tensor, Tensor]:
+    """Attention of packed examples to themselves, causally, and to the float32 prefix.
 
-    Arguments as of `merged_attention`. Returns `[num_heads, tokens, dim]` in the query's dtype, and
-    float32 log-sum-exps of the scaled scores `[num_heads, tokens]`.
+    Returns `[num_heads, tokens, head_dim]` in the query's dtype, and float32 log-sum-exps of the
+    scaled scores `[num_heads, tokens]`.
     """
+    query = call.query
     heads, tokens, dim = query.shape
     out = query.new_empty(tokens, heads, dim)
     lse = query.new_empty(heads, tokens, dtype=torch.float32)
-    states = [query, key, value, prefix_key, prefix_value]
-    sizes = _sizes(query, key.shape[0], prefix_key, len(lengths))
-    _run("forward", sizes, [_starts(lengths)], scaling, states, _pointer(out), _pointer(lse))
+    outputs = _pointer(out), _pointer(lse)
+    starts = [_starts(call.lengths)]
+    _run("forward", _sizes_of(call), starts, call.scaling, _states(call), *outputs)
     return out.transpose(0, 1), lse
 
 
 def attention_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    lengths: list[int],
-    scaling: float,
-    for_input: bool,
+    grad: Tensor, call: PackedAttentionCall, out: Tensor, lse: Tensor, for_input: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor, Tensor]:
     """Gradients of query, key, value (None unless `for_input`), and of the prefix, float32."""
     inputs = [
         torch.empty_like(t.transpose(0, 1), memory_format=torch.contiguous_format)
-        for t in ((query, key, value) if for_input else ())
+        for t in ((call.query, call.key, call.value) if for_input else ())
     ]
+    *_, prefix_key, _ = states = _states(call)
     prefix = [torch.empty(prefix_key.shape, dtype=torch.float32) for _ in range(2)]
-    states = [query, key, value, prefix_key, prefix_value, grad, out]
-    sizes = _sizes(query, key.shape[0], prefix_key, len(lengths))
     outputs = _pointer(lse), _pointers(inputs or [None] * 3), _pointers(prefix)
-    _run("backward", sizes, [_starts(lengths)], scaling, states, *outputs)
+    starts = [_starts(call.lengths)]
+    _run("backward", _sizes_of(call), starts, call.scaling, [*states, grad, out], *outputs)
     turned: list[Any] = [t.transpose(0, 1) for t in inputs] or [None] * 3
     return turned[0], turned[1], turned[2], prefix[0], prefix[1]
 
@@ -141,7 +126,7 @@ def _run(
 ) -> None:
     """Call the library's function for the dtype of `states`, of which the first is the query."""
     library = _library()
-    assert library is not None, "asked of `available` before"
+    assert library is not None, "asked of `why_not_kernel` before"
     dtype = _NAMES[states[0].dtype]
     # Held until the call has returned, copies too.
     states = [t if t.stride(-1) == 1 else t.contiguous() for t in states]
@@ -155,6 +140,17 @@ def _run(
     )
 
 
+def _states(call: PackedAttentionCall) -> list[Tensor]:
+    assert call.prefix_key is not None, "no prefix is one of no virtual tokens here"
+    assert call.prefix_value is not None, "keys and values go together"
+    return [call.query, call.key, call.value, call.prefix_key, call.prefix_value]
+
+
+def _sizes_of(call: PackedAttentionCall) -> list[int]:
+    query, key, _, prefix_key, _ = _states(call)
+    return _sizes(query, key.shape[0], prefix_key, len(call.lengths))
+
+
 def _sizes(query: Tensor, kv_heads: int, prefix_key: Tensor, last: int) -> list[int]:
     """The sizes that every function of the library takes, and a last one of its own."""
     assert prefix_key.dtype == torch.float32, "the prefix is trained in float32"
@@ -163,7 +159,7 @@ def _sizes(query: Tensor, kv_heads: int, prefix_key: Tensor, last: int) -> list[
 
 
 def _starts(lengths: list[int]) -> list[int]:
-    """Where each example starts, and where the last one ends."""
+    """Where each example starts, and where the last one ends (`cu_seqlens`)."""
     return [0, *itertools.accumulate(lengths)]
 
 

@@ -1,0 +1,40 @@
+"""`adapter`: a prefix that PEFT trained."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pipeline.baselines.context import MeasureContext
+from pipeline.baselines.untrained import UntrainedBaseline
+
+if TYPE_CHECKING:
+    from pipeline.prefix import KVPrefix
+
+
+class Adapter(UntrainedBaseline):
+    """A PEFT prefix-tuning adapter folder, measured as it is: a variant trained elsewhere."""
+
+    type: Literal["adapter"]
+
+    is_variant: ClassVar[bool] = True
+    path_is_users_own: ClassVar[bool] = True
+    needs_causal_lm: ClassVar[bool] = True
+
+    def kv_prefix(self, context: MeasureContext) -> "KVPrefix":
+        """The adapter's prefix.
+
+        Raises PrefixError when there is none, or it is of another model.
+        """
+        from pipeline.prefix.architecture.shapes import kv_shapes
+        from pipeline.prefix.files.peft_format import load_adapter
+
+        return load_adapter(self.path, kv_shapes(context.frozen_model))
+
+    def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
+        """The numbers of the prefix, and the file that holds them, as a variant's training does."""
+        from pipeline.prefix.files.peft_format import WEIGHTS
+
+        assert kv is not None, "an adapter has a prefix"
+        return {
+            "trainable_parameters": sum(tensor.numel() for tensor in (*kv.keys, *kv.values)),
+            "stored_bytes": (Path(self.path) / WEIGHTS).stat().st_size,
+        }

@@ -1,0 +1,142 @@
+"""The table of the report's pictures: another one is a row here and its function."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pipeline.comparison.plots.by_cost import by_stored_bytes
+from pipeline.comparison.plots.by_length import by_length
+from pipeline.comparison.plots.by_train_size import by_train_size
+from pipeline.comparison.plots.loss_curves import loss_curves
+from pipeline.comparison.plots.style import save
+from pipeline.comparison.plots.subject import Subject
+from pipeline.config import Params
+from pipeline.metrics.table import METRICS
+
+Shown = tuple[str, str]
+"""A split, and a metric on it."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file of the plots folder, and what it shows."""
+
+    file: str
+    title: str
+    is_wide: bool
+    """Whether it has several panels, which half a page's width would make too small."""
+    split: str
+    metric: str
+    draw: Callable[[Subject], Figure]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A kind of picture: one file for each split and metric that `shows` names.
+
+    `file` and `title` may hold `{split}`, and `{metric}`, which is the metric's name in the one
+    and its title in the other.
+    """
+
+    file: str
+    title: str
+    draw: Callable[[Subject], Figure]
+    shows: Callable[[Params], list[Shown]]
+    is_wide: bool = False
+
+    def pictures(self, params: Params) -> Iterator[Picture]:
+        """One for each split and metric."""
+        for split, metric in self.shows(params):
+            file = self.file.format(split=split, metric=metric)
+            title = self.title.format(split=split, metric=METRICS[metric].title)
+            yield Picture(file, title, self.is_wide, split, metric, self.draw)
+
+
+def sorted_by(params: Params) -> list[Shown]:
+    """The metric that tables are sorted by, on every split."""
+    return [(split, params.report.sort_by) for split in params.evaluate.splits]
+
+
+def sorted_by_first(params: Params) -> list[Shown]:
+    """As `sorted_by`, the split that tables are sorted by first."""
+    return sorted(sorted_by(params), key=lambda shown: shown[0] != params.report.split)
+
+
+def with_train_sizes(params: Params) -> list[Shown]:
+    """As `sorted_by`, where the sweep has training sizes."""
+    return sorted_by(params) if params.sweep.train_sizes else []
+
+
+def once(params: Params) -> list[Shown]:
+    """One picture of the whole sweep."""
+    return [(params.report.split, params.report.sort_by)]
+
+
+def all_others(params: Params) -> list[Shown]:
+    """Every metric but the one that tables are sorted by, on every split."""
+    others = [metric for metric in params.metrics if metric != params.report.sort_by]
+    return [(split, metric) for metric in others for split in params.evaluate.splits]
+
+
+PLOTS: tuple[Plot, ...] = (
+    Plot(
+        file="{split}_{metric}.png",
+        title="{split}: {metric} against prefix length",
+        draw=by_length,
+        shows=sorted_by_first,
+    ),
+    Plot(
+        file="{split}_{metric}_by_stored_bytes.png",
+        title="{split}: {metric} against stored bytes",
+        draw=by_stored_bytes,
+        shows=sorted_by,
+    ),
+    Plot(
+        file="{split}_{metric}_by_train_size.png",
+        title="{split}: {metric} against training examples",
+        draw=by_train_size,
+        shows=with_train_sizes,
+        is_wide=True,
+    ),
+    Plot(
+        file="loss_curves.png",
+        title="training loss",
+        draw=loss_curves,
+        shows=once,
+        is_wide=True,
+    ),
+    Plot(
+        file="{split}_{metric}.png",
+        title="{split}: {metric} against prefix length",
+        draw=by_length,
+        shows=all_others,
+    ),
+)
+"""In the order of the page."""
+
+
+def pictures(params: Params) -> list[Picture]:
+    """Every picture of a report."""
+    return [picture for plot in PLOTS for picture in plot.pictures(params)]
+
+
+def pictures_of_page(params: Params) -> list[Picture]:
+    """Without those of a metric that restates another, unless tables are sorted by it."""
+    return [
+        picture
+        for picture in pictures(params)
+        if picture.metric == params.report.sort_by or METRICS[picture.metric].restates is None
+    ]
+
+
+def draw(params: Params, table: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
+    """Write every picture of a summary table and its loss curves into `folder`.
+
+    The same tables give the same bytes.
+    """
+    for picture in pictures(params):
+        subject = Subject(table, curves, picture.split, METRICS[picture.metric])
+        save(picture.draw(subject), folder / picture.file, params.report.dpi)

@@ -1,0 +1,58 @@
+"""What differs from run to run, beside the timings themselves: a table and a picture.
+
+They are no outputs of DVC's, which are the same on every run; a restored variant has no timing.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from pipeline.comparison.plots.by_cost import by_training_seconds
+from pipeline.comparison.plots.style import save
+from pipeline.comparison.plots.subject import Subject
+from pipeline.comparison.tables import sorted_by
+from pipeline.config import Params
+from pipeline.metrics.table import METRICS
+from pipeline.storage.atomic import atomic_file
+from pipeline.storage.records import write_text
+from pipeline.workspace.timings import read_timing
+
+TABLE, PICTURE = "timings.md", "quality_by_training_seconds.png"
+
+_FIGURES = {
+    "training_seconds": "training (s)",
+    "training_tokens_per_second": "training (tokens/s)",
+    "evaluation_seconds": "evaluation (s)",
+    "decoding_tokens_per_second": "decoding (tokens/s)",
+}
+
+
+def write_timings(params: Params, table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write `timings.md` and, where trainings were timed, the picture; returns what it wrote."""
+    metric = METRICS[params.report.sort_by]
+    timings = [read_timing(name) for name in table["name"]]
+    shown = [key for key in _FIGURES if any(key in timing for timing in timings)]
+    rows = [
+        [
+            row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)",
+            metric.shown(row[params.report.sort_column]),
+            *(f"{timing[figure]:.1f}" if figure in timing else "" for figure in shown),
+        ]
+        for row, timing in zip(table.to_dict("records"), timings, strict=True)
+    ]
+    headers = ["", sorted_by(params), *(_FIGURES[figure] for figure in shown)]
+    text = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    note = "Wall-clock times of this machine; empty for what was restored and not run here."
+    write_text(folder / TABLE, f"{text}\n\n{note}\n")
+    written = [folder / TABLE]
+    timed = table.assign(training_seconds=[t.get("training_seconds", 0.0) for t in timings])
+    if (timed["training_seconds"] > 0).any():
+        with atomic_file(folder / PICTURE) as aside:
+            # matplotlib goes by the suffix.
+            picture = aside.with_suffix(".png")
+            subject = Subject(timed, pd.DataFrame(), params.report.split, metric)
+            save(by_training_seconds(subject), picture, params.report.dpi)
+            picture.replace(aside)
+        written.append(folder / PICTURE)
+    return written

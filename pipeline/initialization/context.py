@@ -1,0 +1,84 @@
+"""What the stages hand to an initialisation; each thing is loaded when it is asked for."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pipeline.prefix import KVPrefix
+    from pipeline.prefix.parameters.encoder import Shapes
+
+
+class Rendering(Protocol):
+    """How the task renders rows of the data."""
+
+    def demonstrations(self, rows: Sequence[Mapping[str, Any]], template: str | None) -> str:
+        """The rows one after another as one text, by a template or as the task renders them."""
+
+    def texts(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """The row's input and target."""
+
+
+class CacheContext(Protocol):
+    """What the stage `kv_prefix` has."""
+
+    @property
+    def name(self) -> str:
+        """The initialisation's key in params.yaml."""
+
+    @property
+    def max_length(self) -> int:
+        """The tokens of KV cache to compute: `kv_prefix.max_length`."""
+
+    @property
+    def use_chat_template(self) -> bool:
+        """Whether the task renders rows by the model's chat template."""
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether an encoder reads the input and a decoder writes the target."""
+
+    @property
+    def rendering(self) -> Rendering:
+        """How the task renders rows."""
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The frozen model's tokenizer."""
+
+    @property
+    def frozen_model(self) -> "PreTrainedModel":
+        """The frozen model, in the precision of `kv_prefix`."""
+
+
+class StartContext(Protocol):
+    """What the stage `train` has for one variant."""
+
+    @property
+    def length(self) -> int:
+        """The prefix length p in virtual tokens."""
+
+    @property
+    def cached(self) -> "KVPrefix":
+        """What the stage `kv_prefix` kept of the initialisation."""
+
+    @property
+    def kv_shapes(self) -> "Shapes":
+        """The shapes of keys and values in every layer that gets a prefix."""
+
+    @property
+    def generator(self) -> "torch.Generator":
+        """Random numbers of the variant's seed."""
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The frozen model's tokenizer."""
+
+    @property
+    def frozen_model(self) -> "PreTrainedModel":
+        """The frozen model, as the variant trains against it."""
+
+    def inputs(self, most: int) -> list[list[int]]:
+        """The token ids of the first training inputs, up to `most` of them."""

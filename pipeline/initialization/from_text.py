@@ -1,0 +1,88 @@
+"""What the initialisations have in common that start from the KV cache of a text."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import PipelineError
+from pipeline.initialization.context import CacheContext, StartContext
+from pipeline.initialization.start import Cached, Start
+
+if TYPE_CHECKING:
+    from pipeline.prefix import KVPrefix
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text, and which of its tokens are prefilled into a KV cache.
+
+    `written` is what an encoder-decoder's decoder is given; None for `tokens` too.
+    """
+
+    text: str
+    tokens: list[int]
+    written: list[int] | None = None
+
+
+class TextStart(Start):
+    """Prefills a text's tokens once for all lengths, and starts from the first p of them."""
+
+    @abstractmethod
+    def corpus(self, context: CacheContext) -> Corpus:
+        """The text and the tokens to prefill.
+
+        Raises PipelineError when its file is missing, empty, not UTF-8, or too short.
+        """
+
+    def cached(self, context: CacheContext) -> Cached:
+        """The keys and values that the frozen model computes of the corpus, float32."""
+        from pipeline.prefix import kv_prefix_from_source_tokens, kv_prefix_from_tokens
+
+        corpus = self.corpus(context)
+        if corpus.written is None:
+            kv = kv_prefix_from_tokens(context.frozen_model, corpus.tokens)
+        else:
+            kv = kv_prefix_from_source_tokens(context.frozen_model, corpus.tokens, corpus.written)
+        return Cached(kv, f"KV cache of {len(corpus.tokens)} tokens", corpus.text)
+
+    def start(self, context: StartContext) -> "KVPrefix":
+        """The cache's first p entries."""
+        return context.cached[: context.length]
+
+    def check_lengths(self, name: str, longest: int, cached_tokens: int) -> None:
+        """Raise ValueError for a length above the tokens that are prefilled."""
+        if longest > cached_tokens:
+            raise ValueError(
+                f"sweep.lengths: {longest} is above kv_prefix.max_length = {cached_tokens}, the "
+                f"tokens of KV cache computed for '{name}'; raise kv_prefix.max_length or lower "
+                "the length"
+            )
+
+
+def first_tokens(context: CacheContext, text: str, tokens: list[int]) -> Corpus:
+    """A text's tokens as far as they are prefilled. Raises PipelineError for too few."""
+    if len(tokens) < context.max_length:
+        raise PipelineError(
+            f"initializations.{context.name}: its text has {len(tokens)} tokens, fewer than "
+            f"kv_prefix.max_length = {context.max_length}; use a longer text or lower "
+            "kv_prefix.max_length"
+        )
+    return Corpus(text, tokens[: context.max_length])
+
+
+def read_text_file(name: str, path: str) -> str:
+    """The text of the user's file. Raises PipelineError when it is missing, no UTF-8, or empty."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise PipelineError(
+            f"initializations.{name}.path: there is no file '{path}'; name an existing text file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise PipelineError(
+            f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"
+        ) from error
+    if not text.strip():
+        raise PipelineError(f"initializations.{name}.path: '{path}' is empty")
+    return text

@@ -1,0 +1,48 @@
+"""`most_attended`: the tokens of a text file that training inputs make use of."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pipeline.initialization.context import CacheContext, StartContext
+from pipeline.initialization.from_text import Corpus, TextStart, read_text_file
+from pipeline.schema.section import Count
+
+if TYPE_CHECKING:
+    from pipeline.prefix import KVPrefix
+
+
+class MostAttended(TextStart):
+    """The cached tokens of a text file that training inputs attend to most."""
+
+    type: Literal["most_attended"]
+    corpus_tokens: Count = 512
+    inputs: Count = 16
+
+    path_is_users_own: ClassVar[bool] = True
+    needs_causal_lm: ClassVar[bool] = True
+
+    def corpus(self, context: CacheContext) -> Corpus:
+        """The file's text, and its first `corpus_tokens`, to choose from."""
+        text = read_text_file(context.name, self.path)
+        return Corpus(text, context.tokenizer.encode(text)[: self.corpus_tokens])
+
+    def start(self, context: StartContext) -> "KVPrefix":
+        """The tokens that the training inputs attend to most, with the whole text before them."""
+        from pipeline.prefix import PrefixConfig, PrefixModel
+        from pipeline.prefix.starts.attended import most_attended
+
+        corpus = context.cached
+        config = PrefixConfig(num_virtual_tokens=len(corpus))
+        whole = PrefixModel(context.frozen_model, config).eval()
+        whole.load_kv_prefix(corpus)
+        kv = most_attended(whole, corpus, context.length, context.inputs(self.inputs))
+        whole.detach()
+        return kv
+
+    def check_lengths(self, name: str, longest: int, cached_tokens: int) -> None:
+        """Raise ValueError for a length above the tokens to choose from."""
+        if longest > self.corpus_tokens:
+            raise ValueError(
+                f"sweep.lengths: {longest} is above initializations.{name}.corpus_tokens = "
+                f"{self.corpus_tokens}, of which the prefix is chosen; raise that or lower "
+                "the length"
+            )

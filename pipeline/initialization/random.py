@@ -1,0 +1,24 @@
+"""`random`: normal noise."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.initialization.context import StartContext
+from pipeline.initialization.start import Start
+
+if TYPE_CHECKING:
+    from pipeline.prefix import KVPrefix
+
+
+class Random(Start):
+    """Normal noise, as PEFT starts a prefix; drawn anew for each seed."""
+
+    type: Literal["random"]
+    scale: Annotated[float, Field(gt=0)] = 1.0
+
+    def start(self, context: StartContext) -> "KVPrefix":
+        """Noise of the variant's seed, of standard deviation `scale`."""
+        from pipeline.prefix import random_kv_prefix
+
+        return random_kv_prefix(context.kv_shapes, context.length, self.scale, context.generator)

@@ -1,0 +1,80 @@
+"""What every initialisation of params.yaml is and does."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pipeline.initialization.context import CacheContext, StartContext
+from pipeline.schema.section import Section
+
+if TYPE_CHECKING:
+    from pipeline.prefix import KVPrefix
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What the stage `kv_prefix` keeps of an initialisation, once for all lengths.
+
+    `summary` says in a few words what `kv` is; `text` is the text that it was computed from.
+    """
+
+    kv: "KVPrefix"
+    summary: str
+    text: str | None = None
+
+
+class Start(Section):
+    """An initialisation: its keys in params.yaml, and the prefix that a variant starts from.
+
+    `path` is what it is made from, so that DVC watches it.
+    """
+
+    path: str
+    type: str
+
+    stands_in_context: ClassVar[bool] = False
+    """Whether its prefix is the first p entries of one KV cache of a text, of
+    `kv_prefix.max_length` tokens: then the text can stand in the context as well."""
+
+    path_is_users_own: ClassVar[bool] = False
+    """Whether `path` is the user's own file or folder, which is there before any stage runs."""
+
+    needs_causal_lm: ClassVar[bool] = False
+    """Whether it serves `task.type: causal_lm` alone."""
+
+    def cached(self, context: CacheContext) -> Cached | None:
+        """What the stage `kv_prefix` computes or reads; None for one drawn when a variant trains.
+
+        Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
+        """
+        return None
+
+    @abstractmethod
+    def start(self, context: StartContext) -> "KVPrefix":
+        """The prefix of `context.length` virtual tokens that a variant's training starts from.
+
+        Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
+        """
+
+    def check_lengths(self, name: str, longest: int, cached_tokens: int) -> None:
+        """Raise ValueError when a prefix cannot be as long as the longest of the sweep.
+
+        `cached_tokens` is `kv_prefix.max_length`.
+        """
+
+    def check_path(self, name: str, trained: Collection[str]) -> None:
+        """Raise ValueError when `path` cannot be one of this initialisation.
+
+        `trained` are the prefix files that the sweep's variants write.
+        """
+
+    def check_text(self, name: str, tokens_in: Callable[[str], int], needed: int) -> None:
+        """Raise PipelineError when the text at `path` is there and too short for `needed` tokens.
+
+        `tokens_in` counts a text's tokens.
+        """
+
+    def templates(self) -> Mapping[str, str]:
+        """Its Jinja2 templates over the data's columns, by their keys."""
+        return {}

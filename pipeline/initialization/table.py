@@ -1,0 +1,32 @@
+"""The table of initialisations: a row each, from which params.yaml's schema is made."""
+
+from typing import TYPE_CHECKING
+
+from pipeline.initialization.corpus_chunks import CorpusChunks
+from pipeline.initialization.corpus_text import CorpusText
+from pipeline.initialization.demonstrations import Demonstrations
+from pipeline.initialization.most_attended import MostAttended
+from pipeline.initialization.prefix_file import PrefixFile
+from pipeline.initialization.random import Random
+from pipeline.initialization.start import Start
+from pipeline.initialization.trained_variant import TrainedVariant
+from pipeline.initialization.vocabulary import Vocabulary
+from pipeline.initialization.zero import Zero
+from pipeline.schema.alternatives import one_of
+
+INITIALIZATIONS: tuple[type[Start], ...] = (
+    Random,
+    Zero,
+    Vocabulary,
+    CorpusText,
+    CorpusChunks,
+    Demonstrations,
+    MostAttended,
+    PrefixFile,
+    TrainedVariant,
+)
+
+if TYPE_CHECKING:
+    Initialization = Start
+else:
+    Initialization = one_of(INITIALIZATIONS)

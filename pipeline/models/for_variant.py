@@ -1,0 +1,78 @@
+"""The prefix that a variant's training starts from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.data.splits import load_split
+from pipeline.models.definition import read_definition
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix.parameters.encoder import Shapes
+from pipeline.sweep.variants import Variant
+from pipeline.workspace import paths
+
+
+def start_prefix(variant: Variant, model: PrefixModel) -> KVPrefix:
+    """The prefix that a variant's training starts from, of the variant's length, for all layers.
+
+    Its initialisation is the one that the stage `kv_prefix` was run with, which DVC watches for
+    the stage `train`. Raises PipelineError or PrefixError when what it is made from is missing or
+    does not fit.
+    """
+    return read_definition(_folder(variant)).start(ForVariant(variant, model))
+
+
+@dataclass(frozen=True)
+class ForVariant:
+    """A `StartContext` of one variant; what no one asks for is not loaded."""
+
+    variant: Variant
+    model: PrefixModel
+
+    @property
+    def length(self) -> int:
+        """Virtual tokens."""
+        return self.variant.length
+
+    @property
+    def cached(self) -> KVPrefix:
+        """What the stage `kv_prefix` kept."""
+        return KVPrefix.load(_folder(self.variant) / "prefix.safetensors")
+
+    @property
+    def kv_shapes(self) -> Shapes:
+        """The prefix's shapes."""
+        return self.model.kv_shapes
+
+    @property
+    def frozen_model(self) -> PreTrainedModel:
+        """The model without its prefix."""
+        return self.model.frozen_model
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Random numbers of the variant's seed."""
+        return torch.Generator().manual_seed(self.variant.seed)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The frozen model's tokenizer."""
+        return load_tokenizer(paths.MODEL)
+
+    def inputs(self, most: int) -> list[list[int]]:
+        """The first inputs of the training split, without their targets."""
+        rows = load_split(paths.TOKENIZED / "splits", "train").select_columns(
+            ["input_ids", "target_start"]
+        )
+        return [
+            row["input_ids"][: row["target_start"]]
+            for row in rows.select(range(min(most, len(rows))))
+        ]
+
+
+def _folder(variant: Variant) -> Path:
+    return paths.KV_PREFIX / variant.initialization

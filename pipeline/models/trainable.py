@@ -1,0 +1,17 @@
+"""The prefix to train, as params ask for it."""
+
+from pipeline.config.prefix import PrefixParams
+from pipeline.prefix import PrefixConfig
+
+
+def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> PrefixConfig:
+    """The prefix that params ask for; `new` are the modules to train where they name none."""
+    named = params.model_dump()
+    modules = named.pop("modules_to_save")
+    parts = named.pop("parts")
+    return PrefixConfig(
+        num_virtual_tokens=length,
+        parts=None if parts is None else tuple(parts),
+        modules_to_save=new if modules is None else tuple(modules),
+        **named,
+    )

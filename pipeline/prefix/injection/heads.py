@@ -1,0 +1,39 @@
+"""Hooks that let trained copies of a frozen model's modules answer in their place."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from pipeline.prefix.injection.hooks import Injection
+from pipeline.prefix.parameters.heads import TrainedModules
+
+
+class HeadInjection(Injection):
+    """A hook on each of the model's own modules returns what its copy computes.
+
+    The model's own weights stay as they are.
+    """
+
+    def __init__(self, heads: TrainedModules) -> None:
+        super().__init__()
+        self._heads = heads
+
+    def _hooks(self) -> Iterator[RemovableHandle]:
+        for own, trained in self._heads.pairs():
+            yield own.register_forward_hook(self._answering(trained), with_kwargs=True)
+
+    def _answering(self, trained: nn.Module) -> Any:
+        def answer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if not self._active:
+                return output
+            return trained(*map(_float32, args), **{k: _float32(v) for k, v in kwargs.items()})
+
+        return answer
+
+
+def _float32(value: Any) -> Any:
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.float() if floating else value

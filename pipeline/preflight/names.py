@@ -1,0 +1,13 @@
+"""Names on the command line against those that params.yaml compares."""
+
+from pipeline.config import Params
+from pipeline.errors import PipelineError
+
+
+def check_in_context(params: Params, length: int, initialization: str) -> None:
+    """Raise PipelineError for a text in the context that the sweep does not list."""
+    if initialization not in params.sweep.in_context or length not in params.sweep.lengths:
+        raise PipelineError(
+            f"'{initialization}' at {length} tokens is not in sweep.in_context and sweep.lengths "
+            "of params.yaml"
+        )

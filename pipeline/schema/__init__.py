@@ -1,0 +1,1 @@
+"""What every section of params.yaml is made of."""

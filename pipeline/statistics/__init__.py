@@ -1,0 +1,1 @@
+"""How sure scores and their differences are: intervals and paired p values, without the model."""
