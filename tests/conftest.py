@@ -34,10 +34,14 @@ CHAT_TEMPLATE = (
 # The files that take longest, so that no worker begins one while the other has nothing left. The
 # first builds the sweep that others copy, and the second needs none.
 LONGEST_FIRST = (
-    *("test_using.py", "test_kills.py", "test_dvc.py", "test_reruns.py", "test_pipeline.py"),
-    *("test_fuzz.py", "test_writes.py", "test_tasks.py", "test_mlflow.py", "test_report.py"),
-    *("test_smollm2.py", "test_adapted.py", "test_encoders.py", "test_baselines.py"),
+    *("test_reruns.py", "test_smollm2.py", "test_writes.py", "test_kills.py", "test_pipeline.py"),
+    *("test_dvc.py", "test_using.py", "test_fuzz.py", "test_forking.py", "test_tasks.py"),
+    *("test_mlflow.py", "test_steering.py", "test_report.py", "test_measuring.py"),
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: no unit test either; `make test-fast` leaves it out")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -147,6 +147,7 @@ def test_only_the_prefix_takes_gradients(tokenizer: PreTrainedTokenizerFast) -> 
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
 def test_compiled_layers_train_alike(tokenizer: PreTrainedTokenizerFast) -> None:
     """Losses and gradients of compiled training steps are the eager ones; validation is eager."""

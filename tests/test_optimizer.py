@@ -32,6 +32,7 @@ def test_rates_are_those_of_transformers(name: Any, warmup: int, steps: int) -> 
             each.step()
 
 
+@pytest.mark.slow
 def test_training_does_without_peft() -> None:
     code = (
         "import sys, torch\n"

@@ -13,6 +13,8 @@ from pipeline.storage.records import read_jsonl
 from pipeline.sweep.grid import sweep
 from tests.task_runs import params_for, run_stages
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from pipeline.cli.main import main
 from tests.conftest import ROOT
 from tests.faults.training_folder import faulty_params, make_training_folder, write_params
 
-PARAMS_CASES = 2000
+PARAMS_CASES = int(os.environ.get("PARAMS_CASES", "2000"))
 DATA_CASES = 150
+
+pytestmark = pytest.mark.slow
 
 Path_ = tuple[Any, ...]
 Edit = tuple[str, int, Any]

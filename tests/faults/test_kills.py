@@ -1,6 +1,7 @@
 """A training that is killed, stopped or cut off at any moment ends with the same bytes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from pipeline.workspace.checkpoints import FILE
 from tests.conftest import CORPUS, ROOT, tiny_model, tiny_tokenizer
 from tests.prefix.encoders import build
 
-KILLS = 50
+KILLS = int(os.environ.get("KILLS", "50"))
 
 
 @pytest.mark.real
@@ -196,6 +197,7 @@ def test_resumed_is_uninterrupted_beside_a_head_and_of_parts(task: str, tmp_path
     assert same(run(folder), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
 def test_resumed_is_uninterrupted_when_compiled(tmp_path: Path) -> None:
     config = PrefixConfig(num_virtual_tokens=4)

@@ -30,6 +30,8 @@ STAGES: dict[str, tuple[list[str], list[str]]] = {
     "report": (["report"], ["data/report"]),
 }
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -40,6 +42,8 @@ def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     params["sweep"] = sweep_of([2], ["corpus"])
     params["train"] |= {"max_steps": 3, "eval_every_steps": 2}
     params["checkpoints"] = {"every_steps": 2}
+    # A picture a metric, each written alike.
+    params["evaluate"]["metrics"] = ["exact_match"]
     write_params(folder, params)
     with pytest.MonkeyPatch.context() as patch:
         # Drawing takes most of a second; what is tried here is where the pictures are written.

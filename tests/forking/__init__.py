@@ -32,7 +32,8 @@ def commands() -> Path | None:
     folder = Path(tempfile.mkdtemp(prefix="forking-"))
     address = folder / "socket"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH"):
+        environment.pop(name, None)
     with socket.socket(socket.AF_UNIX) as listener:
         # Whoever comes while the server still imports waits to be accepted.
         listener.bind(str(address))

@@ -14,7 +14,10 @@ from tests import forking
 from tests.conftest import REAL
 
 COMMANDS = forking.commands()
-pytestmark = pytest.mark.skipif(COMMANDS is None, reason="only real interpreters are started")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(COMMANDS is None, reason="only real interpreters are started"),
+]
 
 PROGRAMS = {
     "what it is given": """

@@ -205,6 +205,7 @@ def test_plain_transformers_takes_the_prefix_as_a_cache(model: PreTrainedModel) 
     torch.testing.assert_close(found[chosen], expected[chosen], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_forward(model: PreTrainedModel) -> None:
     tuned = prefixed(model, TEXT)
     with torch.no_grad():

@@ -7,6 +7,8 @@ from transformers import T5ForConditionalGeneration
 from benchmarks.letters import SORT, TOLD, UNMARKED, batch_of, exact_share, examples, trained_model
 from benchmarks.seq2seq import WAYS, measured, train
 
+pytestmark = pytest.mark.slow
+
 RULE = TOLD[SORT]
 
 
