@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline.cli.main import main
+from pipeline.config.compose import compose
 from tests.conftest import ROOT
 from tests.faults.training_folder import faulty_params, make_training_folder, write_params
 
@@ -134,7 +135,7 @@ def refuse_traceback(*command: str) -> int:
 BASES = [
     faulty_params(Path("inputs/model")),
     YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8")),
-    YAML(typ="safe").load((ROOT / "examples/initializations.yaml").read_text(encoding="utf-8")),
+    YAML(typ="safe").load(compose(ROOT / "examples" / "initializations.yaml")),
 ]
 
 
