@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help setup repro ui test lint bench clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; name another with make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -21,16 +21,18 @@ $(READY): requirements.lock
 
 setup: $(READY) ## Create .venv from requirements.lock
 
-repro: setup ## Run every stage that params.yaml or its inputs changed
+repro: setup ## Run what changed; PARAMS=examples/webnlg.yaml puts an example over params.yaml first
+	$(if $(PARAMS),python -m pipeline params $(PARAMS))
 	dvc repro
 
 ui: setup ## Compare the runs in MLflow's UI
 	mlflow ui
 
-lint: setup ## Check style and types
+lint: setup ## Check style, types and the walls between rooms
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 
 test: lint ## Run lint, types and all tests
 	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -29,8 +29,10 @@ def test_webnlg_runs_by_its_params_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    compose(ROOT / "examples" / "webnlg.yaml")
     yaml = YAML(typ="safe")
-    params: dict[str, Any] = yaml.load(compose(ROOT / "examples" / "webnlg.yaml"))
+    params: dict[str, Any] = yaml.load(Path("params.yaml").read_text())
     files = params["data"]["files"]
     params["data"]["path"] = str(DATA)
     params["data"]["files"] = {split: str(DATA / Path(path).name) for split, path in files.items()}

@@ -49,13 +49,12 @@ def main() -> None:
     """Prefix tuning of a frozen language model, steered by params.yaml and run by DVC.
 
     `dvc repro` calls the stages below in their order; `python -m pipeline check` validates
-    params.yaml without running any, and `params` makes one out of an example. With what was
-    trained, `generate` answers texts, `export` writes a PEFT adapter, and `import` lets one join
-    the comparison.
+    params.yaml without running any. With what they trained, `generate` answers texts, `export`
+    writes a PEFT adapter, and `import` lets one join the comparison.
     """
 
 
-for _command in (*STAGES, params, generate, export, import_adapter):
+for _command in (*STAGES, generate, export, import_adapter, params):
     main.add_command(_command)
 
 

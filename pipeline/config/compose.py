@@ -1,129 +1,110 @@
-"""A whole params.yaml out of an example's few keys: the default, with those in their place."""
+"""params.yaml with what an example says differs, put over the params of before.
+
+The params that an example was put over are kept aside in `params.yaml.before`: another example is
+put over those, so that examples do not add up, and `restore` brings them back. Edits of a composed
+file are never written over.
+"""
 
 import io
-import itertools
-import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from pipeline.config.load import load_params, read_yaml
+from pipeline.config.params import Params
 from pipeline.errors import PipelineError
-from pipeline.storage.atomic import atomic_file
+from pipeline.storage.records import write_text
+from pipeline.workspace.paths import PARAMS
 
-# The params.yaml that this version comes with, wherever it is run and whatever was edited.
-DEFAULT = Path(__file__).with_name("default_params.yaml")
-
-# What these define is meant together, under names of the writer's choice.
+BEFORE = PARAMS.with_name("params.yaml.before")
+_MARK = "# Composed of params.yaml.before and "
 _WHOLE = ("initializations", "baselines", "trained_baselines")
-# So is what these say of another source, whose keys are others.
-_WHOLE_BY_SOURCE = ("model", "data")
+"""Sections that list things of a person's own names: an example's list stands in their place."""
 
 
-def compose(example: Path) -> str:
-    """The text of params.yaml: the default, its comments included, with the keys of `example`.
+def compose(example: Path) -> None:
+    """Write params.yaml: the params of before, with the example's keys in place of theirs.
 
-    A section of `example` stands as it is written there where it defines names or another source;
-    of any other, its keys replace those of the default. Raises PipelineError for a file that is no
-    mapping of sections, and for a section that the default has not.
+    `initializations`, `baselines` and `trained_baselines` stand as the example writes them, and so
+    do `model` and `data` where it names another `source`; of all other sections key by key.
+    Raises PipelineError for an example that is missing or gives no valid params, and where
+    something of the person's would be lost.
     """
-    asked, defaults = read_yaml(example), read_yaml(DEFAULT)
-    if unknown := [name for name in asked if name not in defaults]:
+    base = _base()
+    text = _composed(base, example)
+    _validate(text, example)
+    write_text(BEFORE, base)
+    write_text(PARAMS, text)
+
+
+def restore() -> None:
+    """Put the params of before back in place. Raises PipelineError when there are none."""
+    if not BEFORE.exists():
+        raise PipelineError(f"{BEFORE}: there is none; {PARAMS} is no composed one")
+    _base()
+    BEFORE.replace(PARAMS)
+
+
+def _base() -> str:
+    """The params that an example is put over."""
+    text = _text(PARAMS)
+    if not text.startswith(_MARK):
+        if BEFORE.exists() and _text(BEFORE) != text:
+            raise PipelineError(
+                f"{BEFORE}: holds params that {PARAMS} is not composed of any more; move it away"
+            )
+        return text
+    example = Path(text.splitlines()[0].removeprefix(_MARK))
+    base = _text(BEFORE)
+    if not example.exists() or _composed(base, example) != text:
         raise PipelineError(
-            f"{example}: {unknown[0]}: unknown section; known sections: {', '.join(defaults)}"
+            f"{PARAMS}: was edited since {example} was put over it; keep the edits in a file of "
+            f"their own, and `mv {BEFORE} {PARAMS}`"
         )
-    written = example.read_text(encoding="utf-8")
-    theirs, values = _sections(written), _yaml().load(written)
-    title = f"# The default with {example.as_posix()}, put together by `python -m pipeline params`."
-    parts = [title]
-    if theirs:
-        (head, _), *_ = theirs.values()
-        parts += [head.strip("\n")] if head.strip() else []
-    parts.append("")
-    expected = {}
-    for name, (comment, body) in _sections(DEFAULT.read_text(encoding="utf-8")).items():
-        default, own = defaults[name], asked.get(name)
-        if own is None and name not in (asked if name in _WHOLE else ()):
-            expected[name] = default
-        elif _is_whole(name, own, default):
-            expected[name], body = own, theirs.get(name, ("", ""))[1]
-        else:
-            expected[name], body = default | own, _replaced(name, body, values[name])
-        parts.append((comment + body).rstrip("\n"))
-    text = "\n".join(parts) + "\n"
-    if YAML(typ="safe").load(text) != expected:
-        raise PipelineError(
-            f"{example}: cannot be put together with the default; begin each section with its "
-            "name and a colon at the beginning of a line, and use no anchors across sections"
-        )
-    return text
+    return base
 
 
-def write_composed(text: str, path: Path, example: Path) -> Path | None:
-    """Let a composed text be `path` once it is valid; returns where the file before is kept.
-
-    That is `<path>.before`, or `.before-2` and so on where that holds something else; None when
-    `path` did not exist. Raises PipelineError with a line for each mistake, in the name of
-    `example`; then nothing has changed.
-    """
-    with atomic_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-        try:
-            load_params(aside)
-        except PipelineError as error:
-            raise PipelineError(str(error).replace(str(aside), str(example))) from error
-        return _keep(path) if path.exists() else None
-
-
-def _sections(text: str) -> dict[str, tuple[str, str]]:
-    """Each section's comment, the lines right above that begin with one, and its own lines."""
-    found = re.split(r"^((?:(?:#.*)?\n)*)([a-z_]+)(?=:)", text, flags=re.MULTILINE)
-    return {
-        name: (comment, name + body)
-        for comment, name, body in zip(found[1::3], found[2::3], found[3::3], strict=True)
-    }
-
-
-def _is_whole(name: str, own: Any, default: Any) -> bool:
-    """Whether the example's section stands for the default's, key by key or not."""
-    if name in _WHOLE or not isinstance(own, dict):
-        return True
-    return name in _WHOLE_BY_SOURCE and own.get("source", default["source"]) != default["source"]
-
-
-def _replaced(name: str, body: str, values: dict[str, Any]) -> str:
-    """A section's lines with other values; comments beside and between the keys stay."""
-    yaml = _yaml()
-    section = yaml.load(body)
-    for key, value in values.items():
-        section[name][key] = value
-    into = io.StringIO()
-    yaml.dump(section, into)
-    return into.getvalue()
-
-
-def _keep(path: Path) -> Path:
-    """Copy a file beside itself, over no copy of anything else."""
-    content = path.read_bytes()
-    for number in itertools.count(1):
-        kept = path.with_name(f"{path.name}.before{f'-{number}' if number > 1 else ''}")
-        if not kept.exists():
-            with atomic_file(kept) as aside:
-                aside.write_bytes(content)
-            return kept
-        if kept.read_bytes() == content:
-            return kept
-    raise AssertionError("counting has no end")
-
-
-def _yaml() -> YAML:
-    """Reads and writes lines as they are."""
+def _composed(base: str, example: Path) -> str:
+    # With their comments: this is the file that a person goes on to edit.
     yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10**6
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(
-        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    return yaml
+    yaml.width = 10_000
+    params = yaml.load(base)
+    changes = read_yaml(example)
+    for section, keys in changes.items():
+        known = params.get(section)
+        if section not in Params.model_fields:
+            raise PipelineError(
+                f"{example}: {section} is no section; use one of: {', '.join(Params.model_fields)}"
+            )
+        if section in _WHOLE or not isinstance(known, CommentedMap) or _differs(known, keys):
+            params[section] = keys
+        else:
+            known.update(keys)
+    into = io.StringIO()
+    yaml.dump(params, into)
+    return f"{_MARK}{example.as_posix()}\n{into.getvalue()}"
+
+
+def _differs(known: Any, keys: Any) -> bool:
+    """Whether a section comes from another source, whose keys are others."""
+    return "source" in keys and keys["source"] != known.get("source")
+
+
+def _validate(text: str, example: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / PARAMS
+        path.write_text(text, encoding="utf-8")
+        try:
+            load_params(path)
+        except PipelineError as error:
+            raise PipelineError(str(error).replace(str(path), str(example))) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise PipelineError(f"{path}: no such file; run from the repository's root") from error

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline.cli.main import main
-from pipeline.config.compose import compose
 from tests.conftest import ROOT
 from tests.faults.training_folder import faulty_params, make_training_folder, write_params
 
@@ -132,10 +131,12 @@ def refuse_traceback(*command: str) -> int:
     return result.exit_code
 
 
+DEFAULT = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+EXAMPLE = YAML(typ="safe").load((ROOT / "examples/initializations.yaml").read_text("utf-8"))
 BASES = [
     faulty_params(Path("inputs/model")),
-    YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8")),
-    YAML(typ="safe").load(compose(ROOT / "examples" / "initializations.yaml")),
+    DEFAULT,
+    {name: section | EXAMPLE.get(name, {}) for name, section in DEFAULT.items()},
 ]
 
 

@@ -24,6 +24,12 @@ def test_architectures_that_are_padded(name: str, reason: str, config: PrefixCon
         assert reason in str(model.why_not_packed(decoding))
 
 
+def test_a_cache_of_compressed_states_is_padded() -> None:
+    """Multi-head latent attention caches fewer numbers than it attends to."""
+    model = PrefixModel(build("deepseek_v3"), PrefixConfig(4))
+    assert "its cache holds other states than its attention sees" in str(model.why_not_packed())
+
+
 def test_prefixes_that_are_padded() -> None:
     config = PrefixConfig(4, layers=(1,))
     assert (

@@ -134,6 +134,9 @@ def _forward(
             cache.prefill(module.layer_idx, key, value, prefix_packing.lengths)
         lengths = prefix_packing.lengths
         prefix_key, prefix_value = pair or (None, None)
+        if prefix_key is not None and prefix_key.shape[::2] != key.shape[::2]:
+            # Multi-head latent attention: what is cached is expanded before it is attended to.
+            raise NotPackableError("its cache holds other states than its attention sees")
         out = shared_prefix_attention(
             PackedAttentionCall(query, key, value, prefix_key, prefix_value, lengths, scaling)
         )
