@@ -2,13 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+READY_DEV := $(VENV)/.installed-dev
 # Stages call `python`, and users call `dvc` and `mlflow`: the environment's own come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro ui test lint bench clean
+.PHONY: help setup setup-dev repro ui test test-fast test-all lint bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -19,7 +20,13 @@ $(READY): requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	@touch $@
 
-setup: $(READY) ## Create .venv from requirements.lock
+$(READY_DEV): requirements-dev.lock $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	@touch $@
+
+setup: $(READY) ## Create .venv with what a run needs
+
+setup-dev: $(READY_DEV) ## Add what tests, lint and benchmarks need
 
 repro: setup ## Run what changed; PARAMS=examples/webnlg.yaml puts an example over params.yaml first
 	$(if $(PARAMS),python -m pipeline params $(PARAMS))
@@ -28,16 +35,24 @@ repro: setup ## Run what changed; PARAMS=examples/webnlg.yaml puts an example ov
 ui: setup ## Compare the runs in MLflow's UI
 	mlflow ui
 
-lint: setup ## Check style, types and the walls between rooms
+lint: setup-dev ## Check style, types and the walls between rooms
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 
-test: lint ## Run lint, types and all tests
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-bench: setup ## Compare training and evaluation speed with PEFT
+test: lint ## Run lint, types and all tests but the dearest
+	$(PYTEST)
+
+test-fast: setup-dev ## Run the tests that answer within a minute
+	$(PYTEST) -m "not real and not slow"
+
+test-all: lint ## Run all tests, with many more kills and odd params
+	KILLS=200 PARAMS_CASES=10000 $(PYTEST)
+
+bench: setup-dev ## Compare training and evaluation speed with PEFT
 	python -m benchmarks
 
 clean: ## Remove what the stages wrote (DVC's cache and MLflow's runs stay)

@@ -40,10 +40,6 @@ LONGEST_FIRST = (
 )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: no unit test either; `make test-fast` leaves it out")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order files by `LONGEST_FIRST`; pytest-xdist hands them out in this order."""
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
