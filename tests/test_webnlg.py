@@ -9,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.config import load_params
+from pipeline.config.compose import compose
 from pipeline.stages import evaluate, fetch_data, fetch_model, kv_prefix, tokenize, train
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.sweep.variants import Variant
@@ -28,9 +29,12 @@ def test_webnlg_runs_by_its_params_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    compose(ROOT / "examples" / "webnlg.yaml")
     yaml = YAML(typ="safe")
-    params: dict[str, Any] = yaml.load((ROOT / "examples" / "webnlg.yaml").read_text())
+    params: dict[str, Any] = yaml.load(Path("params.yaml").read_text())
     files = params["data"]["files"]
+    params["data"]["path"] = str(DATA)
     params["data"]["files"] = {split: str(DATA / Path(path).name) for split, path in files.items()}
     # A tiny model with a token a byte in place of SmolLM2, and few examples.
     params["model"] = {"source": "local", "path": str(model_folder), "dtype": "float32"}

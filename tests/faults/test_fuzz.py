@@ -131,10 +131,12 @@ def refuse_traceback(*command: str) -> int:
     return result.exit_code
 
 
+DEFAULT = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+EXAMPLE = YAML(typ="safe").load((ROOT / "examples/initializations.yaml").read_text("utf-8"))
 BASES = [
     faulty_params(Path("inputs/model")),
-    YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8")),
-    YAML(typ="safe").load((ROOT / "examples/initializations.yaml").read_text(encoding="utf-8")),
+    DEFAULT,
+    {name: section | EXAMPLE.get(name, {}) for name, section in DEFAULT.items()},
 ]
 
 
