@@ -29,7 +29,7 @@ setup: $(READY) ## Create .venv with what a run needs
 setup-dev: $(READY_DEV) ## Add what tests, lint and benchmarks need
 
 repro: setup ## Run what changed; PARAMS=examples/webnlg.yaml puts an example over params.yaml first
-	$(if $(PARAMS),python -m pipeline params $(PARAMS))
+	$(if $(PARAMS),python -m pipeline params "$(PARAMS)")
 	dvc repro
 
 ui: setup ## Compare the runs in MLflow's UI

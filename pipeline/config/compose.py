@@ -5,92 +5,159 @@ put over those, so that examples do not add up, and `restore` brings them back. 
 file are never written over.
 """
 
+import hashlib
 import io
+import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
 
 from pipeline.config.load import load_params, read_yaml
 from pipeline.config.params import Params
 from pipeline.errors import PipelineError
+from pipeline.storage.atomic import atomic_file
 from pipeline.storage.records import write_text
 from pipeline.workspace.paths import PARAMS
 
 BEFORE = PARAMS.with_name("params.yaml.before")
-_MARK = "# Composed of params.yaml.before and "
+_MARK = re.compile(r"# params\.yaml\.before with (.*), unedited while sha256 (\w+) holds\n")
+# These list things under names of a person's choice, which are meant together.
 _WHOLE = ("initializations", "baselines", "trained_baselines")
-"""Sections that list things of a person's own names: an example's list stands in their place."""
+# One that differs in any of these comes from elsewhere, where other keys hold.
+_ORIGIN = ("source", "id", "package", "path")
 
 
 def compose(example: Path) -> None:
     """Write params.yaml: the params of before, with the example's keys in place of theirs.
 
     `initializations`, `baselines` and `trained_baselines` stand as the example writes them, and so
-    do `model` and `data` where it names another `source`; of all other sections key by key.
+    do `model` and `data` where it names another source; of all other sections key by key.
     Raises PipelineError for an example that is missing or gives no valid params, and where
     something of the person's would be lost.
     """
     base = _base()
     text = _composed(base, example)
+    digest = hashlib.sha256(text.encode()).hexdigest()
     _validate(text, example)
-    write_text(BEFORE, base)
-    write_text(PARAMS, text)
+    with atomic_file(BEFORE) as aside:
+        shutil.copyfile(base, aside)
+    mark = f"# params.yaml.before with {example.as_posix()}, unedited while sha256 {digest} holds\n"
+    write_text(PARAMS, mark + text)
 
 
 def restore() -> None:
     """Put the params of before back in place. Raises PipelineError when there are none."""
     if not BEFORE.exists():
-        raise PipelineError(f"{BEFORE}: there is none; {PARAMS} is no composed one")
+        raise PipelineError(f"{BEFORE}: there is none that could be put back")
     _base()
     BEFORE.replace(PARAMS)
 
 
-def _base() -> str:
-    """The params that an example is put over."""
-    text = _text(PARAMS)
-    if not text.startswith(_MARK):
-        if BEFORE.exists() and _text(BEFORE) != text:
-            raise PipelineError(
-                f"{BEFORE}: holds params that {PARAMS} is not composed of any more; move it away"
-            )
-        return text
-    example = Path(text.splitlines()[0].removeprefix(_MARK))
-    base = _text(BEFORE)
-    if not example.exists() or _composed(base, example) != text:
+def _base() -> Path:
+    """The file of the params that an example is put over."""
+    read_yaml(PARAMS)
+    text = PARAMS.read_text(encoding="utf-8")
+    mark = _MARK.match(text)
+    if not BEFORE.exists():
+        return PARAMS
+    if mark is None and BEFORE.read_bytes() != PARAMS.read_bytes():
         raise PipelineError(
-            f"{PARAMS}: was edited since {example} was put over it; keep the edits in a file of "
+            f"{BEFORE}: holds params that {PARAMS} is not composed of any more; move it away"
+        )
+    if mark is not None and hashlib.sha256(text[mark.end() :].encode()).hexdigest() != mark[2]:
+        raise PipelineError(
+            f"{PARAMS}: was edited since {mark[1]} was put over it; keep the edits in a file of "
             f"their own, and `mv {BEFORE} {PARAMS}`"
         )
-    return base
+    return BEFORE
 
 
-def _composed(base: str, example: Path) -> str:
-    # With their comments: this is the file that a person goes on to edit.
+def _composed(base: Path, example: Path) -> str:
+    """The base's text, its comments included, with the example's keys."""
+    text = _MARK.sub("", base.read_text(encoding="utf-8"), count=1)
+    params, changes = read_yaml(base), read_yaml(example)
+    _refuse_what_is_no_section(changes, example)
+    theirs = _sections(example.read_text(encoding="utf-8"))
+    parts: list[str] = []
+    expected: dict[str, Any] = {}
+    for name, (comment, body) in _sections(text).items():
+        expected[name] = params.get(name)
+        if name in changes and _is_whole(name, changes[name], params[name]):
+            expected[name], body = changes[name], theirs.get(name, ("", ""))[1]
+        elif name in changes:
+            expected[name] = _joined(params[name], changes[name])
+            body = _with_values(body, {name: changes[name]})
+        parts.append(comment + body)
+    for name in changes.keys() - expected.keys():
+        expected[name] = changes[name]
+        parts.append("\n" + theirs.get(name, ("", ""))[1])
+    composed = "".join(parts)
+    if YAML(typ="safe").load(composed) != expected:
+        raise PipelineError(
+            f"{example}: cannot be put over {base}; begin each section of both with its name and "
+            "a colon at the beginning of a line, and use no anchors across sections"
+        )
+    return composed
+
+
+def _refuse_what_is_no_section(changes: dict[str, Any], example: Path) -> None:
+    for name, keys in changes.items():
+        if name not in Params.model_fields:
+            raise PipelineError(
+                f"{example}: {name} is no section; use one of: {', '.join(Params.model_fields)}"
+            )
+        if not isinstance(keys, dict):
+            raise PipelineError(f"{example}: {name} holds no keys; write those that differ below")
+
+
+def _is_whole(name: str, keys: dict[str, Any], known: Any) -> bool:
+    """Whether the example's section stands for the base's, not key by key."""
+    if name in _WHOLE or not isinstance(known, dict):
+        return True
+    return "source" in keys and any(keys[k] != known.get(k) for k in _ORIGIN if k in keys)
+
+
+def _sections(text: str) -> dict[str, tuple[str, str]]:
+    """Each section's comment, the lines right above it that begin with one, and its own lines."""
+    head, *rest = re.split(r"^([A-Za-z_]\w*)(?=\s*:)", text, flags=re.MULTILINE)
+    found: dict[str, tuple[str, str]] = {}
+    for name, body in zip(rest[::2], rest[1::2], strict=True):
+        lines = body.splitlines(keepends=True)
+        end = len(lines)
+        while end > 1 and (not lines[end - 1].strip() or lines[end - 1].startswith("#")):
+            end -= 1
+        found[name] = (head, name + "".join(lines[:end]).rstrip("\n") + "\n")
+        head = "".join(lines[end:])
+    return found
+
+
+def _joined(known: Any, keys: Any) -> Any:
+    """Mappings key by key, and all else in place of what was there."""
+    if not isinstance(known, dict) or not isinstance(keys, dict):
+        return keys
+    return {**known, **{key: _joined(known.get(key), value) for key, value in keys.items()}}
+
+
+def _with_values(body: str, values: dict[str, Any]) -> str:
+    """A section's lines with other values; comments beside and between the keys stay."""
     yaml = YAML()
     yaml.width = 10_000
-    params = yaml.load(base)
-    changes = read_yaml(example)
-    for section, keys in changes.items():
-        known = params.get(section)
-        if section not in Params.model_fields:
-            raise PipelineError(
-                f"{example}: {section} is no section; use one of: {', '.join(Params.model_fields)}"
-            )
-        if section in _WHOLE or not isinstance(known, CommentedMap) or _differs(known, keys):
-            params[section] = keys
-        else:
-            known.update(keys)
+    section = yaml.load(body)
+    _update(section, values)
     into = io.StringIO()
-    yaml.dump(params, into)
-    return f"{_MARK}{example.as_posix()}\n{into.getvalue()}"
+    yaml.dump(section, into)
+    return into.getvalue()
 
 
-def _differs(known: Any, keys: Any) -> bool:
-    """Whether a section comes from another source, whose keys are others."""
-    return "source" in keys and keys["source"] != known.get("source")
+def _update(known: Any, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(known.get(key), dict):
+            _update(known[key], value)
+        else:
+            known[key] = value
 
 
 def _validate(text: str, example: Path) -> None:
@@ -101,10 +168,3 @@ def _validate(text: str, example: Path) -> None:
             load_params(path)
         except PipelineError as error:
             raise PipelineError(str(error).replace(str(path), str(example))) from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise PipelineError(f"{path}: no such file; run from the repository's root") from error
