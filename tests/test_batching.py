@@ -48,7 +48,6 @@ def test_padding_keeps_tokens_and_labels_at_the_right_end(data: st.DataObject) -
         {"input_ids": row, "target_start": data.draw(st.integers(1, len(row) - 1))} for row in rows
     ]
     batch = pad(examples, 0, torch.device("cpu"))
-    assert batch.num_tokens == sum(map(len, rows))
     for index, example in enumerate(examples):
         ids, start = example["input_ids"], example["target_start"]
         assert isinstance(ids, list)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.metrics.metric import OfText
+from pipeline.metrics.metric import OfLabels, OfTarget, OfText
 from pipeline.metrics.table import names_of
 from pipeline.schema.compute import Compute
 from pipeline.schema.section import Count, distinct
@@ -26,3 +26,7 @@ class EvaluateParams(Compute):
     )
     max_new_tokens: Count = 32
     max_tokens_per_batch: Count = 4096
+
+    def measured(self, of_labels: bool) -> list[str]:
+        """What is measured: of the target, then of text, or of a classifier's labels."""
+        return [*names_of(OfTarget), *(names_of(OfLabels) if of_labels else self.metrics)]

@@ -18,7 +18,7 @@ from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
 from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import TrainedBaselines
-from pipeline.metrics.metric import OfLabels, OfTarget, OfText
+from pipeline.metrics.metric import OfText
 from pipeline.metrics.table import names_of
 from pipeline.schema.section import Section
 
@@ -99,8 +99,7 @@ class Params(Section):
     @property
     def metrics(self) -> list[str]:
         """What is measured: of the target, then of text, or of a classifier's labels."""
-        others = names_of(OfLabels) if self.task.is_classification else self.evaluate.metrics
-        return [*names_of(OfTarget), *others]
+        return self.evaluate.measured(self.task.is_classification)
 
     @model_validator(mode="after")
     def _sorted_by_a_metric(self) -> Self:

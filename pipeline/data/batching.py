@@ -25,11 +25,6 @@ class Batch:
     attention_mask: torch.Tensor
     labels: torch.Tensor
 
-    @property
-    def num_tokens(self) -> int:
-        """Real tokens, padding not counted."""
-        return int(self.attention_mask.sum())
-
 
 def pad(examples: Sequence[Example], pad_token_id: int, device: torch.device) -> Batch:
     """One batch of examples, inputs and targets."""

@@ -5,9 +5,6 @@ from pathlib import Path
 
 from pipeline.storage.records import read_json, write_json
 
-pass
-
-
 _FILE = "task.json"
 
 

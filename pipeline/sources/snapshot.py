@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from pipeline.errors import PipelineError, first_line
 
@@ -19,11 +19,14 @@ def fetched_snapshot(
     """
     try:
         folder = snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns)
-    except (LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, ValueError) as error:
+        # Both stand among OSErrors or beside them: what the Hub answered, or would not be asked.
+        raise PipelineError(
+            f"{key}.id: cannot fetch '{name}' at revision '{revision}': {first_line(error)}"
+        ) from error
+    except OSError as error:
         raise PipelineError(
             f"{key}.id: cannot reach the Hugging Face Hub for '{name}' at revision "
             f"'{revision}'; check the name, the revision and the network"
         ) from error
-    except (HfHubHTTPError, ValueError) as error:
-        raise PipelineError(f"{key}.id: cannot fetch '{name}': {first_line(error)}") from error
     return Path(folder)

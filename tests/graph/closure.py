@@ -26,7 +26,7 @@ APART = {
     "pipeline.schema.alternatives": "tells kinds apart by their tag",
     "pipeline.config.__init__": "hands on the next two",
     "pipeline.config.load": "reads params.yaml",
-    "pipeline.config.params": "brings the sections together; their defaults are in their own files",
+    "pipeline.config.params": "checks sections against each other; what they give is theirs",
     "pipeline.config.watched": "names what DVC watches",
 }
 """Rooms and files that shape no output, and why; what they import is not followed."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.prefix.packed.call import PackedAttentionCall, StateKind, Tensor
 from pipeline.prefix.packed.flex import attention_by_flex, why_not_flex
 from pipeline.prefix.packed.kernel.attention import attention_by_kernel
-from pipeline.prefix.packed.kernel.library import why_not_kernel
+from pipeline.prefix.packed.kernel.library import attention_to_cache, why_not_kernel
 from pipeline.prefix.packed.operators import attention_by_operators
 
 
@@ -17,17 +17,18 @@ class Backend:
     Attributes:
         why_not: why it does not serve such queries, keys and values; None where it does.
         attention: `[num_heads, tokens, head_dim]` of a call, in the query's dtype.
-        decodes: whether it also attends to a `PackedCache`, a new token a row.
+        decode: attention of one new token a row to the keys of a `PackedCache`; None where it
+            has none.
     """
 
     why_not: Callable[[StateKind], str | None]
     attention: Callable[[PackedAttentionCall], Tensor]
-    decodes: bool = False
+    decode: Callable[..., Tensor] | None = None
 
 
 BACKENDS = (
     Backend(why_not_flex, attention_by_flex),
-    Backend(why_not_kernel, attention_by_kernel, decodes=True),
+    Backend(why_not_kernel, attention_by_kernel, decode=attention_to_cache),
     Backend(lambda _: None, attention_by_operators),
 )
 
@@ -44,6 +45,6 @@ def shared_prefix_attention(call: PackedAttentionCall) -> Tensor:
 
 def why_not_decoded(kind: StateKind) -> str | None:
     """Why the backend for such states does not decode; None where it does."""
-    if backend_for(kind).decodes:
+    if backend_for(kind).decode is not None:
         return None
-    return next(backend.why_not(kind) for backend in BACKENDS if backend.decodes)
+    return next(backend.why_not(kind) for backend in BACKENDS if backend.decode)

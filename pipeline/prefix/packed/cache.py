@@ -2,7 +2,9 @@
 
 import torch
 
-from pipeline.prefix.packed.kernel.library import ROOM, attention_to_cache
+from pipeline.prefix.packed.backends import backend_for
+from pipeline.prefix.packed.call import kind_of
+from pipeline.prefix.packed.kernel.library import ROOM
 
 
 class PackedCache:
@@ -49,9 +51,9 @@ class PackedCache:
         values[rows, :, at] = value.transpose(0, 1)
         prefix_key, prefix_value = (t.float() for t in prefix or (key[:, :0], value[:, :0]))
         counts = (at + 1).tolist()
-        return attention_to_cache(
-            query, prefix_key, prefix_value, keys, values, self.rows, counts, scaling
-        )
+        decode = backend_for(kind_of(query, key, value)).decode
+        assert decode is not None, "`why_not_packed(decoding=True)` was asked before"
+        return decode(query, prefix_key, prefix_value, keys, values, self.rows, counts, scaling)
 
     def advance(self) -> None:
         """Count the token that every layer has appended."""

@@ -48,9 +48,13 @@ class PackedAttentionCall:
     @property
     def kind(self) -> StateKind:
         """The kind of query, key and value."""
-        states = self.query, self.key, self.value
-        return StateKind(
-            self.query.device.type,
-            frozenset(state.dtype for state in states),
-            frozenset(state.shape[-1] for state in states),
-        )
+        return kind_of(self.query, self.key, self.value)
+
+
+def kind_of(*states: Tensor) -> StateKind:
+    """The kind of states on one device."""
+    return StateKind(
+        states[0].device.type,
+        frozenset(state.dtype for state in states),
+        frozenset(state.shape[-1] for state in states),
+    )
