@@ -50,7 +50,8 @@ def main() -> None:
 
     `dvc repro` calls the stages below in their order; `python -m pipeline check` validates
     params.yaml without running any. With what they trained, `generate` answers texts, `export`
-    writes a PEFT adapter, and `import` lets one join the comparison.
+    writes a PEFT adapter, and `import` lets one join the comparison. `params` puts an example over
+    params.yaml.
     """
 
 
