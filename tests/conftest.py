@@ -34,9 +34,9 @@ CHAT_TEMPLATE = (
 # The files that take longest, so that no worker begins one while the other has nothing left. The
 # first builds the sweep that others copy, and the second needs none.
 LONGEST_FIRST = (
-    *("test_reruns.py", "test_smollm2.py", "test_writes.py", "test_kills.py", "test_pipeline.py"),
-    *("test_dvc.py", "test_using.py", "test_fuzz.py", "test_forking.py", "test_tasks.py"),
-    *("test_mlflow.py", "test_steering.py", "test_report.py", "test_measuring.py"),
+    *("test_reruns.py", "test_writes.py", "test_pipeline.py", "test_smollm2.py", "test_kills.py"),
+    *("test_fuzz.py", "test_dvc.py", "test_using.py", "test_steering.py", "test_tasks.py"),
+    *("test_forking.py", "test_architectures.py", "test_mlflow.py", "test_encoders.py"),
 )
 
 

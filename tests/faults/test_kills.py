@@ -106,6 +106,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(
