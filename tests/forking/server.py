@@ -207,8 +207,11 @@ def main(descriptor: int) -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
     import torch
+    from tqdm import tqdm
 
     torch.set_num_threads(1)
+    # Made here, it would be one for all children, and a killed one would hold it for good.
+    assert not hasattr(tqdm, "_lock")
     set_by_imports = {k: v for k, v in os.environ.items() if before.get(k) != v}
     threads = {task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")}
     # No thread outlives a fork. Arrow's allocator knows, and starts its own again.
