@@ -50,7 +50,9 @@ def _ask(address: str, arguments: tuple[str, ...]) -> "tuple[int, socket.SocketI
     }
     content = json.dumps(request).encode() + b"\n"
     sent = socket.send_fds(connection, [content], [0, 1, 2])
-    connection.sendall(content[sent:])
+    # Not nothing: by now the server may have answered and closed.
+    if rest := content[sent:]:
+        connection.sendall(rest)
     answers = socket.SocketIO(connection, "r")
     number = int(answers.readline() or _server_is_gone())
     return (number, answers) if number else None
