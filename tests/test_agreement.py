@@ -15,6 +15,7 @@ def small_examples(count: int) -> list[dict[str, object]]:
 
 
 # Heads of 8 go through torch's operators, heads of 16 through this project's kernel.
+@pytest.mark.slow
 @pytest.mark.parametrize("head_dim", [8, 16])
 def test_losses_along_a_training_are_those_of_peft(head_dim: int) -> None:
     models = [tiny_model(head_dim=head_dim) for _ in range(2)]

@@ -173,6 +173,7 @@ def big_table(params: Params) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"seed": "Int64", "train_size": "Int64"})
 
 
+@pytest.mark.slow
 def test_pictures_of_a_large_sweep(tmp_path: Path) -> None:
     params = big_params()
     table = big_table(params)

@@ -93,6 +93,7 @@ def test_duplicates_across_splits(folder: Path, capsys: pytest.CaptureFixture[st
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_row_and_one_class(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tokenized(folder, [GOOD])["examples"] == 1
     assert "every target is '2 km'; there is nothing to learn" in capsys.readouterr().err

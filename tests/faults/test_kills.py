@@ -165,6 +165,7 @@ def examples_of(target: list[int]) -> Dataset:
     return split.add_column("positions", [[0, 2]] * 7) if len(target) == 2 else split
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", OTHER_TASKS)
 def test_resumed_is_uninterrupted_beside_a_head_and_of_parts(task: str, tmp_path: Path) -> None:
     name, ending, target = OTHER_TASKS[task]

@@ -95,6 +95,7 @@ def test_torchs_operators_are_plain_attention(problem: tuple[list[Any], list[int
     assert_alike(outcome(shared_prefix_attention, states, lengths), outcome(plain, states, lengths))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(problems(dims=(16,)))
 def test_flex_attention_is_plain_attention(problem: tuple[list[Any], list[int]]) -> None:
