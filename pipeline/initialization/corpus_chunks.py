@@ -23,7 +23,7 @@ class CorpusChunks(TextStart):
 
     def corpus(self, context: CacheContext) -> Corpus:
         """The file's text, and chunks of it such that every first part is spread over all."""
-        from pipeline.prefix.starts.initializers import spaced_chunks
+        from pipeline.prefix.starts.reshaped import spaced_chunks
 
         text = read_text_file(context.name, self.path)
         whole = context.tokenizer.encode(text, add_special_tokens=False)

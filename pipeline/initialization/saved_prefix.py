@@ -23,7 +23,7 @@ class SavedPrefixStart(Start):
 
     def start(self, context: StartContext) -> "KVPrefix":
         """Its first p virtual tokens, or each of them repeated evenly."""
-        from pipeline.prefix.starts.initializers import stretched_kv_prefix
+        from pipeline.prefix.starts.reshaped import stretched_kv_prefix
 
         return stretched_kv_prefix(context.cached, context.length)
 

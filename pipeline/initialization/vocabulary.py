@@ -19,7 +19,7 @@ class Vocabulary(Start):
 
     def start(self, context: StartContext) -> "KVPrefix":
         """The words' cache, repeated to the length; without words, of tokens of the seed."""
-        from pipeline.prefix.starts.initializers import kv_prefix_from_words
+        from pipeline.prefix.starts.drawn import kv_prefix_from_words
 
         return kv_prefix_from_words(
             context.frozen_model, context.tokenizer, self.words, context.length, context.generator

@@ -16,6 +16,6 @@ class Zero(Start):
 
     def start(self, context: StartContext) -> "KVPrefix":
         """Zeros, the same for every seed."""
-        from pipeline.prefix.starts.initializers import zero_kv_prefix
+        from pipeline.prefix.starts.drawn import zero_kv_prefix
 
         return zero_kv_prefix(context.kv_shapes, context.length)

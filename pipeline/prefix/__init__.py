@@ -9,13 +9,14 @@ from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.starts.attended import most_attended
+from pipeline.prefix.starts.drawn import kv_prefix_from_words, random_kv_prefix, zero_kv_prefix
 from pipeline.prefix.starts.from_source import kv_prefix_from_source, kv_prefix_from_source_tokens
 from pipeline.prefix.starts.from_text import (
     kv_prefix_from_cache,
     kv_prefix_from_text,
     kv_prefix_from_tokens,
 )
-from pipeline.prefix.starts.initializers import random_kv_prefix
+from pipeline.prefix.starts.reshaped import spaced_chunks, stretched_kv_prefix
 
 __all__ = [
     "KVPrefix",
@@ -27,6 +28,10 @@ __all__ = [
     "kv_prefix_from_source_tokens",
     "kv_prefix_from_text",
     "kv_prefix_from_tokens",
+    "kv_prefix_from_words",
     "most_attended",
     "random_kv_prefix",
+    "spaced_chunks",
+    "stretched_kv_prefix",
+    "zero_kv_prefix",
 ]

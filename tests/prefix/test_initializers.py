@@ -12,18 +12,14 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixError, PrefixModel, random_kv_prefix
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.starts.attended import attention_received, most_attended
+from pipeline.prefix.starts.drawn import kv_prefix_from_words, zero_kv_prefix
 from pipeline.prefix.starts.from_text import (
     kv_prefix_from_cache,
     kv_prefix_from_text,
     kv_prefix_from_tokens,
 )
-from pipeline.prefix.starts.initializers import (
-    kv_prefix_from_words,
-    spaced_chunks,
-    stretched_kv_prefix,
-    zero_kv_prefix,
-)
 from pipeline.prefix.starts.positions import moved_to_front
+from pipeline.prefix.starts.reshaped import spaced_chunks, stretched_kv_prefix
 from tests.conftest import CORPUS, kv_of, tiny_model
 from tests.prefix.architectures import build
 

@@ -17,7 +17,7 @@ from pipeline.prefix import (
     kv_prefix_from_text,
 )
 from pipeline.prefix.parameters.config import PARTS
-from pipeline.prefix.starts.initializers import stretched_kv_prefix
+from pipeline.prefix.starts.reshaped import stretched_kv_prefix
 from tests.conftest import CORPUS, kv_of, tiny_tokenizer
 from tests.prefix.encoders import build
 from tests.prefix.test_prefix_model import same

@@ -1,0 +1,39 @@
+"""Other lengths of what there is: a long text in few tokens, a trained prefix stretched."""
+
+from dataclasses import replace
+
+import torch
+
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.parameters.encoder import flatten, unflatten
+
+
+def spaced_chunks(tokens: list[int], most: int, chunk_tokens: int) -> list[int]:
+    """Chunks of a long text, such that every first part of them is spread over all of it.
+
+    Chunks are taken in bit-reversed order (the start, the middle, the quarters, ...), so that one
+    KV computation serves all prefix lengths. Returns up to `most` tokens.
+    """
+    if chunk_tokens < 1:
+        raise PrefixError(f"chunk_tokens is {chunk_tokens}; it must be at least 1")
+    chunks = [tokens[i : i + chunk_tokens] for i in range(0, len(tokens), chunk_tokens)]
+    if len(chunks) > 1 and len(chunks[-1]) < chunk_tokens:
+        chunks.pop()
+    bits = max(1, (len(chunks) - 1).bit_length())
+    order = (int(f"{index:0{bits}b}"[::-1], 2) for index in range(1 << bits))
+    spread = [token for index in order if index < len(chunks) for token in chunks[index]]
+    return spread[:most]
+
+
+def stretched_kv_prefix(kv: KVPrefix, num_virtual_tokens: int) -> KVPrefix:
+    """A trained prefix at another length: cut to its first tokens, or each repeated evenly.
+
+    A virtual token that stands k times takes k times the attention it took alone: the start of a
+    longer prefix is near the shorter one, not equal to it.
+    """
+    if num_virtual_tokens <= len(kv):
+        return kv[:num_virtual_tokens]
+    index = torch.arange(num_virtual_tokens) * len(kv) // num_virtual_tokens
+    longer = unflatten(flatten(kv)[index], kv.shapes)
+    return replace(kv, keys=longer.keys, values=longer.values)
