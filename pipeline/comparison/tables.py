@@ -92,9 +92,13 @@ def _columns(params: Params) -> list[tuple[str, str]]:
     return [(split, metric) for split in params.evaluate.splits for metric in shown]
 
 
+def shown_name(row: dict[Any, Any]) -> str:
+    """A row's name as tables show it: a baseline says that it is one."""
+    return row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)"
+
+
 def _name(row: dict[Any, Any]) -> list[str]:
-    name = row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)"
-    return [name, str(row["length"])]
+    return [shown_name(row), str(row["length"])]
 
 
 def _with_interval(row: dict[Any, Any], split: str, metric: str, params: Params) -> str:

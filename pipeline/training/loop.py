@@ -1,7 +1,7 @@
 """The training of one prefix: the optimizer's steps, validation, and the best prefix found."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -22,8 +22,7 @@ from pipeline.training.optimizer import build_optimizer, planned_steps
 from pipeline.training.progress import Progress, TrainingResult, random_states
 from pipeline.training.trained import trained_state
 from pipeline.training.validation import target_loss_of
-
-LogStep = Callable[[int, Mapping[str, float]], None]
+from pipeline.workspace.timings import LogStep
 
 # Rows times tokens of a validation batch; without gradients this stays below a training batch.
 _VALIDATION_TOKENS = 4096
