@@ -113,7 +113,9 @@ def test_generation_and_its_losses_are_those_of_each_row_alone(
 
 @pytest.mark.parametrize("make", [tiny_model, with_kernel])
 def test_packed_gradients_are_those_of_padded_batches(
-    tokenizer: PreTrainedTokenizerFast, make: Callable[[], PreTrainedModel]
+    tokenizer: PreTrainedTokenizerFast,
+    make: Callable[[], PreTrainedModel],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = PrefixModel(make(), PrefixConfig(num_virtual_tokens=P))
     kv = kv_prefix_from_text(model.frozen_model, tokenizer, CORPUS, num_virtual_tokens=P)
@@ -122,7 +124,7 @@ def test_packed_gradients_are_those_of_padded_batches(
     gradients = []
     for packed in (True, False):
         loss_of = TargetLoss(model)
-        loss_of.is_packed = packed
+        monkeypatch.setattr(loss_of, "packs", lambda _, packed=packed: packed)
         model.zero_grad()
         for part in loss_of.parts(examples()):
             loss_of(part).backward()

@@ -5,6 +5,7 @@ cache once, from which the target is scored, and from which generation then star
 """
 
 import time
+from functools import partial
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,8 @@ from pipeline.evaluation.source_target import measure_source_targets
 from pipeline.models.tokenizer import end_tokens
 from pipeline.prefix import PrefixModel
 
+Kind = type[PackedBatch] | type[PaddedBatch]
+
 
 def measure_examples(
     model: PrefixModel,
@@ -31,23 +34,20 @@ def measure_examples(
 
     Generation is greedy (the most likely token at every step), up to `params.max_new_tokens` or
     the model's end of a turn. Batches hold examples of like length, within
-    `params.max_tokens_per_batch` tokens of cache.
+    `params.max_tokens_per_batch` tokens of cache. Whether an example is packed or padded depends on
+    its own length alone.
     """
     if model.config.is_encoder_decoder:
         return measure_source_targets(model, tokenizer, split, params, name)
     rows = split.select_columns(["input_ids", "target_start"]).to_list()
-    packed = model.why_not_packed(decoding=True) is None
-    # What a row keeps in the cache: packed rows share one prefix.
-    shared = 0 if packed else model.prefix_length
     room = [
-        shared + row["target_start"]
+        row["target_start"]
         + max(params.max_new_tokens, len(row["input_ids"]) - row["target_start"])
         for row in rows
-    ]  # fmt: skip
-    kind = PackedBatch if packed else PaddedBatch
+    ]
     ends = end_tokens(model.frozen_model, tokenizer)
 
-    def measure(examples: list[Example]) -> list[Outcome]:
+    def measure(kind: Kind, examples: list[Example]) -> list[Outcome]:
         batch = kind(model, examples, params.max_new_tokens)
         losses = batch.target_losses()
         began = time.perf_counter()
@@ -59,5 +59,23 @@ def measure_examples(
             for loss, text, ids in zip(losses, texts, generated, strict=True)
         ]
 
-    most, title = params.max_tokens_per_batch, f"evaluate {name}"
-    return in_order(over_batches(measure, rows, room, most, title, packed))
+    outcomes: dict[int, Outcome] = {}
+    packed = [model.why_not_packed(decoding=True, tokens=tokens) is None for tokens in room]
+    for kind in (PackedBatch, PaddedBatch):
+        is_packed = kind is PackedBatch
+        chosen = [i for i, served in enumerate(packed) if served is is_packed]
+        most = params.max_tokens_per_batch
+        if is_packed and model.most_packed is not None:
+            most = min(most, model.most_packed)
+        # What a row keeps in the cache: packed rows share one prefix.
+        shared = 0 if is_packed else model.prefix_length
+        batches = over_batches(
+            partial(measure, kind),
+            [rows[i] for i in chosen],
+            [shared + room[i] for i in chosen],
+            most,
+            f"evaluate {name}" if chosen else None,
+            is_packed,
+        )
+        outcomes.update(zip(chosen, in_order(batches), strict=True))
+    return [outcomes[i] for i in range(len(rows))]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -14,12 +14,15 @@ from pipeline.prefix.architecture.context import refuse_beyond_context
 from pipeline.prefix.architecture.parts import (
     Place,
     chosen_places,
+    evaluating,
     is_decoder_only,
     of_places,
     parts_of,
     places_of,
     shapes_of,
+    takes,
 )
+from pipeline.prefix.architecture.reach import reach_of, rotary_switch
 from pipeline.prefix.architecture.shapes import adapter_shapes, chosen_shapes, kv_shapes
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.peft_format import load_adapter, save_adapter
@@ -28,8 +31,9 @@ from pipeline.prefix.injection.causal import CausalInjection
 from pipeline.prefix.injection.heads import HeadInjection
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
+from pipeline.prefix.injection.recomputation import Recomputation
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.gate import why_not_packed
+from pipeline.prefix.packed.gate import why_not_decoding, why_not_packed
 from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes, build_encoder
@@ -44,8 +48,12 @@ class PrefixModel(nn.Module):
     number of prefix models can share it. The only parameters that take a gradient are the
     encoder's, in float32.
 
-    Without a configuration the prefix is empty: calls reach the model as they are, and its weights
-    take gradients or not as they did before.
+    The frozen model is in evaluation mode throughout, also while its prefix is trained: its own
+    dropout is off. Training mode is the prefix's (`prefix_dropout`) and that of the modules trained
+    beside it, which keep the dropout inside of them.
+
+    Without a configuration the prefix is empty: calls reach the model as they are, its weights
+    take gradients or not as they did before, and its modes are its own.
 
     Args:
         frozen_model: a decoder-only transformers model with a KV cache, an encoder-decoder, or an
@@ -71,7 +79,9 @@ class PrefixModel(nn.Module):
         self._head_injection = HeadInjection(self.heads)
         # For layers that are recomputed: which of the two ways their forward pass went.
         self._is_packing = False
-        self._why_not_packed: dict[bool, str | None] = {}
+        self._recomputation: Recomputation | None = None
+        self._why_not_packed: dict[tuple[bool, int], str | None] = {}
+        self.train(self.training)
 
     def _inject(self, config: PrefixConfig) -> None:
         """Build the encoder that a configuration asks for, and what brings its prefix in."""
@@ -122,8 +132,32 @@ class PrefixModel(nn.Module):
         `input_ids` and `attention_mask` are `[batch, tokens]` of the input alone, padded on either
         side; `position_ids`, where given, count from the input's first token.
         """
-        with self._injection.active(), self._head_injection.active():
+        if self._recomputes and takes(self.frozen_model, "use_cache"):
+            # A layer that appends to a cache would append twice.
+            kwargs["use_cache"] = False
+        with self._at_work(), self._injection.active(), self._head_injection.active():
             return self.frozen_model(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> "PrefixModel":
+        """Training mode of what is trained: with a prefix the frozen model stays as it is used."""
+        super().train(mode)
+        if self.prefix_config is not None:
+            self.frozen_model.eval()
+        return self
+
+    @property
+    def _recomputes(self) -> bool:
+        return self._recomputation is not None and self.training and torch.is_grad_enabled()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """The frozen model without its dropout, whoever shares it, and recomputed where asked."""
+        with ExitStack() as stack:
+            if self.prefix_config is not None and self.frozen_model.training:
+                stack.enter_context(evaluating(self.frozen_model))
+            if self._recomputes and self._recomputation is not None:
+                stack.enter_context(self._recomputation.active())
+            yield
 
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -131,7 +165,7 @@ class PrefixModel(nn.Module):
         cached = self.prefix_length and kwargs.setdefault("use_cache", True)
         if cached and self._injection.through_cache:
             kwargs.setdefault("past_key_values", self.new_cache())
-        with self._injection.active(), self._head_injection.active():
+        with self._at_work(), self._injection.active(), self._head_injection.active():
             return self.frozen_model.generate(*args, **kwargs)
 
     def new_cache(self) -> Cache | None:
@@ -185,13 +219,8 @@ class PrefixModel(nn.Module):
         self._why_not_packed.clear()
         if self.prefix_config is None:
             self.frozen_model.gradient_checkpointing_enable()
-            return
-        self.frozen_model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={
-                "use_reentrant": False,
-                "context_fn": self._recompute_context,
-            }
-        )
+        else:
+            self._recomputation = Recomputation(self.frozen_model, self._recompute_context)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the prefix as a PEFT adapter folder, which PEFT and `from_pretrained` read.
@@ -234,16 +263,36 @@ class PrefixModel(nn.Module):
         model.load_kv_prefix(kv)
         return model
 
-    def why_not_packed(self, decoding: bool = False) -> str | None:
+    def why_not_packed(self, decoding: bool = False, tokens: int = 0) -> str | None:
         """Why packed rows do not serve this model, in a clause; None where they do.
 
-        `decoding` asks for greedy decoding of packed rows too. See `pipeline.prefix.packed.gate`.
+        `tokens` are those of an example (generated ones included), since windows hide part of a
+        long one; `decoding` asks for greedy decoding of packed rows too. See
+        `pipeline.prefix.packed.gate`.
         """
-        if decoding not in self._why_not_packed:
-            kv = self.kv_prefix()
-            with self.frozen() as frozen_model:
-                self._why_not_packed[decoding] = why_not_packed(frozen_model, kv, decoding)
-        return self._why_not_packed[decoding]
+        # A model without a prefix is trained with its own dropout.
+        key = self.frozen_model.training, tokens
+        if key not in self._why_not_packed:
+            reason = why_not_packed(self.frozen_model, self.prefix_config, tokens)
+            self._why_not_packed[key] = reason
+        reason = self._why_not_packed[key]
+        if reason is None and decoding:
+            return why_not_decoding(self.frozen_model, self.kv_shapes)
+        return reason
+
+    def is_beyond_rotary_switch(self, tokens: int) -> bool:
+        """Whether an input of so many tokens gets other rotary factors than a short one.
+
+        The model rotates all rows of a batch alike, so one on either side do not go together.
+        """
+        switch = rotary_switch(self.config)
+        return switch is not None and self.prefix_length + tokens > switch
+
+    @property
+    def most_packed(self) -> int | None:
+        """The most tokens of one packed row; None for any number."""
+        row = reach_of(self.config).row
+        return None if row is None else row - self.prefix_length
 
     def packed_logits(
         self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor
@@ -255,7 +304,9 @@ class PrefixModel(nn.Module):
         """
         before, self._is_packing = self._is_packing, True
         try:
-            return packed_logits(self.frozen_model, input_ids, lengths, self.encoder.given(), keep)
+            with self._at_work():
+                prefix = self.encoder.given()
+                return packed_logits(self.frozen_model, input_ids, lengths, prefix, keep)
         finally:
             self._is_packing = before
 

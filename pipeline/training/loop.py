@@ -62,7 +62,7 @@ def train_prefix(
     progress = Progress(model, optimizer, schedule, result)
     loss_of: TargetLoss = loss_for(model)
     model.train()
-    compile_where_it_pays(loss_of, params, steps, rows[: params.batch_size])
+    compile_where_it_pays(loss_of, params, steps, rows)
     saved = checkpoints.load() if checkpoints else None
     if saved is not None:
         progress.restore(saved)

@@ -2,13 +2,19 @@
 
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.errors import PrefixError
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """The positions that a model's configuration sets an end to; None where it sets none."""
+    """The positions that a model's configuration sets an end to; None where it sets none.
+
+    Where its rotary embedding changes with the length of the sequence, those up to the change: a
+    prefix made before it does not fit what follows.
+    """
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return None if context is None else int(context)
+    ends = [int(end) for end in (context, rotary_switch(model.config)) if end is not None]
+    return min(ends, default=None)
 
 
 def refuse_beyond_context(num_virtual_tokens: int, model: PreTrainedModel) -> None:

@@ -96,6 +96,7 @@ class PrefixCache(Cache):
                 )
             pairs.append(given)
         super().__init__(layers=[PrefixLayer(pair, growing) for pair in pairs])
+        self.growing = growing
         self.prefix_length = len(kv)
         self.inside_forward = False
 

@@ -9,6 +9,7 @@ ours appends nothing in training.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.cache import PrefixCache
 from pipeline.prefix.injection.hooks import Injection
@@ -62,6 +64,7 @@ class CausalInjection(Injection):
                 "attention, where no mask can show them; leave it false"
             )
         self._cache: PrefixCache | None = None
+        self._switch = rotary_switch(model.config)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def new_cache(self) -> PrefixCache:
@@ -130,6 +133,8 @@ class CausalInjection(Injection):
                 # Counting real tokens only: left padding does not move what follows it.
                 positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
             bound["position_ids"] = positions + p
+        if self._switch is not None:
+            _refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)
         cache.set_order(layout.order if past == 0 else None)
         bound["attention_mask"] = layout.mask
@@ -205,6 +210,25 @@ def _cache_argument(module: nn.Module) -> str | None:
         return None
     parameters = inspect.signature(module.forward).parameters
     return next((name for name in _CACHE_NAMES if name in parameters), None)
+
+
+def _refuse_mixed_rotation(mask: torch.Tensor, p: int, past: int, switch: int) -> None:
+    """Raise PrefixError where keys of one call would be rotated by different factors."""
+    lengths = mask.sum(-1) + p
+    longest, shortest = int(lengths.max()), int(lengths.min())
+    if longest <= switch:
+        return
+    if shortest <= switch or (past and past + p <= switch):
+        raise PrefixError(
+            f"the model changes its rotary embedding beyond {switch} positions, for all rows and "
+            f"for what is cached alike, but prefix and inputs take {shortest} to {longest} here; "
+            "keep them and what is generated within that, or give longer inputs a call of their own"
+        )
+    warnings.warn(
+        f"prefix and inputs take {longest} positions, and the model changes its rotary embedding "
+        f"beyond {switch}: a prefix that was made from a shorter text is rotated otherwise",
+        stacklevel=2,
+    )
 
 
 def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

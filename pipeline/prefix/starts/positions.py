@@ -19,6 +19,7 @@ import inspect
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.kv import KVPrefix
 
 _TOLERANCE = 1e-3
@@ -59,7 +60,8 @@ def _alone(model: PreTrainedModel, token: int, positions: int) -> list[torch.Ten
     if "position_ids" in inspect.signature(model.forward).parameters:
         extra["position_ids"] = torch.arange(positions, device=model.device)[:, None]
     ids = torch.full((positions, 1), token, device=model.device)
-    model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
+    with evaluating(model):
+        model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
     kept = [layer.keys for layer in cache.layers] + [layer.values for layer in cache.layers]
     return [tensor[:, :, 0].float().cpu() for tensor in kept]
 
