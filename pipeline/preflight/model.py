@@ -17,9 +17,17 @@ _COUNTED = ("encoder", "decoder")
 
 
 def context_of(config: Mapping[str, Any]) -> int | None:
-    """How many positions a model's configuration has room for; None where it sets no end."""
+    """How many positions a model's configuration has room for; None where it sets no end.
+
+    As `pipeline.prefix.architecture.context` counts them: up to where a rotary embedding changes.
+    """
     keys = ("max_position_embeddings", "n_positions", "max_seq_len")
     positions = next((config[key] for key in keys if isinstance(config.get(key), int)), None)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    # Phi-3's first name for it was "su".
+    if rope.get("rope_type", rope.get("type")) in ("longrope", "su"):
+        name = "original_max_position_embeddings"
+        positions = config.get(name) or rope.get(name) or positions
     if positions is not None and config.get("model_type") in _AFTER_PADDING:
         return int(positions) - int(config.get("pad_token_id") or 0) - 1
     return positions

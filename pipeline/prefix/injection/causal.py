@@ -214,11 +214,11 @@ def _cache_argument(module: nn.Module) -> str | None:
 
 def _refuse_mixed_rotation(mask: torch.Tensor, p: int, past: int, switch: int) -> None:
     """Raise PrefixError where keys of one call would be rotated by different factors."""
-    lengths = mask.sum(-1) + p
+    lengths, cached = mask.sum(-1) + p, mask[:, :past].sum(-1) + p
     longest, shortest = int(lengths.max()), int(lengths.min())
     if longest <= switch:
         return
-    if shortest <= switch or (past and past + p <= switch):
+    if shortest <= switch or (past and int(cached.min()) <= switch):
         raise PrefixError(
             f"the model changes its rotary embedding beyond {switch} positions, for all rows and "
             f"for what is cached alike, but prefix and inputs take {shortest} to {longest} here; "
