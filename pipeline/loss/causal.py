@@ -44,13 +44,13 @@ class TargetLoss:
     ) -> tuple[list[list[Example]], list[list[Example]]]:
         """What is packed, a row each, and what is padded together."""
         packed: list[Example] = []
-        padded: dict[bool, list[Example]] = {}
+        padded: dict[int, list[Example]] = {}
         for example in examples:
             if self.packs(example):
                 packed.append(example)
             else:
-                beyond = self.model.is_beyond_rotary_switch(len(example["input_ids"]))
-                padded.setdefault(beyond, []).append(example)
+                group = self.model.padding_group(len(example["input_ids"]))
+                padded.setdefault(group, []).append(example)
         return _rows(packed, self.model.most_packed), list(padded.values())
 
     def _packed(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -280,13 +280,17 @@ class PrefixModel(nn.Module):
             return why_not_decoding(self.frozen_model, self.kv_shapes)
         return reason
 
-    def is_beyond_rotary_switch(self, tokens: int) -> bool:
-        """Whether an input of so many tokens gets other rotary factors than a short one.
+    def padding_group(self, tokens: int) -> int:
+        """A number that inputs share which can be padded together without changing each other.
 
-        The model rotates all rows of a batch alike, so one on either side do not go together.
+        Some models rotate all rows of a batch by what the longest asks for, and Llama 4 counts a
+        token's place with the padding before it.
         """
-        switch = rotary_switch(self.config)
-        return switch is not None and self.prefix_length + tokens > switch
+        row, switch = reach_of(self.config).row, rotary_switch(self.config)
+        whole = self.prefix_length + tokens
+        if row is not None and whole > row:
+            return tokens
+        return int(switch is not None and whole > switch)
 
     @property
     def most_packed(self) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from pipeline.prefix.errors import PrefixError
 
@@ -37,6 +38,9 @@ def miniature_of(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         PrefixError: when its configuration cannot be made smaller.
     """
+    # What transformers has to say of such settings it has said of the model itself.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         config = small_config(model.config)
         with torch.device("meta"):
@@ -52,6 +56,8 @@ def miniature_of(model: PreTrainedModel) -> PreTrainedModel:
         raise PrefixError(
             f"a small model of {type(model).__name__}'s configuration cannot be made ({first})"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     return small.requires_grad_(False)
 
 

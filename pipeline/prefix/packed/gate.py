@@ -83,7 +83,9 @@ def _why_not_plain(model: PreTrainedModel, prefixed: bool, tokens: int) -> str |
     tried = _SHORTEST
     while tried < min(tokens, _LONGEST):
         tried *= 2
-    bounds = (tried, reach_of(model.config).tokens, context_of(model))
+    reach = reach_of(model.config)
+    row = None if reach.row is None else reach.row - _PREFIX
+    bounds = (tried, reach.tokens, row, context_of(model))
     tried = min(bound for bound in bounds if bound is not None)
     settings = model.config.to_json_string(use_diff=False)
     drops = not prefixed and model.training
