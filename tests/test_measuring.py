@@ -9,6 +9,8 @@ from datasets import Dataset
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -47,7 +49,14 @@ def with_kernel() -> PreTrainedModel:
     return tiny_model(head_dim=16)
 
 
-@pytest.fixture(params=[tiny_model, with_kernel, bloom], ids=lambda make: make.__name__)
+def windowed() -> PreTrainedModel:
+    """A window that some examples stay within, which are packed, and others do not."""
+    torch.manual_seed(0)
+    settings = tiny_model(head_dim=16).config.to_dict()
+    return MistralForCausalLM(MistralConfig(**{**settings, "sliding_window": 24})).eval()
+
+
+@pytest.fixture(params=[tiny_model, with_kernel, bloom, windowed], ids=lambda make: make.__name__)
 def architecture(request: pytest.FixtureRequest) -> PreTrainedModel:
     model: PreTrainedModel = request.param()
     return model
