@@ -60,10 +60,14 @@ def measure_examples(
         ]
 
     outcomes: dict[int, Outcome] = {}
-    packed = [model.why_not_packed(decoding=True, tokens=tokens) is None for tokens in room]
+    # The longest first: what serves it is tried once.
+    served = {
+        tokens: model.why_not_packed(decoding=True, tokens=tokens) is None
+        for tokens in sorted(set(room), reverse=True)
+    }
     for kind in (PackedBatch, PaddedBatch):
         is_packed = kind is PackedBatch
-        chosen = [i for i, served in enumerate(packed) if served is is_packed]
+        chosen = [i for i, tokens in enumerate(room) if served[tokens] is is_packed]
         most = params.max_tokens_per_batch
         if is_packed and model.most_packed is not None:
             most = min(most, model.most_packed)

@@ -20,9 +20,9 @@ class TargetLoss:
     def __init__(self, model: PrefixModel) -> None:
         self.model = model
 
-    def packs(self, example: Example) -> bool:
-        """Whether packed rows serve an example."""
-        return self.model.why_not_packed(tokens=len(example["input_ids"])) is None
+    def packs(self, tokens: int) -> bool:
+        """Whether packed rows serve an example of so many tokens."""
+        return self.model.why_not_packed(tokens=tokens) is None
 
     def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
         """A batch in the parts that one call takes: whole where packed, else of like length."""
@@ -43,10 +43,13 @@ class TargetLoss:
         self, examples: Sequence[Example]
     ) -> tuple[list[list[Example]], list[list[Example]]]:
         """What is packed, a row each, and what is padded together."""
+        # The longest first: what serves it is tried once.
+        lengths = sorted({len(example["input_ids"]) for example in examples}, reverse=True)
+        packs = {length: self.packs(length) for length in lengths}
         packed: list[Example] = []
         padded: dict[int, list[Example]] = {}
         for example in examples:
-            if self.packs(example):
+            if packs[len(example["input_ids"])]:
                 packed.append(example)
             else:
                 group = self.model.padding_group(len(example["input_ids"]))

@@ -85,8 +85,8 @@ def assert_each_is_right(model: PrefixModel, packed: list[int], padded: list[int
     """Every example by itself and all together, some of which are packed and some are not."""
     loss_of = TargetLoss(model)
     some, others = examples(packed), examples(padded)
-    assert all(map(loss_of.packs, some))
-    assert not any(map(loss_of.packs, others))
+    assert all(map(loss_of.packs, packed))
+    assert not any(map(loss_of.packs, padded))
     expected = [alone(model, row) for row in some + others]
     found = [float(loss_of([row])) for row in some + others]
     assert found == pytest.approx(expected, rel=1e-5)

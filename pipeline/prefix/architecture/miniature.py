@@ -15,7 +15,7 @@ from transformers.utils import logging
 from pipeline.prefix.errors import PrefixError
 
 VOCABULARY = 64
-_LAYERS, _WIDTH, _EXPERTS = 4, 64, 4
+_LAYERS, _WIDTH, _EXPERTS = 2, 64, 4
 # More kinds than this in a list as long as the layers are numbers of layers, not kinds.
 _KINDS = 6
 _PARAMETERS = 100_000_000

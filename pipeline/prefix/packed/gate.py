@@ -33,7 +33,8 @@ _PREFIX = 3
 # some hundred times as much.
 _TOLERANCE = 1e-4
 
-_verdicts: dict[tuple[Any, ...], str | None] = {}
+# Of each architecture, by the length that was tried.
+_verdicts: dict[tuple[Any, ...], dict[int, str | None]] = {}
 
 
 def why_not_packed(
@@ -89,10 +90,13 @@ def _why_not_plain(model: PreTrainedModel, prefixed: bool, tokens: int) -> str |
     tried = min(bound for bound in bounds if bound is not None)
     settings = model.config.to_json_string(use_diff=False)
     drops = not prefixed and model.training
-    key = type(model), settings, prefixed, drops, tried
-    if key not in _verdicts:
-        _verdicts[key] = _why_not_tried(model, prefixed, drops, tried)
-    return _verdicts[key]
+    known = _verdicts.setdefault((type(model), settings, prefixed, drops), {})
+    for length, verdict in known.items():
+        # By causality a sequence holds every shorter one.
+        if length >= tried if verdict is None else length <= tried:
+            return verdict
+    known[tried] = _why_not_tried(model, prefixed, drops, tried)
+    return known[tried]
 
 
 @torch.no_grad()
