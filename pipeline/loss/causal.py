@@ -39,9 +39,7 @@ class TargetLoss:
         ]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _ways(
-        self, examples: Sequence[Example]
-    ) -> tuple[list[list[Example]], list[list[Example]]]:
+    def _ways(self, examples: Sequence[Example]) -> tuple[list[list[Example]], list[list[Example]]]:
         """What is packed, a row each, and what is padded together."""
         # The longest first: what serves it is tried once.
         lengths = sorted({len(example["input_ids"]) for example in examples}, reverse=True)

@@ -27,8 +27,8 @@ def compile_where_it_pays(
 
     `auto` compiles trainings of 600 steps and more in packed rows, without gradient
     checkpointing, where the CPU's compiler works (a GPU needs none). It happens on the first of
-    `rows`, all that are trained on, not on the first batch: generated code may depend on the size it first meets, and has to be the
-    same for a training that is taken up in the middle.
+    `rows`, all that are trained on, not on the first batch: generated code may depend on the size
+    it first meets, and has to be the same for a training that is taken up in the middle.
 
     Raises:
         PipelineError: for `compile: true` where it cannot be done.

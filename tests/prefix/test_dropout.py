@@ -30,7 +30,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "phi3": {**PHI3, "sliding_window": 128},
 }
 BART = {"dropout": 0.3, "attention_dropout": 0.3, "activation_dropout": 0.3}
-BERT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+BERT: dict[str, Any] = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
 ENCODERS: dict[str, dict[str, Any]] = {
     "bart": {**BART, "encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5},
     "t5": {"dropout_rate": 0.3},

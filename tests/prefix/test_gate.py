@@ -1,5 +1,7 @@
 """Which models packed rows serve, and what is said of the others."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -7,6 +9,8 @@ from transformers import PreTrainedModel
 from pipeline.prefix import PrefixConfig, PrefixModel, random_kv_prefix
 from pipeline.prefix.architecture.miniature import miniature_of
 from pipeline.prefix.packed import gate, logits
+from pipeline.prefix.packed.backends import shared_prefix_attention
+from pipeline.prefix.packed.call import PackedAttentionCall
 from tests.conftest import tiny_model
 from tests.prefix import encoders
 from tests.prefix.architectures import SETTINGS, build
@@ -56,12 +60,11 @@ def test_every_architecture_is_decided() -> None:
 @pytest.mark.usefixtures("untried")
 def test_a_scale_wrong_by_a_tenth_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small models tell a slightly wrong attention from a right one by far."""
-    right = logits.PackedAttentionCall
 
-    def wrong(*given: object) -> object:
-        return right(*given[:-1], given[-1] * 1.1)  # type: ignore[operator,arg-type]
+    def wrong(call: PackedAttentionCall) -> torch.Tensor:
+        return shared_prefix_attention(replace(call, scaling=1.1 * call.scaling))
 
-    monkeypatch.setattr(logits, "PackedAttentionCall", wrong)
+    monkeypatch.setattr(logits, "shared_prefix_attention", wrong)
     for name in SERVED:
         reason = PrefixModel(build(name), PrefixConfig(4)).why_not_packed()
         assert "gives other logits for packed examples" in str(reason), name

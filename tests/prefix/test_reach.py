@@ -11,6 +11,7 @@ from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import PrefixConfig, PrefixError, PrefixModel, kv_prefix_from_tokens
 from pipeline.prefix.architecture.context import context_of
 from pipeline.prefix.architecture.reach import Reach, reach_of, rotary_switch
+from pipeline.preflight.model import context_of as context_before_stages
 from tests.prefix.architectures import BASE, SETTINGS, WINDOW, build
 
 P = 5
@@ -159,6 +160,17 @@ def test_the_context_ends_where_the_rotation_changes(make: Any) -> None:
     model = PrefixModel(make(), PrefixConfig(4))
     assert "changes its rotary embedding" in str(model.why_not_packed(tokens=21))
     assert model.why_not_packed(tokens=20) is None
+
+
+@pytest.mark.parametrize("make", [longrope, dynamic])
+def test_the_check_before_any_stage_counts_the_same_context(make: Any) -> None:
+    config = make().config.to_dict()
+    assert context_before_stages(config) == 24
+    if make is longrope:
+        # As the Hub's own files have it.
+        config["rope_scaling"] = {**config.pop("rope_parameters"), "type": "su"}
+        del config["rope_scaling"]["rope_type"]
+        assert context_before_stages(config) == 24
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_a_nan_is_not_lost_in_decoding(which: int) -> None:
     states = [torch.randn(*shape, generator=generator) for shape in shapes]
     # The first row's, where it has one of its own.
     states[which][(0, 0, 0) if which < 3 else (0, 0, 0, 0)] = torch.nan
-    out = library.attention_to_cache(*states, [0, 1], [7, 3], 0.3)  # type: ignore[arg-type]
+    out = library.attention_to_cache(*states, [0, 1], [7, 3], 0.3)  # type: ignore[call-arg,arg-type]
     assert bool(out[0, 0].isnan().any())
     assert bool(out[0, 1].isnan().any()) is (which in (1, 2))
     assert not out[2:].isnan().any()

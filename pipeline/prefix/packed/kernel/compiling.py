@@ -84,7 +84,7 @@ def _keep(made: Path, folder: Path | None, digest: str) -> Path:
     try:
         with os.fdopen(number, "wb") as file:
             file.write(made.read_bytes())
-        os.replace(aside, path)
+        Path(aside).replace(path)
     except OSError:
         Path(aside).unlink(missing_ok=True)
         raise
