@@ -13,7 +13,7 @@ pytestmark = pytest.mark.real
 
 
 def test_the_whole_graph(tmp_path: Path) -> None:
-    """A prefix is trained without the model's dropout, and LoRA with it."""
+    """Its attention would drop weights, which packed rows do not: training has it off."""
     torch.manual_seed(0)
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
     config = GPT2Config(vocab_size=260, n_embd=32, n_layer=2, n_head=2, **tokens)
@@ -25,12 +25,11 @@ def test_the_whole_graph(tmp_path: Path) -> None:
         lambda params: params.update(
             sweep=sweep_of([2], ["random"]),
             initializations={"random": params["initializations"]["random"]},
-            trained_baselines={"lora": {"type": "lora", "max_steps": 2}},
             train={**params["train"], "gradient_checkpointing": True},
         )
     )
     workspace.run("dvc", "repro")
-    for name in ("len2-random-seed0", "lora-seed0", "no_prefix"):
+    for name in ("len2-random-seed0", "no_prefix"):
         measured = read_json(workspace.root / "data" / "evaluate" / name / "metrics.json")
         assert 0 < measured["test"]["loss"] < 10
     trained = read_json(workspace.root / "data" / "train" / "len2-random-seed0" / "metrics.json")

@@ -81,11 +81,10 @@ class PrefixModel(nn.Module):
         self._is_packing = False
         self._recomputation: Recomputation | None = None
         self._why_not_packed: dict[tuple[bool, int], str | None] = {}
-        self.train(self.training)
 
     def _inject(self, config: PrefixConfig) -> None:
         """Build the encoder that a configuration asks for, and what brings its prefix in."""
-        model = self.frozen_model.requires_grad_(False)
+        model = self.frozen_model.requires_grad_(False).eval()
         self.parts = parts_of(model, config.parts)
         places: list[Place] = []
         if is_decoder_only(model):

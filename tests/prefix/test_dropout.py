@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GPT2LMHeadModel, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.loss.for_model import loss_for
@@ -137,7 +137,10 @@ def test_attention_that_drops_weights_is_padded_while_it_does() -> None:
 def test_whoever_shares_the_model_may_be_training_it() -> None:
     """Another's training mode is not seen, and is there again afterwards."""
     frozen = architectures.build("gpt2")
+    assert GPT2LMHeadModel(frozen.config).training, "as transformers makes a model"
+    assert not PrefixModel(GPT2LMHeadModel(frozen.config), PrefixConfig(P)).frozen_model.training
     tuned, bare = PrefixModel(frozen, PrefixConfig(P)), PrefixModel(frozen)
+    assert not frozen.training, "without a prefix, as it was"
     batch = {"input_ids": torch.tensor([[10, 11, 12]])}
     expected = tuned.eval()(**batch).logits
     bare.train()

@@ -206,7 +206,10 @@ def test_what_no_configuration_says_is_seen_at_its_length(monkeypatch: pytest.Mo
     from pipeline.prefix.architecture import reach
 
     monkeypatch.setattr(reach, "_WINDOWS", ())
-    settings = {**BASE, "sliding_window": 100, "max_position_embeddings": 300}
-    model = PrefixModel(_made("Mistral", "MistralForCausalLM", settings), PrefixConfig(4))
+    model = PrefixModel(llama4(attention_chunk_size=100), PrefixConfig(4))
     assert model.why_not_packed(tokens=50) is None
     assert "gives other logits" in str(model.why_not_packed(tokens=120))
+    settings = {**BASE, "sliding_window": 100}
+    model = PrefixModel(_made("Mistral", "MistralForCausalLM", settings), PrefixConfig(4))
+    assert model.why_not_packed(tokens=50) is None
+    assert "a window of 100 tokens" in str(model.why_not_packed(tokens=120))

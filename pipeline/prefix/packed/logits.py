@@ -35,6 +35,12 @@ class Packing:
     cache: PackedCache | None = None
     decoding: bool = False
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example, those decoded before and the prefix included."""
+        before = [0] if self.cache is None or not self.decoding else self.cache.counts
+        return max(self.lengths) + max(before) + (0 if self.prefix is None else len(self.prefix))
+
 
 class NotPackableError(PrefixError):
     """An attention met on the way computes something that the fast way does not."""
@@ -90,8 +96,7 @@ def _packed(
 ) -> torch.Tensor:
     start = 0 if packing.prefix is None else len(packing.prefix)
     reach = reach_of(frozen_model.config)
-    longest = start + max(positions) + 1
-    for limit, count in ((reach.tokens, longest), (reach.row, start + len(positions))):
+    for limit, count in ((reach.tokens, packing.longest), (reach.row, start + len(positions))):
         if limit is not None and count > limit:
             name = type(frozen_model).__name__
             raise NotPackableError(f"{name} {reach.why}: {count} are too many for packed rows")
@@ -134,6 +139,9 @@ def _forward(
     asked = [name for name in _BEYOND if kwargs.get(name) is not None]
     if dropout:
         asked.append("dropout of attention weights")
+    window = kwargs.get("sliding_window")
+    if window is not None and prefix_packing is not None and prefix_packing.longest > window:
+        asked.append(f"a window of {window} tokens")
     if prefix_packing is None or asked:
         raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")
     prefix, cache = prefix_packing.prefix, prefix_packing.cache
