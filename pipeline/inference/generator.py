@@ -1,5 +1,6 @@
 """Text in, text out, from a frozen model with a prefix."""
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.config.task import TaskParams, refuse_other_tasks
 from pipeline.data.rendering import Renderer
 from pipeline.data.task_type import TaskType
 from pipeline.data.templates import render
+from pipeline.inference.sampling import DrawingFrom
 from pipeline.inference.selection import choose, load_prefix
 from pipeline.models.for_task import load_for_task
 from pipeline.models.prefixed import prefixed_model
@@ -49,6 +51,9 @@ class TextGenerator:
         self.tokenizer = tokenizer
         self._renderer = Renderer(task, tokenizer)
         self._task = task
+        # A tokenizer's first call may change its padding or truncation, which no other call
+        # beside it survives ("Already borrowed").
+        self._tokenizing = threading.Lock()
 
     def render(self, row: Mapping[str, Any]) -> str:
         """A row of data as input text. Raises PipelineError for a column that it lacks."""
@@ -58,16 +63,18 @@ class TextGenerator:
         """What the model writes for one input, without surrounding white space.
 
         One input at a time: what an input is batched with can change a tie in bfloat16, and the
-        same input has to give the same text wherever it is asked.
+        same input has to give the same text wherever it is asked, whatever other threads ask.
         """
-        ids = torch.tensor([self._renderer.prompt_ids(text)], device=self.model.device)
-        torch.manual_seed(decoding.seed)
-        generated = self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            streamer=streamer,
-            **self._settings(decoding),
-        )
+        with self._tokenizing:
+            prompt = self._renderer.prompt_ids(text)
+        ids = torch.tensor([prompt], device=self.model.device)
+        with DrawingFrom(torch.Generator(ids.device).manual_seed(decoding.seed)):
+            generated = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                streamer=streamer,
+                **self._settings(decoding),
+            )
         # An encoder-decoder does not say its input again.
         begin = 0 if self._task.type == "seq2seq_lm" else ids.shape[1]
         answer = self.tokenizer.decode(generated[0, begin:], skip_special_tokens=True)

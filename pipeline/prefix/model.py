@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.prefix.architecture.parts import (
     shapes_of,
 )
 from pipeline.prefix.architecture.shapes import adapter_shapes, chosen_shapes, kv_shapes
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.peft_format import load_adapter, save_adapter
 from pipeline.prefix.files.provenance import provenance, warn_of_another_model
@@ -28,6 +29,7 @@ from pipeline.prefix.injection.causal import CausalInjection
 from pipeline.prefix.injection.heads import HeadInjection
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
+from pipeline.prefix.injection.replay import recompute_context, replayed_within
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.gate import why_not_packed
 from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
@@ -41,8 +43,8 @@ class PrefixModel(nn.Module):
 
     The frozen model's weights are shared, never copied and never trained. It sees the prefix while
     this object's `forward` or `generate` runs, and is itself the bare model at any other time: any
-    number of prefix models can share it. The only parameters that take a gradient are the
-    encoder's, in float32.
+    number of prefix models can share it. Their calls from several threads take turns at it, a
+    whole generation as one. The only parameters that take a gradient are the encoder's, in float32.
 
     Without a configuration the prefix is empty: calls reach the model as they are, and its weights
     take gradients or not as they did before.
@@ -63,14 +65,12 @@ class PrefixModel(nn.Module):
         self.encoder: PrefixEncoder | NoEncoder = NoEncoder()
         self.parts: tuple[str, ...] = ()
         self._places: list[Place] | None = None
-        self._injection = Injection()
+        self._injection = Injection(frozen_model)
         if config is not None:
             self._inject(config)
         modules = () if config is None else config.modules_to_save
         self.heads = TrainedModules(frozen_model, modules)
-        self._head_injection = HeadInjection(self.heads)
-        # For layers that are recomputed: which of the two ways their forward pass went.
-        self._is_packing = False
+        self._head_injection = HeadInjection(frozen_model, self.heads)
         self._why_not_packed: dict[bool, str | None] = {}
 
     def _inject(self, config: PrefixConfig) -> None:
@@ -122,7 +122,7 @@ class PrefixModel(nn.Module):
         `input_ids` and `attention_mask` are `[batch, tokens]` of the input alone, padded on either
         side; `position_ids`, where given, count from the input's first token.
         """
-        with self._injection.active(), self._head_injection.active():
+        with self._injected():
             return self.frozen_model(*args, **kwargs)
 
     @torch.no_grad()
@@ -131,8 +131,15 @@ class PrefixModel(nn.Module):
         cached = self.prefix_length and kwargs.setdefault("use_cache", True)
         if cached and self._injection.through_cache:
             kwargs.setdefault("past_key_values", self.new_cache())
-        with self._injection.active(), self._head_injection.active():
+        with self._injected():
             return self.frozen_model.generate(*args, **kwargs)
+
+    @contextmanager
+    def _injected(self) -> Iterator[None]:
+        """The frozen model with the prefix, layers to be recomputed included."""
+        replayed = replayed_within(self._injection.recompute_context)
+        with self._injection.active(), self._head_injection.active(), replayed:
+            yield
 
     def new_cache(self) -> Cache | None:
         """An empty growing cache after the prefix, to pass as `past_key_values` from call to call.
@@ -167,13 +174,17 @@ class PrefixModel(nn.Module):
 
     @contextmanager
     def frozen(self) -> Iterator[PreTrainedModel]:
-        """The frozen model without any trace of this prefix, its hooks removed meanwhile."""
-        self.detach()
-        try:
-            yield self.frozen_model
-        finally:
-            self._injection.attach()
-            self._head_injection.attach()
+        """The frozen model without any trace of this prefix, its hooks removed meanwhile.
+
+        Calls of other threads wait.
+        """
+        with turn_of(self.frozen_model):
+            self.detach()
+            try:
+                yield self.frozen_model
+            finally:
+                self._injection.attach()
+                self._head_injection.attach()
 
     def detach(self) -> None:
         """Remove this prefix's hooks from the frozen model; the next call adds them again."""
@@ -189,7 +200,7 @@ class PrefixModel(nn.Module):
         self.frozen_model.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={
                 "use_reentrant": False,
-                "context_fn": self._recompute_context,
+                "context_fn": recompute_context,
             }
         )
 
@@ -239,11 +250,12 @@ class PrefixModel(nn.Module):
 
         `decoding` asks for greedy decoding of packed rows too. See `pipeline.prefix.packed.gate`.
         """
-        if decoding not in self._why_not_packed:
-            kv = self.kv_prefix()
-            with self.frozen() as frozen_model:
-                self._why_not_packed[decoding] = why_not_packed(frozen_model, kv, decoding)
-        return self._why_not_packed[decoding]
+        with turn_of(self.frozen_model):
+            if decoding not in self._why_not_packed:
+                kv = self.kv_prefix()
+                with self.frozen() as frozen_model:
+                    self._why_not_packed[decoding] = why_not_packed(frozen_model, kv, decoding)
+            return self._why_not_packed[decoding]
 
     def packed_logits(
         self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor
@@ -253,15 +265,6 @@ class PrefixModel(nn.Module):
         The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
         after another, `lengths` their tokens. The numbers are those of `forward`.
         """
-        before, self._is_packing = self._is_packing, True
-        try:
-            return packed_logits(self.frozen_model, input_ids, lengths, self.encoder.given(), keep)
-        finally:
-            self._is_packing = before
-
-    def _recompute_context(
-        self,
-    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        if self._is_packing:
-            return nullcontext(), packed_attention_on(self.frozen_model)
-        return self._injection.recompute_context()
+        frozen, prefix = self.frozen_model, self.encoder.given()
+        with replayed_within(lambda: (nullcontext(), packed_attention_on(frozen))):
+            return packed_logits(frozen, input_ids, lengths, prefix, keep)

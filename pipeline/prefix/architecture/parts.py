@@ -5,6 +5,8 @@ the decoder attends within itself and to the encoder's output, which makes three
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.routing import AttentionCall, reaches_attention, routed
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PARTS
@@ -159,17 +162,16 @@ def takes(module: Any, name: str) -> bool:
     return name in inspect.signature(module.forward).parameters
 
 
-class evaluating:  # noqa: N801 - a context manager reads as a verb
-    """The model in evaluation mode, and back again."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model, self._training = model, model.training
-
-    def __enter__(self) -> None:
-        self._model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self._model.train(self._training)
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """The model in evaluation mode, for this thread alone, and back again."""
+    with turn_of(model):
+        training = model.training
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, int]:

@@ -10,7 +10,7 @@ ours appends nothing in training.
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.cache import PrefixCache
-from pipeline.prefix.injection.hooks import Injection
+from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import (
     Layout,
     causal_mask,
@@ -29,12 +30,20 @@ from pipeline.prefix.injection.layout import (
     lay_out,
     show_prefix,
 )
+from pipeline.prefix.injection.replay import Contexts
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import Shapes
 
 _CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
 _INDEX_NAMES = ("layer_idx", "layer_id")
+
+
+class _AtWork(AtWork):
+    """With the cache of the forward pass that is under way, and its layout."""
+
+    cache: PrefixCache | None = None
+    layout: Layout | None = None
 
 
 class CausalInjection(Injection):
@@ -49,29 +58,25 @@ class CausalInjection(Injection):
         shapes: Shapes,
         prefix: Callable[[], KVPrefix],
     ) -> None:
-        super().__init__()
-        self._model = model
+        super().__init__(model)
         self._config = config
         self._shapes = shapes
         self._prefix = prefix
         self._ordered = distance_counts_keys(model.config)
-        self._layout: Layout | None = None
+        self._at_work = _AtWork()
         if config.prefix_always_visible and hides_within(model.config):
             raise PrefixError(
                 f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
                 "attention, where no mask can show them; leave it false"
             )
-        self._cache: PrefixCache | None = None
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def new_cache(self) -> PrefixCache:
         """An empty growing cache after the prefix, to carry from call to call."""
         return PrefixCache(self._prefix(), self._shapes, growing=True)
 
-    def recompute_context(
-        self,
-    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), self._using(self._cache, self._layout)
+    def recompute_context(self) -> Contexts:
+        return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         yield self._model.register_forward_pre_hook(self._before_model, with_kwargs=True)
@@ -85,17 +90,19 @@ class CausalInjection(Injection):
 
     @contextmanager
     def _using(self, cache: PrefixCache | None, layout: Layout | None) -> Iterator[None]:
-        before = self._cache, self._layout
-        self._cache, self._layout = cache, layout
+        here = self._at_work
+        before = here.cache, here.layout
+        here.cache, here.layout = cache, layout
         try:
-            yield
+            with turn_of(self._model):
+                yield
         finally:
-            self._cache, self._layout = before
+            here.cache, here.layout = before
 
     def _before_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if not self._active:
+        if not self._at_work.active:
             return args, kwargs
         bound = _by_name(module, args, kwargs)
         tokens = bound.get("input_ids")
@@ -135,14 +142,14 @@ class CausalInjection(Injection):
         bound["attention_mask"] = layout.mask
         bound["past_key_values"] = cache
         cache.inside_forward = True
-        self._cache, self._layout = cache, layout
+        self._at_work.cache, self._at_work.layout = cache, layout
         return (), bound
 
     def _after_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         # Left in place, it would give the prefix to a later forward of the bare model.
-        self._cache = self._layout = None
+        self._at_work.cache = self._at_work.layout = None
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrefixCache):
             cache.inside_forward = False
@@ -161,12 +168,13 @@ class CausalInjection(Injection):
         def give(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            if self._cache is None:
+            cache, layout = self._at_work.cache, self._at_work.layout
+            if cache is None:
                 return None
             if kwargs.get(name) is None:
-                kwargs = {**kwargs, name: self._cache}
-            if shows is not None and self._layout is not None:
-                kwargs = _masked(module, args, kwargs, self._layout.is_prefix, shows)
+                kwargs = {**kwargs, name: cache}
+            if shows is not None and layout is not None:
+                kwargs = _masked(module, args, kwargs, layout.is_prefix, shows)
             return args, kwargs
 
         return give

@@ -9,7 +9,7 @@ search and caches from call to call work as they do without a prefix.
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.parts import Place, chosen_places, takes
 from pipeline.prefix.architecture.routing import AttentionCall, routed
-from pipeline.prefix.injection.hooks import Injection
+from pipeline.prefix.injection.hooks import AtWork, Injection
+from pipeline.prefix.injection.replay import Contexts
 from pipeline.prefix.kv import KVPrefix
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -36,8 +37,7 @@ class PartInjection(Injection):
         layers: tuple[int, ...] | None,
         prefix: Callable[[], KVPrefix],
     ) -> None:
-        super().__init__()
-        self._model = model
+        super().__init__(model)
         self._places = chosen_places(places, layers)
         # Where only the first layer holds the table of relative positions, the others share it,
         # whether or not that layer has a prefix.
@@ -45,29 +45,29 @@ class PartInjection(Injection):
             place.part: place.module for place in reversed(places) if _has_bias(place.module)
         }
         self._prefix = prefix
-        self._handler: _Handler | None = None
+        self._at_work = _AtWork()
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Let the frozen model see the prefix, of the parameters as they are on entering."""
-        before = self._handler
-        self._handler = _Handler(self._places, self._biased, self._prefix(), self._model.dtype)
+        before = self._at_work.handler
+        handler = _Handler(self._places, self._biased, self._prefix(), self._model.dtype)
+        self._at_work.handler = handler
         try:
-            with super().active(), routed(self._model, self._handler):
+            with super().active(), routed(self._model, handler):
                 yield
         finally:
-            self._handler = before
+            self._at_work.handler = before
 
     def new_cache(self) -> None:
         """No cache: the model's own holds the input's tokens alone."""
         return
 
-    def recompute_context(
-        self,
-    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        if self._handler is None:
-            return nullcontext(), nullcontext()
-        return nullcontext(), routed(self._model, self._handler)
+    def recompute_context(self) -> Contexts:
+        handler = self._at_work.handler
+        if handler is None:
+            return super().recompute_context()
+        return nullcontext(), routed(self._model, handler)
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         """Those that move positions."""
@@ -77,9 +77,10 @@ class PartInjection(Injection):
     def _move_positions(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self._active or self._handler is None:
+        handler = self._at_work.handler
+        if not self._at_work.active or handler is None:
             return None
-        p = self._handler.length
+        p = handler.length
         if not takes(module, _PAST):
             return (args[0] + p, *args[1:]), kwargs
         names = list(inspect.signature(module.forward).parameters)
@@ -87,6 +88,12 @@ class PartInjection(Injection):
         name = _PAST if bound.get("position_ids") is None else "position_ids"
         bound[name] = bound.get(name, 0) + p
         return (), bound
+
+
+class _AtWork(AtWork):
+    """With the handler of the call that is under way."""
+
+    handler: "_Handler | None" = None
 
 
 class _Handler:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.backends import shared_prefix_attention
@@ -100,12 +101,13 @@ def _packed(
 @contextmanager
 def packed_attention_on(model: PreTrainedModel) -> Iterator[None]:
     """Route the model's attention through `shared_prefix_attention`, and back again."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_NAME)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+    with turn_of(model):
+        before = model.config._attn_implementation
+        model.set_attn_implementation(_NAME)
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(before)
 
 
 def _forward(
