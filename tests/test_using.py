@@ -251,6 +251,36 @@ def test_the_mlflow_model_answers_as_generate_does(
     assert "the frozen model of this prefix is not here" in result.stderr
 
 
+def test_requests_beside_each_other_get_the_answers_of_each_alone(finished: Workspace) -> None:
+    """Eight threads at the MLflow model, as `mlflow models serve` has them: greedy and seeded."""
+    code = (
+        "import sys, mlflow\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "model = mlflow.pyfunc.load_model('models:/tiny@best')\n"
+        "kinds = [([sys.argv[1]], {'max_new_tokens': 3})] + [\n"
+        "    ([text], {'max_new_tokens': 6, 'temperature': 9.0, 'seed': seed})\n"
+        "    for seed, text in enumerate([sys.argv[1], 'size: 3 km'] * 3)\n"
+        "]\n"
+        "alone = [model.predict(*kind) for kind in kinds]\n"
+        "assert len(set(map(str, alone))) > 4, alone\n"
+        "sys.setswitchinterval(1e-5)\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    found = list(pool.map(lambda i: model.predict(*kinds[i % 7]), range(200)))\n"
+        "print(sum(answer != alone[i % 7] for i, answer in enumerate(found)), 'differ')\n"
+    )
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.root / 'mlflow.db'}"}
+    command = [sys.executable, "-I", "-c", code, predictions(finished)[0]["input"]]
+    result = subprocess.run(
+        command,
+        cwd=finished.root.parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **store},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "0 differ"
+
+
 def test_greedy_choices_are_the_frozen_models_own(model: Any, tokenizer: Any) -> None:
     """Settings of the model's that change what is likely do not change the answer."""
     from pipeline.config.task import TaskParams

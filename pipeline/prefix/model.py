@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import Cache, PreTrainedModel
 
 from pipeline.prefix.architecture.context import refuse_beyond_context
@@ -29,16 +28,17 @@ from pipeline.prefix.injection.causal import CausalInjection
 from pipeline.prefix.injection.heads import HeadInjection
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
-from pipeline.prefix.injection.replay import recompute_context, replayed_within
+from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.gate import why_not_packed
 from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes, build_encoder
 from pipeline.prefix.parameters.heads import TrainedModules
+from pipeline.prefix.trainer_model import TrainerModel
 
 
-class PrefixModel(nn.Module):
+class PrefixModel(TrainerModel):
     """A transformers model in which every attention layer attends to a learned prefix.
 
     The frozen model's weights are shared, never copied and never trained. It sees the prefix while
@@ -59,8 +59,8 @@ class PrefixModel(nn.Module):
     """
 
     def __init__(self, frozen_model: PreTrainedModel, config: PrefixConfig | None = None) -> None:
-        super().__init__()
-        self.frozen_model = frozen_model
+        # Without a prefix it is the model itself that is trained.
+        super().__init__(frozen_model, saves_frozen_model=config is None)
         self.prefix_config = config
         self.encoder: PrefixEncoder | NoEncoder = NoEncoder()
         self.parts: tuple[str, ...] = ()
@@ -191,24 +191,27 @@ class PrefixModel(nn.Module):
         self._injection.detach()
         self._head_injection.detach()
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Keep no activations inside layers; effective in training mode."""
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any
+    ) -> None:
         self._why_not_packed.clear()
-        if self.prefix_config is None:
-            self.frozen_model.gradient_checkpointing_enable()
-            return
-        self.frozen_model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={
-                "use_reentrant": False,
-                "context_fn": recompute_context,
-            }
-        )
+        super().activation_checkpointing_enable(activation_checkpointing_kwargs, **how)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def activation_checkpointing_disable(self) -> None:
+        self._why_not_packed.clear()
+        super().activation_checkpointing_disable()
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], is_main_process: bool = True, **_: Any
+    ) -> None:
         """Write the prefix as a PEFT adapter folder, which PEFT and `from_pretrained` read.
 
         A prefix-tuning adapter, or with `num_frozen_tokens` a cartridge, which knows of them.
+        Other keywords of transformers' `save_pretrained` have no meaning for it; only the main
+        process of several writes.
         """
+        if not is_main_process:
+            return
         kv, config = self.kv_prefix(), self.prefix_config
         if kv is None or config is None:
             raise PrefixError("the model has no prefix to save; make it with a PrefixConfig")

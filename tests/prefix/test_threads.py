@@ -63,7 +63,7 @@ def logits_of(model: Any, ids: torch.Tensor, **extra: Any) -> Request:
 
 def generated(model: PrefixModel, ids: torch.Tensor) -> Request:
     """Greedy generation, by the logits of every step."""
-    how: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": 3}
+    how: dict[str, Any] = {"max_new_tokens": 3, "min_new_tokens": 3, "pad_token_id": 3}
     how |= {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 
     def request() -> Any:
@@ -84,7 +84,7 @@ def test_a_decoder_that_two_prefixes_share() -> None:
         kinds.append(generated(model, ids))
         generator = TextGenerator(model, tiny_tokenizer(), TASK)
         for seed in (2 * index, 2 * index + 1):
-            how = Decoding(9, temperature=0.5, top_p=0.99, seed=seed)
+            how = Decoding(5, temperature=0.5, top_p=0.99, seed=seed)
             kinds.append(lambda g=generator, h=how: g("What is it?", h))
 
     @torch.no_grad()
