@@ -43,17 +43,26 @@ def is_decoder_only(model: PreTrainedModel) -> bool:
     """Whether the model is causal throughout, so that a prefix comes in through its KV cache.
 
     A model that generates is. Any other (a classifier) is asked: in a causal one the first token
-    does not see the last.
+    does not see the last. Raises PrefixError for a model that reads no tokens.
     """
+    if model.main_input_name != "input_ids":
+        raise PrefixError(
+            f"{type(model).__name__} reads {model.main_input_name}, not input_ids; a prefix stands "
+            "before tokens"
+        )
     if model.config.is_encoder_decoder:
         return False
     if model.can_generate():
         return True
-    base = model.base_model
+    return not looks_ahead(model)
+
+
+def looks_ahead(model: PreTrainedModel) -> bool:
+    """Whether a token's numbers depend on a later one's, without its head."""
     ids = torch.tensor([[5, 6, 7], [5, 6, 8]], device=model.device)
-    with torch.no_grad(), evaluating(model):
-        first = base(input_ids=ids).last_hidden_state[:, 0].float()
-    return bool(torch.allclose(first[0], first[1], atol=1e-6))
+    with torch.no_grad(), evaluating(model), on_tokens_alone(model):
+        first = model.base_model(input_ids=ids)[0][:, 0].float()
+    return not torch.allclose(first[0], first[1], atol=1e-6)
 
 
 def places_of(model: PreTrainedModel, parts: tuple[str, ...] = PARTS) -> list[Place]:
@@ -66,7 +75,7 @@ def places_of(model: PreTrainedModel, parts: tuple[str, ...] = PARTS) -> list[Pl
     seen: list[AttentionCall] = []
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     within = {id(module) for module in encoder.modules()}
-    with torch.no_grad(), evaluating(model), routed(model, seen.append):
+    with torch.no_grad(), evaluating(model), routed(model, seen.append), on_tokens_alone(model):
         run(model, torch.full((1, 3), 5), torch.full((1, 2), 5))
     found: dict[str, list[AttentionCall]] = {part: [] for part in PARTS}
     for call in seen:
@@ -172,6 +181,21 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
             yield
         finally:
             model.train(training)
+
+
+@contextmanager
+def on_tokens_alone(model: PreTrainedModel) -> Iterator[None]:
+    """Raise PrefixError where a model fails that is given tokens, a plain cache and nothing else."""
+    try:
+        yield
+    except (PrefixError, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise PrefixError(
+            f"{type(model).__name__} does not run on tokens and a plain KV cache alone ({reason}), "
+            "so it has no place for a prefix"
+        ) from error
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.cache import PrefixCache
+from pipeline.prefix.injection.exactness import Injected, is_exact, other_inputs
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import (
     Layout,
@@ -36,6 +37,8 @@ from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import Shapes
 
 _CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
+# Which tokens are an image's: where masks are made of them, they stand beside the keys.
+_TYPES = ("token_type_ids", "mm_token_type_ids")
 _INDEX_NAMES = ("layer_idx", "layer_id")
 
 
@@ -57,6 +60,7 @@ class CausalInjection(Injection):
         config: PrefixConfig,
         shapes: Shapes,
         prefix: Callable[[], KVPrefix],
+        moves_types: bool | None = None,
     ) -> None:
         super().__init__(model)
         self._config = config
@@ -70,6 +74,16 @@ class CausalInjection(Injection):
                 "attention, where no mask can show them; leave it false"
             )
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._counting = getattr(model.base_model, "compute_3d_position_ids", None)
+        # None until it is tried whether a call's types of tokens are to be moved by the prefix.
+        self._moves_types = moves_types
+        self._on_trial = moves_types is not None
+        if not self._on_trial and not is_exact(model, self._trial(False)):
+            raise PrefixError(
+                f"{type(model).__name__} computes something else after a prefix than after the same "
+                "text: it looks ahead, or counts positions in a way of its own, so a prefix has no "
+                "exact place in it"
+            )
 
     def new_cache(self) -> PrefixCache:
         """An empty growing cache after the prefix, to carry from call to call."""
@@ -124,6 +138,12 @@ class CausalInjection(Injection):
             cache = PrefixCache(self._prefix(), self._shapes, growing)
         past = cache.get_seq_length()
         p = cache.prefix_length
+        # What follows a cached beginning was admitted with it, and counts on from it.
+        others = other_inputs(bound)
+        if not past:
+            cache.after_others = bool(others)
+            if others and not self._on_trial:
+                self._admit(others, bound)
         mask = bound.get("attention_mask")
         if mask is None:
             mask = torch.ones(batch, past + length, dtype=torch.long, device=tokens.device)
@@ -133,17 +153,72 @@ class CausalInjection(Injection):
             )
         if self._takes_positions:
             positions = bound.get("position_ids")
+            if positions is None and (others or cache.after_others):
+                positions = self._own_positions(tokens, bound, cache)
             if positions is None:
                 # Counting real tokens only: left padding does not move what follows it.
-                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-            bound["position_ids"] = positions + p
+                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+            bound["position_ids"] = positions[..., -length:] + p
         layout = lay_out(mask, p, self._ordered)
+        for name in _TYPES if self._moves_types else ():
+            if bound.get(name) is not None:
+                types = torch.cat([bound[name].new_zeros(batch, p), bound[name]], dim=1)
+                bound[name] = types if layout.order is None else types.gather(1, layout.order)
         cache.set_order(layout.order if past == 0 else None)
         bound["attention_mask"] = layout.mask
         bound["past_key_values"] = cache
         cache.inside_forward = True
         self._at_work.cache, self._at_work.layout = cache, layout
         return (), bound
+
+    def _own_positions(
+        self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
+    ) -> torch.Tensor | None:
+        """Positions `[axes, batch, tokens]` that a model counts in space and time (M-RoPE)."""
+        if self._counting is None:
+            return None
+        known = {
+            "inputs_embeds": tokens if tokens.ndim == 3 else tokens[..., None],
+            **{key: value for key, value in bound.items() if value is not None},
+            "past_key_values": cache,
+        }
+        names = inspect.signature(self._counting).parameters
+        return self._counting(**{name: known.get(name) for name in names})
+
+    def _admit(self, others: frozenset[str], bound: dict[str, Any]) -> None:
+        """Find out how a prefix is exact beside inputs that are no tokens.
+
+        Raises PrefixError, which names them, where it is not.
+        """
+        active, self._at_work.active = self._at_work.active, False
+        try:
+            for moves in (False, True):
+                if is_exact(self._model, self._trial(moves), bound, f"types moved: {moves}"):
+                    self._moves_types = moves
+                    return
+        finally:
+            self._at_work.active = active
+        raise PrefixError(
+            f"{type(self._model).__name__} computes something else with {', '.join(sorted(others))} "
+            "after a prefix than after the same text; give it tokens alone"
+        )
+
+    def _trial(self, moves_types: bool) -> Injected:
+        """Another prefix, of all layers, brought in as this one is."""
+
+        @contextmanager
+        def injected(kv: KVPrefix) -> Iterator[None]:
+            config = PrefixConfig(len(kv))
+            trial = CausalInjection(
+                self._model, config, self._shapes, lambda: kv, moves_types=moves_types
+            )
+            try:
+                with trial.active():
+                    yield
+            finally:
+                trial.detach()
+
+        return injected
 
     def _after_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.prefix.architecture.context import context_of
-from pipeline.prefix.architecture.parts import evaluating, is_decoder_only
+from pipeline.prefix.architecture.parts import evaluating, is_decoder_only, on_tokens_alone
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.provenance import provenance
 from pipeline.prefix.kv import KVPrefix
@@ -70,7 +70,7 @@ def kv_prefix_from_tokens(
     # A plain DynamicCache keeps every token; one made from the configuration would forget those
     # that left a sliding window, and a shorter prefix of them could not be cut from it.
     cache = DynamicCache()
-    with evaluating(frozen_model):
+    with evaluating(frozen_model), on_tokens_alone(frozen_model):
         frozen_model(
             input_ids=tokens[None].to(frozen_model.device), past_key_values=cache, use_cache=True
         )
@@ -86,6 +86,8 @@ def kv_prefix_from_cache(past_key_values: Any, num_virtual_tokens: int) -> KVPre
     Raises:
         PrefixError: when it holds several rows, or fewer tokens than asked for in some layer.
     """
+    if not past_key_values.layers:
+        raise PrefixError("past_key_values holds no keys and values; the model fills no KV cache")
     keys, values = [], []
     for index, layer in enumerate(past_key_values.layers):
         if layer.keys is None or layer.keys.ndim != 4:
