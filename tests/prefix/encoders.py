@@ -59,6 +59,16 @@ DISTILBERT = {
     "pad_token_id": 0,
     "num_labels": 3,
 }
+# One layer that slides, by two tokens to either side, and one that does not.
+MODERNBERT = {
+    **{key: value for key, value in BERT.items() if key != "type_vocab_size"},
+    "local_attention": 4,
+    "global_attn_every_n_layers": 2,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "cls_token_id": 2,
+    "sep_token_id": 1,
+}
 
 ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("T5", T5),
@@ -87,6 +97,9 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", {**BERT, "type_vocab_size": 2}),
     "distilbert": ("DistilBert", DISTILBERT),
+    "albert": ("Albert", {**BERT, "embedding_size": 16}),
+    "modernbert": ("ModernBert", MODERNBERT),
+    "nomic_bert": ("NomicBert", BERT),
     "deberta-v2": (
         "DebertaV2",
         {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},

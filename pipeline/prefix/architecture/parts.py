@@ -29,6 +29,8 @@ class Place:
         part: one of `PARTS`.
         layer: its index among the layers of that part.
         module: the attention module.
+        call: which of the module's calls in one pass it is; 0 but where layers share a module
+            (ALBERT), which then is the place of a prefix for each of them.
         key_shape: `(num_kv_heads, head_dim)` of keys, `value_shape` of values.
     """
 
@@ -37,6 +39,7 @@ class Place:
     module: Any
     key_shape: tuple[int, int]
     value_shape: tuple[int, int]
+    call: int = 0
 
 
 def is_decoder_only(model: PreTrainedModel) -> bool:
@@ -84,7 +87,14 @@ def places_of(model: PreTrainedModel, parts: tuple[str, ...] = PARTS) -> list[Pl
         else:
             found["cross" if call.key.shape[2] == 3 else "decoder"].append(call)
     places = [
-        Place(part, layer, call.module, _shape(call.key), _shape(call.value))
+        Place(
+            part,
+            layer,
+            call.module,
+            _shape(call.key),
+            _shape(call.value),
+            sum(before.module is call.module for before in found[part][:layer]),
+        )
         for part in PARTS
         if part in parts
         for layer, call in enumerate(found[part])

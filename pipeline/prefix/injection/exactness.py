@@ -64,7 +64,7 @@ def is_exact(
         else:
             compared = _compared(model, injected, given)
         half = torch.finfo(model.dtype).eps > 1e-4
-        answers[key] = compared is not None and _agree(*compared, half)
+        answers[key] = compared is not None and agree(*compared, half)
     return answers[key]
 
 
@@ -151,9 +151,7 @@ def _output(output: Any) -> torch.Tensor:
     return (output[0] if logits is None else logits).float()
 
 
-def _agree(
-    prefix: torch.Tensor, text: torch.Tensor, nothing: torch.Tensor, half: bool
-) -> bool:
+def agree(prefix: torch.Tensor, text: torch.Tensor, nothing: torch.Tensor, half: bool) -> bool:
     """Whether what differs is rounding, beside what a prefix changes at all.
 
     A wrong way is off by about as much as the prefix changes. Half precision rounds much of that
