@@ -15,7 +15,8 @@ from pipeline.schema.compute import Compute
 def load_frozen_model(folder: Path, compute: Compute) -> PreTrainedModel:
     """The causal language model in evaluation mode, no weight of which takes a gradient.
 
-    Of a multimodal checkpoint the whole, for text. Raises PipelineError when the folder does not hold one.
+    Of a multimodal checkpoint the whole, for text. Raises PipelineError when the folder does not
+    hold one.
     """
     logging.disable_progress_bar()
     dtype = "auto" if compute.dtype == "auto" else compute.dtype

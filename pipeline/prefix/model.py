@@ -91,7 +91,9 @@ class PrefixModel(TrainerModel):
             self._injection = CausalInjection(model, config, self.kv_shapes, encoder.given)
         else:
             encoder.parts = tuple(place.part for place in places)
-            self._injection = PartInjection(model, self._places, config.layers, encoder.given)
+            self._injection = PartInjection(
+                model, self._places, config.layers, encoder.given, config.prefix_always_visible
+            )
         self.encoder = encoder
 
     @cached_property

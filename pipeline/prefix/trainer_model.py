@@ -6,6 +6,7 @@ the frozen one in all of this trains and saves the prefix alone.
 """
 
 import inspect
+import types
 from functools import cache
 from typing import Any
 
@@ -40,7 +41,8 @@ class TrainerModel(nn.Module):
     def __init__(self, frozen_model: PreTrainedModel, saves_frozen_model: bool) -> None:
         super().__init__()
         # The Trainer asks the class, not the object, which of its arguments are labels.
-        self.__class__ = _class_of(_plain(type(self)), type(frozen_model))
+        kind: Any = type(frozen_model)
+        self.__class__ = _class_of(_plain(type(self)), kind)
         self.frozen_model = frozen_model
         self._saves_frozen_model = saves_frozen_model
         self.register_state_dict_post_hook(_without_frozen_model)
@@ -80,8 +82,8 @@ class TrainerModel(nn.Module):
         given = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
         if given["use_reentrant"] or "context_fn" in given:
             raise PrefixError(
-                "activation_checkpointing_kwargs: use_reentrant=True and context_fn would recompute "
-                "layers without the prefix; leave both out"
+                "activation_checkpointing_kwargs: use_reentrant=True and context_fn would "
+                "recompute layers without the prefix; leave both out"
             )
         given["context_fn"] = recompute_context
         self.frozen_model.activation_checkpointing_enable(
@@ -104,7 +106,7 @@ class TrainerModel(nn.Module):
 
 
 @cache
-def _class_of(plain: type[Any], frozen: type[Any]) -> type[Any]:
+def _class_of(plain: Any, frozen: Any) -> type[Any]:
     """A subclass of `plain` whose `forward` says that it takes what the frozen model's takes."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -113,15 +115,16 @@ def _class_of(plain: type[Any], frozen: type[Any]) -> type[Any]:
     forward.__doc__ = plain.forward.__doc__
     forward.__signature__ = inspect.signature(frozen.forward)  # type: ignore[attr-defined]
     # "QuestionAnswering" in the name tells that positions are labels.
+    own = {"forward": forward, "_plain": plain}
     name = f"{plain.__name__}Of{frozen.__name__}"
-    return type(name, (plain,), {"forward": forward, "_plain": plain})
+    return types.new_class(name, (plain,), exec_body=lambda space: space.update(own))
 
 
-def _plain(kind: type[Any]) -> type[Any]:
+def _plain(kind: Any) -> Any:
     return getattr(kind, "_plain", kind)
 
 
-def _restored(plain: type[Any], frozen: type[Any]) -> Any:
+def _restored(plain: Any, frozen: Any) -> Any:
     kind = _class_of(plain, frozen)
     return kind.__new__(kind)
 

@@ -99,7 +99,7 @@ def test_cached_decoding_after_an_image() -> None:
         mask = torch.cat([given["attention_mask"], torch.ones_like(new)], 1)
         found = tuned(input_ids=new, attention_mask=mask, past_key_values=cache, use_cache=True)
         longer = {"input_ids": torch.cat([given["input_ids"], new], 1), "attention_mask": mask}
-        types = {
+        types: dict[str, torch.Tensor] = {
             key: torch.cat([given[key], torch.zeros_like(new)], 1)
             for key in ("token_type_ids", "mm_token_type_ids")
             if key in given

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -85,7 +86,7 @@ def test_a_decoder_that_two_prefixes_share() -> None:
         generator = TextGenerator(model, tiny_tokenizer(), TASK)
         for seed in (2 * index, 2 * index + 1):
             how = Decoding(5, temperature=0.5, top_p=0.99, seed=seed)
-            kinds.append(lambda g=generator, h=how: g("What is it?", h))
+            kinds.append(partial(generator, "What is it?", how))
 
     @torch.no_grad()
     def packed() -> Any:
@@ -103,7 +104,7 @@ def test_models_whose_attention_is_routed(name: str) -> None:
     extra = {}
     if name in encoders.ENCODER_DECODERS:
         extra = {"decoder_input_ids": torch.tensor([[3, 70, 71], [3, 72, 73]])}
-    heads = {} if extra else {"modules_to_save": ("classifier",)}
+    heads: dict[str, Any] = {} if extra else {"modules_to_save": ("classifier",)}
     models = [randomly(frozen, seed, **heads) for seed in (1, 2)]
     kinds = [logits_of(model, ids, **extra) for model in (*models, frozen)]
     if extra:
@@ -138,7 +139,7 @@ def test_trainings_side_by_side(name: str, checkpointing: bool) -> None:
         (parameter,) = model.encoder.parameters()
         return torch.autograd.grad(loss, parameter)[0].sum(-1).tolist()
 
-    kinds: list[Request] = [lambda m=model: gradient(m) for model in models]
+    kinds: list[Request] = [partial(gradient, model) for model in models]
     if name == "llama":
         keep = torch.arange(12)
 

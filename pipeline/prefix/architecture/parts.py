@@ -195,7 +195,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def on_tokens_alone(model: PreTrainedModel) -> Iterator[None]:
-    """Raise PrefixError where a model fails that is given tokens, a plain cache and nothing else."""
+    """Raise PrefixError where a model fails that is given tokens and a plain cache alone."""
     try:
         yield
     except (PrefixError, torch.OutOfMemoryError):

@@ -20,26 +20,23 @@ from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.attention_modules import cache_argument, layer_index, masked
 from pipeline.prefix.injection.cache import PrefixCache
 from pipeline.prefix.injection.exactness import Injected, is_exact, other_inputs
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import (
     Layout,
-    causal_mask,
     distance_counts_keys,
     hides_within,
     lay_out,
-    show_prefix,
 )
 from pipeline.prefix.injection.replay import Contexts
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import Shapes
 
-_CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
 # Which tokens are an image's: where masks are made of them, they stand beside the keys.
 _TYPES = ("token_type_ids", "mm_token_type_ids")
-_INDEX_NAMES = ("layer_idx", "layer_id")
 
 
 class _AtWork(AtWork):
@@ -80,9 +77,9 @@ class CausalInjection(Injection):
         self._on_trial = moves_types is not None
         if not self._on_trial and not is_exact(model, self._trial(False)):
             raise PrefixError(
-                f"{type(model).__name__} computes something else after a prefix than after the same "
-                "text: it looks ahead, or counts positions in a way of its own, so a prefix has no "
-                "exact place in it"
+                f"{type(model).__name__} computes something else after a prefix than after the "
+                "same text: it looks ahead, or counts positions in a way of its own, so a prefix "
+                "has no exact place in it"
             )
 
     def new_cache(self) -> PrefixCache:
@@ -98,7 +95,7 @@ class CausalInjection(Injection):
             self._after_model, with_kwargs=True, always_call=True
         )
         for module in self._model.modules():
-            if name := _cache_argument(module):
+            if name := cache_argument(module):
                 hook = self._attention_hook(name, self._shows(module))
                 yield module.register_forward_pre_hook(hook, with_kwargs=True)
 
@@ -199,8 +196,9 @@ class CausalInjection(Injection):
         finally:
             self._at_work.active = active
         raise PrefixError(
-            f"{type(self._model).__name__} computes something else with {', '.join(sorted(others))} "
-            "after a prefix than after the same text; give it tokens alone"
+            f"{type(self._model).__name__} computes something else with "
+            f"{', '.join(sorted(others))} after a prefix than after the same text; give it tokens "
+            "alone"
         )
 
     def _trial(self, moves_types: bool) -> Injected:
@@ -235,7 +233,7 @@ class CausalInjection(Injection):
 
     def _shows(self, module: Any) -> bool | None:
         """Whether this layer's mask must show the prefix or hide it; None to leave it as it is."""
-        if self._config.layers is not None and _layer_index(module) not in self._config.layers:
+        if self._config.layers is not None and layer_index(module) not in self._config.layers:
             return False
         return True if self._config.prefix_always_visible else None
 
@@ -249,45 +247,10 @@ class CausalInjection(Injection):
             if kwargs.get(name) is None:
                 kwargs = {**kwargs, name: cache}
             if shows is not None and layout is not None:
-                kwargs = _masked(module, args, kwargs, layout.is_prefix, shows)
+                kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
             return args, kwargs
 
         return give
-
-
-def _masked(
-    module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    is_prefix: torch.Tensor,
-    show: bool,
-) -> dict[str, Any]:
-    """An attention's keywords with the prefix shown in its mask, or hidden."""
-    states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-    mask = kwargs.get("attention_mask")
-    if mask is None:
-        if show:
-            return kwargs
-        mask = causal_mask(module, is_prefix, states.shape[1], states.dtype)
-    return {**kwargs, "attention_mask": show_prefix(mask, is_prefix, show, _true_hides(module))}
-
-
-def _true_hides(module: nn.Module) -> bool:
-    """MPT alone turns transformers' mask around: true where a key is hidden."""
-    return type(module).__name__ == "MptAttention"
-
-
-def _layer_index(module: nn.Module) -> int | None:
-    found = (getattr(module, name, None) for name in _INDEX_NAMES)
-    return next((index for index in found if isinstance(index, int)), None)
-
-
-def _cache_argument(module: nn.Module) -> str | None:
-    """The name under which an attention module takes the cache; None for any other module."""
-    if _layer_index(module) is None or "Attention" not in type(module).__name__:
-        return None
-    parameters = inspect.signature(module.forward).parameters
-    return next((name for name in _CACHE_NAMES if name in parameters), None)
 
 
 def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

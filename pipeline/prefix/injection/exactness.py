@@ -58,11 +58,9 @@ def is_exact(
     answers = _tried.setdefault(model, {})
     key = (others, frozenset(said), way)
     if key not in answers:
-        # Untrained, what a token sees ahead of it may change less than rounding: that is asked.
-        if not others and looks_ahead(model):
-            compared = None
-        else:
-            compared = _compared(model, injected, given)
+        # What a token sees ahead of it may change less than rounding, untrained: that is asked.
+        ahead = not others and looks_ahead(model)
+        compared = None if ahead else _compared(model, injected, given)
         half = torch.finfo(model.dtype).eps > 1e-4
         answers[key] = compared is not None and agree(*compared, half)
     return answers[key]

@@ -1,4 +1,4 @@
-"""Whether a prefix does in an encoder, or in a decoder beside one, what a text before the input does.
+"""Whether a prefix does in an encoder, or a decoder beside one, what a text before the input does.
 
 The counterpart of `pipeline.prefix.injection.exactness`, found out by trying as well. What it has
 to equal is a text that was read beforehand: the model reads text and input together, while every
@@ -96,10 +96,7 @@ def _output(
     model: PreTrainedModel, part: str, ids: torch.Tensor, other: torch.Tensor
 ) -> torch.Tensor:
     """What the part makes of ids, the other side of an encoder-decoder being given `other`."""
-    if part == "decoder":
-        output = run(model, other, ids)
-    else:
-        output = run(model, ids, other)
+    output = run(model, other, ids) if part == "decoder" else run(model, ids, other)
     both = model.config.is_encoder_decoder and part == "encoder"
     hidden: torch.Tensor = output.encoder_last_hidden_state if both else output[0]
     return hidden.float()

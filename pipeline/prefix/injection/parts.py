@@ -25,13 +25,12 @@ from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.part_exactness import is_exact_part
 from pipeline.prefix.injection.replay import Contexts
+from pipeline.prefix.injection.stacks import PAST, POSITIONS, counted, positional, stacks_of
 from pipeline.prefix.injection.windows import window_of, within
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PARTS
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-_PAST = "past_key_values_length"
-_POSITIONS = "position_ids"
 
 
 class PartInjection(Injection):
@@ -43,11 +42,12 @@ class PartInjection(Injection):
         places: list[Place],
         layers: tuple[int, ...] | None,
         prefix: Callable[[], KVPrefix],
+        always_visible: bool = False,
         on_trial: bool = False,
     ) -> None:
         super().__init__(model)
         self._places = chosen_places(places, layers)
-        self._window = window_of(model)
+        self._window = None if always_visible else window_of(model)
         # Where only the first layer holds the table of relative positions, the others share it,
         # whether or not that layer has a prefix.
         self._biased = {
@@ -84,9 +84,9 @@ class PartInjection(Injection):
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         """Those that move positions, and those that begin to count a stack's layers."""
-        for stack in _stacks(self._model, set(PARTS)):
+        for stack in stacks_of(self._model, set(PARTS)):
             yield stack.register_forward_pre_hook(self._begin)
-        for module in _positional(self._model, {place.part for place in self._places}):
+        for module in positional(self._model, {place.part for place in self._places}):
             yield module.register_forward_pre_hook(self._move_positions, with_kwargs=True)
 
     def _begin(self, stack: nn.Module, _: Any) -> None:
@@ -122,15 +122,15 @@ class PartInjection(Injection):
         if not self._at_work.active or handler is None:
             return None
         p = handler.length
-        if isinstance(module, nn.Embedding) and not takes(module, _PAST):
+        if isinstance(module, nn.Embedding) and not takes(module, PAST):
             return (args[0] + p, *args[1:]), kwargs
         names = list(inspect.signature(module.forward).parameters)
         bound = {**dict(zip(names, args, strict=False)), **kwargs}
-        name = _POSITIONS
-        if bound.get(name) is None and takes(module, _PAST):
-            name = _PAST
+        name = POSITIONS
+        if bound.get(name) is None and takes(module, PAST):
+            name = PAST
         elif bound.get(name) is None:
-            bound[name] = _counted(bound)
+            bound[name] = counted(bound)
         bound[name] = bound.get(name, 0) + p
         return (), bound
 
@@ -242,44 +242,3 @@ def _leading_padding(mask: torch.Tensor | None) -> torch.Tensor:
     seen = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min / 2
     # A query near the end may be far from what is hidden by a window, not by padding.
     return seen.any(dim=1).long().argmax(dim=-1)
-
-
-def _stacks(model: PreTrainedModel, parts: set[str]) -> list[Any]:
-    """The modules that run the layers of these parts."""
-    if not model.config.is_encoder_decoder:
-        return [model.base_model]
-    encoder = [model.get_encoder()] if "encoder" in parts else []
-    return encoder + ([model.get_decoder()] if "decoder" in parts else [])
-
-
-def _counted(bound: dict[str, Any]) -> torch.Tensor:
-    """The positions that a stack counts for itself, of real tokens alone."""
-    given = (bound.get(name) for name in ("input_ids", "inputs_embeds"))
-    tokens = next(value for value in given if value is not None)
-    length, mask = tokens.shape[1], bound.get("attention_mask")
-    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
-        return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-    past = bound.get("past_key_values")
-    start = 0 if past is None else past.get_seq_length()
-    return torch.arange(start, start + length, device=tokens.device)[None]
-
-
-def _positional(model: PreTrainedModel, parts: set[str]) -> list[nn.Module]:
-    """The modules that give the input of a part's stack its positions.
-
-    Learned and sinusoidal ones are added by a module of their own; a stack that rotates keys is
-    given them.
-    """
-    stacks = _stacks(model, parts)
-    modules = [dict(stack.named_modules()) for stack in stacks]
-    counted = [m for named in modules for m in named.values() if takes(m, _PAST)]
-    if counted:
-        return counted
-    learned: list[nn.Module] = [
-        module
-        for named in modules
-        for name, module in named.items()
-        # Not `x_position_embeddings`, of a place on a page.
-        if name.split(".")[-1] == "position_embeddings" and isinstance(module, nn.Embedding)
-    ]
-    return learned or [stack for stack in stacks if takes(stack, _POSITIONS)]

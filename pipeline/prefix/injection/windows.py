@@ -9,7 +9,7 @@ _NAMES = ("sliding_window", "local_attention", "window_size", "attention_window"
 
 
 def window_of(model: PreTrainedModel) -> int | None:
-    """How far, in keys, a token of a sliding layer sees to either side; None without such layers."""
+    """How far, in keys, a token of a sliding layer sees to either side; None where none slides."""
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     return window if isinstance(window, int) and window > 0 else None
 
