@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,10 @@ class TextGenerator:
         with self._tokenizing:
             prompt = self._renderer.prompt_ids(text)
         ids = torch.tensor([prompt], device=self.model.device)
-        with DrawingFrom(torch.Generator(ids.device).manual_seed(decoding.seed)):
+        drawing: AbstractContextManager[Any] = nullcontext()
+        if decoding.temperature > 0:
+            drawing = DrawingFrom(torch.Generator(ids.device).manual_seed(decoding.seed))
+        with drawing:
             generated = self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),

@@ -6,7 +6,6 @@ the frozen one in all of this trains and saves the prefix alone.
 """
 
 import inspect
-import types
 from functools import cache
 from typing import Any
 
@@ -115,9 +114,8 @@ def _class_of(plain: Any, frozen: Any) -> type[Any]:
     forward.__doc__ = plain.forward.__doc__
     forward.__signature__ = inspect.signature(frozen.forward)  # type: ignore[attr-defined]
     # "QuestionAnswering" in the name tells that positions are labels.
-    own = {"forward": forward, "_plain": plain}
     name = f"{plain.__name__}Of{frozen.__name__}"
-    return types.new_class(name, (plain,), exec_body=lambda space: space.update(own))
+    return type(name, (plain,), {"forward": forward, "_plain": plain})
 
 
 def _plain(kind: Any) -> Any:
@@ -125,8 +123,7 @@ def _plain(kind: Any) -> Any:
 
 
 def _restored(plain: Any, frozen: Any) -> Any:
-    kind = _class_of(plain, frozen)
-    return kind.__new__(kind)
+    return object.__new__(_class_of(plain, frozen))
 
 
 def _without_frozen_model(

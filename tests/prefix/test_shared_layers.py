@@ -45,6 +45,16 @@ def test_layers_that_share_a_module_have_a_prefix_each() -> None:
         assert torch.equal(tuned(**inputs("albert")).logits, whole)
 
 
+@torch.no_grad()
+def test_a_depth_that_grows_is_refused() -> None:
+    """A layer without a prefix of its own would go without, silently."""
+    model = build("albert", num_hidden_layers=3)
+    tuned = randomly(model)
+    model.base_model.encoder.config.num_hidden_layers = 4
+    with pytest.raises(PrefixError, match="run more often in one pass than when its layers were"):
+        tuned(**inputs("albert"))
+
+
 def test_a_replayed_layer_finds_its_own_among_shared_ones() -> None:
     model = build("albert", num_hidden_layers=3)
     tuned = randomly(model)

@@ -8,6 +8,7 @@ search and caches from call to call work as they do without a prefix.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
@@ -54,6 +55,7 @@ class PartInjection(Injection):
             place.part: place.module for place in reversed(places) if _has_bias(place.module)
         }
         self._prefix = prefix
+        self._counts = Counter(id(place.module) for place in places)
         self._at_work = _AtWork()
         if not on_trial:
             self._refuse_inexact(places)
@@ -62,8 +64,14 @@ class PartInjection(Injection):
     def active(self) -> Iterator[None]:
         """Let the frozen model see the prefix, of the parameters as they are on entering."""
         before = self._at_work.handler
-        kv = self._prefix()
-        handler = _Handler(self._places, self._biased, kv, self._model.dtype, self._window)
+        handler = _Handler(
+            self._places,
+            self._biased,
+            self._prefix(),
+            self._model.dtype,
+            self._window,
+            self._counts,
+        )
         self._at_work.handler = handler
         try:
             with super().active(), routed(self._model, handler):
@@ -151,7 +159,9 @@ class _Handler:
         kv: KVPrefix,
         dtype: torch.dtype,
         window: int | None,
+        counts: Counter[int],
     ) -> None:
+        self._counts = counts
         self.length = len(kv)
         self._biased = biased
         self._window = window
@@ -175,6 +185,11 @@ class _Handler:
     def __call__(self, call: AttentionCall) -> None:
         at = id(call.module), self._calls.get(id(call.module), 0)
         self._calls[at[0]] = at[1] + 1
+        if 0 < self._counts[at[0]] <= at[1]:
+            raise PrefixError(
+                f"{type(call.module).__name__} is run more often in one pass than when its layers "
+                "were counted, so a prefix has no place in the others; use a fixed depth"
+            )
         if at not in self._at:
             return
         place, (key, value) = self._at[at]
