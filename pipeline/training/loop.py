@@ -18,7 +18,12 @@ from pipeline.prefix import PrefixModel
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.interruption import Interruption, interruptible
-from pipeline.training.optimizer import build_optimizer, planned_steps
+from pipeline.training.optimizer import (
+    build_optimizer,
+    examples_per_step,
+    planned_examples,
+    planned_steps,
+)
 from pipeline.training.progress import Progress, TrainingResult, random_states
 from pipeline.training.trained import trained_state
 from pipeline.training.validation import target_loss_of
@@ -55,7 +60,9 @@ def train_prefix(
     steps = planned_steps(params, len(rows))
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = build_optimizer(trainable, params, steps)
-    order = training_order(len(rows), params.batch_size, seed)
+    order = training_order(
+        len(rows), examples_per_step(params), seed, planned_examples(params, len(rows))
+    )
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     result = TrainingResult(trained_state(model))
@@ -72,7 +79,7 @@ def train_prefix(
         _refuse_divergence(0, first, 0.0, params.learning_rate)
         result.history.append({"step": 0, "validation/loss": first})
         log_step(0, {"validation/loss": first})
-    batches = islice(order, result.step * params.gradient_accumulation_steps, None)
+    order = islice(order, result.step, None)
     best = result.best_loss
     last = result.step if progress.is_finished else steps
     bar = tqdm(total=steps, initial=result.step, desc="train", unit="step")
@@ -81,10 +88,8 @@ def train_prefix(
             began = time.perf_counter()
             states = random_states(model.device)
             rate = float(schedule.get_last_lr()[0])
-            indices = [next(batches) for _ in range(params.gradient_accumulation_steps)]
-            loss, tokens = _accumulate(
-                model, loss_of, [[rows[i] for i in part] for part in indices]
-            )
+            examples = [rows[i] for i in next(order)]
+            loss, tokens = _accumulate(model, loss_of, examples, params.batch_size)
             limit = params.max_grad_norm or float("inf")
             norm = float(torch.nn.utils.clip_grad_norm_(trainable, limit))
             try:
@@ -141,19 +146,19 @@ def _stop_if_asked(
 def _accumulate(
     model: PrefixModel,
     loss_of: TargetLoss,
-    batches: list[list[dict[str, Any]]],
+    examples: list[dict[str, Any]],
+    batch_size: int,
 ) -> tuple[float, int]:
     """Add up the gradient of the mean loss over all target tokens of one optimizer step.
 
-    Returns that loss, and the tokens of the step.
+    It takes `batch_size` examples at once. Returns that loss, and the tokens of the step.
     """
     model.train()
-    examples = [example for batch in batches for example in batch]
     tokens = sum(len(example["input_ids"]) for example in examples)
     targets = tokens - sum(example["target_start"] for example in examples)
     total = 0.0
-    for batch in batches:
-        for part in loss_of.parts(batch):
+    for start in range(0, len(examples), batch_size):
+        for part in loss_of.parts(examples[start : start + batch_size]):
             loss = loss_of(part, 1 / targets)
             loss.backward()
             total += loss.item()
