@@ -69,7 +69,7 @@ class Params(Section):
                     "rename it"
                 )
         for name in self.trained_baselines:
-            if name in self.baselines or name.removeprefix("in_context_") in self.sweep.in_context:
+            if name in {*self.baselines, *(f"in_context_{n}" for n in self.sweep.in_context)}:
                 raise ValueError(
                     f"trained_baselines.{name}: another baseline has this name; rename one of them"
                 )

@@ -17,7 +17,7 @@ from pipeline.training.identity import training_digest
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import write_results
 from pipeline.workspace import location, paths
-from pipeline.workspace.checkpoints import remove_checkpoints
+from pipeline.workspace.checkpoints import checkpoint_name, remove_checkpoints
 from pipeline.workspace.timings import TrainingClock
 
 
@@ -35,9 +35,8 @@ def run(params: Params, variant: Variant) -> None:
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
     digest = training_digest(params, variant, start)
     root = location.home() / paths.CHECKPOINTS
-    checkpoints = CheckpointFolder(
-        root / f"{variant.name}-{digest[:16]}", digest, params.checkpoints.every_steps
-    )
+    folder = root / checkpoint_name(variant.name, digest)
+    checkpoints = CheckpointFolder(folder, digest, params.checkpoints.every_steps)
     with checkpoints.locked(), TrainingRun(params, variant, digest, splits) as tracking:
         clock = TrainingClock(tracking.log_step)
         result = train_prefix(

@@ -36,7 +36,7 @@ def log_variant(params: Params, variant: Variant) -> str:
     """
     experiment_id = open_experiment(params)
     # The training's own run may still be on its way.
-    deliver_pending(f"{variant.name}-")
+    deliver_pending(variant.name)
     folder = paths.TRAIN / variant.name
     digest = sha256(folder / "prefix.safetensors")
     for run in runs_named(experiment_id, variant.name):
