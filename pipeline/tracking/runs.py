@@ -32,12 +32,12 @@ def runs_named(experiment_id: str, name: str) -> list[Run]:
     return runs_where(experiment_id, f"tags.variant = '{name}'", location.label())
 
 
-def runs_where(experiment_id: str, condition: str, label: str) -> list[Run]:
-    """The runs of the workspace with a label that meet a condition, newest first."""
+def runs_where(experiment_id: str, condition: str, workspace: str) -> list[Run]:
+    """The runs of the workspace with this label that meet a condition, newest first."""
     return list(
         MlflowClient().search_runs(
             [experiment_id],
-            f"{condition} AND tags.workspace = '{label}'",
+            f"{condition} AND tags.workspace = '{workspace}'",
             order_by=["attributes.start_time DESC"],
         )
     )
