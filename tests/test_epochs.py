@@ -26,7 +26,9 @@ from tests.faults.test_kills import CutOffError, same, train
 
 def rows_of(count: int) -> Dataset:
     """Examples whose first token says which they are."""
-    return Dataset.from_list([{"input_ids": [4 + i, 9, 9], "target_start": 2} for i in range(count)])
+    return Dataset.from_list(
+        [{"input_ids": [4 + i, 9, 9], "target_start": 2} for i in range(count)]
+    )
 
 
 @pytest.fixture

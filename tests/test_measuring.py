@@ -91,13 +91,13 @@ def test_generation_and_its_losses_are_those_of_each_row_alone(
     measured: Any, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     rows = examples()
-    params = EvaluateParams(splits=["test"], max_new_tokens=9, max_tokens_per_batch=120)
+    params = EvaluateParams(splits=["test"], max_new_tokens=9)
     # A frequent token ends texts, so that rows leave their batch at different steps.
     ending = measured.generate(
         torch.tensor([rows[0]["input_ids"][:3]]), max_new_tokens=4, do_sample=False, pad_token_id=3
     )[0, -1]
     measured.frozen_model.generation_config.eos_token_id = int(ending)
-    outcomes = measure_examples(measured, tokenizer, Dataset.from_list(rows), params, "test")
+    outcomes = measure_examples(measured, tokenizer, Dataset.from_list(rows), params, "test", 120)
     for row, outcome in zip(rows, outcomes, strict=True):
         assert outcome.loss == pytest.approx(loss_alone(measured, row), rel=1e-5)
         shown = torch.tensor([row["input_ids"][: row["target_start"]]])

@@ -102,6 +102,18 @@ def _change_generation(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["evaluate"].update(max_new_tokens=5))
 
 
+def _allow_memory(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p.update(memory={"max_tokens_per_batch": 8192}))
+
+
+def _save_more_often(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p.update(checkpoints={"every_steps": 1}))
+
+
+def _log_less(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["mlflow"].update(log_every_steps=10))
+
+
 def _add_training_size(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["sweep"].update(train_sizes=[4]))
 
@@ -169,6 +181,9 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
             *("in_context@2-corpus", "in_context@4-corpus", "report"),
         },
     ),
+    "the memory of a batch": (_allow_memory, set()),
+    "how often a training is saved": (_save_more_often, set()),
+    "how often a step is logged": (_log_less, set()),
     "a plot setting": (_change_plot, {"report"}),
     "the order of a list": (_reorder_lists, {"report"}),
     "nothing but a comment": (_add_comment, set()),

@@ -25,7 +25,6 @@ class EvaluateParams(Compute):
         default_factory=lambda: list(names_of(OfText))
     )
     max_new_tokens: Count = 32
-    max_tokens_per_batch: Count = 4096
 
     def measured(self, of_labels: bool) -> list[str]:
         """What is measured: of the target, then of text, or of a classifier's labels."""

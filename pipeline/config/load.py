@@ -56,6 +56,9 @@ def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
         known = _known_keys(error["loc"])
         close = difflib.get_close_matches(str(loc[-1]), known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}."
+        homes = [name for name, section in _plain_sections() if loc[-1] in section.model_fields]
+        if len(loc) == 2 and len(homes) == 1:
+            hint = f"write it as {homes[0]}.{loc[-1]}."
         return f"{key}: unknown key; {hint}"
     if kind == "missing":
         if loc[-1] == "path":
@@ -129,6 +132,15 @@ def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
         # Neither: the part is a name that the user gave inside a mapping.
         sections = tagged or inner or sections
     return sorted({name for section in sections for name in section.model_fields})
+
+
+def _plain_sections() -> list[tuple[str, type[Section]]]:
+    """The sections that have the same keys whatever they hold."""
+    return [
+        (name, field.annotation)
+        for name, field in Params.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    ]
 
 
 def _tag(section: type[Section]) -> str | None:

@@ -10,6 +10,7 @@ from pipeline.config.data import DataParams, FileData
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.initializations import Initializations
 from pipeline.config.kv_prefix import KVPrefixParams
+from pipeline.config.memory import MemoryParams
 from pipeline.config.mlflow import MLflowParams
 from pipeline.config.model import ModelParams
 from pipeline.config.prefix import PrefixParams
@@ -36,6 +37,7 @@ class Params(Section):
     prefix: PrefixParams
     train: TrainParams
     checkpoints: CheckpointParams = CheckpointParams()
+    memory: MemoryParams = MemoryParams()
     evaluate: EvaluateParams
     baselines: UntrainedBaselines
     trained_baselines: TrainedBaselines

@@ -26,15 +26,16 @@ def measure_examples(
     split: Dataset,
     params: EvaluateParams,
     name: str,
+    max_tokens: int,
 ) -> list[Outcome]:
     """Score and continue every example, in the split's order.
 
     Generation is greedy (the most likely token at every step), up to `params.max_new_tokens` or
     the model's end of a turn. Batches hold examples of like length, within
-    `params.max_tokens_per_batch` tokens of cache.
+    `max_tokens` tokens of cache.
     """
     if model.config.is_encoder_decoder:
-        return measure_source_targets(model, tokenizer, split, params, name)
+        return measure_source_targets(model, tokenizer, split, params, name, max_tokens)
     rows = split.select_columns(["input_ids", "target_start"]).to_list()
     packed = model.why_not_packed(decoding=True) is None
     # What a row keeps in the cache: packed rows share one prefix.
@@ -59,5 +60,5 @@ def measure_examples(
             for loss, text, ids in zip(losses, texts, generated, strict=True)
         ]
 
-    most, title = params.max_tokens_per_batch, f"evaluate {name}"
-    return in_order(over_batches(measure, rows, room, most, title, packed))
+    title = f"evaluate {name}"
+    return in_order(over_batches(measure, rows, room, max_tokens, title, packed))

@@ -29,6 +29,7 @@ def measure_splits(
     params: EvaluateParams,
     *,
     folder: Path,
+    max_tokens: int,
     stored: Mapping[str, int] | None = None,
 ) -> None:
     """Write `metrics.json` and `predictions.jsonl` of a model, with or without a prefix.
@@ -36,8 +37,9 @@ def measure_splits(
     Metrics a split: `loss` (nats per target token, the end of the target included), `perplexity`
     (its exponential), and those of `params.metrics`, of greedy generation; of a classifier those
     of its labels. A line of predictions keeps what they are made from (`loss` there: the target's
-    nats, summed), so that no statistics afterwards need the model. `stored`: further facts for
-    `metrics.json`, such as `trainable_parameters`. How long it took goes to `data/timings`.
+    nats, summed), so that no statistics afterwards need the model. `max_tokens` bounds a batch;
+    `stored`: further facts for `metrics.json`, such as `trainable_parameters`. How long it took
+    goes to `data/timings`.
     """
     metrics: dict[str, Any] = {"context_tokens": model.prefix_length, **(stored or {})}
     predictions: list[dict[str, Any]] = []
@@ -45,7 +47,7 @@ def measure_splits(
     began = time.perf_counter()
     for name in params.splits:
         split = load_split(paths.TOKENIZED / "splits", name)
-        rows, measured = _measure(model, tokenizer, params, name, split)
+        rows, measured = _measure(model, tokenizer, params, name, split, max_tokens)
         metrics[name] = scores(rows, names_of(OfLabels) if is_classifier(model) else params.metrics)
         predictions.extend(rows)
         outcomes.extend(measured)
@@ -68,10 +70,11 @@ def _measure(
     params: EvaluateParams,
     name: str,
     split: Dataset,
+    max_tokens: int,
 ) -> tuple[list[dict[str, Any]], list[Outcome]]:
     if is_classifier(model):
-        return measure_classes(model, split, params, name), []
-    outcomes = measure_examples(model, tokenizer, split, params, name)
+        return measure_classes(model, split, name, max_tokens), []
+    outcomes = measure_examples(model, tokenizer, split, params, name, max_tokens)
     rows = [
         {
             "split": name,

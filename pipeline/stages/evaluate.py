@@ -23,6 +23,7 @@ def run(params: Params, variant: Variant) -> None:
         load_tokenizer(paths.MODEL),
         params.evaluate,
         folder=paths.EVALUATE / variant.name,
+        max_tokens=params.memory.max_tokens_per_batch,
     )
     with never_fatal("log the evaluation"):
         log_variant(params, variant)

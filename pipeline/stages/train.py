@@ -47,6 +47,7 @@ def run(params: Params, variant: Variant) -> None:
             variant.seed,
             clock.log_step,
             checkpoints,
+            params.memory.max_tokens_per_batch,
         )
 
         def save(aside: Path) -> None:

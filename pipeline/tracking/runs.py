@@ -82,8 +82,10 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
     """All params that bear on a variant, flat (`section.key`), and its place in the grid."""
     sections = params.model_dump()
     definition = sections.pop("initializations")[variant.initialization]
-    for other in ("sweep", "baselines", "trained_baselines", "checkpoints", "report", "mlflow"):
+    for other in ("sweep", "baselines", "trained_baselines", "report"):
         sections.pop(other)
+    for changes_nothing in ("checkpoints", "memory", "mlflow"):
+        sections.pop(changes_nothing)
     return {
         "length": variant.length,
         "initialization": variant.initialization,

@@ -33,7 +33,9 @@ def attention_received(model: PrefixModel, inputs: Iterable[list[int]]) -> torch
             if not weights or any(layer is None for layer in weights):
                 raise PrefixError(f"{type(frozen).__name__} does not show its attention weights")
             for layer in weights:
-                total += layer[0, :, :, :p].double().mean(0).sum(0).cpu() / len(weights)
+                # Added up on the CPU: Apple's MPS has no float64.
+                received = layer[0, :, :, :p].cpu().double().mean(0).sum(0)
+                total += received / len(weights)
             queries += len(ids)
     finally:
         frozen.set_attn_implementation(before)

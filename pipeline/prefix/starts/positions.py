@@ -36,7 +36,9 @@ def moved_to_front(model: PreTrainedModel, kv: KVPrefix, positions: list[int]) -
         pairing = _pairing(measured, check)
         if pairing is None:
             return kv
-        moved.append(_rotate(tensor, measured, old, new, pairing))
+        # On the CPU, in float64, which Apple's MPS has not.
+        turned = _rotate(tensor.cpu(), measured, old, new, pairing)
+        moved.append(turned.to(tensor.device))
     layers = len(kv.keys)
     return KVPrefix(tuple(moved[:layers]), tuple(moved[layers:]), dict(kv.metadata), kv.layers)
 
