@@ -1,4 +1,4 @@
-"""A float16 model trains with the gradients of its float32 copy, and resumes with the same bytes."""
+"""A float16 model trains with the gradients of float32, and resumes with the same bytes."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import load_params
 from pipeline.config.params import Params
-from pipeline.sweep.grid import all_baselines, sweep
+from pipeline.sweep.grid import all_rows
 from pipeline.tracking.outbox import Outbox, pending
 from pipeline.workspace.checkpoints import FILE, checkpoint_name, remove_checkpoints
 from tests.conftest import ROOT
@@ -62,7 +62,7 @@ def test_a_baseline_may_have_the_name_of_an_initialisation() -> None:
     values = load_params(ROOT / "params.yaml").model_dump()
     values["trained_baselines"] = {"demonstrations": {"type": "full_fine_tuning"}}
     params = Params.model_validate(values)
-    names = [row.name for row in (*sweep(params), *all_baselines(params))]
+    names = [row.name for row in all_rows(params)]
     assert len(names) == len(set(names))
     assert "demonstrations-seed0" in names
     values["trained_baselines"] = {"in_context_demonstrations": {"type": "full_fine_tuning"}}

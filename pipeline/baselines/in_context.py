@@ -1,5 +1,6 @@
 """`in_context`: a text before the input."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -35,6 +36,13 @@ class InContext(UntrainedBaseline):
     def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
         """The text."""
         return text_stored(0 if kv is None else len(kv))
+
+    def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:
+        """The text's, up to `max_tokens`."""
+        path = Path(self.path)
+        if self.max_tokens is None or not path.is_file():
+            return None
+        return min(self.max_tokens, tokens_in(read_text(path)))
 
 
 def text_stored(tokens: int) -> dict[str, int]:

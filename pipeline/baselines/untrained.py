@@ -1,6 +1,7 @@
 """What every baseline of the section `baselines` is and does."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.baselines.context import MeasureContext
@@ -38,3 +39,10 @@ class UntrainedBaseline(Section):
     @abstractmethod
     def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
         """`trainable_parameters`, and `stored_bytes` beside the model, of what `kv_prefix` gave."""
+
+    def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:
+        """The tokens that it puts before every input, as far as files tell that are there already.
+
+        `tokens_in` counts a text's tokens. None for none, or for as many as fit.
+        """
+        return None

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from pipeline.config import Params, load_params
-from pipeline.preflight.files import check_files
+from pipeline.preflight.files import check_files, check_tokenized
 from pipeline.preflight.names import check_in_context
 from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.variants import Variant
@@ -40,6 +40,8 @@ def tokenize() -> None:
     from pipeline.stages import tokenize as stage
 
     stage.run(params)
+    # Known only now, and hours before an evaluation would fail of it.
+    check_tokenized(params)
 
 
 @click.command("kv_prefix")

@@ -78,6 +78,7 @@ def _statistics(rows: Sequence[TokenizedExample]) -> dict[str, float]:
         "examples": len(rows),
         **_spread("input_tokens", inputs),
         **_spread("target_tokens", targets),
+        "tokens_max": max(len(row["input_ids"]) for row in rows),
     }
 
 

@@ -17,6 +17,7 @@ from pipeline.data.templates import render
 from pipeline.inference.selection import choose, load_prefix
 from pipeline.models.for_task import load_for_task
 from pipeline.models.prefixed import prefixed_model
+from pipeline.models.room import refuse_without_room
 from pipeline.models.tokenizer import end_tokens, load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.schema.compute import Compute
@@ -61,6 +62,7 @@ class TextGenerator:
         same input has to give the same text wherever it is asked.
         """
         ids = torch.tensor([self._renderer.prompt_ids(text)], device=self.model.device)
+        refuse_without_room(self.model, ids.shape[1], decoding.max_new_tokens)
         torch.manual_seed(decoding.seed)
         generated = self.model.generate(
             input_ids=ids,

@@ -75,6 +75,13 @@ class Start(Section):
         `tokens_in` counts a text's tokens.
         """
 
+    def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:
+        """The tokens of its text that training inputs are read after; None for none.
+
+        `tokens_in` counts a text's tokens.
+        """
+        return None
+
     def templates(self) -> Mapping[str, str]:
         """Its Jinja2 templates over the data's columns, by their keys."""
         return {}

@@ -1,4 +1,4 @@
-"""Memory that runs out, on any device and in any stage, is one sentence with the way to take less."""
+"""Memory that runs out, on any device and in any stage: one sentence with the way to take less."""
 
 import shutil
 from collections.abc import Iterator
@@ -99,9 +99,7 @@ def test_it_is_one_sentence(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_it_is_not_taken_for_a_damaged_model(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_not_taken_for_a_damaged_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers raises a plain RuntimeError for both."""
     error, _ = ERRORS["CPU"]
 
