@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.prefix import KVPrefix, PrefixModel
-from tests import forking
+from tests import devices, forking
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
@@ -38,6 +38,11 @@ LONGEST_FIRST = (
     *("test_fuzz.py", "test_dvc.py", "test_using.py", "test_steering.py", "test_tasks.py"),
     *("test_forking.py", "test_architectures.py", "test_mlflow.py", "test_encoders.py"),
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--device`, of tests/prefix; the rest goes by params.yaml, whose `auto` is any there is."""
+    parser.addoption("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,7 +92,7 @@ def tiny_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
         "eos_token_id": 2,
         "pad_token_id": 3,
     }
-    return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
+    return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval().to(devices.chosen)
 
 
 def kv_of(model: PrefixModel) -> KVPrefix:

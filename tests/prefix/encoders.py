@@ -6,6 +6,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from tests import devices
+
 VOCABULARY = 120
 
 T5: dict[str, Any] = {
@@ -117,4 +119,4 @@ def build(name: str, task: str = "", **changes: Any) -> PreTrainedModel:
         for parameter in model.parameters():
             # Biases start at zero, norms at one, tables small: numbers that would hide a mistake.
             parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim == 1 else 0.05))
-    return model
+    return model.to(devices.chosen)
