@@ -226,6 +226,15 @@ def test_what_just_fits_is_not_refused(tmp_path: Path, monkeypatch: pytest.Monke
     kv_prefix.run(load_params(), "corpus")
 
 
+def test_check_reads_a_local_model_s_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has run yet."""
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path, lambda p: p["evaluate"].update(max_new_tokens=57))
+    assert "evaluate.max_new_tokens: 57 tokens after a prefix of 8 are more" in str(call("check"))
+
+
 @pytest.mark.parametrize("p", [0, 8])
 def test_an_input_or_an_answer_beyond_the_context(p: int) -> None:
     """Of the command `generate` and of a served model, which answer by this class."""

@@ -12,7 +12,7 @@ from pipeline.training import loss_scale
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.loop import train_prefix
 from pipeline.training.loss_scale import LossScale
-from pipeline.training.progress import TrainingResult
+from pipeline.training.progress import TrainingResult, random_states, restore_random_states
 from tests.conftest import CORPUS, tiny_model, tiny_tokenizer
 from tests.faults.test_kills import CutOffError, same
 
@@ -100,6 +100,16 @@ def test_the_scale_falls_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:
         assert scale.settle(1.0, [parameter])
         assert parameter.grad.tolist() == [1.0, 2.0**-15]
     assert scale.value == 2.0**16
+
+
+def test_random_states_go_back_to_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several GPUs each has its own."""
+    asked = []
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda device: torch.tensor([device.index]))
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda state, device: asked.append(device))
+    device = torch.device("cuda:1")
+    restore_random_states(random_states(device), device)
+    assert asked == [device]
 
 
 def test_other_models_are_not_scaled() -> None:

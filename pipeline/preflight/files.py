@@ -84,6 +84,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
             config = json.loads((Path(params.model.path) / "config.json").read_text("utf-8"))
             if isinstance(config, dict):
                 check_model_fits_task(params, config)
+                check_lengths(params, config)
 
 
 def check_tokenized(params: Params) -> None:

@@ -98,7 +98,7 @@ def train_prefix(
             loss, tokens = _accumulate(progress, loss_of, examples, params.batch_size)
             while not progress.loss_scale.settle(loss, trainable):
                 optimizer.zero_grad()
-                restore_random_states(states)
+                restore_random_states(states, model.device)
                 loss, tokens = _accumulate(progress, loss_of, examples, params.batch_size)
             limit = params.max_grad_norm or float("inf")
             norm = float(torch.nn.utils.clip_grad_norm_(trainable, limit))

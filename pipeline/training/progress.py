@@ -141,7 +141,7 @@ class Progress:
         self.result.stopped_early = state["stopped_early"]
         self.waited = state["waited"]
         self.is_finished = state["is_finished"]
-        restore_random_states(_below("random.", tensors))
+        restore_random_states(_below("random.", tensors), model.device)
 
     def _best(self) -> KVPrefix:
         assert isinstance(self.result.prefix, KVPrefix), "checkpoints are of prefixes"
@@ -158,11 +158,11 @@ def random_states(device: torch.device) -> dict[str, torch.Tensor]:
     return states
 
 
-def restore_random_states(states: Mapping[str, torch.Tensor]) -> None:
+def restore_random_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
     """The inverse of `random_states`."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])
+        torch.cuda.set_rng_state(states["cuda"], device)
     if "mps" in states:
         torch.mps.set_rng_state(states["mps"])
 
