@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.config import load_params
+from pipeline.sweep.grid import all_baselines, sweep
+from pipeline.tracking.evaluation_log import log_baseline, log_variant
 from pipeline.tracking.runs import CURRENT, start_run
 from pipeline.tracking.store import experiment_named
 from pipeline.workspace import location
@@ -109,13 +112,16 @@ def test_where_nothing_can_be_written_there_is_a_name_too(
 
 
 @pytest.mark.real
-def test_a_new_host_name_logs_and_registers_nothing_again(copy: Workspace) -> None:
+def test_a_new_host_name_logs_and_registers_nothing_again(
+    copy: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {run.info.run_id: run.data.tags.get("model_version") for run in runs(copy)}
-    program = (
-        "import socket, runpy; socket.gethostname = lambda: 'another'; "
-        "runpy.run_module('pipeline', run_name='__main__', alter_sys=True)"
-    )
-    copy.real_interpreters()
-    copy.run("python", "-c", program, "report")
+    monkeypatch.chdir(copy.root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy.root}/mlflow.db")
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    params = load_params()
+    logged = [log_variant(params, variant) for variant in sweep(params)]
+    logged += [log_baseline(params, baseline) for baseline in all_baselines(params)]
+    assert set(logged) <= before.keys()
     after = {run.info.run_id: run.data.tags.get("model_version") for run in runs(copy)}
     assert after == before
