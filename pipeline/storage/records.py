@@ -28,9 +28,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One object a line, UTF-8, keys in the order given."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(path, text)
+    """One object a line, UTF-8, keys in the order given; rows are written as they come."""
+    with atomic_file(path) as aside, aside.open("wb") as file:
+        for row in rows:
+            file.write(_encoded(path, json.dumps(row, ensure_ascii=False) + "\n"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -63,15 +64,18 @@ def write_csv(path: Path, table: "pd.DataFrame") -> None:
 
 def write_text(path: Path, text: str) -> None:
     """UTF-8 text, written aside and renamed into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content = _encoded(path, text)
+    with atomic_file(path) as aside:
+        aside.write_bytes(content)
+
+
+def _encoded(path: Path, text: str) -> bytes:
     try:
-        content = text.encode()
+        return text.encode()
     except UnicodeEncodeError as error:
         raise PipelineError(
             f"{path}: a text holds half a character ({text[error.start]!r}); mend the data"
         ) from error
-    with atomic_file(path) as aside:
-        aside.write_bytes(content)
 
 
 def read_text(path: Path) -> str:
