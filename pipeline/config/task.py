@@ -40,7 +40,10 @@ class TaskParams(Section):
         try:
             SandboxedEnvironment().parse(template)
         except TemplateSyntaxError as error:
-            raise ValueError(f"is no valid Jinja2 template: {error.message}") from error
+            raise ValueError(
+                f"is no valid Jinja2 template: {error.message}; a column whose name is no word, or "
+                "a word of Jinja2's, is row['its name']"
+            ) from error
         return template
 
     @model_validator(mode="after")
