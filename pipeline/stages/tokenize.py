@@ -7,6 +7,7 @@ from pipeline.data.example import SPLITS
 from pipeline.data.labels import labels_of
 from pipeline.data.rendering import Renderer
 from pipeline.data.splits import length_statistics, save_splits
+from pipeline.data.targets import check_words
 from pipeline.data.task_type import TaskType
 from pipeline.data.tokenizing import across_splits, tokenized_split
 from pipeline.models.tokenizer import load_tokenizer
@@ -16,7 +17,9 @@ from pipeline.workspace import paths
 
 def run(params: Params) -> None:
     """Tokenize every raw split that there is."""
-    renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
+    tokenizer = load_tokenizer(paths.MODEL)
+    check_words(params.task, tokenizer)
+    renderer = Renderer(params.task, tokenizer)
     labels = labels_of(renderer, read_jsonl(paths.RAW_DATA / "train.jsonl"))
     renderer = replace(renderer, labels=labels)
     splits, counts = {}, {}
