@@ -211,6 +211,11 @@ READ: dict[str, tuple[str, bytes, list[dict[str, Any]]]] = {
         [{"x": "12.50"}, {"x": "0.00"}, {"x": "12345678901234567890.12"}, {"x": None}],
     ),
     "Parquet: bytes that are text": ("a.parquet", one("b", ["é".encode(), b"", None], pa.binary()), [{"b": "é"}, {"b": ""}, {"b": None}]),
+    "Parquet: names with dots": (
+        "a.parquet",
+        parquet(("a", [{"b": 1}], None), ("a.b", [2], None), ("c", [3], None)),
+        [{"a": {"b": 1}, "a.b": 2, "c": 3}],
+    ),
     "Parquet: categories": (
         "a.parquet",
         by_pandas(pd.DataFrame({"c": pd.Categorical(["x", None, "x"])})),

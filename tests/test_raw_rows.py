@@ -1,16 +1,20 @@
-"""What the raw splits hold besides the source's values: ids, and samples of the rows."""
+"""What the raw splits hold besides the source's values: ids, samples; how files are read again."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from pipeline.config.data import FileData
 from pipeline.errors import PipelineError
+from pipeline.inference.inputs import inputs_of_file
+from pipeline.initialization.from_text import read_text_file
 from pipeline.sources.data import fetch_data
-from pipeline.storage.records import read_jsonl
-from tests.test_data_files import ID, exact, fetched
+from pipeline.storage.records import read_csv, read_jsonl, read_text, write_csv, write_jsonl
+from tests.test_data_files import BEYOND, ID, exact, fetched
 
 
 def with_ids(folder: Path, ids: list[Any]) -> list[dict[str, Any]]:
@@ -65,3 +69,40 @@ def test_a_sample_is_of_the_same_rows_whatever_the_file(
     assert sorted(found["a.csv train"], key=int) == found["a.csv train"]
     assert set(found["a.csv validation"]) < set(found["a.csv train"])
     assert len(found["a.csv test"]) == 50
+
+
+def test_lines_are_written_as_they_come_and_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows: list[dict[str, Any]] = [{"n": 2**63 - 1, "q": "é\u2028\x00"}, {"n": BEYOND, "q": None}]
+    write_jsonl(path, iter(rows))
+    assert exact(read_jsonl(path)) == exact(rows)
+
+    def failing() -> Iterator[dict[str, Any]]:
+        yield {"n": 1}
+        assert len(list(tmp_path.iterdir())) == 2
+        raise ValueError("no more rows")
+
+    with pytest.raises(ValueError, match="no more rows"):
+        write_jsonl(path, failing())
+    with pytest.raises(PipelineError, match="half a character"):
+        write_jsonl(path, iter([{"q": "\ud800"}]))
+    assert exact(read_jsonl(path)) == exact(rows)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_in_a_table_are_no_nulls(tmp_path: Path) -> None:
+    table = pd.DataFrame({"name": ["NA", "null", "nan"], "loss": [0.1, float("nan"), 2.0]})
+    write_csv(tmp_path / "a.csv", table)
+    again = read_csv(tmp_path / "a.csv")
+    assert list(again["name"]) == ["NA", "null", "nan"]
+    assert list(again["loss"].isna()) == [False, True, False]
+
+
+def test_texts_lose_their_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffé\r\nb\r\n".encode())
+    assert read_text(path) == read_text_file("corpus", str(path)) == "é\nb\n"
+    assert inputs_of_file(path) == ["é", "b"]
+    path = path.with_suffix(".jsonl")
+    path.write_bytes('\ufeff{"q": 1}\r\n'.encode())
+    assert inputs_of_file(path) == [{"q": 1}]

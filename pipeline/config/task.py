@@ -11,6 +11,8 @@ from pipeline.schema.section import Section
 class TaskParams(Section):
     """Jinja2 templates over the data's columns, with or without the model's chat template.
 
+    `row` in a template holds all columns by name.
+
     `type` says what the target is: a text that goes on from the input (`causal_lm`) or that a
     decoder writes (`seq2seq_lm`), a label of the input (`seq_cls`), or one of each word of it
     (`token_cls`, words and labels set apart by white space).

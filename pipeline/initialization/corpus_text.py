@@ -43,7 +43,7 @@ class CorpusText(TextStart):
         if not path.exists():
             return
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise PipelineError(
                 f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"

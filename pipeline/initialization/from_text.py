@@ -74,7 +74,7 @@ def first_tokens(context: CacheContext, text: str, tokens: list[int]) -> Corpus:
 def read_text_file(name: str, path: str) -> str:
     """The text of the user's file. Raises PipelineError when it is missing, no UTF-8, or empty."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise PipelineError(
             f"initializations.{name}.path: there is no file '{path}'; name an existing text file"

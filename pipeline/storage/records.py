@@ -52,7 +52,8 @@ def read_csv(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        return pd.read_csv(io.StringIO(read_text(path)))
+        # A name may be "NA" or "null"; only a cell without anything has no value.
+        return pd.read_csv(io.StringIO(read_text(path)), keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise PipelineError(f"{path}: is no CSV table; run its stage again") from error
 
@@ -79,8 +80,9 @@ def _encoded(path: Path, text: str) -> bytes:
 
 
 def read_text(path: Path) -> str:
+    """UTF-8 text, without a byte-order mark. Raises PipelineError when it is missing or none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise PipelineError(f"{path}: no such file; run `dvc repro`") from error
     except UnicodeDecodeError as error:

@@ -22,5 +22,5 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         check_columns(file.schema_arrow)
         names = [n for n in file.schema_arrow.names if not _INDEX_OF_PANDAS.fullmatch(n)]
-        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names):
-            yield from arrow_rows(batch)
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+            yield from arrow_rows(batch.select(names))
