@@ -114,6 +114,12 @@ def test_a_hub_data_set_is_read_as_local_files_are(
     assert exact(hub_set(tmp_path, files)) == exact(expected)
 
 
+def test_a_key_that_a_split_lacks_is_null(hub: list[Any], tmp_path: Path) -> None:
+    files = {"train.jsonl": b'{"q": 1}\n{"q": 2, "n": 3}\n', "test.jsonl": b'{"q": 4}\n'}
+    assert hub_set(tmp_path, files, test="test") == [{"q": 1, "n": None}, {"q": 2, "n": 3}]
+    assert read_jsonl(tmp_path / "raw" / "test.jsonl") == [{"id": "test-0", "q": 4, "n": None}]
+
+
 def test_parquet_of_the_hub(hub: list[Any], tmp_path: Path) -> None:
     file = io.BytesIO()
     columns = {"n": pa.array([2**63 - 1, None]), "x": pa.array([0.1, None], pa.float32())}

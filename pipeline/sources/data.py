@@ -40,7 +40,10 @@ def fetch_data(params: DataParams, folder: Path) -> None:
         params = at_commit(params)
     with tempfile.TemporaryDirectory(prefix="data-") as scratch, atomic_folder(folder) as aside:
         splits = _ROWS[type(params)](params, Path(scratch))
-        for split, rows in splits.items():
+        # What not every row of training has may be missing in all rows of another split.
+        optional = splits["train"].optional
+        for split, found in splits.items():
+            rows = found.with_nulls(c for c in splits["train"].columns if c in optional)
             if not rows.count:
                 raise PipelineError(f"data: the split '{split}' has no rows")
             kept = _Sample(rows, getattr(params.max_examples, split), params.seed)

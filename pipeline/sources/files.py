@@ -17,9 +17,11 @@ def file_rows(params: FileData, _: Path) -> dict[str, Rows]:
     """
     files = {split: path for split, path in params.files.model_dump().items() if path is not None}
     splits = {split: _read(Path(path), f"data.files.{split}") for split, path in files.items()}
+    train = splits["train"]
+    # A column without a name is mostly the index that a library wrote beside the data.
+    needed = set(train.columns) - train.optional - {""}
     for split, rows in splits.items():
-        # A column without a name is mostly the index that a library wrote beside the data.
-        missing = sorted(set(splits["train"].columns) - set(rows.columns) - {""})
+        missing = sorted(needed - set(rows.columns))
         if missing:
             raise PipelineError(
                 f"data.files.{split}: '{files[split]}' lacks columns that the training split has: "

@@ -107,9 +107,9 @@ def _split(builder: DatasetBuilder, name: str) -> Rows:
 
     def read() -> Iterator[Row]:
         for part in parts:
-            yield from islice(known[part.splitname], part.from_, part.to)
+            yield from islice(known[part.splitname].read(), part.from_, part.to)
 
-    return Rows.counted(read)
+    return Rows.counted(read, known[parts[0].splitname].missing)
 
 
 def _is_read_as_local(builder: DatasetBuilder) -> bool:

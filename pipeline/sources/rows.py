@@ -1,7 +1,8 @@
 """The rows of a split, as JSON can hold them."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 Row = dict[str, Any]
@@ -12,23 +13,37 @@ class Rows:
     """A split's rows, read anew each time they are iterated, so that none need be kept in memory.
 
     `columns` are those of all rows, in the order in which they appear; a row that lacks one has
-    `missing` there.
+    `missing` there. `optional` are those that some row lacks.
     """
 
     read: Callable[[], Iterable[Row]]
     columns: tuple[str, ...]
     count: int
     missing: str | None = None
+    optional: frozenset[str] = frozenset()
 
     @classmethod
     def counted(cls, read: Callable[[], Iterable[Row]], missing: str | None = None) -> "Rows":
         """Read all rows once. Raises whatever `read` raises for what it cannot read."""
-        columns: dict[str, None] = {}
+        times: dict[str, int] = {}
         count = 0
         for row in read():
-            columns.update(dict.fromkeys(row))
+            for column in row:
+                times[column] = times.get(column, 0) + 1
             count += 1
-        return cls(read, tuple(columns), count, missing)
+        optional = frozenset(column for column, number in times.items() if number < count)
+        return cls(read, tuple(times), count, missing, optional)
+
+    def with_nulls(self, columns: Iterable[str]) -> "Rows":
+        """The same rows, null in those of `columns` that they have not."""
+        nulls: Row = dict.fromkeys(column for column in columns if column not in self.columns)
+        if not nulls:
+            return self
+        read = partial(self._with, nulls)
+        return replace(self, read=read, columns=(*self.columns, *nulls))
+
+    def _with(self, more: Row) -> Iterator[Row]:
+        return ({**row, **more} for row in self)
 
     def __len__(self) -> int:
         return self.count
