@@ -40,6 +40,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> 
 
     monkeypatch.setattr("pipeline.sources.snapshot.snapshot_download", download)
     monkeypatch.setattr("pipeline.sources.hub.load_dataset_builder", builder)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
     return asked
 
@@ -126,6 +127,8 @@ def test_parquet_of_the_hub(hub: list[Any], tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), file)
     expected: list[dict[str, Any]] = [{"n": 2**63 - 1, "x": 0.1}, {"n": None, "x": None}]
     assert exact(hub_set(tmp_path, {"train.parquet": file.getvalue()})) == exact(expected)
+    # No table stays in the user's cache, where a later reading would find it.
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "txt"])
