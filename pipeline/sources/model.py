@@ -106,6 +106,7 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
     extra: dict[str, Any] = {"trust_remote_code": False}
     extra |= {"gguf_file": source.name} if gguf else {}
     weights = {} if gguf else {"use_safetensors": True}
+    tokenizer = None
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True, **extra)
         loader = AutoModelForCausalLM if gguf else _class_of(where)
@@ -115,7 +116,7 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
     except MemoryError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise all kinds
-        if _lacks_sentencepiece(where):
+        if tokenizer is None and _lacks_sentencepiece(where):
             raise PipelineError(
                 f"model: the tokenizer of '{name}' needs the extra `sentencepiece`; run `pip "
                 "install '.[sentencepiece]'`, or use a model with tokenizer.json"
