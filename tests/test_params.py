@@ -67,6 +67,23 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "misspelt rank": (_set("trained_baselines.lora", {"type": "lora", "rnak": 4}), "trained_baselines.lora.rnak: unknown key; did you mean 'rank'?"),
     "a baseline of two lengths": (_set("trained_baselines.lora", {"type": "lora", "epochs": 1, "max_steps": 9}), "trained_baselines.lora: give epochs or max_steps, not both"),
     "one name for two baselines": (_set("trained_baselines.no_prefix", {"type": "lora"}), "trained_baselines.no_prefix: another baseline has this name"),
+    "DVC's interpolation in a template": (_set("task.input_template", "{{ record }} costs ${{ key }}"), "task.input_template: '${{ key }}' is an interpolation to `dvc exp run -S`, which fails on it or replaces it; in Jinja2 write {{ '$' }} for the $"),
+    "one that is never closed": (_set("task.target_template", "{{ value }} ${"), "task.target_template: '${' is an interpolation"),
+    "one that is escaped for DVC": (_set("mlflow.experiment", "a \\${x}"), "mlflow.experiment: '${x}' is an interpolation to `dvc exp run -S`, which fails on it or replaces it; leave it out"),
+    "one in a list": (_set("initializations.words", {"type": "vocabulary", "path": "data/model/config.json", "words": ["a", "${oc.env:HOME}"]}), "initializations.words.words.1: '${oc.env:HOM' is an interpolation"),
+    "a missing value of Hydra's": (_set("task.target_template", "???"), "task.target_template = '???' is no value to `dvc exp run -S`"),
+    "a path as an experiment": (_set("mlflow.experiment", "team/tiny"), "mlflow: experiment is 'team/tiny', which MLflow takes for no registered model's name; leave out /; an experiment may be called so where registered_model names the model"),
+    "a colon in a registered model": (_set("mlflow.registered_model", "tiny:1"), "mlflow.registered_model is 'tiny:1', which MLflow takes for no registered model's name; leave out :"),
+    "a folder above as a registered model": (_set("mlflow.registered_model", ".."), "mlflow.registered_model is '..', which MLflow takes for a path"),
+    "a blank experiment": (_set("mlflow.experiment", " "), "mlflow.experiment is ' '; use a name of printable characters"),
+    "an experiment longer than a database keeps": (_set("mlflow.experiment", "a" * 257), "should have at most 256 characters"),
+    "an alias that stands for the winner": (_set("baselines.best", {"type": "adapter", "path": "inputs"}), "baselines.best: 'best' stands for the winner of the report wherever a variant is named; rename it"),
+    "the sweep's own run": (_set("baselines.sweep", {"type": "no_prefix", "path": "data/model/config.json"}), "baselines.sweep: 'sweep' is what the run of the whole sweep is called"),
+    "an alias of MLflow's": (_set("baselines.latest", {"type": "adapter", "path": "inputs"}), "baselines.latest: MLflow keeps 'latest' for itself"),
+    "a version of MLflow's": (_set("baselines.v1", {"type": "adapter", "path": "inputs"}), "baselines.v1: MLflow keeps 'v1' for itself"),
+    "an adapter called as an initialisation": (_set("baselines.corpus", {"type": "adapter", "path": "inputs"}), "baselines.corpus: an initialisation has this name; rename it"),
+    "names that differ by case": (_set("initializations.Corpus", {"type": "zero", "path": "data/model/config.json"}), "initializations.Corpus = 'Corpus' should match"),
+    "a name too long for a folder": (_set("baselines." + "a" * 101, {"type": "no_prefix", "path": "data/model/config.json"}), "should have at most 100 characters"),
     "everything frozen": (_set("prefix", {"num_frozen_tokens": 2}), "prefix.num_frozen_tokens: 2 leaves nothing to train"),
 }  # fmt: skip
 
@@ -88,8 +105,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _write(folder: Path, params: dict[str, Any]) -> None:
+    yaml = YAML(typ="safe")
+    # Its flow style writes "???" so that it cannot be read back.
+    yaml.default_flow_style = False
     with (folder / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(params, file)
+        yaml.dump(params, file)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +138,27 @@ def test_the_unedited_params_pass(folder: Path) -> None:
     assert result.exit_code == 0, result.stderr
 
 
+RIGHT: dict[str, Edit] = {
+    "nothing but Jinja2 in a template": _set("task.input_template", "{{ record }} costs {{ '$' }}{{ key }} $5 {}"),
+    "a path as an experiment, the model named": lambda p: p["mlflow"].update(experiment="/Users/me/tiny", registered_model="catalog.schema.tiny"),
+    "a path as an experiment, no model": lambda p: p["mlflow"].update(experiment="a/b:c", models="none"),
+    "names that MLflow keeps, where they have a length and a seed": lambda p: p["initializations"].update(dict.fromkeys(("best", "sweep", "latest", "v1"), p["initializations"]["random"])) or p["sweep"].update(initializations=["best", "sweep", "latest", "v1"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_looks_like_a_mistake_and_is_none(folder: Path, name: str) -> None:
+    params = tiny_params(folder / "model")
+    RIGHT[name](params)
+    _write(folder, params)
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("a: &a [*a]\n", "a: unknown key"),
         ("model: [", "is no valid YAML at line"),
         ("- a\n- b\n", "must be a mapping of sections"),
         ("train: {}\ntrain: {}\n", "is no valid YAML at line 2"),

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from pipeline.config.interpolation import refused_by_dvc
 from pipeline.config.params import Params
 from pipeline.errors import PipelineError
 from pipeline.schema.section import Section
@@ -21,11 +22,14 @@ def load_params(path: Path = PARAMS) -> Params:
     Raises PipelineError with a line for each mistake: file, key path, value found, what is right.
     """
     raw = read_yaml(path)
+    mistakes = [f"{sentence}." for sentence in refused_by_dvc(raw)]
     try:
-        return Params.model_validate(raw)
+        params = Params.model_validate(raw)
     except ValidationError as error:
-        lines = list(dict.fromkeys(f"{path}: {_sentence(raw, e)}" for e in error.errors()))
-        raise PipelineError("\n".join(lines)) from error
+        mistakes += [_sentence(raw, e) for e in error.errors()]
+    if mistakes:
+        raise PipelineError("\n".join(f"{path}: {mistake}" for mistake in dict.fromkeys(mistakes)))
+    return params
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pipeline.config.initializations import Initializations
 from pipeline.config.kv_prefix import KVPrefixParams
 from pipeline.config.mlflow import MLflowParams
 from pipeline.config.model import ModelParams
+from pipeline.config.names import refuse_taken_names
 from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
 from pipeline.config.sweep import SweepParams
@@ -73,6 +74,11 @@ class Params(Section):
                 raise ValueError(
                     f"trained_baselines.{name}: another baseline has this name; rename one of them"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        refuse_taken_names(self.baselines, self.initializations)
         return self
 
     @model_validator(mode="after")
