@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.task import TaskParams
 from pipeline.data.example import TokenizedExample
+from pipeline.data.references import references_of
 from pipeline.data.targets import end_of_target, input_and_target
 from pipeline.data.templates import EmptyRowError, render
 from pipeline.errors import PipelineError
@@ -68,6 +69,7 @@ class Renderer:
             prompt_ids, target_ids, positions = input_and_target(
                 self.task, self.tokenizer, self.labels, shown, target, row
             )
+        column = self.task.references_column
         extra: Any = {} if positions is None else {"positions": positions}
         return {
             **extra,
@@ -76,7 +78,7 @@ class Renderer:
             "target_start": len(prompt_ids),
             "input": shown,
             "target": target,
-            "references": self._references(row, target),
+            "references": [target] if column is None else references_of(column, row, target),
         }
 
     def texts(self, row: Mapping[str, Any]) -> tuple[str, str]:
@@ -142,17 +144,3 @@ class Renderer:
         # The chat template already holds the special tokens; a plain input starts without any,
         # since in the model's eyes a prefix stands before it.
         return list(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def _references(self, row: Mapping[str, Any], target: str) -> list[str]:
-        column = self.task.references_column
-        if column is None:
-            return [target]
-        if column not in row:
-            raise _missing_column("task.references_column", column, row)
-        value = row[column]
-        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
-
-
-def _missing_column(key: str, column: str, row: Mapping[str, Any]) -> PipelineError:
-    columns = ", ".join(str(known) for known in row)
-    return PipelineError(f"{key}: '{column}' is no column; the data's columns are: {columns}")

@@ -1,5 +1,6 @@
 """Jinja2 templates over the columns of a row of data."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.errors import PipelineError
 
+# What Jinja2 says of `[][0]`, and of `[] | first`.
+_NO_ITEM = re.compile(r"^list object has no element|sequence was empty")
+
 
 class EmptyRowError(PipelineError):
-    """A row that gives no input, no target, or prints a column that is null."""
+    """A row that gives no input, no target, or prints a null or an item of an empty list."""
 
 
 class _NullError(Exception):
@@ -36,6 +40,11 @@ def render(template: str, row: Mapping[str, Any], key: str) -> str:
     try:
         return _ENVIRONMENT.from_string(template).render(**row)
     except UndefinedError as error:
+        if _NO_ITEM.search(error.message or ""):
+            raise EmptyRowError(
+                f"{key}: takes an item of a list that is empty in example {row.get('id', '?')} (a "
+                "template may write another: {{ answers[0] if answers else 'unanswerable' }})"
+            ) from error
         columns = ", ".join(str(column) for column in row)
         raise PipelineError(f"{key}: {error.message}; the data's columns are: {columns}") from error
     except _NullError as error:

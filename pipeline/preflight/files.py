@@ -144,6 +144,7 @@ def _templates_fit_columns(params: Params) -> None:
     path = paths.RAW_DATA / "train.jsonl"
     if not path.exists():
         return
+    from pipeline.data.references import references_of
     from pipeline.data.templates import EmptyRowError, render
 
     try:
@@ -155,13 +156,9 @@ def _templates_fit_columns(params: Params) -> None:
     with contextlib.suppress(EmptyRowError):
         render(params.task.input_template, row, "task.input_template")
     with contextlib.suppress(EmptyRowError):
-        render(params.task.target_template, row, "task.target_template")
-    column = params.task.references_column
-    if column is not None and column not in row:
-        raise PipelineError(
-            f"task.references_column: '{column}' is no column; the data's columns are: "
-            f"{', '.join(row)}"
-        )
+        target = render(params.task.target_template, row, "task.target_template")
+        if params.task.references_column is not None:
+            references_of(params.task.references_column, row, target)
     for name, definition in params.initializations.items():
         for key, template in definition.templates().items():
             with contextlib.suppress(EmptyRowError):
