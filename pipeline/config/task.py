@@ -13,7 +13,7 @@ class TaskParams(Section):
 
     `type` says what the target is: a text that goes on from the input (`causal_lm`) or that a
     decoder writes (`seq2seq_lm`), a label of the input (`seq_cls`), or one of each word of it
-    (`token_cls`, words and labels set apart by white space).
+    (`token_cls`, words and labels set apart by `word_separator`, None for any white space).
     """
 
     type: Literal["causal_lm", "seq2seq_lm", "seq_cls", "token_cls"] = "causal_lm"
@@ -22,6 +22,7 @@ class TaskParams(Section):
     use_chat_template: bool = False
     system_prompt: str | None = None
     references_column: str | None = None
+    word_separator: Annotated[str, Field(pattern=r"^\s+$")] | None = None
     max_length: Annotated[int, Field(ge=2)] = 512
     too_long: Literal["refuse", "drop", "truncate"] = "refuse"
     empty: Literal["refuse", "drop"] = "refuse"
@@ -47,6 +48,8 @@ class TaskParams(Section):
     def _system_prompt_needs_chat(self) -> Self:
         if self.system_prompt is not None and not self.use_chat_template:
             raise ValueError("system_prompt needs use_chat_template: true")
+        if self.word_separator is not None and self.type != "token_cls":
+            raise ValueError("word_separator needs type: token_cls")
         if self.too_long == "truncate" and self.type == "token_cls":
             raise ValueError(
                 "too_long: truncate would part words from their labels, which type: token_cls "
