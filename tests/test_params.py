@@ -84,6 +84,8 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "an adapter called as an initialisation": (_set("baselines.corpus", {"type": "adapter", "path": "inputs"}), "baselines.corpus: an initialisation has this name; rename it"),
     "names that differ by case": (_set("initializations.Corpus", {"type": "zero", "path": "data/model/config.json"}), "initializations.Corpus = 'Corpus' should match"),
     "a name too long for a folder": (_set("baselines." + "a" * 101, {"type": "no_prefix", "path": "data/model/config.json"}), "should have at most 100 characters"),
+    "an empty path": (_set("model.path", ""), "model.path = '' should have at least 1 character"),
+    "an empty path of what reads no file": (_set("initializations.random.path", ""), "initializations.random.path = '' should have at least 1 character"),
     "a separator of words where there are none": (_set("task.word_separator", "\n"), "task: word_separator needs type: token_cls"),
     "a separator that texts hold": (_set("task.word_separator", "|"), "task.word_separator = '|' should match the pattern"),
     "everything frozen": (_set("prefix", {"num_frozen_tokens": 2}), "prefix.num_frozen_tokens: 2 leaves nothing to train"),

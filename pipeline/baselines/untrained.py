@@ -4,7 +4,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.baselines.context import MeasureContext
-from pipeline.schema.section import Section
+from pipeline.schema.section import GivenPath, Section
 
 if TYPE_CHECKING:
     from pipeline.prefix import KVPrefix
@@ -16,7 +16,7 @@ class UntrainedBaseline(Section):
     `path` is what it is made from, so that DVC watches it.
     """
 
-    path: str
+    path: GivenPath
     type: str
 
     is_variant: ClassVar[bool] = False

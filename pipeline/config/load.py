@@ -1,6 +1,7 @@
 """Reading params.yaml, with each mistake told as one sentence that names its key."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
     if kind == "union_tag_not_found":
         tag = str(error["ctx"]["discriminator"]).strip("'")
         return f"{key}.{tag}: is missing; it says which kind this is."
-    message = error["msg"].removeprefix("Input ")
+    message = re.sub("^(Input|String|List) ", "", error["msg"])
     if kind == "string_pattern_mismatch":
         pattern = error["ctx"]["pattern"]
         message = f"should match the pattern {pattern}"
