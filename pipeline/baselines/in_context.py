@@ -24,10 +24,11 @@ class InContext(UntrainedBaseline):
         """The text's KV cache: as a prefix it gives the logits of the text in the context, and is
         computed once for all examples."""
         from pipeline.prefix import kv_prefix_from_text
+        from pipeline.prefix.starts.beginning import text_tokens
 
         text = read_text(Path(self.path))
         most = context.free_positions() if self.max_tokens is None else self.max_tokens
-        tokens = min(most, len(context.tokenizer.encode(text)))
+        tokens = min(most, len(text_tokens(context.tokenizer, text)))
         return kv_prefix_from_text(
             context.frozen_model, context.tokenizer, text, num_virtual_tokens=tokens
         )

@@ -1,13 +1,32 @@
 """What every baseline of the section `baselines` is and does."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.baselines.context import MeasureContext
 from pipeline.schema.section import Section
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from pipeline.prefix import KVPrefix
+
+
+@dataclass(frozen=True)
+class Before:
+    """What stands before every input, and how inputs go on after it.
+
+    `kv` is None for nothing; `follow` gives a split's examples after it, where they are not those
+    after any prefix; `until` ends an answer besides the end of a turn; `facts` are for
+    `metrics.json`.
+    """
+
+    kv: "KVPrefix | None"
+    follow: "Callable[[Dataset], Dataset] | None" = None
+    until: str | None = None
+    facts: Mapping[str, int] = field(default_factory=dict)
 
 
 class UntrainedBaseline(Section):
@@ -34,6 +53,14 @@ class UntrainedBaseline(Section):
 
         Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
         """
+
+    def choices(self, context: MeasureContext) -> Iterator[Before]:
+        """What can stand before every input; of several the stage takes the one with the lowest
+        loss on validation.
+
+        Raises as `kv_prefix` does.
+        """
+        yield Before(self.kv_prefix(context))
 
     @abstractmethod
     def stored(self, kv: "KVPrefix | None") -> dict[str, int]:

@@ -16,7 +16,7 @@ from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
 from pipeline.evaluation.source_target import measure_source_targets
-from pipeline.models.tokenizer import end_tokens
+from pipeline.models.tokenizer import end_tokens, without_end
 from pipeline.prefix import PrefixModel
 
 
@@ -26,11 +26,14 @@ def measure_examples(
     split: Dataset,
     params: EvaluateParams,
     name: str,
+    end: int | None = None,
+    until: str | None = None,
 ) -> list[Outcome]:
     """Score and continue every example, in the split's order.
 
     Generation is greedy (the most likely token at every step), up to `params.max_new_tokens` or
-    the model's end of a turn. Batches hold examples of like length, within
+    the model's end of a turn, which `end`, the end of a target, is too. A text ends before `until`
+    where it has that. Batches hold examples of like length, within
     `params.max_tokens_per_batch` tokens of cache.
     """
     if model.config.is_encoder_decoder:
@@ -45,7 +48,7 @@ def measure_examples(
         for row in rows
     ]  # fmt: skip
     kind = PackedBatch if packed else PaddedBatch
-    ends = end_tokens(model.frozen_model, tokenizer)
+    ends = end_tokens(model.frozen_model, tokenizer) | (set() if end is None else {end})
 
     def measure(examples: list[Example]) -> list[Outcome]:
         batch = kind(model, examples, params.max_new_tokens)
@@ -53,7 +56,10 @@ def measure_examples(
         began = time.perf_counter()
         generated = batch.continuations(params.max_new_tokens, ends)
         seconds = (time.perf_counter() - began) / len(examples)
-        texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        written = [without_end(ids, ends) for ids in generated]
+        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        if until is not None:
+            texts = [text.lstrip().partition(until)[0] for text in texts]
         return [
             Outcome(loss, text.strip(), len(ids), seconds)
             for loss, text, ids in zip(losses, texts, generated, strict=True)

@@ -1,7 +1,7 @@
 """All metrics of one model on the splits that are evaluated."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
+from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
+from pipeline.data.task_type import task_of
 from pipeline.evaluation.classes import measure_classes
 from pipeline.evaluation.generation import measure_examples
 from pipeline.evaluation.metrics import kept_of, scores
@@ -30,6 +32,8 @@ def measure_splits(
     *,
     folder: Path,
     stored: Mapping[str, int] | None = None,
+    follow: Callable[[Dataset], Dataset] | None = None,
+    until: str | None = None,
 ) -> None:
     """Write `metrics.json` and `predictions.jsonl` of a model, with or without a prefix.
 
@@ -38,14 +42,24 @@ def measure_splits(
     of its labels. A line of predictions keeps what they are made from (`loss` there: the target's
     nats, summed), so that no statistics afterwards need the model. `stored`: further facts for
     `metrics.json`, such as `trainable_parameters`. How long it took goes to `data/timings`.
+
+    `follow` gives a split's examples as they go on after the prefix; without it they have a BOS of
+    their own where the prefix does not begin a text. `until` ends a generated text besides the
+    model's end of a turn.
     """
-    metrics: dict[str, Any] = {"context_tokens": model.prefix_length, **(stored or {})}
+    metrics: dict[str, Any] = {
+        "context_tokens": model.prefix_length,
+        "cache_bytes": _cache_bytes(model),
+        **(stored or {}),
+    }
+    task = task_of(paths.TOKENIZED / "splits")
     predictions: list[dict[str, Any]] = []
     outcomes: list[Outcome] = []
     began = time.perf_counter()
     for name in params.splits:
         split = load_split(paths.TOKENIZED / "splits", name)
-        rows, measured = _measure(model, tokenizer, params, name, split)
+        split = following(split, model.begins_text) if follow is None else follow(split)
+        rows, measured = _measure(model, tokenizer, params, name, split, task.end, until)
         metrics[name] = scores(rows, names_of(OfLabels) if is_classifier(model) else params.metrics)
         predictions.extend(rows)
         outcomes.extend(measured)
@@ -68,10 +82,12 @@ def _measure(
     params: EvaluateParams,
     name: str,
     split: Dataset,
+    end: int | None,
+    until: str | None,
 ) -> tuple[list[dict[str, Any]], list[Outcome]]:
     if is_classifier(model):
         return measure_classes(model, split, params, name), []
-    outcomes = measure_examples(model, tokenizer, split, params, name)
+    outcomes = measure_examples(model, tokenizer, split, params, name, end, until)
     rows = [
         {
             "split": name,
@@ -86,3 +102,12 @@ def _measure(
         for row, outcome in zip(split, outcomes, strict=True)
     ]
     return rows, outcomes
+
+
+def _cache_bytes(model: PrefixModel) -> int:
+    """The bytes of a prefix's keys and values in the model's dtype: what a server keeps of it in
+    memory, and every token generated reads."""
+    kv = model.kv_prefix()
+    if kv is None:
+        return 0
+    return model.frozen_model.dtype.itemsize * sum(t.numel() for t in (*kv.keys, *kv.values))

@@ -23,7 +23,8 @@ class MostAttended(TextStart):
     def corpus(self, context: CacheContext) -> Corpus:
         """The file's text, and its first `corpus_tokens`, to choose from."""
         text = read_text_file(context.name, self.path)
-        return Corpus(text, context.tokenizer.encode(text)[: self.corpus_tokens])
+        tokens, count = context.rendering.tokens(text, is_chat=False)
+        return Corpus(text, tokens[: self.corpus_tokens], begins_text=bool(count))
 
     def start(self, context: StartContext) -> "KVPrefix":
         """The tokens that the training inputs attend to most, with the whole text before them."""

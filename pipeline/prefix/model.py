@@ -62,6 +62,8 @@ class PrefixModel(nn.Module):
         self.prefix_config = config
         self.encoder: PrefixEncoder | NoEncoder = NoEncoder()
         self.parts: tuple[str, ...] = ()
+        self.begins_text = False
+        """Whether the prefix begins a text, so that inputs have no BOS (`KVPrefix.begins_text`)."""
         self._places: list[Place] | None = None
         self._injection = Injection()
         if config is not None:
@@ -148,6 +150,7 @@ class PrefixModel(nn.Module):
         made with another model of the same shapes.
         """
         warn_of_another_model(kv, self.frozen_model)
+        self.begins_text = kv.begins_text
         kv = kv.to(self.device)
         if kv.modules:
             self.heads.load(kv.modules)
@@ -163,7 +166,7 @@ class PrefixModel(nn.Module):
             return None
         kv.metadata.update(provenance(self.frozen_model))
         kv.modules.update(self.heads.tensors())
-        return kv.detached()
+        return kv.beginning_text(self.begins_text).detached()
 
     @contextmanager
     def frozen(self) -> Iterator[PreTrainedModel]:

@@ -28,10 +28,19 @@ def run(params: Params) -> None:
     repeated = across_splits(splits)
     for name, row in statistics.items():
         row |= counts[name] | {"inputs_of_earlier_splits": repeated[name]}
-    save_splits(splits, paths.TOKENIZED / "splits", TaskType(params.task.type, labels))
+    task = TaskType(params.task.type, labels, _end_of_target(renderer))
+    save_splits(splits, paths.TOKENIZED / "splits", task)
     write_json(paths.TOKENIZED / "statistics.json", statistics)
     for name, row in statistics.items():
         print(
             f"{name}: {row['examples']:.0f} examples, tokens of input {row['input_tokens_mean']}, "
             f"of target {row['target_tokens_mean']} on average"
         )
+
+
+def _end_of_target(renderer: Renderer) -> int | None:
+    """The token that ends a target where that is not the end of a text, which is known anyway."""
+    if renderer.task.type != "causal_lm":
+        return None
+    end = renderer.end_of_target[-1]
+    return None if end == renderer.tokenizer.eos_token_id else end

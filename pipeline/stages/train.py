@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.config import Params
+from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
@@ -33,6 +34,7 @@ def run(params: Params, variant: Variant) -> None:
     start = start_prefix(variant, model)
     model.load_kv_prefix(start)
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
+    train, validation = (following(split, model.begins_text) for split in splits.values())
     digest = training_digest(params, variant, start)
     root = location.home() / paths.CHECKPOINTS
     checkpoints = CheckpointFolder(
@@ -42,8 +44,8 @@ def run(params: Params, variant: Variant) -> None:
         clock = TrainingClock(tracking.log_step)
         result = train_prefix(
             model,
-            splits["train"],
-            splits["validation"],
+            train,
+            validation,
             params.train,
             variant.seed,
             clock.log_step,
@@ -54,7 +56,7 @@ def run(params: Params, variant: Variant) -> None:
             result.prefix.save(aside / "prefix.safetensors")
 
         folder = paths.TRAIN / variant.name
-        metrics = write_results(folder, model, result, len(splits["train"]), save)
+        metrics = write_results(folder, model, result, len(train), save)
         clock.record(variant.name)
         tracking.finish(folder, metrics)
     if not location.is_temporary():

@@ -48,7 +48,7 @@ def most_attended(
     """The `num_virtual_tokens` cached tokens of a corpus that `inputs` attend to most.
 
     They keep their order in the corpus and move together to positions 0 to p-1 (see
-    `pipeline.prefix.starts.positions`).
+    `pipeline.prefix.starts.positions`). What begins the corpus' text (BOS) is always among them.
 
     Args:
         model: holds the whole corpus' KV cache as its prefix.
@@ -62,9 +62,12 @@ def most_attended(
             "tokens asked for; use a longer corpus or a shorter prefix"
         )
     received = attention_received(model, inputs)
+    if kv.begins_text:
+        received[0] = float("inf")
     chosen = torch.topk(received, num_virtual_tokens).indices.sort().values
     picked = KVPrefix(
         tuple(key[:, chosen] for key in kv.keys), tuple(value[:, chosen] for value in kv.values)
     )
     with model.frozen() as frozen:
-        return moved_to_front(frozen, picked, chosen.tolist())
+        moved = moved_to_front(frozen, picked, chosen.tolist())
+    return moved.beginning_text(kv.begins_text)
