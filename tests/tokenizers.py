@@ -26,7 +26,7 @@ DATED = (
     "{{ bos_token }}{% if date_string is not defined %}"
     "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     "Today: {{ date_string }}{% if enable_thinking is defined and not enable_thinking %} quick"
-    "{% endif %}\n{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}"
+    "{% endif %}.\n{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
