@@ -223,9 +223,7 @@ def test_every_row_of_the_table_is_the_frozen_models_own_numbers(
             targets = len(row["input_ids"]) - row["target_start"]
             with torch.no_grad():
                 logits = model(ids).logits[0, -targets - 1 : -1]
-            expected = torch.nn.functional.cross_entropy(
-                logits, ids[0, -targets:], reduction="sum"
-            )
+            expected = torch.nn.functional.cross_entropy(logits, ids[0, -targets:], reduction="sum")
             assert line["loss"] == pytest.approx(expected.item(), rel=1e-4), name
     assert read_json(paths.EVALUATE / "text" / "metrics.json")["context_tokens"] == len(text)
     # Training and validation see what is measured.

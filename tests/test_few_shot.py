@@ -1,5 +1,4 @@
-"""Whole training examples in the context: the tokens of one prompt, its shots chosen by validation.
-"""
+"""Whole training examples in the context: one prompt's tokens, and shots that validation likes."""
 
 import json
 from pathlib import Path
@@ -224,12 +223,12 @@ def test_as_many_examples_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(PipelineError, match="one training example after the instructions takes"):
         numbers(max_tokens=tokens(1) - 1)
     (tmp_path / "empty.txt").write_text(" \n")
+    few_shot = FewShot(type="few_shot", path="empty.txt", instructions="empty.txt")
     with pytest.raises(PipelineError, match=r"the instructions in 'empty\.txt' are empty"):
-        few_shot = FewShot(type="few_shot", path="empty.txt", instructions="empty.txt")
         next(few_shot.choices(context))
 
 
 def test_instructions_that_dvc_does_not_watch_are_refused() -> None:
-    with pytest.raises(ValidationError, match="does not hold instructions = 'texts/b.txt'"):
+    with pytest.raises(ValidationError, match=r"does not hold instructions = 'texts/b\.txt'"):
         FewShot(type="few_shot", path="texts/a.txt", instructions="texts/b.txt")
     assert FewShot(type="few_shot", path="texts", instructions="texts/b.txt").instructions

@@ -105,9 +105,9 @@ def test_generation_and_its_losses_are_those_of_each_row_alone(
         expected = [int(ending), int(tokenizer.eos_token_id or 0)]
         text: list[int] = []
         for token in ids[0, shown.shape[1] :].tolist():
-            text.append(token)
             if token in expected:
                 break
+            text.append(token)
         assert outcome.text == tokenizer.decode(text, skip_special_tokens=True).strip()
 
 

@@ -221,6 +221,8 @@ def outcome(loss: dict[str, float], p: float, **report: Any) -> list[str]:
             "seeds": 1,
             "trainable_parameters": 1234,
             "stored_bytes": 5_000_000,
+            "length": 2000 if name.startswith("base") else 8,
+            "cache_bytes": 46_000_000 if name.startswith("base") else 184_320,
             "test_loss": value,
             "test_loss_std": float("nan"),
             "test_loss_p_value": p,
@@ -245,7 +247,10 @@ def test_a_winner_is_told_by_how_much() -> None:
     assert "It beats the best baseline, base (2.000), by 1.000 nats per target token;" in text
     assert "The next best setting is len8-a (1.500), 0.500 nats per target token behind;" in text
     assert text.count("; significant at 5%") == 2
-    assert "It keeps 5.0 MB beside the frozen model (1,234 trained numbers)." in text
+    assert (
+        "It keeps 5.0 MB beside the frozen model (1,234 trained numbers), and a query goes on from "
+        "8 tokens (184.3 kB of cache), where base takes 2000 tokens (46.0 MB of cache)." in text
+    )
 
 
 def test_a_lost_or_doubtful_comparison_is_told_as_one() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.comparison.summary import ByName
-from pipeline.comparison.tables import sorted_by
+from pipeline.comparison.tables import shown_bytes, sorted_by
 from pipeline.config import Params
 from pipeline.metrics.table import METRICS
 from pipeline.statistics.per_example import Comparer, averaged
@@ -32,7 +32,7 @@ def conclude(
         p = _p_between(winner, variants[1], table, statistics, params)
         sentences.append(_against_runner_up(winner, variants[1], p, params))
     sentences += _other_splits(winner, baselines, params)
-    sentences.append(_cost(winner))
+    sentences.append(_cost(winner, baselines))
     sentences.append(_caution(winner, len(variants), params))
     return sentences
 
@@ -91,11 +91,19 @@ def _other_splits(
     return sentences
 
 
-def _cost(winner: dict[Any, Any]) -> str:
-    return (
-        f"It keeps {_bytes(winner['stored_bytes'])} beside the frozen model "
-        f"({int(winner['trainable_parameters']):,} trained numbers)."
+def _cost(winner: dict[Any, Any], baselines: list[dict[Any, Any]]) -> str:
+    said = (
+        f"It keeps {shown_bytes(winner['stored_bytes'])} beside the frozen model "
+        f"({int(winner['trainable_parameters']):,} trained numbers), and a query goes on from "
+        f"{_context(winner)}"
     )
+    if baselines and baselines[0]["length"]:
+        said += f", where {baselines[0]['name']} takes {_context(baselines[0])}"
+    return f"{said}."
+
+
+def _context(row: dict[Any, Any]) -> str:
+    return f"{row['length']} tokens ({shown_bytes(row['cache_bytes'])} of cache)"
 
 
 def _caution(winner: dict[Any, Any], variants: int, params: Params) -> str:
@@ -137,11 +145,3 @@ def _members(setting: str, table: pd.DataFrame) -> list[str]:
     """The rows of the summary that a row of the table over seeds stands for."""
     unseeded = table["name"].str.replace(r"-seed\d+", "", regex=True)
     return list(table.loc[unseeded == setting, "name"])
-
-
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

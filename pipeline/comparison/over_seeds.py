@@ -16,7 +16,7 @@ def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.Da
     """The summary table with the seeds of one setting in one row.
 
     Columns: name (without its seed), kind, length, initialization, train_size, seeds (how many),
-    trainable_parameters, stored_bytes, compared_with, and for each split and metric
+    trainable_parameters, stored_bytes, cache_bytes, compared_with, and for each split and metric
     `<split>_<metric>`, its mean over the seeds; `_std`, their standard deviation (empty for one
     seed); and `_p_value` of the difference from `compared_with`, the best baseline over its seeds,
     with statistics averaged over the seeds example by example. Sorted like the summary.
@@ -30,7 +30,7 @@ def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.Da
         row: dict[str, Any] = {"name": name}
         row |= {key: first[key] for key in ("kind", "length", "initialization", "train_size")}
         row["seeds"] = len(members)
-        row |= {key: first[key] for key in ("trainable_parameters", "stored_bytes")}
+        row |= {key: first[key] for key in ("trainable_parameters", "stored_bytes", "cache_bytes")}
         row["compared_with"] = None
         for column in _scores(params):
             row[column] = runs[column].mean()

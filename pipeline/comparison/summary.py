@@ -29,7 +29,8 @@ def summarize(params: Params, statistics: ByName) -> pd.DataFrame:
     Columns: name, kind (variant or baseline), length in virtual tokens (of context for an
     in-context baseline), initialization (the family of a baseline), seed, train_size (training
     examples; empty for what is not trained), trainable_parameters, stored_bytes (of what is kept
-    beside the frozen model), compared_with, and for each split and metric `<split>_<metric>`, its
+    beside the frozen model), cache_bytes (of the keys and values before each input, in the
+    frozen model's dtype), compared_with, and for each split and metric `<split>_<metric>`, its
     95% interval `_low` and `_high`, and `_p_value` of a variant's difference from `compared_with`,
     the best baseline. Sorted by `report.sort_by` on `report.split`, best first.
     """
@@ -83,7 +84,7 @@ def loss_by_length(table: pd.DataFrame, params: Params) -> pd.DataFrame:
 
 _FIRST = (
     *("name", "kind", "length", "initialization", "seed", "train_size"),
-    *("trainable_parameters", "stored_bytes", "compared_with"),
+    *("trainable_parameters", "stored_bytes", "cache_bytes", "compared_with"),
 )
 _OF_A_TRAINING = ("train_size", "trainable_parameters", "stored_bytes")
 
@@ -92,6 +93,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for variant in sweep(params):
         trained = read_json(paths.TRAIN / variant.name / "metrics.json")
+        measured = read_json(paths.EVALUATE / variant.name / "metrics.json")
         rows.append(
             {
                 "name": variant.name,
@@ -100,8 +102,9 @@ def _rows(params: Params) -> list[dict[str, Any]]:
                 "initialization": variant.initialization,
                 "seed": variant.seed,
                 **{key: trained[key] for key in _OF_A_TRAINING},
+                "cache_bytes": measured["cache_bytes"],
                 "compared_with": None,
-                **_flat(read_json(paths.EVALUATE / variant.name / "metrics.json")),
+                **_flat(measured),
             }
         )
     for baseline in all_baselines(params):
@@ -114,6 +117,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
                 "initialization": baseline.family,
                 "seed": baseline.seed,
                 **{key: measured.get(key) for key in _OF_A_TRAINING},
+                "cache_bytes": measured["cache_bytes"],
                 "compared_with": None,
                 **_flat(measured),
             }

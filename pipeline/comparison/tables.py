@@ -46,7 +46,7 @@ def shown_summary(table: pd.DataFrame, params: Params) -> ShownTable:
         for row in table.to_dict("records")
     ]
     note = f"In brackets: 95% bootstrap interval over the examples of {params.report.split}."
-    return _shown(["", "length"], rows, _note(note, table), table, params)
+    return _shown(["", "length", "cache"], rows, _note(note, table), table, params)
 
 
 def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
@@ -62,7 +62,7 @@ def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
         for row in table.to_dict("records")
     ]
     note = _note("Mean ± standard deviation over seeds.", table)
-    return _shown(["", "length", "seeds"], rows, note, table, params)
+    return _shown(["", "length", "cache", "seeds"], rows, note, table, params)
 
 
 def sorted_by(params: Params) -> str:
@@ -98,7 +98,16 @@ def shown_name(row: dict[Any, Any]) -> str:
 
 
 def _name(row: dict[Any, Any]) -> list[str]:
-    return [shown_name(row), str(row["length"])]
+    return [shown_name(row), str(row["length"]), shown_bytes(row["cache_bytes"])]
+
+
+def shown_bytes(count: float) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
 
 
 def _with_interval(row: dict[Any, Any], split: str, metric: str, params: Params) -> str:
@@ -123,6 +132,7 @@ def _p_value(row: dict[Any, Any], params: Params) -> str:
 
 
 def _note(text: str, table: pd.DataFrame) -> str:
+    text = f"{text} length, cache: tokens before each input, and their keys and values in memory."
     known = table["compared_with"].dropna()
     if known.empty:
         return text

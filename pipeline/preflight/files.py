@@ -144,6 +144,7 @@ def _templates_fit_columns(params: Params) -> None:
     path = paths.RAW_DATA / "train.jsonl"
     if not path.exists():
         return
+    from pipeline.data.conversation import turns_of
     from pipeline.data.templates import EmptyRowError, render
 
     try:
@@ -152,10 +153,14 @@ def _templates_fit_columns(params: Params) -> None:
     except ValueError as error:
         raise PipelineError(f"{path}: is damaged; run `dvc repro --force fetch_data`") from error
     # A null in the first row says nothing of the template; `tokenize` goes by task.empty.
-    with contextlib.suppress(EmptyRowError):
-        render(params.task.input_template, row, "task.input_template")
-    with contextlib.suppress(EmptyRowError):
-        render(params.task.target_template, row, "task.target_template")
+    if params.task.messages_column is None:
+        with contextlib.suppress(EmptyRowError):
+            render(params.task.input_template, row, "task.input_template")
+        with contextlib.suppress(EmptyRowError):
+            render(params.task.target_template, row, "task.target_template")
+    else:
+        with contextlib.suppress(EmptyRowError):
+            turns_of(row, params.task.messages_column)
     column = params.task.references_column
     if column is not None and column not in row:
         raise PipelineError(
