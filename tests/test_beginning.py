@@ -84,6 +84,9 @@ def test_a_chat_template_that_holds_bos_gives_one(template: str, begins: bool) -
     whole = rendered.prompt_ids("Lima?")
     assert rendered.prompt_ids("Lima?", begins_text=True) == whole[1:]
     assert rendered.tokens(rendered.message("Lima"), is_chat=True)[1] == 1
+    # A text before such an input begins as it would have, and the input goes on from there.
+    plain = tokenizer.encode("Lima", add_special_tokens=False)
+    assert rendered.tokens("Lima", is_chat=False) == ([BOS, *plain], 1)
 
 
 def test_a_token_before_every_turn_is_no_bos() -> None:

@@ -1,10 +1,11 @@
 """`adapter`: a prefix that PEFT trained."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.baselines.context import MeasureContext
-from pipeline.baselines.untrained import UntrainedBaseline
+from pipeline.baselines.untrained import Before, UntrainedBaseline
 
 if TYPE_CHECKING:
     from pipeline.prefix import KVPrefix
@@ -19,7 +20,7 @@ class Adapter(UntrainedBaseline):
     path_is_users_own: ClassVar[bool] = True
     needs_causal_lm: ClassVar[bool] = True
 
-    def kv_prefix(self, context: MeasureContext) -> "KVPrefix":
+    def choices(self, context: MeasureContext) -> Iterator[Before]:
         """The adapter's prefix.
 
         Raises PrefixError when there is none, or it is of another model.
@@ -27,7 +28,7 @@ class Adapter(UntrainedBaseline):
         from pipeline.prefix.architecture.shapes import kv_shapes
         from pipeline.prefix.files.peft_format import load_adapter
 
-        return load_adapter(self.path, kv_shapes(context.frozen_model))
+        yield Before(load_adapter(self.path, kv_shapes(context.frozen_model)))
 
     def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
         """The numbers of the prefix, and the file that holds them, as a variant's training does."""

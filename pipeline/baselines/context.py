@@ -39,6 +39,9 @@ class MeasureContext(Protocol):
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The frozen model's tokenizer."""
 
+    def tokens(self, text: str) -> tuple[list[int], int]:
+        """The tokens of a text before every input, and how many of them begin it (BOS)."""
+
     @property
     def splits(self) -> "list[Dataset]":
         """The tokenized splits of which something is measured, validation among them."""

@@ -63,12 +63,6 @@ class FewShot(UntrainedBaseline):
             follow = partial(prompt.follow, shared=shared)
             yield Before(kv, follow, prompt.until, {"shots": shots})
 
-    def kv_prefix(self, context: MeasureContext) -> "KVPrefix":
-        """The keys and values of the most examples."""
-        *_, most = self.choices(context)
-        assert most.kv is not None, "examples are read"
-        return most.kv
-
     def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
         """The text."""
         return text_stored(0 if kv is None else len(kv))

@@ -48,20 +48,13 @@ class UntrainedBaseline(Section):
     """Whether it serves `task.type: causal_lm` alone."""
 
     @abstractmethod
-    def kv_prefix(self, context: MeasureContext) -> "KVPrefix | None":
-        """The keys and values before every input, or None for nothing.
-
-        Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
-        """
-
     def choices(self, context: MeasureContext) -> Iterator[Before]:
         """What can stand before every input; of several the stage takes the one with the lowest
         loss on validation.
 
-        Raises as `kv_prefix` does.
+        Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
         """
-        yield Before(self.kv_prefix(context))
 
     @abstractmethod
     def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
-        """`trainable_parameters`, and `stored_bytes` beside the model, of what `kv_prefix` gave."""
+        """`trainable_parameters`, and `stored_bytes` beside the model, of what was chosen."""

@@ -134,7 +134,9 @@ class Renderer:
         if self.task.type != "causal_lm":
             return list(self.tokenizer.encode(text)), 0
         if not is_chat:
-            return text_tokens(self.tokenizer, text), len(tokens_before(self.tokenizer))
+            # A template may begin with a BOS that the tokenizer adds to no text of itself.
+            begin = tokens_before(self.tokenizer) or self._beginning
+            return [*begin, *self._encode(text)], len(begin)
         ids = self.chat.tokens(text)
         return ids, int(self.chat.begins_text and ids[:1] == [self.tokenizer.bos_token_id])
 

@@ -38,6 +38,10 @@ class ForBaseline:
         """The frozen model's tokenizer."""
         return load_tokenizer(paths.MODEL)
 
+    def tokens(self, text: str) -> tuple[list[int], int]:
+        """A text's tokens as the task's inputs would begin."""
+        return Renderer(self.params.task, self.tokenizer).tokens(text, is_chat=False)
+
     @cached_property
     def splits(self) -> list[Dataset]:
         """The splits of `evaluate`, and validation, by which the best of several is chosen."""
