@@ -20,6 +20,7 @@ from pipeline.inference.generator import Decoding, generator_of
 from pipeline.models.prefixed import prefixed_model
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_text
 from pipeline.prefix.files.peft_format import load_adapter, save_adapter
+from pipeline.prefix.starts import attended
 from pipeline.prefix.starts.beginning import text_tokens, tokens_before
 from pipeline.prefix.starts.drawn import kv_prefix_from_words
 from pipeline.stages import (
@@ -125,6 +126,20 @@ def test_starts_of_a_text_begin_it_and_say_so(ends: bool, tmp_path: Path) -> Non
     # A text's end is no part of a context.
     assert text_tokens(tokenizer, "km")[-1] != EOS
     assert tokens_before(tokenizer) == [BOS]
+
+
+def test_what_begins_a_text_is_kept_however_little_is_seen_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model(vocab_size=300)
+    kv = kv_prefix_from_text(model, tokenizer_that(), CORPUS, 9)
+    whole = PrefixModel(model, PrefixConfig(num_virtual_tokens=9)).eval()
+    whole.load_kv_prefix(kv)
+    seen = torch.arange(9, dtype=torch.float64)
+    monkeypatch.setattr(attended, "attention_received", lambda *_: seen.clone())
+    picked = attended.most_attended(whole, kv, 3, [])
+    assert picked.begins_text
+    torch.testing.assert_close(picked.values[0], kv.values[0][:, [0, 7, 8]])
 
 
 INITIALIZATIONS: dict[str, Any] = {
