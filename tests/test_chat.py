@@ -203,6 +203,21 @@ def test_every_answer_is_a_target_after_the_turns_before_it() -> None:
     assert sum(counts.values()) == 0
 
 
+def test_an_answer_goes_on_from_a_rows_turns() -> None:
+    tokenizer = tokenizer_that(template=GEMMA)
+    rendered = renderer(tokenizer, messages_column="talk")
+    model = PrefixModel(tiny_model(vocab_size=300))
+    generator = TextGenerator(model, tokenizer, rendered.task)
+    answer = generator(generator.render({"id": "7", "talk": TALK}), Decoding(5))
+    example = rendered.tokenize({"id": "7", "talk": TALK})
+    ids = torch.tensor([example["input_ids"][: example["target_start"]]])
+    ends = sorted(generator.ends)
+    written = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=ends)
+    expected = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    assert answer == expected.strip()
+    assert answer != generator("Lima?", Decoding(5))
+
+
 @pytest.mark.parametrize(
     ("talk", "sentence"),
     [

@@ -82,8 +82,9 @@ class FewShotPrompt:
 
         disable_progress_bar()
         columns = [name for name in split.column_names if name != "beginning"]
+        # Named, so that datasets hashes no tokenizer to name it itself.
         return split.select_columns(columns).map(
-            followed, keep_in_memory=True, load_from_cache_file=False
+            followed, keep_in_memory=True, load_from_cache_file=False, new_fingerprint="followed"
         )
 
     @property
