@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from pipeline.config import Params
 from pipeline.config.shown import as_yaml, shown_params
+from pipeline.metrics.table import METRICS
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
@@ -59,6 +60,7 @@ def _facts(params: Params, name: str, config: Mapping[str, Any]) -> dict[str, An
         "examples": _examples(),
         "training": shown_params(params, ("train", "prefix")) if trained else "",
         "metrics": _metrics(params, name),
+        "chosen_by": METRICS[params.report.sort_by].title,
         "max_new_tokens": params.evaluate.max_new_tokens,
         "prompt_code": _prompt_code(params, str(example.get("input", "..."))),
         "example": example.get("prediction"),
@@ -118,7 +120,7 @@ def _metrics(params: Params, name: str) -> str:
         + [(f"{other} (baseline)", paths.EVALUATE / other) for other in others]
         if (folder / "metrics.json").exists()
         for split, metrics in read_json(folder / "metrics.json").items()
-        if isinstance(metrics, dict) and split in params.evaluate.splits
+        if isinstance(metrics, dict) and split in params.evaluate.measured_splits
     ]
     if not rows:
         return "Not measured yet."

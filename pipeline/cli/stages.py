@@ -76,7 +76,7 @@ def train(length: int, initialization: str, seed: int, train_size: int | None) -
 @click.command()
 @_variant_options
 def evaluate(length: int, initialization: str, seed: int, train_size: int | None) -> None:
-    """Measure one trained variant on the test splits into data/evaluate."""
+    """Measure one trained variant on validation and the test splits into data/evaluate."""
     params = _checked_params()
     from pipeline.stages import evaluate as stage
 
@@ -86,7 +86,7 @@ def evaluate(length: int, initialization: str, seed: int, train_size: int | None
 @click.command()
 @click.argument("baseline")
 def baselines(baseline: str) -> None:
-    """Measure BASELINE on the test splits into data/evaluate."""
+    """Measure BASELINE on validation and the test splits into data/evaluate."""
     params = _checked_params()
     from pipeline.stages import baselines as stage
 
@@ -128,7 +128,7 @@ def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
 @click.command("evaluate_baseline")
 @_baseline_options
 def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
-    """Measure a trained BASELINE on the test splits into data/evaluate."""
+    """Measure a trained BASELINE on validation and the test splits into data/evaluate."""
     params = _checked_params()
     from pipeline.stages import evaluate_baseline as stage
 

@@ -43,7 +43,7 @@ def measure_splits(
     predictions: list[dict[str, Any]] = []
     outcomes: list[Outcome] = []
     began = time.perf_counter()
-    for name in params.splits:
+    for name in params.measured_splits:
         split = load_split(paths.TOKENIZED / "splits", name)
         rows, measured = _measure(model, tokenizer, params, name, split)
         metrics[name] = scores(rows, names_of(OfLabels) if is_classifier(model) else params.metrics)

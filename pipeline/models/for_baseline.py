@@ -42,7 +42,7 @@ class ForBaseline:
                 "without end; give a number"
             )
         longest = 0
-        for name in self.params.evaluate.splits:
+        for name in self.params.evaluate.measured_splits:
             split = load_split(paths.TOKENIZED / "splits", name)
             whole = max(map(len, split["input_ids"]))
             generated = max(split["target_start"]) + self.params.evaluate.max_new_tokens

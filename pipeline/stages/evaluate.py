@@ -1,4 +1,4 @@
-"""Stage `evaluate`: one trained variant on the test splits."""
+"""Stage `evaluate`: one trained variant on validation and the test splits."""
 
 from pipeline.config import Params
 from pipeline.data.task_type import task_of

@@ -1,4 +1,4 @@
-"""Stage `evaluate_baseline`: one trained baseline on the test splits."""
+"""Stage `evaluate_baseline`: one trained baseline on validation and the test splits."""
 
 from pipeline.baselines.trained import OF_A_TRAINING, WEIGHTS
 from pipeline.config import Params

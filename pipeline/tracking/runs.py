@@ -18,6 +18,14 @@ CURRENT = "current"
 SUPERSEDED = "superseded"
 
 
+def metric_group(split: str) -> str:
+    """What the names of a split's metrics begin with, once a model is trained.
+
+    A training logs `validation/loss` at every validation: what it comes to in the end is apart.
+    """
+    return "measured_validation" if split == "validation" else split
+
+
 def sha256(path: Path) -> str:
     """The checksum that ties a run to a file."""
     with path.open("rb") as file:
