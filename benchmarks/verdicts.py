@@ -49,6 +49,7 @@ class World:
     rate: float = 0.5
     spread: float = 0.0
     better: float = 0.0
+    resamples: int = 1000
 
     def params(self, sort_by: str) -> Params:
         """Params that list all this."""
@@ -56,7 +57,7 @@ class World:
         raw["sweep"] |= {"lengths": list(range(1, self.variants + 1)), "in_context": []}
         raw["sweep"] |= {"initializations": ["random"], "seeds": list(range(self.seeds))}
         raw["evaluate"] |= {"splits": ["test"], "metrics": ["exact_match"]}
-        raw["report"] |= {"sort_by": sort_by}
+        raw["report"] |= {"sort_by": sort_by, "resamples": self.resamples}
         several = self.seeds > 1
         raw["trained_baselines"] = {"lora": {"type": "lora"}} if several else {}
         single = {"no_prefix": {"type": "no_prefix", "path": "data/model/config.json"}}
@@ -72,7 +73,7 @@ class World:
         statistics: ByName = {}
         for run in all_rows(params):
             is_variant = isinstance(run, Variant)
-            row = {"name": run.name, "kind": "variant" if is_variant else "baseline"}
+            row: Row = {"name": run.name, "kind": "variant" if is_variant else "baseline"}
             row |= {"length": run.length or 0, "seed": run.seed, "train_size": None}
             row["initialization"] = run.initialization if isinstance(run, Variant) else run.family
             row |= {"trainable_parameters": 1, "stored_bytes": 1, "compared_with": None}
@@ -114,7 +115,7 @@ def false_winners(runs: int, world: World, sort_by: str = "exact_match") -> Rate
         variants = table[table["kind"] == "variant"]
         baseline = table.loc[table["kind"] == "baseline"].iloc[0]
         best = variants[variants["is_best"]].iloc[0]
-        lucky = variants.loc[(sign * variants[column]).idxmax()]
+        lucky = variants.iloc[int(np.argmax(sign * variants[column]))]
         matrices = [statistics[name]["test", sort_by] for name in (lucky["name"], baseline["name"])]
         alone = Resampling(world.examples, params.report.resamples, 0).p_value(metric, *matrices)
         leads = sign * (variants[column] - baseline[column])
@@ -135,17 +136,15 @@ def false_winners(runs: int, world: World, sort_by: str = "exact_match") -> Rate
 def differences(runs: int, world: World) -> Rates:
     """How often a variant differs significantly from the baseline over seeds, and did `before`."""
     params = world.params("exact_match")
+    judged_on = ("test", "exact_match")
     found = before = 0
     for table, statistics in _tables(runs, world, params):
         seeds = over_seeds(table, statistics, params)
         variants = seeds[seeds["kind"] == "variant"]
         found += int((variants[f"{params.report.judged_by}_p_value"] < LEVEL).any())
         one, other = (
-            np.mean([part["test", "exact_match"] for part in parts], axis=0)
-            for parts in (
-                [value for name, value in statistics.items() if name.startswith("len1-")],
-                [value for name, value in statistics.items() if name.startswith("lora")],
-            )
+            np.mean([own[judged_on] for name, own in statistics.items() if name.startswith(of)], 0)
+            for of in ("len1-", "lora")
         )
         draws = Resampling(world.examples, params.report.resamples, 0)
         before += draws.p_value(METRICS["exact_match"], one, other) < LEVEL
