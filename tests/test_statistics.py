@@ -74,13 +74,13 @@ def test_the_comparison_is_symmetric_and_the_same_each_time(drawn: list[Any], ra
 
 
 @pytest.mark.parametrize("right", [0, 1, 8, 40, 80])
-def test_the_interval_of_a_share_is_wilsons(right: int) -> None:
+def test_the_interval_of_a_share_is_clopper_and_pearsons(right: int) -> None:
     values = np.repeat([1.0, 0.0], [right, 80 - right])
     low, high = interval(METRICS["exact_match"], [_f1(values)])
-    expected = stats.binomtest(right, 80).proportion_ci(method="wilson")
-    # Wilson's own takes the normal's quantile in place of Student's.
-    assert low == pytest.approx(expected.low, abs=0.003)
-    assert high == pytest.approx(expected.high, abs=0.003)
+    expected = stats.binomtest(right, 80).proportion_ci(method="exact")
+    # The variance is estimated from 80 examples, as if one of them were known.
+    assert low == pytest.approx(expected.low, abs=0.002)
+    assert high == pytest.approx(expected.high, abs=0.002)
 
 
 def test_the_interval_of_a_loss_is_students_but_for_its_skewness() -> None:

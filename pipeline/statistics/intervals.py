@@ -8,13 +8,14 @@ intervals hold. Each takes an example's influence on the score from leaving it o
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 from pipeline.metrics.metric import Metric
 from pipeline.metrics.table import METRICS
 from pipeline.statistics.seeds import spread
 
-LEVEL = 0.95
+OUTSIDE = 0.025
+"""The chance that the truth lies beyond either end: intervals of 95%."""
 
 
 def interval(metric: Metric, seeds: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -42,11 +43,10 @@ def interval(metric: Metric, seeds: Sequence[np.ndarray]) -> tuple[float, float]
         both = variance + of_seeds.variance
         parts = variance**2 / freedom + of_seeds.variance**2 / of_seeds.freedom
         variance, freedom = both, both**2 / parts
-    quantile = float(stdtrit(freedom, (1 + LEVEL) / 2))
     if metric.highest is not None:
-        return _of_share(score, metric.highest, variance, examples, quantile)
+        return _of_share(score, metric.highest, variance, freedom, examples)
     third_moment = float(np.mean(influences**3)) / examples**2
-    return _of_skewed(score, variance, third_moment, quantile)
+    return _of_skewed(score, variance, third_moment, float(stdtrit(freedom, 1 - OUTSIDE)))
 
 
 def influence(metric: Metric, matrix: np.ndarray) -> np.ndarray:
@@ -61,24 +61,24 @@ def influence(metric: Metric, matrix: np.ndarray) -> np.ndarray:
 
 
 def _of_share(
-    score: float, highest: float, variance: float, examples: int, quantile: float
+    score: float, highest: float, variance: float, freedom: float, examples: int
 ) -> tuple[float, float]:
-    """Wilson's interval (1927) of a score between 0 and `highest`.
+    """The interval of Korn and Graubard (1998, Survey Methodology 24) of a score up to `highest`.
 
-    It counts as many examples as it would take of plain right and wrong ones to have this variance;
-    where all are right, or all wrong, those that there are.
+    It is Clopper and Pearson's of as many examples as it would take of plain right and wrong ones
+    to have this variance; where all are right, or all wrong, of those that there are.
     """
     share = score / highest
-    if 0 < share < 1 and variance == 0:
-        return score, score
     count = float(examples)
     if 0 < share < 1:
+        if variance == 0:
+            return score, score
         count = share * (1 - share) * highest**2 / variance
-    z = quantile**2 / count
-    centre = (share + z / 2) / (1 + z)
-    half = float(np.sqrt(share * (1 - share) * z + z**2 / 4)) / (1 + z)
-    low, high = highest * max(0.0, centre - half), highest * min(1.0, centre + half)
-    return min(low, score), max(high, score)
+        count *= float(stdtrit(examples - 1, 1 - OUTSIDE) / stdtrit(freedom, 1 - OUTSIDE)) ** 2
+    right = share * count
+    low = betaincinv(right, count - right + 1, OUTSIDE) if share > 0 else 0.0
+    high = betaincinv(right + 1, count - right, 1 - OUTSIDE) if share < 1 else 1.0
+    return min(highest * float(low), score), max(highest * float(high), score)
 
 
 def _of_skewed(
