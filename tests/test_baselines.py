@@ -157,6 +157,10 @@ def test_variants_and_baselines_have_the_same_metrics_in_mlflow(
             points = client.get_metric_history(run.info.run_id, "train/loss")
             assert [point.step for point in points] == list(range(1, len(points) + 1))
             assert len(points) == (3 if name.startswith("lora") else 4)
+            # What validation comes to in the end is no step of the training's.
+            validations = client.get_metric_history(run.info.run_id, "validation/loss")
+            history = pd.read_csv(paths.TRAIN / name / "history.csv").dropna()
+            assert [point.step for point in validations] == list(history["step"])
 
 
 def test_the_text_in_the_context_is_where_a_variant_starts(

@@ -51,6 +51,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "patience without validation": (_set("train", {"early_stopping_patience": 2}), "early_stopping_patience needs eval_every_steps"),
     "broken template": (_set("task.target_template", "{{ value"), "task.target_template is no valid Jinja2 template"),
     "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),
+    "split listed twice": (_set("evaluate.splits", ["test", "test"]), "lists test twice; name each item once"),
     "split that is not there": (_set("evaluate.splits", ["test", "test_unseen"]), "data.files.test_unseen names no such split"),
     "missing corpus": (_set("initializations.corpus.path", "texts/none.txt"), "initializations.corpus.path: there is nothing at 'texts/none.txt'"),
     "a data file that DVC does not watch": (_set("data.files.test", "elsewhere/test.csv"), "data.path: 'inputs' does not hold data.files.test = 'elsewhere/test.csv'"),

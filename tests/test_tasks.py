@@ -76,7 +76,7 @@ def test_every_stage(folder: Path, model: str, kind: str, starts: tuple[str, ...
         assert set(kv.parts or {"encoder"}) == expected
         assert bool(kv.modules) == (kind != "seq2seq_lm")
     rows = read_jsonl(folder / "data/evaluate/len4-corpus-seed0/predictions.jsonl")
-    assert len(rows) == 9
+    assert [row["split"] for row in rows] == ["test"] * 9 + ["validation"] * 6
     if kind == "token_cls":
         assert all(len(row["prediction"].split()) == 3 for row in rows)
     if kind == "seq_cls":
