@@ -46,7 +46,7 @@ def shown_summary(table: pd.DataFrame, params: Params) -> ShownTable:
         for row in table.to_dict("records")
     ]
     note = f"In brackets: 95% interval over the examples of {params.report.split}."
-    note = _note(note, "examples, for these very trainings (over_seeds has seeds too)", table)
+    note = _note(note, "examples, for these very trainings", table)
     return _shown(["", "length"], rows, note, table, params)
 
 
