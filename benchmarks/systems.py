@@ -69,7 +69,7 @@ class Ours:
         params = EvaluateParams(splits=["test"], max_new_tokens=NEW_TOKENS)
         with uncompiled():
             outcomes = measure_examples(
-                self.model, _NoText(), Dataset.from_list(rows), params, "ours"
+                self.model, _NoText(), Dataset.from_list(rows), params, "ours", 4096
             )
         targets = sum(len(row["input_ids"]) - row["target_start"] for row in rows)
         return sum(outcome.loss for outcome in outcomes) / targets

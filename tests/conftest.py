@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.prefix import KVPrefix, PrefixModel
-from tests import forking
+from tests import devices, forking
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
@@ -38,6 +38,11 @@ LONGEST_FIRST = (
     *("test_fuzz.py", "test_dvc.py", "test_using.py", "test_steering.py", "test_tasks.py"),
     *("test_forking.py", "test_architectures.py", "test_mlflow.py", "test_encoders.py"),
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--device`, of tests/prefix; the rest goes by params.yaml, whose `auto` is any there is."""
+    parser.addoption("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,7 +92,7 @@ def tiny_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
         "eos_token_id": 2,
         "pad_token_id": 3,
     }
-    return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
+    return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval().to(devices.chosen)
 
 
 def kv_of(model: PrefixModel) -> KVPrefix:
@@ -266,14 +271,10 @@ def workspace(tmp_path: Path, model_folder: Path) -> Workspace:
 
 def copied(workspace: Workspace, root: Path) -> Workspace:
     """A workspace elsewhere with the same files; its MLflow runs are its own."""
-    from mlflow import MlflowClient
-
     shutil.copytree(workspace.root, root, symlinks=True)
-    mlflow = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
-    for run in mlflow.search_runs([e.experiment_id for e in mlflow.search_experiments()]):
-        # Runs of another folder are another workspace's, and would be left alone.
-        label = run.data.tags["workspace"].replace(str(workspace.root), str(root))
-        mlflow.set_tag(run.info.run_id, "workspace", label)
+    # As if it had moved: a copy beside its original would leave the runs that it has alone.
+    name = root / "data" / "workspace.json"
+    name.write_text(json.dumps({**json.loads(name.read_text()), "home": str(root)}))
     return Workspace(root)
 
 

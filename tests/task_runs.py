@@ -2,9 +2,13 @@
 
 import json
 import random
+import string
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from transformers import BlenderbotSmallTokenizer, PreTrainedTokenizer
 
 from pipeline.config import Params
 from pipeline.config.load import load_params
@@ -38,6 +42,11 @@ TASKS: dict[str, dict[str, Any]] = {
         "target_template": "{{ kinds | join(' ') }}",
     },
 }
+SLOW_VOCABULARY = (
+    *("__null__", "__end__", "__start__", "__unk__", "name_or_path"),
+    *(letter + end for letter in string.ascii_lowercase for end in ("", "@@")),
+    *("re@@", "red"),
+)
 MODELS: dict[str, Callable[[], Any]] = {
     "t5": lambda: build("t5", vocab_size=260, pad_token_id=3, eos_token_id=2),
     "bart": lambda: build("bart", vocab_size=260, max_position_embeddings=128),
@@ -47,7 +56,23 @@ MODELS: dict[str, Callable[[], Any]] = {
         "distilbert", "ForMaskedLM", vocab_size=260, max_position_embeddings=128
     ),
     "llama": tiny_model,
+    "blenderbot-small": lambda: build(
+        "blenderbot-small", vocab_size=len(SLOW_VOCABULARY), max_position_embeddings=128
+    ),
 }
+
+
+def slow_tokenizer() -> PreTrainedTokenizer:
+    """A tokenizer in Python, which has no tokenizer.json: letters, and `red` as one token."""
+    vocabulary = {token: index for index, token in enumerate(SLOW_VOCABULARY)}
+    files = {"vocab.json": json.dumps(vocabulary), "merges.txt": "#version: 0.2\nr e\nre d</w>\n"}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            Path(folder, name).write_text(text)
+        return BlenderbotSmallTokenizer(*(str(Path(folder, name)) for name in files))
+
+
+TOKENIZERS: dict[str, Callable[[], Any]] = {"blenderbot-small": slow_tokenizer}
 
 
 def params_for(folder: Path, model: str, kind: str, **changes: Any) -> Params:
@@ -55,7 +80,7 @@ def params_for(folder: Path, model: str, kind: str, **changes: Any) -> Params:
     from ruamel.yaml import YAML
 
     MODELS[model]().save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
+    TOKENIZERS.get(model, tiny_tokenizer)().save_pretrained(folder / "model")
     (folder / "inputs").mkdir()
     for seed, (split, count) in enumerate({"train": 24, "validation": 6, "test": 9}.items()):
         lines = [json.dumps(row) for row in rows(count, seed)]

@@ -62,7 +62,7 @@ def test_a_list_of_names_is_replaced_and_other_keys_are_joined(folder: Path) -> 
     assert composed.sweep.initializations == ["random", "demonstrations"]
     assert composed.sweep.lengths == [8, 32]
     text = (folder / "params.yaml").read_text()
-    assert "# the split sorted by" in text
+    assert "# the split that intervals and verdicts are of" in text
     # Comments above a section stay above it, whatever becomes of the one before.
     assert "# How a row becomes the model's input and its target." in text
     assert text.index("# The variants: every combination") < text.index("\nsweep:")

@@ -9,6 +9,8 @@ from datasets import Dataset
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -47,7 +49,14 @@ def with_kernel() -> PreTrainedModel:
     return tiny_model(head_dim=16)
 
 
-@pytest.fixture(params=[tiny_model, with_kernel, bloom], ids=lambda make: make.__name__)
+def windowed() -> PreTrainedModel:
+    """A window that some examples stay within, which are packed, and others do not."""
+    torch.manual_seed(0)
+    settings = tiny_model(head_dim=16).config.to_dict()
+    return MistralForCausalLM(MistralConfig(**{**settings, "sliding_window": 24})).eval()
+
+
+@pytest.fixture(params=[tiny_model, with_kernel, bloom, windowed], ids=lambda make: make.__name__)
 def architecture(request: pytest.FixtureRequest) -> PreTrainedModel:
     model: PreTrainedModel = request.param()
     return model
@@ -91,13 +100,13 @@ def test_generation_and_its_losses_are_those_of_each_row_alone(
     measured: Any, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     rows = examples()
-    params = EvaluateParams(splits=["test"], max_new_tokens=9, max_tokens_per_batch=120)
+    params = EvaluateParams(splits=["test"], max_new_tokens=9)
     # A frequent token ends texts, so that rows leave their batch at different steps.
     ending = measured.generate(
         torch.tensor([rows[0]["input_ids"][:3]]), max_new_tokens=4, do_sample=False, pad_token_id=3
     )[0, -1]
     measured.frozen_model.generation_config.eos_token_id = int(ending)
-    outcomes = measure_examples(measured, tokenizer, Dataset.from_list(rows), params, "test")
+    outcomes = measure_examples(measured, tokenizer, Dataset.from_list(rows), params, "test", 120)
     for row, outcome in zip(rows, outcomes, strict=True):
         assert outcome.loss == pytest.approx(loss_alone(measured, row), rel=1e-5)
         shown = torch.tensor([row["input_ids"][: row["target_start"]]])
@@ -105,15 +114,17 @@ def test_generation_and_its_losses_are_those_of_each_row_alone(
         expected = [int(ending), int(tokenizer.eos_token_id or 0)]
         text: list[int] = []
         for token in ids[0, shown.shape[1] :].tolist():
-            text.append(token)
             if token in expected:
                 break
+            text.append(token)
         assert outcome.text == tokenizer.decode(text, skip_special_tokens=True).strip()
 
 
 @pytest.mark.parametrize("make", [tiny_model, with_kernel])
 def test_packed_gradients_are_those_of_padded_batches(
-    tokenizer: PreTrainedTokenizerFast, make: Callable[[], PreTrainedModel]
+    tokenizer: PreTrainedTokenizerFast,
+    make: Callable[[], PreTrainedModel],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = PrefixModel(make(), PrefixConfig(num_virtual_tokens=P))
     kv = kv_prefix_from_text(model.frozen_model, tokenizer, CORPUS, num_virtual_tokens=P)
@@ -122,7 +133,7 @@ def test_packed_gradients_are_those_of_padded_batches(
     gradients = []
     for packed in (True, False):
         loss_of = TargetLoss(model)
-        loss_of.is_packed = packed
+        monkeypatch.setattr(loss_of, "packs", lambda _, packed=packed: packed)
         model.zero_grad()
         for part in loss_of.parts(examples()):
             loss_of(part).backward()

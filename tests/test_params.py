@@ -35,6 +35,7 @@ def _set(path: str, value: Any) -> Edit:
 
 WRONG: dict[str, tuple[Edit, str]] = {
     "unknown key": (_set("train.learning_rat", 1e-3), "train.learning_rat: unknown key; did you mean 'learning_rate'?"),
+    "key of another section": (_set("evaluate.max_tokens_per_batch", 9), "evaluate.max_tokens_per_batch: unknown key; write it as memory.max_tokens_per_batch."),
     "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),
     "missing section": (_delete("task"), "task: is missing"),
     "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate = 'fast' should be a valid number"),
@@ -51,6 +52,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "patience without validation": (_set("train", {"early_stopping_patience": 2}), "early_stopping_patience needs eval_every_steps"),
     "broken template": (_set("task.target_template", "{{ value"), "task.target_template is no valid Jinja2 template"),
     "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),
+    "split listed twice": (_set("evaluate.splits", ["test", "test"]), "lists test twice; name each item once"),
     "split that is not there": (_set("evaluate.splits", ["test", "test_unseen"]), "data.files.test_unseen names no such split"),
     "missing corpus": (_set("initializations.corpus.path", "texts/none.txt"), "initializations.corpus.path: there is nothing at 'texts/none.txt'"),
     "a data file that DVC does not watch": (_set("data.files.test", "elsewhere/test.csv"), "data.path: 'inputs' does not hold data.files.test = 'elsewhere/test.csv'"),
@@ -67,6 +69,27 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "misspelt rank": (_set("trained_baselines.lora", {"type": "lora", "rnak": 4}), "trained_baselines.lora.rnak: unknown key; did you mean 'rank'?"),
     "a baseline of two lengths": (_set("trained_baselines.lora", {"type": "lora", "epochs": 1, "max_steps": 9}), "trained_baselines.lora: give epochs or max_steps, not both"),
     "one name for two baselines": (_set("trained_baselines.no_prefix", {"type": "lora"}), "trained_baselines.no_prefix: another baseline has this name"),
+    "DVC's interpolation in a template": (_set("task.input_template", "{{ record }} costs ${{ key }}"), "task.input_template: '${{ key }}' is an interpolation to `dvc exp run -S`, which fails on it or replaces it; in Jinja2 write {{ '$' }} for the $"),
+    "one that is never closed": (_set("task.target_template", "{{ value }} ${"), "task.target_template: '${' is an interpolation"),
+    "one that is escaped for DVC": (_set("mlflow.experiment", "a \\${x}"), "mlflow.experiment: '${x}' is an interpolation to `dvc exp run -S`, which fails on it or replaces it; leave it out"),
+    "one in a list": (_set("initializations.words", {"type": "vocabulary", "path": "data/model/config.json", "words": ["a", "${oc.env:HOME}"]}), "initializations.words.words.1: '${oc.env:HOM' is an interpolation"),
+    "a missing value of Hydra's": (_set("task.target_template", "???"), "task.target_template = '???' is no value to `dvc exp run -S`"),
+    "a path as an experiment": (_set("mlflow.experiment", "team/tiny"), "mlflow: experiment is 'team/tiny', which MLflow takes for no registered model's name; leave out /; an experiment may be called so where registered_model names the model"),
+    "a colon in a registered model": (_set("mlflow.registered_model", "tiny:1"), "mlflow.registered_model is 'tiny:1', which MLflow takes for no registered model's name; leave out :"),
+    "a folder above as a registered model": (_set("mlflow.registered_model", ".."), "mlflow.registered_model is '..', which MLflow takes for a path"),
+    "a blank experiment": (_set("mlflow.experiment", " "), "mlflow.experiment is ' '; use a name of printable characters"),
+    "an experiment longer than a database keeps": (_set("mlflow.experiment", "a" * 257), "should have at most 256 characters"),
+    "an alias that stands for the winner": (_set("baselines.best", {"type": "adapter", "path": "inputs"}), "baselines.best: 'best' stands for the winner of the report wherever a variant is named; rename it"),
+    "the sweep's own run": (_set("baselines.sweep", {"type": "no_prefix", "path": "data/model/config.json"}), "baselines.sweep: 'sweep' is what the run of the whole sweep is called"),
+    "an alias of MLflow's": (_set("baselines.latest", {"type": "adapter", "path": "inputs"}), "baselines.latest: MLflow keeps 'latest' for itself"),
+    "a version of MLflow's": (_set("baselines.v1", {"type": "adapter", "path": "inputs"}), "baselines.v1: MLflow keeps 'v1' for itself"),
+    "an adapter called as an initialisation": (_set("baselines.corpus", {"type": "adapter", "path": "inputs"}), "baselines.corpus: an initialisation has this name; rename it"),
+    "names that differ by case": (_set("initializations.Corpus", {"type": "zero", "path": "data/model/config.json"}), "initializations.Corpus = 'Corpus' should match"),
+    "a name too long for a folder": (_set("baselines." + "a" * 101, {"type": "no_prefix", "path": "data/model/config.json"}), "should have at most 100 characters"),
+    "an empty path": (_set("model.path", ""), "model.path = '' should have at least 1 character"),
+    "an empty path of what reads no file": (_set("initializations.random.path", ""), "initializations.random.path = '' should have at least 1 character"),
+    "a separator of words where there are none": (_set("task.word_separator", "\n"), "task: word_separator needs type: token_cls"),
+    "a separator that texts hold": (_set("task.word_separator", "|"), "task.word_separator = '|' should match the pattern"),
     "everything frozen": (_set("prefix", {"num_frozen_tokens": 2}), "prefix.num_frozen_tokens: 2 leaves nothing to train"),
 }  # fmt: skip
 
@@ -88,8 +111,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _write(folder: Path, params: dict[str, Any]) -> None:
+    yaml = YAML(typ="safe")
+    # Its flow style writes "???" so that it cannot be read back.
+    yaml.default_flow_style = False
     with (folder / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(params, file)
+        yaml.dump(params, file)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +144,27 @@ def test_the_unedited_params_pass(folder: Path) -> None:
     assert result.exit_code == 0, result.stderr
 
 
+RIGHT: dict[str, Edit] = {
+    "nothing but Jinja2 in a template": _set("task.input_template", "{{ record }} costs {{ '$' }}{{ key }} $5 {}"),
+    "a path as an experiment, the model named": lambda p: p["mlflow"].update(experiment="/Users/me/tiny", registered_model="catalog.schema.tiny"),
+    "a path as an experiment, no model": lambda p: p["mlflow"].update(experiment="a/b:c", models="none"),
+    "names that MLflow keeps, where they have a length and a seed": lambda p: p["initializations"].update(dict.fromkeys(("best", "sweep", "latest", "v1"), p["initializations"]["random"])) or p["sweep"].update(initializations=["best", "sweep", "latest", "v1"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_looks_like_a_mistake_and_is_none(folder: Path, name: str) -> None:
+    params = tiny_params(folder / "model")
+    RIGHT[name](params)
+    _write(folder, params)
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("a: &a [*a]\n", "a: unknown key"),
         ("model: [", "is no valid YAML at line"),
         ("- a\n- b\n", "must be a mapping of sections"),
         ("train: {}\ntrain: {}\n", "is no valid YAML at line 2"),

@@ -59,6 +59,58 @@ def test_templates_run_in_a_sandbox() -> None:
         render("{{ place.__class__.__mro__ }}", ROW, "task.x")
 
 
+NAMES = [
+    *("Review Text", "", " a ", "a-b", "a.b", "1st", "a'b", 'a"b', "Über", "{{ x }}", "a\nb"),
+    *("self", "loop", "range", "dict", "cycler", "namespace", "super", "caller", "varargs"),
+    *("true", "None", "for", "if", "not", "in", "block", "items", "keys", "get", "row", "id"),
+    *("class", "__class__", "__init__", "_private", "context", "environment"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_column_can_be_reached(name: str) -> None:
+    row = {other: f"<{other}>" for other in NAMES}
+    quoted = name.replace("'", "\\'")
+    assert render(f"{{{{ row['{quoted}'] }}}}", row, "task.x") == f"<{name}>"
+    # The same where Jinja2 has something of its own of that name.
+    looped = f"{{% for one in [1] %}}{{{{ row['{quoted}'] }}}}{{% endfor %}}"
+    assert render(looped, row, "task.x") == f"<{name}>"
+    assert render("{{ id }}{{ loop }}{{ range }}", row, "task.x") == "<id><loop><range>"
+
+
+def test_all_columns_of_a_row() -> None:
+    assert render("{{ row | tojson }}", {"a": 1, "b": [2]}, "task.x") == '{"a": 1, "b": [2]}'
+    template = "{% for name, value in row.items() %}{{ name }}={{ value }};{% endfor %}"
+    assert render(template, {"a": 1, "row": 2}, "task.x") == "a=1;row=2;"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ row['town'] }}", r"'town' is no column; the data's columns are: self, row, d"),
+        ("{{ row.town }}", r"'town' is no column"),
+        ("{{ row[0] }}", r"0 is no column"),
+        ("{{ row }}", r"`row` holds all columns; print one of them, row\['its name'\]"),
+        ("{{ row | upper }}", r"`row` holds all columns"),
+        ("{{ row | join(' ') }}", r"the column of that name is row\['row'\]"),
+        ("{% for x in row %}{{ x }}{% endfor %}", r"the column of that name is row\['row'\]"),
+        ("{{ self }}", r"`self` is Jinja2's own; the column is row\['self'\]"),
+        ("{% if self %}a{% endif %}", r"`self` is Jinja2's own"),
+        ("{{ range }}", r"no value of a column \(function\); a column .* row\['its name'\]"),
+        ("{{ d.items }}", r"no value of a column .* a key column\['its name'\]"),
+        ("{% for x in [1] %}{{ loop }}{% endfor %}", r"no value of a column \(LoopContext\)"),
+        ("{{ Review Text }}", r"no valid Jinja2 template: .* no word, .* is row\['its name'\]"),
+        ("{{ row.update({'a': 1}) }}", "'update' is no column"),
+    ],
+)
+def test_what_is_no_column_is_a_sentence(template: str, said: str) -> None:
+    row = {"self": "me", "row": ["a", "b"], "d": {"items": 1}}
+    with pytest.raises(PipelineError, match=said) as caught:
+        render(template, row, "task.x")
+    assert str(caught.value).startswith("task.x: ")
+    assert type(caught.value) is PipelineError
+
+
 def test_no_chat_template_is_a_sentence(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = None
     with pytest.raises(PipelineError, match=r"task\.use_chat_template: .* has no chat template"):

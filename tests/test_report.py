@@ -73,10 +73,12 @@ def test_the_table_is_the_summary(finished: Workspace) -> None:
     table = summary(finished)
     shown = rows[1 : 1 + len(table)]
     assert [row[0].split(" ")[0] for row in shown] == [row["name"] for row in table]
-    losses = [float(row["test_loss"]) for row in table]
+    losses = [float(row["validation_loss"]) for row in table]
     assert losses == sorted(losses)
+    assert "Sorted by validation loss, best first" in Page(html(finished)).text
     for row, expected in zip(shown, table, strict=True):
         assert any(cell.startswith(f"{float(expected['test_loss']):.3f} [") for cell in row)
+        assert f"{float(expected['validation_loss']):.3f}" in row
 
 
 @pytest.mark.real
@@ -95,12 +97,16 @@ def test_examples_have_every_output(finished: Workspace) -> None:
 @pytest.mark.real
 def test_the_conclusion_names_the_winner(finished: Workspace) -> None:
     table = summary(finished)
-    winner = next(row for row in table if row["kind"] == "variant")
+    (winner,) = (row for row in table if row["is_best"] == "True")
+    assert winner == next(row for row in table if row["kind"] == "variant")
     page = Page(html(finished)).text
     setting = winner["name"].replace("-seed0", "")
     assert f"The best prefix is {setting}, with a test loss of " in page
     assert f"{float(winner['test_loss']):.3f}" in page
-    assert f"The prefix of {winner['name']}, the best single run" in page
+    score = f"{float(winner['validation_loss']):.3f}"
+    assert f"It is chosen by its validation loss, {score} on 4 examples." in page
+    assert f"The prefix of {winner['name']}, of the best setting's seeds the best" in page
+    assert re.findall(r'<tr class="winner"><td>([^<]*)', html(finished)) == [winner["name"]]
 
 
 @pytest.mark.real
@@ -120,7 +126,8 @@ def test_timings_are_beside_the_report_and_on_the_sweeps_run(finished: Workspace
     }
     assert {"report/report.html", "report/best", "timings/timings.md"} <= found
     experiment = mlflow.get_experiment(parent.info.experiment_id)
-    assert "orderByKey=metrics.%60test%2Floss%60" in experiment.tags["mlflow.note.content"]
+    note = experiment.tags["mlflow.note.content"]
+    assert "orderByKey=metrics.%60measured_validation%2Floss%60" in note
 
 
 @pytest.mark.real
@@ -145,6 +152,7 @@ def big_params(**report: Any) -> Params:
     raw["sweep"]["train_sizes"] = [3, 6]
     raw["evaluate"]["metrics"] = ["exact_match"]
     raw["report"].update(report)
+    raw["evaluate"]["splits"] = sorted({"test", raw["report"].get("split", "test")})
     return Params.model_validate(raw)
 
 
@@ -211,48 +219,85 @@ def test_params_are_shown_without_paths_of_the_machine() -> None:
     assert "train_sizes:" in text
 
 
-def outcome(loss: dict[str, float], p: float, **report: Any) -> list[str]:
-    """The conclusion over settings with the given losses; those named base are baselines."""
+def outcome(
+    loss: dict[str, float], p: float, examples: int = 200, seeds_of_each: int = 1, **report: Any
+) -> list[str]:
+    """The conclusion over settings with the given losses; those named base are baselines.
+
+    They are listed best first on validation.
+    """
     params = big_params(resamples=999, **report)
+    split = str(params.report.split)
     rows = [
         {
             "name": name,
             "kind": "baseline" if name.startswith("base") else "variant",
-            "seeds": 1,
+            "seeds": seeds_of_each,
             "trainable_parameters": 1234,
             "stored_bytes": 5_000_000,
+            "validation_loss": 0.7 + place,
+            "length": 2000 if name.startswith("base") else 8,
+            "cache_bytes": 46_000_000 if name.startswith("base") else 184_320,
             "test_loss": value,
-            "test_loss_std": float("nan"),
-            "test_loss_p_value": p,
+            f"{split}_loss": value,
+            f"{split}_loss_std": float("nan") if seeds_of_each == 1 else 0.05,
+            f"{split}_loss_low": value - 0.2,
+            f"{split}_loss_high": value + 0.3,
+            f"{split}_loss_p_value": p,
         }
-        for name, value in loss.items()
+        for place, (name, value) in enumerate(loss.items())
     ]
-    seeds = pd.DataFrame(rows).sort_values("test_loss", ignore_index=True)
-    table = seeds.assign(name=seeds["name"].str.replace(r"$", "-seed0", regex=True))
     draw = np.random.default_rng(0)
+    runs = {f"{name}-seed{seed}": name for name in loss for seed in range(seeds_of_each)}
+    nats = {run: loss[name] + 0.1 * draw.normal(size=30) for run, name in runs.items()}
     statistics = {
-        f"{name}-seed0": {
-            ("test", "loss"): np.stack([value + 0.1 * draw.normal(size=30), np.ones(30)], axis=1)
-        }
-        for name, value in loss.items()
+        run: {(split, "loss"): np.stack([values, np.ones(30)], axis=1)}
+        for run, values in nats.items()
     }
-    return conclude(table, seeds, statistics, params)
+    table = pd.DataFrame({"name": list(runs)})
+    return conclude(table, pd.DataFrame(rows), statistics, params, examples)
 
 
 def test_a_winner_is_told_by_how_much() -> None:
     text = " ".join(outcome({"len4-a": 1.0, "len8-a": 1.5, "base": 2.0}, p=0.001))
-    assert "The best prefix is len4-a, with a test loss of 1.000." in text
+    assert "The best prefix is len4-a, with a test loss of 1.000 [0.800, 1.300]." in text
+    assert "It is chosen by its validation loss, 0.700 on 200 examples." in text
     assert "It beats the best baseline, base (2.000), by 1.000 nats per target token;" in text
-    assert "The next best setting is len8-a (1.500), 0.500 nats per target token behind;" in text
-    assert text.count("; significant at 5%") == 2
-    assert "It keeps 5.0 MB beside the frozen model (1,234 trained numbers)." in text
+    assert "significant at 5% (p ≤ 0.0010, corrected for 2 comparisons)" in text
+    assert "The next best setting on validation is len8-a (1.500), 0.500 nats per target " in text
+    assert "token behind; significant at 5% (p ≤ 0.0010)." in text
+    assert (
+        "It keeps 5.0 MB beside the frozen model (1,234 trained numbers), and a query goes on from "
+        "8 tokens (184.3 kB of cache), where base takes 2000 tokens (46.0 MB of cache)." in text
+    )
 
 
 def test_a_lost_or_doubtful_comparison_is_told_as_one() -> None:
     text = " ".join(outcome({"len4-a": 1.0, "base": 0.9}, p=0.4))
     assert "The best baseline, base (0.900), beats it by 0.100" in text
-    assert "not significant at 5% (p = 0.400" in text
+    assert "not significant at 5% (p = 0.400)." in text
     doubtful = " ".join(outcome({"len4-a": 1.0, "len8-a": 1.001}, p=float("nan")))
-    assert "The next best setting is len8-a (1.001)" in doubtful
+    assert "is len8-a (1.001)" in doubtful
     assert "not significant" in doubtful
     assert "baseline" not in doubtful
+
+
+def test_one_that_is_better_on_test_is_not_called_the_best() -> None:
+    text = " ".join(outcome({"len4-a": 1.0, "len8-a": 0.5, "len2-a": 1.4, "base": 2.0}, p=0.001))
+    assert "The best prefix is len4-a" in text
+    assert "is len8-a (0.500), 0.500 nats per target token ahead; significant at 5%" in text
+    assert "Of the 2 other settings 1 are significantly behind." in text
+
+
+def test_the_page_says_what_its_verdicts_do_not_know() -> None:
+    losses = {"len4-a": 1.0, "len8-a": 1.5, "base": 2.0}
+    one_seed = outcome(losses, p=0.001)[-1]
+    assert "another seed would change is unknown" in one_seed
+    assert "p values are of these very trainings" in one_seed
+    assert "few to choose by" not in one_seed
+    assert "32 validation examples are few to choose by" in outcome(losses, 0.001, examples=32)[-1]
+    flattered = outcome(losses, p=0.001, split="validation")
+    assert "chosen on the split that it is measured on" in flattered[-1]
+    several = outcome(losses, p=0.001, seeds_of_each=3)
+    assert not any("To bear in mind" in sentence for sentence in several)
+    assert "(mean of 3 seeds, standard deviation 0.050)" in several[0]

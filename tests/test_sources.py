@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.data import FactbookData, FileData, HubData
-from pipeline.config.model import HubModel, LocalModel, WheelModel
+from pipeline.config.data import FactbookData, FileData
+from pipeline.config.model import LocalModel, WheelModel
 from pipeline.errors import PipelineError
 from pipeline.sources.data import fetch_data
 from pipeline.sources.factbook import plain_text
@@ -164,7 +163,7 @@ def test_values_stay_what_the_file_says(tmp_path: Path) -> None:
         ("test.jsonl", "", "holds no rows"),
         ("test.jsonl", "{oops", "is no readable .jsonl file"),
         ("test.parquet", "PAR?", "is no readable .parquet file"),
-        ("test.txt", "x", "is none of .jsonl, .json, .csv, .parquet"),
+        ("test.txt", "x", "is none of .jsonl, .ndjson, .json, .csv, .tsv, .parquet"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, text: str, expected: str) -> None:
@@ -196,43 +195,3 @@ def test_no_country_is_in_two_splits(make_wheel: WheelMaker, tmp_path: Path) -> 
         assert "<" not in row["record"]
     with pytest.raises(PipelineError, match="'moon' is no region; use one of: islands, mainland"):
         fetch_data(params.model_copy(update={"held_out_region": "moon"}), tmp_path / "other")
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[Any]:
-    """A Hub whose branch `main` is at COMMIT; returns what it was asked for."""
-    asked: list[Any] = []
-    snapshot = tmp_path / "snapshots" / COMMIT
-    shutil.copytree(model_folder, snapshot)
-
-    def download(name: str, *, revision: str, **_: Any) -> str:
-        asked.append((name, revision))
-        return str(snapshot)
-
-    def load(name: str, _: str | None, *, split: str, revision: str) -> list[dict[str, str]]:
-        asked.append((name, split, revision))
-        return [{"q": split}]
-
-    monkeypatch.setattr("pipeline.sources.snapshot.snapshot_download", download)
-    monkeypatch.setattr("pipeline.sources.hub.load_dataset", load)
-    return asked
-
-
-def test_a_hub_model_is_recorded_at_its_commit(hub: list[Any], tmp_path: Path) -> None:
-    params = HubModel(source="hub", path="requirements.lock", id="org/name", revision="main")
-    fetch_model(params, tmp_path / "model")
-    found = json.loads((tmp_path / "model" / "source.json").read_text())
-    assert found == {"id": "org/name", "commit": COMMIT}
-    assert hub == [("org/name", "main")]
-
-
-def test_every_split_of_a_hub_data_set_is_of_one_commit(hub: list[Any], tmp_path: Path) -> None:
-    params = HubData(source="hub", path="requirements.lock", id="org/rows", revision="main")
-    fetch_data(params, tmp_path / "raw")
-    assert json.loads((tmp_path / "raw" / "source.json").read_text())["commit"] == COMMIT
-    splits = ("train", "validation", "test")
-    assert hub == [("org/rows", "main"), *(("org/rows", split, COMMIT) for split in splits)]
-    assert read_jsonl(tmp_path / "raw" / "test.jsonl") == [{"id": "test-0", "q": "test"}]

@@ -90,13 +90,14 @@ def test_one_more_row_is_everywhere(copy: Workspace) -> None:
     folder = copy.root / "data" / "evaluate" / VARIANTS[0]
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert all(line["characters"] == len(line["prediction"]) for line in lines)
+    lines = [line for line in lines if line["split"] == "test"]
     score = json.loads((folder / "metrics.json").read_text())["test"]["characters"]
     assert score == pytest.approx(sum(line["characters"] for line in lines) / len(lines))
 
     report = copy.root / "data" / "report"
     with (report / "summary.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
-    scores = [float(row["test_characters"]) for row in rows.values()]
+    scores = [float(row["validation_characters"]) for row in rows.values()]
     assert scores == sorted(scores, reverse=True)
     assert float(rows[VARIANTS[0]]["test_characters"]) == pytest.approx(score)
     assert rows[VARIANTS[0]]["test_characters_p_value"]
@@ -110,7 +111,7 @@ def test_one_more_row_is_everywhere(copy: Workspace) -> None:
     assert len(page.pictures) == len(pictures) - 1
     for what in ("test: length of texts against prefix length", "test: length of texts in bars"):
         assert what in page.text
-    assert "Sorted by test length of texts, best first" in page.text
+    assert "Sorted by validation length of texts, best first" in page.text
 
     (run,) = runs(copy, f"tags.variant = '{VARIANTS[0]}' and tags.state = 'current'")
     assert run.data.metrics["test/characters"] == pytest.approx(score)

@@ -10,8 +10,8 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.inference.generator import generator_of
 from pipeline.prefix import PrefixError
+from pipeline.preflight.context import check_examples
 from pipeline.preflight.files import check_files
-from pipeline.preflight.model import check_examples_fit_context
 from pipeline.stages import fetch_data, fetch_model, kv_prefix, train
 from pipeline.stages import tokenize as tokenize_stage
 from pipeline.storage.records import read_json
@@ -108,9 +108,9 @@ def test_examples_beyond_an_encoder_decoder_s_positions(folder: Path) -> None:
     config = read_json(folder / "data/model/config.json")
     statistics = read_json(folder / "data/tokenized/statistics.json")
     with pytest.raises(PipelineError, match=r"the longest input of train has \d+ tokens, "):
-        check_examples_fit_context(params, config, statistics)
+        check_examples(params, config, statistics, len)
     fits = params.model_copy(update={"sweep": params.sweep.model_copy(update={"lengths": [4]})})
-    check_examples_fit_context(fits, config, statistics)
+    check_examples(fits, config, statistics, len)
 
 
 def test_labels_that_do_not_fit(folder: Path) -> None:

@@ -57,6 +57,7 @@ EVERY_START = ("random", "corpus", "demonstrations", "words")
     [
         ("t5", "seq2seq_lm", EVERY_START),
         ("bart", "seq2seq_lm", ("corpus",)),
+        ("blenderbot-small", "seq2seq_lm", ("corpus", "words")),
         ("bert", "seq_cls", EVERY_START),
         ("distilbert", "seq_cls", ("corpus",)),
         ("llama", "seq_cls", ("corpus",)),
@@ -76,7 +77,7 @@ def test_every_stage(folder: Path, model: str, kind: str, starts: tuple[str, ...
         assert set(kv.parts or {"encoder"}) == expected
         assert bool(kv.modules) == (kind != "seq2seq_lm")
     rows = read_jsonl(folder / "data/evaluate/len4-corpus-seed0/predictions.jsonl")
-    assert len(rows) == 9
+    assert [row["split"] for row in rows] == ["test"] * 9 + ["validation"] * 6
     if kind == "token_cls":
         assert all(len(row["prediction"].split()) == 3 for row in rows)
     if kind == "seq_cls":

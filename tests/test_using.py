@@ -1,5 +1,6 @@
 """Using what was trained: `generate`, `export` and `import`, and the MLflow model."""
 
+import csv
 import json
 import os
 import re
@@ -45,12 +46,14 @@ def refused(*arguments: str, text: str | None = None) -> str:
 
 def predictions(workspace: Workspace, name: str = NAME) -> list[dict[str, Any]]:
     path = workspace.root / "data" / "evaluate" / name / "predictions.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in rows if row["split"] == "test"]
 
 
 def best(workspace: Workspace) -> str:
-    table = (workspace.root / "data" / "report" / "summary.csv").read_text().splitlines()
-    return next(line.split(",")[0] for line in table[1:] if ",variant," in line)
+    with (workspace.root / "data" / "report" / "summary.csv").open() as file:
+        (name,) = (row["name"] for row in csv.DictReader(file) if row["is_best"] == "True")
+    return name
 
 
 def test_a_file_of_rows_gets_the_evaluations_answers(inside: Workspace, tmp_path: Path) -> None:
@@ -72,9 +75,36 @@ def test_an_argument_standard_input_and_a_row_are_the_same_input(inside: Workspa
     assert run("generate", "--row", json.dumps(data), "--variant", NAME) == expected
 
 
-def test_the_best_is_the_first_of_the_summary(inside: Workspace) -> None:
+def test_the_best_is_the_one_that_the_summary_marks(inside: Workspace) -> None:
     row = predictions(inside, best(inside))[0]
     assert run("generate", row["input"]) == row["prediction"] + "\n"
+
+
+def test_what_is_best_on_validation_is_best_everywhere(copy: Workspace) -> None:
+    """The last on test, made the first on validation, is what every word `best` stands for."""
+    folder = copy.root / "data" / "evaluate"
+    measured = {
+        path.parent.name: json.loads(path.read_text()) for path in folder.glob("len*/metrics.json")
+    }
+    name = max(measured, key=lambda name: measured[name]["test"]["loss"])
+    for other, metrics in measured.items():
+        metrics["validation"]["loss"] = 1.0 if other == name else 2.0
+        (folder / other / "metrics.json").write_text(json.dumps(metrics))
+    assert name in copy.pipeline("report").stdout
+    assert best(copy) == name
+    report = copy.root / "data" / "report"
+    assert f"# {name}\n" in (report / "best" / "README.md").read_text()
+    assert (
+        f"The best prefix is {name.replace('-seed0', '')}, with a test loss of"
+        in (report / "report.md").read_text()
+    )
+    first = (report / "summary.md").read_text().splitlines()[2]
+    assert first.split("|")[1].strip() == name
+    mlflow = client(copy)
+    aliased = mlflow.get_model_version_by_alias("tiny", "best")
+    assert aliased.version == mlflow.get_model_version_by_alias("tiny", name).version
+    row = predictions(copy, name)[0]
+    assert copy.pipeline("generate", row["input"]).stdout == row["prediction"] + "\n"
 
 
 def test_sampling_is_seeded(inside: Workspace) -> None:
@@ -249,6 +279,36 @@ def test_the_mlflow_model_answers_as_generate_does(
     environment["FROZEN_MODEL"] = str(elsewhere)
     result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, env=environment)
     assert "the frozen model of this prefix is not here" in result.stderr
+
+
+def test_requests_beside_each_other_get_the_answers_of_each_alone(finished: Workspace) -> None:
+    """Eight threads at the MLflow model, as `mlflow models serve` has them: greedy and seeded."""
+    code = (
+        "import sys, mlflow\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "model = mlflow.pyfunc.load_model('models:/tiny@best')\n"
+        "kinds = [([sys.argv[1]], {'max_new_tokens': 3})] + [\n"
+        "    ([text], {'max_new_tokens': 6, 'temperature': 9.0, 'seed': seed})\n"
+        "    for seed, text in enumerate([sys.argv[1], 'size: 3 km'] * 3)\n"
+        "]\n"
+        "alone = [model.predict(*kind) for kind in kinds]\n"
+        "assert len(set(map(str, alone))) > 4, alone\n"
+        "sys.setswitchinterval(1e-5)\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    found = list(pool.map(lambda i: model.predict(*kinds[i % 7]), range(200)))\n"
+        "print(sum(answer != alone[i % 7] for i, answer in enumerate(found)), 'differ')\n"
+    )
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.root / 'mlflow.db'}"}
+    command = [sys.executable, "-I", "-c", code, predictions(finished)[0]["input"]]
+    result = subprocess.run(
+        command,
+        cwd=finished.root.parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **store},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "0 differ"
 
 
 def test_greedy_choices_are_the_frozen_models_own(model: Any, tokenizer: Any) -> None:

@@ -55,7 +55,7 @@ def test_webnlg_runs_by_its_params_alone(
     train.run(loaded, variant)
     evaluate.run(loaded, variant)
     rows = read_jsonl(paths.EVALUATE / variant.name / "predictions.jsonl")
-    assert {row["split"] for row in rows} == {"test", "test_unseen"}
+    assert {row["split"] for row in rows} == {"validation", "test", "test_unseen"}
     assert any(len(row["references"]) > 1 for row in rows)
     metrics = read_json(paths.EVALUATE / variant.name / "metrics.json")
     assert metrics["test_unseen"]["loss"] > 0

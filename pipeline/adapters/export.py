@@ -11,7 +11,7 @@ from pipeline.config.model import HubModel
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix, PrefixError
-from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, save_adapter
+from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, begins_text, save_adapter
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import read_json, write_json, write_text
 from pipeline.workspace import paths
@@ -69,7 +69,7 @@ def _write_adapter(params: Params, name: str, folder: Path, base_model: str | No
     config |= {"base_model_name_or_path": base_model or named}
     config |= {"revision": None if base_model else revision}
     write_json(folder / CONFIG, dict(sorted(config.items())))
-    write_text(folder / CARD, model_card(params, name, config))
+    write_text(folder / CARD, model_card(params, name, config, begins_text(folder)))
 
 
 def _write_trained(params: Params, name: str, folder: Path) -> None:

@@ -8,9 +8,16 @@ from typing import Any
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from tabulate import tabulate
+from transformers import PreTrainedTokenizerBase
 
+from pipeline.adapters.prompt_code import as_python, prompt_code
 from pipeline.config import Params
 from pipeline.config.shown import as_yaml, shown_params
+from pipeline.data.conversation import Turns
+from pipeline.data.rendering import Renderer
+from pipeline.data.splits import load_split
+from pipeline.metrics.table import METRICS
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
@@ -18,26 +25,33 @@ from pipeline.workspace import paths
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def model_card(params: Params, name: str, adapter_config: Mapping[str, Any]) -> str:
+def model_card(
+    params: Params, name: str, adapter_config: Mapping[str, Any], begins_text: bool
+) -> str:
     """The card as Markdown with the front matter that hubs read.
 
     Its two code blocks run as they are, once `adapter` names the folder: they answer the first
-    example of `report.split`, and the card says what the evaluation answered.
+    example of `report.split`, and the card says what the evaluation answered. `begins_text`: see
+    `KVPrefix.begins_text`.
     """
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters["python"] = _python
+    environment.filters["python"] = as_python
     template = environment.from_string(
         (_TEMPLATES / "model_card.md.jinja").read_text(encoding="utf-8")
     )
-    return template.render(_facts(params, name, adapter_config))
+    return template.render(_facts(params, name, adapter_config, begins_text))
 
 
-def _facts(params: Params, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(
+    params: Params, name: str, config: Mapping[str, Any], begins_text: bool
+) -> dict[str, Any]:
     trained = name not in params.baselines
     tokens, layers, heads = (
         int(config[key]) for key in ("num_virtual_tokens", "num_layers", "num_attention_heads")
     )
     example = _first_prediction(params, name)
+    tokenizer = load_tokenizer(paths.MODEL)
+    asked = _asked(params, str(example.get("input", "...")))
     revision = config["revision"]
     parameters = tokens * layers * 2 * int(config["token_dim"])
     facts = {
@@ -51,7 +65,7 @@ def _facts(params: Params, name: str, config: Mapping[str, Any]) -> dict[str, An
         "bytes": 4 * parameters,
         "base_model": config["base_model_name_or_path"],
         "revision": revision,
-        "revision_argument": f", revision={_python(revision)}" if revision else "",
+        "revision_argument": f", revision={as_python(revision)}" if revision else "",
         "dtype": params.evaluate.dtype,
         "model": as_yaml(params.model.model_dump()),
         "data": as_yaml(params.data.model_dump()),
@@ -59,8 +73,10 @@ def _facts(params: Params, name: str, config: Mapping[str, Any]) -> dict[str, An
         "examples": _examples(),
         "training": shown_params(params, ("train", "prefix")) if trained else "",
         "metrics": _metrics(params, name),
+        "chosen_by": METRICS[params.report.sort_by].title,
         "max_new_tokens": params.evaluate.max_new_tokens,
-        "prompt_code": _prompt_code(params, str(example.get("input", "..."))),
+        "prompt_code": prompt_code(params.task, tokenizer, asked, begins_text),
+        "ends": _ends(params, tokenizer),
         "example": example.get("prediction"),
     }
     if trained:
@@ -72,29 +88,24 @@ def _facts(params: Params, name: str, config: Mapping[str, Any]) -> dict[str, An
     return facts
 
 
-def _python(value: Any) -> str:
-    """Text, or a mapping of texts, as Python source with double quotes, which JSON's is too."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _prompt_code(params: Params, text: str) -> str:
-    """Python that makes `batch` of the tokens that the task makes of a text."""
-    if not params.task.use_chat_template:
-        return (
-            f"text = {_python(text)}\n"
-            'batch = tokenizer(text, add_special_tokens=False, return_tensors="pt")'
-        )
-    turns = []
-    if params.task.system_prompt is not None:
-        turns.append({"role": "system", "content": params.task.system_prompt})
-    turns.append({"role": "user", "content": text})
-    lines = "".join(f"    {_python(turn)},\n" for turn in turns)
-    return (
-        f"messages = [\n{lines}]\n"
-        "batch = tokenizer.apply_chat_template(\n"
-        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
-        ")"
+def _asked(params: Params, text: str) -> str | Turns:
+    """What the first example of `report.split` asks: its text, or its turns."""
+    if params.task.messages_column is None:
+        return text
+    turns: Turns = json.loads(
+        load_split(paths.TOKENIZED / "splits", params.report.split)[0]["turns"]
     )
+    return turns
+
+
+def _ends(params: Params, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The argument that names what ends an answer, where `generate` does not know it all."""
+    path = paths.MODEL / "generation_config.json"
+    listed = read_json(path).get("eos_token_id") if path.exists() else None
+    known = set(listed if isinstance(listed, list) else [listed]) - {None}
+    end = Renderer(params.task, tokenizer).end_of_target[-1]
+    wanted = {*known, tokenizer.eos_token_id, end} - {None}
+    return "" if wanted == known else f", eos_token_id={sorted(wanted)}"
 
 
 def _first_prediction(params: Params, name: str) -> dict[str, Any]:
@@ -118,7 +129,7 @@ def _metrics(params: Params, name: str) -> str:
         + [(f"{other} (baseline)", paths.EVALUATE / other) for other in others]
         if (folder / "metrics.json").exists()
         for split, metrics in read_json(folder / "metrics.json").items()
-        if isinstance(metrics, dict) and split in params.evaluate.splits
+        if isinstance(metrics, dict) and split in params.evaluate.measured_splits
     ]
     if not rows:
         return "Not measured yet."

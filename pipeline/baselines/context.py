@@ -1,11 +1,31 @@
 """What the stages hand to a baseline; each thing is loaded when it is asked for."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class FewShotPrompt(Protocol):
+    """Training examples before an input, within one prompt."""
+
+    @property
+    def shared(self) -> list[int]:
+        """The tokens before any input."""
+
+    @property
+    def until(self) -> str | None:
+        """What ends an answer besides the end of a turn."""
+
+    def shared_by(self, splits: "Iterable[Dataset]") -> list[int]:
+        """The tokens before every input of these splits."""
+
+    def follow(self, split: "Dataset", shared: Sequence[int]) -> "Dataset":
+        """A split's examples as they go on after the shared tokens."""
 
 
 class MeasureContext(Protocol):
@@ -18,6 +38,26 @@ class MeasureContext(Protocol):
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The frozen model's tokenizer."""
+
+    def tokens(self, text: str) -> tuple[list[int], int]:
+        """The tokens of a text before every input, and how many of them begin it (BOS)."""
+
+    @property
+    def splits(self) -> "list[Dataset]":
+        """The tokenized splits of which something is measured, validation among them."""
+
+    @property
+    def train_examples(self) -> int:
+        """How many training examples there are."""
+
+    def few_shot(self, shots: int, instructions: str | None, seed: int) -> FewShotPrompt:
+        """The first training examples of a seeded shuffle before every input."""
+
+    def room_before(self, prompt: FewShotPrompt) -> int | None:
+        """The tokens that the longest input leaves free for what stands before it.
+
+        None when the model names no limit.
+        """
 
     def free_positions(self) -> int:
         """The tokens of context that every example measured leaves free.

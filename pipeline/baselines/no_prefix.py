@@ -1,9 +1,10 @@
 """`no_prefix`: nothing before the input."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.baselines.context import MeasureContext
-from pipeline.baselines.untrained import UntrainedBaseline
+from pipeline.baselines.untrained import Before, UntrainedBaseline
 
 if TYPE_CHECKING:
     from pipeline.prefix import KVPrefix
@@ -14,9 +15,9 @@ class NoPrefix(UntrainedBaseline):
 
     type: Literal["no_prefix"]
 
-    def kv_prefix(self, context: MeasureContext) -> "KVPrefix | None":
-        """None."""
-        return None
+    def choices(self, context: MeasureContext) -> Iterator[Before]:
+        """Nothing."""
+        yield Before(None)
 
     def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
         """Nothing."""

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipeline.baselines.adapter import Adapter
+from pipeline.baselines.few_shot import FewShot
 from pipeline.baselines.full_fine_tuning import FullFineTuning
 from pipeline.baselines.in_context import InContext
 from pipeline.baselines.lora import Lora
@@ -11,7 +12,7 @@ from pipeline.baselines.trained import TrainedBaseline
 from pipeline.baselines.untrained import UntrainedBaseline
 from pipeline.schema.alternatives import one_of
 
-UNTRAINED_BASELINES: tuple[type[UntrainedBaseline], ...] = (NoPrefix, InContext, Adapter)
+UNTRAINED_BASELINES: tuple[type[UntrainedBaseline], ...] = (NoPrefix, FewShot, InContext, Adapter)
 TRAINED_BASELINES: tuple[type[TrainedBaseline], ...] = (Lora, FullFineTuning)
 
 if TYPE_CHECKING:

@@ -1,13 +1,32 @@
 """What every baseline of the section `baselines` is and does."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.baselines.context import MeasureContext
-from pipeline.schema.section import Section
+from pipeline.schema.section import GivenPath, Section
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from pipeline.prefix import KVPrefix
+
+
+@dataclass(frozen=True)
+class Before:
+    """What stands before every input, and how inputs go on after it.
+
+    `kv` is None for nothing; `follow` gives a split's examples after it, where they are not those
+    after any prefix; `until` ends an answer besides the end of a turn; `facts` are for
+    `metrics.json`.
+    """
+
+    kv: "KVPrefix | None"
+    follow: "Callable[[Dataset], Dataset] | None" = None
+    until: str | None = None
+    facts: Mapping[str, int] = field(default_factory=dict)
 
 
 class UntrainedBaseline(Section):
@@ -16,7 +35,7 @@ class UntrainedBaseline(Section):
     `path` is what it is made from, so that DVC watches it.
     """
 
-    path: str
+    path: GivenPath
     type: str
 
     is_variant: ClassVar[bool] = False
@@ -29,12 +48,20 @@ class UntrainedBaseline(Section):
     """Whether it serves `task.type: causal_lm` alone."""
 
     @abstractmethod
-    def kv_prefix(self, context: MeasureContext) -> "KVPrefix | None":
-        """The keys and values before every input, or None for nothing.
+    def choices(self, context: MeasureContext) -> Iterator[Before]:
+        """What can stand before every input; of several the stage takes the one with the lowest
+        loss on validation.
 
         Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
         """
 
     @abstractmethod
     def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
-        """`trainable_parameters`, and `stored_bytes` beside the model, of what `kv_prefix` gave."""
+        """`trainable_parameters`, and `stored_bytes` beside the model, of what was chosen."""
+
+    def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:
+        """The tokens that it puts before every input, as far as files tell that are there already.
+
+        `tokens_in` counts a text's tokens. None for none, or for as many as fit.
+        """
+        return None

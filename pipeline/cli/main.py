@@ -34,7 +34,7 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             _fail("stopped; `dvc repro` runs this stage again and keeps what is finished", code=130)
         except Exception as error:
-            if (sentence := explained(error)) is None:
+            if (sentence := explained(error, ctx.invoked_subcommand)) is None:
                 raise
             _fail(sentence)
 

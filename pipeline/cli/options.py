@@ -10,5 +10,5 @@ variant_option = click.option(
     show_default=True,
     metavar="NAME",
     help="A variant such as len32-demonstrations-seed0, an imported adapter, or the best by "
-    "report.sort_by.",
+    "report.sort_by on validation.",
 )

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from pipeline.config import Params, load_params
-from pipeline.preflight.files import check_files
+from pipeline.preflight.files import check_files, check_tokenized
 from pipeline.preflight.names import check_in_context
 from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.variants import Variant
@@ -40,6 +40,8 @@ def tokenize() -> None:
     from pipeline.stages import tokenize as stage
 
     stage.run(params)
+    # Known only now, and hours before an evaluation would fail of it.
+    check_tokenized(params)
 
 
 @click.command("kv_prefix")
@@ -76,7 +78,7 @@ def train(length: int, initialization: str, seed: int, train_size: int | None) -
 @click.command()
 @_variant_options
 def evaluate(length: int, initialization: str, seed: int, train_size: int | None) -> None:
-    """Measure one trained variant on the test splits into data/evaluate."""
+    """Measure one trained variant on validation and the test splits into data/evaluate."""
     params = _checked_params()
     from pipeline.stages import evaluate as stage
 
@@ -86,7 +88,7 @@ def evaluate(length: int, initialization: str, seed: int, train_size: int | None
 @click.command()
 @click.argument("baseline")
 def baselines(baseline: str) -> None:
-    """Measure BASELINE on the test splits into data/evaluate."""
+    """Measure BASELINE on validation and the test splits into data/evaluate."""
     params = _checked_params()
     from pipeline.stages import baselines as stage
 
@@ -128,7 +130,7 @@ def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
 @click.command("evaluate_baseline")
 @_baseline_options
 def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
-    """Measure a trained BASELINE on the test splits into data/evaluate."""
+    """Measure a trained BASELINE on validation and the test splits into data/evaluate."""
     params = _checked_params()
     from pipeline.stages import evaluate_baseline as stage
 

@@ -4,54 +4,70 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.comparison.choice import setting_of
 from pipeline.comparison.summary import ByName
-from pipeline.comparison.tables import sorted_by
+from pipeline.comparison.tables import judged_by, shown_bytes, shown_interval, sorted_by
 from pipeline.config import Params
 from pipeline.metrics.table import METRICS
-from pipeline.statistics.per_example import Comparer, averaged
+from pipeline.statistics.per_example import Comparer
 
 LEVEL = 0.05
 """Differences with a p value below it are called significant."""
 
+FEW = 100
+"""Validation examples below which the page says that they are few to choose by."""
+
 
 def conclude(
-    table: pd.DataFrame, seeds: pd.DataFrame, statistics: ByName, params: Params
+    table: pd.DataFrame,
+    seeds: pd.DataFrame,
+    statistics: ByName,
+    params: Params,
+    validation_examples: int,
 ) -> list[str]:
     """Who wins, by how much, whether that may be chance, and what it costs.
 
     A setting (length, initialisation, training size) is judged by the mean over its seeds:
-    `seeds` is the table over seeds, `table` the one of every run, both sorted best first.
+    `seeds` is the table over seeds, `table` the one of every run, both sorted best first on
+    validation.
     """
     variants = seeds[seeds["kind"] == "variant"].to_dict("records")
     baselines = seeds[seeds["kind"] == "baseline"].to_dict("records")
-    winner = variants[0]
-    sentences = [_winner(winner, params)]
+    winner, others = variants[0], variants[1:]
+    sentences = [_winner(winner, params), _chosen(winner, params, validation_examples)]
     if baselines:
-        sentences.append(_against_baseline(winner, baselines[0], params))
-    if len(variants) > 1:
-        p = _p_between(winner, variants[1], table, statistics, params)
-        sentences.append(_against_runner_up(winner, variants[1], p, params))
+        sentences.append(_against_baseline(winner, baselines[0], len(variants), params))
+    if others:
+        p_values = _p_values(winner, others, table, statistics, params)
+        sentences.append(_against_others(winner, others, p_values, params))
     sentences += _other_splits(winner, baselines, params)
-    sentences.append(_cost(winner))
-    sentences.append(_caution(winner, len(variants), params))
+    sentences.append(_cost(winner, baselines))
+    sentences += _caution(winner, len(variants), params, validation_examples)
     return sentences
 
 
 def _winner(winner: dict[Any, Any], params: Params) -> str:
-    key, metric = params.report.sort_column, METRICS[params.report.sort_by]
-    measured = f"{sorted_by(params)} of {metric.shown(winner[key])}"
+    key, metric = params.report.judged_by, METRICS[params.report.sort_by]
+    interval = shown_interval(winner, key, metric.name)
+    measured = f"{judged_by(params)} of {metric.shown(winner[key])}{interval}"
     if winner["seeds"] > 1:
         spread = metric.shown(winner[f"{key}_std"])
         measured += f" (mean of {winner['seeds']} seeds, standard deviation {spread})"
     return f"The best prefix is {winner['name']}, with a {measured}."
 
 
-def _against_baseline(winner: dict[Any, Any], best: dict[Any, Any], params: Params) -> str:
-    key, metric = params.report.sort_column, METRICS[params.report.sort_by]
+def _chosen(winner: dict[Any, Any], params: Params, examples: int) -> str:
+    score = METRICS[params.report.sort_by].shown(winner[params.report.chosen_by])
+    return f"It is chosen by its {sorted_by(params)}, {score} on {examples} examples."
+
+
+def _against_baseline(
+    winner: dict[Any, Any], best: dict[Any, Any], compared: int, params: Params
+) -> str:
+    key, metric = params.report.judged_by, METRICS[params.report.sort_by]
     difference = winner[key] - best[key]
     value, by = metric.shown(best[key]), metric.difference(abs(difference))
-    p = winner.get(f"{key}_p_value")
-    judged = _judged(p, params)
+    judged = _judged(winner.get(f"{key}_p_value"), compared, params)
     if difference == 0:
         return f"The best baseline, {best['name']}, has the same {value}."
     if (difference < 0) == params.report.ascending:
@@ -62,15 +78,27 @@ def _against_baseline(winner: dict[Any, Any], best: dict[Any, Any], params: Para
     )
 
 
-def _against_runner_up(
-    winner: dict[Any, Any], second: dict[Any, Any], p: float, params: Params
+def _against_others(
+    winner: dict[Any, Any],
+    others: list[dict[Any, Any]],
+    p_values: dict[str, float],
+    params: Params,
 ) -> str:
-    key, metric = params.report.sort_column, METRICS[params.report.sort_by]
-    by = metric.difference(abs(winner[key] - second[key]))
-    return (
-        f"The next best setting is {second['name']} ({metric.shown(second[key])}), {by} behind; "
-        f"{_judged(p, params)}."
+    key, metric = params.report.judged_by, METRICS[params.report.sort_by]
+    second = others[0]
+    lead = (second[key] - winner[key]) * (1 if params.report.ascending else -1)
+    place = f"{metric.difference(abs(lead))} {'behind' if lead >= 0 else 'ahead'}"
+    sentence = (
+        f"The next best setting on validation is {second['name']} ({metric.shown(second[key])}), "
+        f"{place}; {_judged(p_values[second['name']], len(others), params)}."
     )
+    if len(others) == 1:
+        return sentence
+    behind = sum(
+        p_values[row["name"]] < LEVEL and (row[key] > winner[key]) == params.report.ascending
+        for row in others
+    )
+    return f"{sentence} Of the {len(others)} other settings {behind} are significantly behind."
 
 
 def _other_splits(
@@ -84,64 +112,74 @@ def _other_splits(
         column = f"{split}_{metric.name}"
         sentence = f"On {split} it has {metric.shown(winner[column])}"
         if baselines:
-            pick = max if metric.higher_is_better else min
-            best = pick(baselines, key=lambda row: float(row[column]))
-            sentence += f", the best baseline there, {best['name']}, {metric.shown(best[column])}"
+            best = baselines[0]
+            sentence += f", the best baseline, {best['name']}, {metric.shown(best[column])}"
         sentences.append(f"{sentence}.")
     return sentences
 
 
-def _cost(winner: dict[Any, Any]) -> str:
-    return (
-        f"It keeps {_bytes(winner['stored_bytes'])} beside the frozen model "
-        f"({int(winner['trainable_parameters']):,} trained numbers)."
+def _cost(winner: dict[Any, Any], baselines: list[dict[Any, Any]]) -> str:
+    said = (
+        f"It keeps {shown_bytes(winner['stored_bytes'])} beside the frozen model "
+        f"({int(winner['trainable_parameters']):,} trained numbers), and a query goes on from "
+        f"{_context(winner)}"
     )
+    if baselines and baselines[0]["length"]:
+        said += f", where {baselines[0]['name']} takes {_context(baselines[0])}"
+    return f"{said}."
 
 
-def _caution(winner: dict[Any, Any], variants: int, params: Params) -> str:
-    parts = [
-        f"the winner of {variants} settings is chosen on the split it is measured on, and p values "
-        "are not corrected for their number"
-    ]
+def _context(row: dict[Any, Any]) -> str:
+    return f"{row['length']} tokens ({shown_bytes(row['cache_bytes'])} of cache)"
+
+
+def _caution(
+    winner: dict[Any, Any], variants: int, params: Params, validation_examples: int
+) -> list[str]:
+    parts = []
+    if params.report.split == "validation":
+        parts.append(
+            "the winner is chosen on the split that it is measured on, so that its score and "
+            "interval there flatter it; `report.split: test` tells how good it is"
+        )
     if winner["seeds"] == 1:
-        parts.append("with one seed, how much another seed would change is unknown")
-    return "To bear in mind: " + "; ".join(parts) + "."
+        parts.append(
+            "with one seed, how much another seed would change is unknown, and p values are of "
+            "these very trainings"
+        )
+    if variants > 1 and validation_examples < FEW:
+        parts.append(
+            f"{validation_examples} validation examples are few to choose by: another setting "
+            "that is close may be as good"
+        )
+    return [f"To bear in mind: {'; '.join(parts)}."] if parts else []
 
 
-def _judged(p: float | None, params: Params) -> str:
+def _judged(p: float | None, compared: int, params: Params) -> str:
     if p is None or p != p:
         return "whether that is chance was not tested"
     least = 1 / (params.report.resamples + 1)
     shown = f"p = {p:.3f}" if p > least * 1.001 else f"p ≤ {least:.4f}"
     verdict = "significant" if p < LEVEL else "which may well be chance: not significant"
-    return f"{verdict} at {LEVEL:.0%} ({shown}, paired permutation test)"
+    corrected = f", corrected for {compared} comparisons" if compared > 1 else ""
+    return f"{verdict} at {LEVEL:.0%} ({shown}{corrected})"
 
 
-def _p_between(
-    one: dict[Any, Any],
-    other: dict[Any, Any],
+def _p_values(
+    winner: dict[Any, Any],
+    others: list[dict[Any, Any]],
     table: pd.DataFrame,
     statistics: ByName,
     params: Params,
-) -> float:
+) -> dict[str, float]:
+    """Of the winner's difference from every other setting, corrected for their number."""
     keys = (params.report.split, params.report.sort_by)
-    pooled = [
-        averaged({keys: statistics[name][keys]} for name in _members(row["name"], table))
-        for row in (one, other)
-    ]
+    settings = table["name"].map(setting_of)
+
+    def seeds(row: dict[Any, Any]) -> list[Any]:
+        members = sorted(table.loc[settings == row["name"], "name"])
+        return [{keys: statistics[name][keys]} for name in members]
+
     comparer = Comparer(params.report.resamples, params.report.seed)
-    return comparer.p_values(*pooled)[f"{params.report.sort_column}_p_value"]
-
-
-def _members(setting: str, table: pd.DataFrame) -> list[str]:
-    """The rows of the summary that a row of the table over seeds stands for."""
-    unseeded = table["name"].str.replace(r"-seed\d+", "", regex=True)
-    return list(table.loc[unseeded == setting, "name"])
-
-
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+    found = comparer.p_values({row["name"]: seeds(row) for row in others}, seeds(winner))
+    return {name: values[f"{params.report.judged_by}_p_value"] for name, values in found.items()}

@@ -18,7 +18,8 @@ from pipeline.comparison.tables import ShownTable, shown_over_seeds, shown_summa
 from pipeline.config import Params
 from pipeline.config.shown import shown_params
 from pipeline.errors import PipelineError
-from pipeline.storage.records import write_text
+from pipeline.storage.records import read_json, write_text
+from pipeline.workspace import paths
 
 HTML, MARKDOWN = "report.html", "report.md"
 
@@ -63,10 +64,10 @@ def _facts(
 ) -> dict[str, Any]:
     shown = shown_summary(table, params)
     facts: dict[str, Any] = {
-        "conclusion": conclude(table, seeds, statistics, params),
+        "conclusion": conclude(table, seeds, statistics, params, _validation_examples()),
         "sorted_by": sorted_by(params),
         "runs": _with_costs(shown, table),
-        "run_kinds": list(table["kind"]),
+        "run_kinds": _kinds(table),
         "seeds": None,
         "pictures": pictures_of_page(params),
         "plots": folder / "plots",
@@ -78,7 +79,7 @@ def _facts(
     }
     if len(seeds) < len(table):
         facts["seeds"] = _with_costs(shown_over_seeds(seeds, params), seeds)
-        facts["seed_kinds"] = list(seeds["kind"])
+        facts["seed_kinds"] = _kinds(seeds)
     return facts
 
 
@@ -97,6 +98,15 @@ def _with_costs(shown: ShownTable, table: pd.DataFrame) -> ShownTable:
     return ShownTable(
         [headers[i] or "name" for i in order], [[row[i] for i in order] for row in rows], shown.note
     )
+
+
+def _kinds(table: pd.DataFrame) -> list[str]:
+    """Each row's style: winner, variant or baseline."""
+    return list(table["kind"].mask(table["is_best"], "winner"))
+
+
+def _validation_examples() -> int:
+    return int(read_json(paths.TOKENIZED / "statistics.json")["validation"]["examples"])
 
 
 def _count(value: float | None) -> str:

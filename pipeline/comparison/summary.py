@@ -4,8 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.comparison.choice import best_first, best_run
 from pipeline.config import Params
-from pipeline.statistics.per_example import Comparer, Statistics, read_statistics
+from pipeline.statistics.per_example import Comparer, Statistics, intervals, read_statistics
 from pipeline.storage.records import read_json
 from pipeline.sweep.grid import all_baselines, all_rows, kind_of, sweep
 from pipeline.workspace import paths
@@ -15,7 +16,7 @@ ByName = dict[str, Statistics]
 
 
 def statistics_of_all(params: Params) -> ByName:
-    """The per-example statistics of everything that params.yaml lists."""
+    """The per-example statistics of everything that params.yaml lists, on the reported splits."""
     splits, metrics = params.evaluate.splits, params.metrics
     return {
         row.name: read_statistics(paths.EVALUATE / row.name, splits, metrics)
@@ -29,35 +30,37 @@ def summarize(params: Params, statistics: ByName) -> pd.DataFrame:
     Columns: name, kind (variant or baseline), length in virtual tokens (of context for an
     in-context baseline), initialization (the family of a baseline), seed, train_size (training
     examples; empty for what is not trained), trainable_parameters, stored_bytes (of what is kept
-    beside the frozen model), compared_with, and for each split and metric `<split>_<metric>`, its
-    95% interval `_low` and `_high`, and `_p_value` of a variant's difference from `compared_with`,
-    the best baseline. Sorted by `report.sort_by` on `report.split`, best first.
+    beside the frozen model), cache_bytes (of the keys and values before each input, in the
+    frozen model's dtype), compared_with, is_best (of one variant), for each metric its score
+    `validation_<metric>`, and for each reported split and metric `<split>_<metric>`, its 95%
+    interval `_low` and `_high`, and `_p_value` of a variant's difference from `compared_with`, the
+    best baseline, corrected for the number of variants. Best first: see `choice`.
     """
-    rows = _rows(params)
-    best = best_baseline(rows, params)
-    comparer = Comparer(params.report.resamples, params.report.seed)
-    for row in rows:
-        own = statistics[row["name"]]
-        row |= {"_".join(key): end for key, end in comparer.intervals(own).items()}
-        if best is not None and row["kind"] == "variant":
-            row["compared_with"] = best
-            row |= comparer.p_values(own, statistics[best])
+    return judged(_rows(params), statistics, params)
+
+
+def judged(rows: list[dict[str, Any]], statistics: ByName, params: Params) -> pd.DataFrame:
+    """The summary of rows that have names, costs and scores, but no verdicts yet."""
     table = pd.DataFrame(rows).astype({"seed": "Int64", "train_size": "Int64"})
+    best = best_run(table, "variant", params)
+    baseline = best_run(table, "baseline", params)
+    variants = list(table.loc[table["kind"] == "variant", "name"])
+    found: dict[str, dict[str, Any]] = {
+        name: {"_".join(key): end for key, end in intervals([own]).items()}
+        for name, own in statistics.items()
+    }
+    if baseline is not None:
+        comparer = Comparer(params.report.resamples, params.report.seed)
+        systems = {name: [statistics[name]] for name in variants}
+        for name, values in comparer.p_values(systems, [statistics[baseline]]).items():
+            found[name] |= {"compared_with": baseline, **values}
+    judged_rows = [
+        {**row, **found[row["name"]], "is_best": row["name"] == best}
+        for row in table.to_dict("records")
+    ]
+    table = pd.DataFrame(judged_rows).astype({"seed": "Int64", "train_size": "Int64"})
     table = best_first(table, params)
     return table[[*_FIRST, *_measured_columns(table, params)]]
-
-
-def best_first(table: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """The rows sorted by `report.sort_by` on `report.split`, then by name."""
-    by, ascending = [params.report.sort_column, "name"], [params.report.ascending, True]
-    return table.sort_values(by, ascending=ascending, ignore_index=True)
-
-
-def best_baseline(rows: list[dict[str, Any]], params: Params) -> str | None:
-    """The baseline that a table's variants are compared with; None if there is none."""
-    key, sign = params.report.sort_column, 1 if params.report.ascending else -1
-    ranked = sorted((sign * row[key], row["name"]) for row in rows if row["kind"] == "baseline")
-    return ranked[0][1] if ranked else None
 
 
 def loss_by_length(table: pd.DataFrame, params: Params) -> pd.DataFrame:
@@ -83,7 +86,7 @@ def loss_by_length(table: pd.DataFrame, params: Params) -> pd.DataFrame:
 
 _FIRST = (
     *("name", "kind", "length", "initialization", "seed", "train_size"),
-    *("trainable_parameters", "stored_bytes", "compared_with"),
+    *("trainable_parameters", "stored_bytes", "cache_bytes", "compared_with", "is_best"),
 )
 _OF_A_TRAINING = ("train_size", "trainable_parameters", "stored_bytes")
 
@@ -92,6 +95,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for variant in sweep(params):
         trained = read_json(paths.TRAIN / variant.name / "metrics.json")
+        measured = read_json(paths.EVALUATE / variant.name / "metrics.json")
         rows.append(
             {
                 "name": variant.name,
@@ -100,8 +104,9 @@ def _rows(params: Params) -> list[dict[str, Any]]:
                 "initialization": variant.initialization,
                 "seed": variant.seed,
                 **{key: trained[key] for key in _OF_A_TRAINING},
+                "cache_bytes": measured["cache_bytes"],
                 "compared_with": None,
-                **_flat(read_json(paths.EVALUATE / variant.name / "metrics.json")),
+                **_flat(measured),
             }
         )
     for baseline in all_baselines(params):
@@ -114,6 +119,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
                 "initialization": baseline.family,
                 "seed": baseline.seed,
                 **{key: measured.get(key) for key in _OF_A_TRAINING},
+                "cache_bytes": measured["cache_bytes"],
                 "compared_with": None,
                 **_flat(measured),
             }
@@ -124,7 +130,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
 def _measured_columns(table: pd.DataFrame, params: Params) -> list[str]:
     columns = [
         f"{split}_{metric}{suffix}"
-        for split in params.evaluate.splits
+        for split in params.evaluate.measured_splits
         for metric in params.metrics
         for suffix in ("", "_low", "_high", "_p_value")
     ]

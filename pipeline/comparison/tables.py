@@ -35,7 +35,7 @@ def over_seeds_as_markdown(table: pd.DataFrame, params: Params) -> str:
 
 
 def shown_summary(table: pd.DataFrame, params: Params) -> ShownTable:
-    """The summary: losses to 3 digits, rates in percent, intervals on the split sorted by."""
+    """The summary: losses to 3 digits, rates in percent, intervals on `report.split`."""
     columns = _columns(params)
     rows = [
         [
@@ -45,8 +45,9 @@ def shown_summary(table: pd.DataFrame, params: Params) -> ShownTable:
         ]
         for row in table.to_dict("records")
     ]
-    note = f"In brackets: 95% bootstrap interval over the examples of {params.report.split}."
-    return _shown(["", "length"], rows, _note(note, table), table, params)
+    note = f"In brackets: 95% interval over the examples of {params.report.split}."
+    note = _note(note, "examples, for these very trainings", table)
+    return _shown(["", "length", "cache"], rows, note, table, params)
 
 
 def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
@@ -61,12 +62,19 @@ def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
         ]
         for row in table.to_dict("records")
     ]
-    note = _note("Mean ± standard deviation over seeds.", table)
-    return _shown(["", "length", "seeds"], rows, note, table, params)
+    several = bool((table["seeds"] > 1).any())
+    drawn = "examples and seeds" if several else "examples, for these very trainings (one seed)"
+    note = _note("Mean ± standard deviation over seeds.", drawn, table)
+    return _shown(["", "length", "cache", "seeds"], rows, note, table, params)
 
 
 def sorted_by(params: Params) -> str:
-    """What tables are sorted by, in words."""
+    """What the best are chosen by, and tables sorted by, in words."""
+    return f"validation {METRICS[params.report.sort_by].title}"
+
+
+def judged_by(params: Params) -> str:
+    """What says how good they are, in words."""
     return f"{params.report.split} {METRICS[params.report.sort_by].title}"
 
 
@@ -74,14 +82,17 @@ def _shown(
     first: list[str], rows: list[list[str]], note: str, table: pd.DataFrame, params: Params
 ) -> ShownTable:
     headers = [*first, *(f"{split} {METRICS[metric].title}" for split, metric in _columns(params))]
-    headers.append(f"p ({sorted_by(params)})")
+    headers.append(f"p ({judged_by(params)})")
     if not table["compared_with"].notna().any():
         headers, rows = headers[:-1], [row[:-1] for row in rows]
     return ShownTable(headers, rows, note)
 
 
 def _columns(params: Params) -> list[tuple[str, str]]:
-    """What another metric restates is left to the CSV table, unless it is what is sorted by."""
+    """What tables are sorted by, and every metric on reported splits.
+
+    What another metric restates is left to the CSV table, unless it is what is sorted by.
+    """
     sort_by = params.report.sort_by
     left_out = METRICS[sort_by].restates
     shown = [
@@ -89,7 +100,8 @@ def _columns(params: Params) -> list[tuple[str, str]]:
         for metric in params.metrics
         if metric == sort_by or (metric != left_out and METRICS[metric].restates is None)
     ]
-    return [(split, metric) for split in params.evaluate.splits for metric in shown]
+    columns = [(split, metric) for split in params.evaluate.splits for metric in shown]
+    return list(dict.fromkeys([("validation", sort_by), *columns]))
 
 
 def shown_name(row: dict[Any, Any]) -> str:
@@ -98,7 +110,16 @@ def shown_name(row: dict[Any, Any]) -> str:
 
 
 def _name(row: dict[Any, Any]) -> list[str]:
-    return [shown_name(row), str(row["length"])]
+    return [shown_name(row), str(row["length"]), shown_bytes(row["cache_bytes"])]
+
+
+def shown_bytes(count: float) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
 
 
 def _with_interval(row: dict[Any, Any], split: str, metric: str, params: Params) -> str:
@@ -106,8 +127,15 @@ def _with_interval(row: dict[Any, Any], split: str, metric: str, params: Params)
     value = METRICS[metric].shown(row[column])
     if split != params.report.split:
         return value
-    low, high = (METRICS[metric].number(row[f"{column}_{end}"]) for end in ("low", "high"))
-    return f"{value} [{low}, {high}]"
+    return value + shown_interval(row, column, metric)
+
+
+def shown_interval(row: dict[Any, Any], column: str, metric: str) -> str:
+    """The brackets behind a score; nothing where there is no interval."""
+    low, high = row[f"{column}_low"], row[f"{column}_high"]
+    if low != low:
+        return ""
+    return f" [{METRICS[metric].number(low)}, {METRICS[metric].number(high)}]"
 
 
 def _with_spread(row: dict[Any, Any], split: str, metric: str) -> str:
@@ -118,13 +146,16 @@ def _with_spread(row: dict[Any, Any], split: str, metric: str) -> str:
 
 
 def _p_value(row: dict[Any, Any], params: Params) -> str:
-    value = row.get(f"{params.report.sort_column}_p_value")
+    value = row.get(f"{params.report.judged_by}_p_value")
     return "" if value is None or value != value else f"{value:.3f}"
 
 
-def _note(text: str, table: pd.DataFrame) -> str:
+def _note(text: str, drawn: str, table: pd.DataFrame) -> str:
+    text = f"{text} length, cache: tokens before each input, and their keys and values in memory."
     known = table["compared_with"].dropna()
     if known.empty:
         return text
-    test = f"p: paired permutation test against the best baseline, {known.iloc[0]}."
-    return f"{text} {test}"
+    return (
+        f"{text} p: of the difference from the best baseline on validation, {known.iloc[0]}, over "
+        f"{drawn}; corrected for the {len(known)} prefixes compared with it (max T)."
+    )

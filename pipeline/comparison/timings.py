@@ -11,7 +11,7 @@ from tabulate import tabulate
 from pipeline.comparison.plots.by_cost import by_training_seconds
 from pipeline.comparison.plots.style import save
 from pipeline.comparison.plots.subject import Subject
-from pipeline.comparison.tables import shown_name, sorted_by
+from pipeline.comparison.tables import judged_by, shown_name
 from pipeline.config import Params
 from pipeline.metrics.table import METRICS
 from pipeline.storage.atomic import atomic_file
@@ -36,12 +36,12 @@ def write_timings(params: Params, table: pd.DataFrame, folder: Path) -> list[Pat
     rows = [
         [
             shown_name(row),
-            metric.shown(row[params.report.sort_column]),
+            metric.shown(row[params.report.judged_by]),
             *(f"{timing[figure]:.1f}" if figure in timing else "" for figure in shown),
         ]
         for row, timing in zip(table.to_dict("records"), timings, strict=True)
     ]
-    headers = ["", sorted_by(params), *(_FIGURES[figure] for figure in shown)]
+    headers = ["", judged_by(params), *(_FIGURES[figure] for figure in shown)]
     text = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     note = "Wall-clock times of this machine; empty for what was restored and not run here."
     write_text(folder / TABLE, f"{text}\n\n{note}\n")

@@ -37,7 +37,7 @@ class FactbookData(Watched):
 
 
 class SplitFiles(Section):
-    """A file for each split: JSON lines, CSV or Parquet, by its suffix."""
+    """A file for each split: JSON, CSV, TSV or Parquet, by its suffix."""
 
     train: str
     validation: str

@@ -1,4 +1,4 @@
-"""The measurement on the test splits: the `evaluate` section."""
+"""The measurement of what is compared: the `evaluate` section."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,16 +16,25 @@ else:
 
 
 class EvaluateParams(Compute):
-    """The measurement on the test splits: the loss of the target, and greedy generation."""
+    """The measurement on validation and the test splits: loss of the target, greedy generation."""
 
-    splits: Annotated[list[Literal["validation", "test", "test_unseen"]], Field(min_length=1)]
+    # What is reported; validation, which the best are chosen on, is measured in any case.
+    splits: Annotated[
+        list[Literal["validation", "test", "test_unseen"]],
+        Field(min_length=1),
+        AfterValidator(distinct),
+    ]
     # Of the generated text; those of the target are measured in any case. Classifiers write none:
     # they have those of labels whatever is listed here.
     metrics: Annotated[list[TextMetric], AfterValidator(distinct)] = Field(
         default_factory=lambda: list(names_of(OfText))
     )
     max_new_tokens: Count = 32
-    max_tokens_per_batch: Count = 4096
+
+    @property
+    def measured_splits(self) -> list[str]:
+        """The splits that are reported, and validation."""
+        return list(dict.fromkeys((*self.splits, "validation")))
 
     def measured(self, of_labels: bool) -> list[str]:
         """What is measured: of the target, then of text, or of a classifier's labels."""

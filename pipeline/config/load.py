@@ -1,6 +1,7 @@
 """Reading params.yaml, with each mistake told as one sentence that names its key."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from pipeline.config.interpolation import refused_by_dvc
 from pipeline.config.params import Params
 from pipeline.errors import PipelineError
 from pipeline.schema.section import Section
@@ -21,11 +23,14 @@ def load_params(path: Path = PARAMS) -> Params:
     Raises PipelineError with a line for each mistake: file, key path, value found, what is right.
     """
     raw = read_yaml(path)
+    mistakes = [f"{sentence}." for sentence in refused_by_dvc(raw)]
     try:
-        return Params.model_validate(raw)
+        params = Params.model_validate(raw)
     except ValidationError as error:
-        lines = list(dict.fromkeys(f"{path}: {_sentence(raw, e)}" for e in error.errors()))
-        raise PipelineError("\n".join(lines)) from error
+        mistakes += [_sentence(raw, e) for e in error.errors()]
+    if mistakes:
+        raise PipelineError("\n".join(f"{path}: {mistake}" for mistake in dict.fromkeys(mistakes)))
+    return params
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -56,6 +61,9 @@ def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
         known = _known_keys(error["loc"])
         close = difflib.get_close_matches(str(loc[-1]), known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}."
+        homes = [name for name, section in _plain_sections() if loc[-1] in section.model_fields]
+        if len(loc) == 2 and len(homes) == 1:
+            hint = f"write it as {homes[0]}.{loc[-1]}."
         return f"{key}: unknown key; {hint}"
     if kind == "missing":
         if loc[-1] == "path":
@@ -77,7 +85,7 @@ def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
     if kind == "union_tag_not_found":
         tag = str(error["ctx"]["discriminator"]).strip("'")
         return f"{key}.{tag}: is missing; it says which kind this is."
-    message = error["msg"].removeprefix("Input ")
+    message = re.sub("^(Input|String|List) ", "", error["msg"])
     if kind == "string_pattern_mismatch":
         pattern = error["ctx"]["pattern"]
         message = f"should match the pattern {pattern}"
@@ -129,6 +137,15 @@ def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
         # Neither: the part is a name that the user gave inside a mapping.
         sections = tagged or inner or sections
     return sorted({name for section in sections for name in section.model_fields})
+
+
+def _plain_sections() -> list[tuple[str, type[Section]]]:
+    """The sections that have the same keys whatever they hold."""
+    return [
+        (name, field.annotation)
+        for name, field in Params.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    ]
 
 
 def _tag(section: type[Section]) -> str | None:

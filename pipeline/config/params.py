@@ -10,8 +10,10 @@ from pipeline.config.data import DataParams, FileData
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.initializations import Initializations
 from pipeline.config.kv_prefix import KVPrefixParams
+from pipeline.config.memory import MemoryParams
 from pipeline.config.mlflow import MLflowParams
 from pipeline.config.model import ModelParams
+from pipeline.config.names import refuse_taken_names
 from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
 from pipeline.config.sweep import SweepParams
@@ -36,6 +38,7 @@ class Params(Section):
     prefix: PrefixParams
     train: TrainParams
     checkpoints: CheckpointParams = CheckpointParams()
+    memory: MemoryParams = MemoryParams()
     evaluate: EvaluateParams
     baselines: UntrainedBaselines
     trained_baselines: TrainedBaselines
@@ -69,10 +72,15 @@ class Params(Section):
                     "rename it"
                 )
         for name in self.trained_baselines:
-            if name in self.baselines or name.removeprefix("in_context_") in self.sweep.in_context:
+            if name in {*self.baselines, *(f"in_context_{n}" for n in self.sweep.in_context)}:
                 raise ValueError(
                     f"trained_baselines.{name}: another baseline has this name; rename one of them"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        refuse_taken_names(self.baselines, self.initializations)
         return self
 
     @model_validator(mode="after")

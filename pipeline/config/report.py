@@ -23,8 +23,13 @@ class ReportParams(Section):
     dpi: Annotated[int, Field(ge=50, le=600)] = 120
 
     @property
-    def sort_column(self) -> str:
-        """The column of its tables that they are sorted by."""
+    def chosen_by(self) -> str:
+        """The column of its tables that the best are chosen by, and that they are sorted by."""
+        return f"validation_{self.sort_by}"
+
+    @property
+    def judged_by(self) -> str:
+        """The column of its tables that says how good they are."""
         return f"{self.split}_{self.sort_by}"
 
     @property

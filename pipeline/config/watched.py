@@ -1,6 +1,6 @@
 """What every source of model or data has in common: something for DVC to watch."""
 
-from pipeline.schema.section import Section
+from pipeline.schema.section import GivenPath, Section
 
 
 class Watched(Section):
@@ -10,4 +10,4 @@ class Watched(Section):
     `requirements.lock`: the libraries pinned there read it.
     """
 
-    path: str
+    path: GivenPath

@@ -1,5 +1,6 @@
 """From tokenized examples to batches: the order of training, and padding."""
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,16 +73,22 @@ def pack(examples: Sequence[Example], device: torch.device) -> Packed:
     return Packed(torch.tensor(ids, device=device), lengths, torch.tensor(targets, device=device))
 
 
-def training_order(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Batches of example indices without end: a new seeded shuffle for every epoch.
+def training_order(
+    examples: int, batch_size: int, seed: int, most: int | None = None
+) -> Iterator[list[int]]:
+    """Batches of example indices, a new seeded shuffle for every epoch.
 
-    The last batch of an epoch may be smaller, so that an epoch meets each example once.
+    The last batch of an epoch may be smaller, so that an epoch meets each example once. They end
+    with `most` examples, the last batch cut short where need be; None for batches without end.
     """
     draw = random.Random(seed)
-    while True:
+    left = math.inf if most is None else most
+    while left > 0:
         order = list(range(examples))
         draw.shuffle(order)
-        for start in range(0, examples, batch_size):
+        order = order[: int(min(left, examples))]
+        left -= len(order)
+        for start in range(0, len(order), batch_size):
             yield order[start : start + batch_size]
 
 

@@ -11,7 +11,9 @@ class TokenizedExample(TypedDict):
 
     `input_ids` holds the input followed by the target, which begins at `target_start` and ends
     with the token that ends a turn, so that generation learns to stop. A classifier's target is
-    the ids of its labels; with a label a word, `positions` holds each word's first token.
+    the ids of its labels; with a label a word, `positions` holds each word's first token. Of the
+    input's tokens the first `beginning` begin a text (BOS); where the data give several turns,
+    `turns` holds those of the input as JSON.
     """
 
     id: str
@@ -21,3 +23,5 @@ class TokenizedExample(TypedDict):
     target: str
     references: list[str]
     positions: NotRequired[list[int]]
+    beginning: NotRequired[int]
+    turns: NotRequired[str]

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.data.rendering import Renderer
 from pipeline.data.templates import EmptyRowError
+from pipeline.data.words import words_of
 from pipeline.errors import PipelineError
 
 
@@ -23,7 +24,9 @@ def labels_of(renderer: Renderer, rows: Iterable[Mapping[str, Any]]) -> tuple[st
             continue
         if not target.strip():
             continue
-        found.update(target.split() if renderer.task.type == "token_cls" else [target])
+        is_of_words = renderer.task.type == "token_cls"
+        found.update(words_of(target, renderer.task) if is_of_words else [target])
+    found.discard("")
     if len(found) < 2:
         raise PipelineError(
             f"task.target_template: renders {len(found)} label in all of training; a classifier "

@@ -14,6 +14,13 @@ from pipeline.data.task_type import CAUSAL_LM, TaskType
 from pipeline.errors import PipelineError, first_line
 from pipeline.storage.atomic import atomic_folder
 
+# Columns that a split has where its examples do.
+_OPTIONAL = {
+    "positions": List(Value("int32")),
+    "beginning": Value("int32"),
+    "turns": Value("string"),
+}
+
 
 def save_splits(
     splits: dict[str, list[TokenizedExample]], folder: Path, task: TaskType = CAUSAL_LM
@@ -30,8 +37,8 @@ def save_splits(
             "references": List(Value("string")),
         }
     )
-    if any("positions" in row for rows in splits.values() for row in rows):
-        features["positions"] = List(Value("int32"))
+    present = {name for rows in splits.values() for row in rows for name in row}
+    features.update({name: kind for name, kind in _OPTIONAL.items() if name in present})
     with atomic_folder(folder) as aside:
         task.save(aside)
         for name, rows in splits.items():
@@ -78,6 +85,7 @@ def _statistics(rows: Sequence[TokenizedExample]) -> dict[str, float]:
         "examples": len(rows),
         **_spread("input_tokens", inputs),
         **_spread("target_tokens", targets),
+        "tokens_max": max(len(row["input_ids"]) for row in rows),
     }
 
 

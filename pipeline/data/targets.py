@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.task import TaskParams
+from pipeline.data.words import tokens_of_words, words_and_labels
 from pipeline.errors import PipelineError
 
 Row = Mapping[str, Any]
@@ -25,24 +26,13 @@ def input_and_target(
     """Input tokens, target (tokens or label ids), and for `token_cls` each word's first token.
 
     `shown` and `target` are the row's rendered texts, `labels` all those of training. Raises
-    PipelineError for a label that training has not, and for words and labels that do not match.
+    PipelineError for a label that training has not, and for words and labels that do not match, and
+    EmptyRowError for a word without a token.
     """
     if task.type == "token_cls":
-        words, tags = shown.split(), target.split()
-        if len(words) != len(tags) or not words:
-            raise PipelineError(
-                f"task: example {row['id']} has {len(words)} words and {len(tags)} labels; for "
-                "token_cls both templates render as many, set apart by white space"
-            )
-        encoded = tokenizer(words, is_split_into_words=True)
-        owners = encoded.word_ids()
-        if missing := set(range(len(words))) - set(owners):
-            raise PipelineError(
-                f"task.input_template: the tokenizer has no token for word "
-                f"'{words[min(missing)]}' of example {row['id']}"
-            )
-        positions = [owners.index(word) for word in range(len(words))]
-        return list(encoded["input_ids"]), [_label(labels, tag, row) for tag in tags], positions
+        words, tags = words_and_labels(shown, target, task, row)
+        ids, positions = tokens_of_words(tokenizer, words, row)
+        return ids, [_label(labels, tag, row) for tag in tags], positions
     source = list(tokenizer(shown)["input_ids"])
     if task.type == "seq_cls":
         return source, [_label(labels, target, row)], None
@@ -50,6 +40,15 @@ def input_and_target(
     if written[-1:] != [tokenizer.eos_token_id]:
         written.append(end_of_target(tokenizer))
     return source, written, None
+
+
+def check_words(task: TaskParams, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise PipelineError for a tokenizer that cannot say which word a token is of."""
+    if task.type == "token_cls" and not tokenizer.is_fast:
+        raise PipelineError(
+            "task.type: token_cls needs a tokenizer that says which word each token is of, which "
+            f"this model's {type(tokenizer).__name__} does not; use a model with tokenizer.json"
+        )
 
 
 def end_of_target(tokenizer: PreTrainedTokenizerBase) -> int:

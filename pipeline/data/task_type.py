@@ -10,10 +10,12 @@ _FILE = "task.json"
 
 @dataclass(frozen=True)
 class TaskType:
-    """`task.type`, and a classifier's labels in the order of its logits."""
+    """`task.type`, a classifier's labels in the order of its logits, and the token that ends a
+    target where that is not the tokenizer's own end of a text."""
 
     name: str = "causal_lm"
     labels: tuple[str, ...] = ()
+    end: int | None = None
 
     @property
     def is_classification(self) -> bool:
@@ -23,7 +25,8 @@ class TaskType:
     def save(self, splits: Path) -> None:
         """Write task.json beside the splits; causal language modelling, the usual, has none."""
         if self != CAUSAL_LM:
-            write_json(splits / _FILE, {"type": self.name, "labels": list(self.labels)})
+            end = {} if self.end is None else {"end": self.end}
+            write_json(splits / _FILE, {"type": self.name, "labels": list(self.labels), **end})
 
 
 CAUSAL_LM = TaskType()
@@ -34,4 +37,4 @@ def task_of(splits: Path) -> TaskType:
     if not (splits / _FILE).exists():
         return CAUSAL_LM
     found = read_json(splits / _FILE)
-    return TaskType(found["type"], tuple(found["labels"]))
+    return TaskType(found["type"], tuple(found["labels"]), found.get("end"))

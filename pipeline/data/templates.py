@@ -1,43 +1,110 @@
 """Jinja2 templates over the columns of a row of data."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, UndefinedError
+from jinja2 import (
+    StrictUndefined,
+    Template,
+    TemplateError,
+    TemplateSyntaxError,
+    Undefined,
+    UndefinedError,
+    nodes,
+)
+from jinja2.runtime import LoopContext, TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.errors import PipelineError
 
+# What Jinja2 says of `[][0]`, and of `[] | first`.
+_NO_ITEM = re.compile(r"^list object has no element|sequence was empty")
+ALL_COLUMNS = "row"
+"""The name by which a template reaches every column: `row['Review Text']`."""
+
 
 class EmptyRowError(PipelineError):
-    """A row that gives no input, no target, or prints a column that is null."""
+    """A row that gives no input, no target, or prints a null or an item of an empty list."""
 
 
 class _NullError(Exception):
     """A template printed a null."""
 
 
-def _refuse_null(value: Any) -> Any:
+class _Row(dict[str, Any]):
+    """All columns by name. It is no text, and where a column is called `row` no list either."""
+
+    def __str__(self) -> str:
+        raise TypeError("`row` holds all columns; print one of them, row['its name']")
+
+    def __iter__(self) -> Iterator[str]:
+        self._refuse_as_column()
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self._refuse_as_column()
+        return super().__len__()
+
+    def _refuse_as_column(self) -> None:
+        if ALL_COLUMNS in self:
+            raise TypeError("`row` holds all columns; the column of that name is row['row']")
+
+
+class _Missing(StrictUndefined):
+    """What is no column."""
+
+    @property
+    def _undefined_message(self) -> str:
+        if isinstance(self._undefined_obj, _Row):
+            return f"{self._undefined_name!r} is no column"
+        return str(super()._undefined_message)
+
+
+def _refuse(value: Any) -> Any:
+    """Let through what a column holds and what is made of it, but no null and no code."""
     if value is None:
         raise _NullError
+    is_code = callable(value) or isinstance(value, LoopContext | TemplateReference)
+    if is_code and not isinstance(value, Undefined):
+        raise TypeError(
+            f"it prints what is no value of a column ({type(value).__name__}); a column that has "
+            "the name of a part of Jinja2's is row['its name'], and a key column['its name']"
+        )
     return value
 
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_null
+    undefined=_Missing, keep_trailing_newline=True, finalize=_refuse
 )
 
 
 def render(template: str, row: Mapping[str, Any], key: str) -> str:
     """A Jinja2 template over a row's columns, rendered in a sandbox.
 
-    Raises PipelineError naming `key` for a column that the row lacks or a failing expression.
+    A column is a variable of its name, and `row['its name']` whatever that is. Raises PipelineError
+    naming `key` for a column that the row lacks or a failing expression, and EmptyRowError for a
+    null that is printed.
     """
     try:
-        return _ENVIRONMENT.from_string(template).render(**row)
+        compiled, names = _compiled(template)
+        if "self" in names and "self" in row:
+            raise TypeError("`self` is Jinja2's own; the column is row['self']")
+        return compiled.render({**row, ALL_COLUMNS: _Row(row)})
     except UndefinedError as error:
+        if _NO_ITEM.search(error.message or ""):
+            raise EmptyRowError(
+                f"{key}: takes an item of a list that is empty in example {row.get('id', '?')} (a "
+                "template may write another: {{ answers[0] if answers else 'unanswerable' }})"
+            ) from error
         columns = ", ".join(str(column) for column in row)
         raise PipelineError(f"{key}: {error.message}; the data's columns are: {columns}") from error
+    except TemplateSyntaxError as error:
+        raise PipelineError(
+            f"{key}: is no valid Jinja2 template: {error.message}; a column whose name is no word, "
+            "or a word of Jinja2's, is row['its name']"
+        ) from error
     except _NullError as error:
         raise EmptyRowError(
             f"{key}: prints a column that is null in example {row.get('id', '?')}"
@@ -47,3 +114,10 @@ def render(template: str, row: Mapping[str, Any], key: str) -> str:
         raise PipelineError(f"{key}: cannot be rendered: {reason}") from error
     except (AttributeError, RecursionError, MemoryError) as error:
         raise PipelineError(f"{key}: cannot be rendered: {type(error).__name__}") from error
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> tuple[Template, frozenset[str]]:
+    """The template, which every row shares, and the names in it."""
+    names = {name.name for name in _ENVIRONMENT.parse(template).find_all(nodes.Name)}
+    return _ENVIRONMENT.from_string(template), frozenset(names)

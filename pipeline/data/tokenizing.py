@@ -26,7 +26,7 @@ def tokenized_split(
     counts: Counts = {"dropped_empty": 0, "dropped_too_long": 0, "truncated": 0}
     for row in tqdm(rows, desc=f"tokenize {name}", unit="example"):
         try:
-            example = renderer.tokenize(row)
+            examples = renderer.examples(row)
         except EmptyRowError as error:
             if task.empty == "refuse":
                 raise PipelineError(
@@ -34,19 +34,21 @@ def tokenized_split(
                 ) from error
             counts["dropped_empty"] += 1
             continue
-        length = len(example["input_ids"])
-        if length > task.max_length:
-            if task.too_long == "refuse":
-                raise PipelineError(
-                    f"task.max_length: example {example['id']} of {name} has {length} tokens, more "
-                    f"than {task.max_length}; raise it, or set task.too_long to drop or truncate"
-                )
-            if task.too_long == "drop":
-                counts["dropped_too_long"] += 1
-                continue
-            example = renderer.truncated(row)
-            counts["truncated"] += 1
-        kept.append(example)
+        for example in examples:
+            length = len(example["input_ids"])
+            if length > task.max_length:
+                if task.too_long == "refuse":
+                    raise PipelineError(
+                        f"task.max_length: example {example['id']} of {name} has {length} tokens, "
+                        f"more than {task.max_length}; raise it, or set task.too_long to drop or "
+                        "truncate"
+                    )
+                if task.too_long == "drop":
+                    counts["dropped_too_long"] += 1
+                    continue
+                example = renderer.truncated(row)
+                counts["truncated"] += 1
+            kept.append(example)
     if not kept:
         raise PipelineError(_nothing_left(name, counts, task.max_length))
     for what, number in counts.items():

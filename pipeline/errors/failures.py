@@ -3,6 +3,8 @@
 import errno
 import os
 
+from pipeline.errors.memory import how_to_save, is_out_of_memory
+
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
@@ -19,17 +21,16 @@ _REMEDIES = {
 _AGAIN = "and run `dvc repro` again; nothing half-written was left in place"
 
 
-def explained(error: BaseException) -> str | None:
+def explained(error: BaseException, command: str | None = None) -> str | None:
     """One sentence with the remedy for what the machine refused; None for any other error.
+
+    `command` is the subcommand that it refused, by which memory is saved in different ways.
 
     Libraries that write for themselves (safetensors, tokenizers) hide the operating system's
     number in their text: it is read from there.
     """
-    if isinstance(error, MemoryError):
-        return (
-            "out of memory; lower train.batch_size or evaluate.max_tokens_per_batch, or set "
-            "train.gradient_checkpointing"
-        )
+    if is_out_of_memory(error):
+        return how_to_save(error, command)
     number = _number(error)
     if number not in _REMEDIES:
         return None

@@ -4,7 +4,6 @@ from typing import Any
 
 from datasets import Dataset
 
-from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.batching import Example
 from pipeline.data.measuring import in_order, over_batches
 from pipeline.evaluation.metrics import kept_of_labels
@@ -14,7 +13,7 @@ from pipeline.prefix import PrefixModel
 
 
 def measure_classes(
-    model: PrefixModel, split: Dataset, params: EvaluateParams, name: str
+    model: PrefixModel, split: Dataset, name: str, max_tokens: int
 ) -> list[dict[str, Any]]:
     """A line of predictions.jsonl for each example, in the split's order.
 
@@ -33,8 +32,7 @@ def measure_classes(
         return list(zip(chosen, row_losses(logits, targets), strict=True))
 
     lengths = [model.prefix_length + len(row["input_ids"]) for row in rows]
-    most, title = params.max_tokens_per_batch, f"evaluate {name}"
-    measured = in_order(over_batches(measure, rows, lengths, most, title))
+    measured = in_order(over_batches(measure, rows, lengths, max_tokens, f"evaluate {name}"))
     right = [row["input_ids"][row["target_start"] :] for row in rows]
     return [
         {

@@ -5,6 +5,7 @@ cache once, from which the target is scored, and from which generation then star
 """
 
 import time
+from functools import partial
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -16,8 +17,10 @@ from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
 from pipeline.evaluation.source_target import measure_source_targets
-from pipeline.models.tokenizer import end_tokens
+from pipeline.models.tokenizer import end_tokens, without_end
 from pipeline.prefix import PrefixModel
+
+Kind = type[PackedBatch] | type[PaddedBatch]
 
 
 def measure_examples(
@@ -26,38 +29,63 @@ def measure_examples(
     split: Dataset,
     params: EvaluateParams,
     name: str,
+    max_tokens: int,
+    end: int | None = None,
+    until: str | None = None,
 ) -> list[Outcome]:
     """Score and continue every example, in the split's order.
 
     Generation is greedy (the most likely token at every step), up to `params.max_new_tokens` or
-    the model's end of a turn. Batches hold examples of like length, within
-    `params.max_tokens_per_batch` tokens of cache.
+    the model's end of a turn, which `end`, the end of a target, is too. A text ends before `until`
+    where it has that. Batches hold examples of like length, within `max_tokens` tokens of cache.
+    Whether an example is packed or padded depends on its own length alone.
     """
     if model.config.is_encoder_decoder:
-        return measure_source_targets(model, tokenizer, split, params, name)
+        return measure_source_targets(model, tokenizer, split, params, name, max_tokens)
     rows = split.select_columns(["input_ids", "target_start"]).to_list()
-    packed = model.why_not_packed(decoding=True) is None
-    # What a row keeps in the cache: packed rows share one prefix.
-    shared = 0 if packed else model.prefix_length
     room = [
-        shared + row["target_start"]
+        row["target_start"]
         + max(params.max_new_tokens, len(row["input_ids"]) - row["target_start"])
         for row in rows
-    ]  # fmt: skip
-    kind = PackedBatch if packed else PaddedBatch
-    ends = end_tokens(model.frozen_model, tokenizer)
+    ]
+    ends = end_tokens(model.frozen_model, tokenizer) | (set() if end is None else {end})
 
-    def measure(examples: list[Example]) -> list[Outcome]:
+    def measure(kind: Kind, examples: list[Example]) -> list[Outcome]:
         batch = kind(model, examples, params.max_new_tokens)
         losses = batch.target_losses()
         began = time.perf_counter()
         generated = batch.continuations(params.max_new_tokens, ends)
         seconds = (time.perf_counter() - began) / len(examples)
-        texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        written = [without_end(ids, ends) for ids in generated]
+        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        if until is not None:
+            texts = [text.lstrip().partition(until)[0] for text in texts]
         return [
             Outcome(loss, text.strip(), len(ids), seconds)
             for loss, text, ids in zip(losses, texts, generated, strict=True)
         ]
 
-    most, title = params.max_tokens_per_batch, f"evaluate {name}"
-    return in_order(over_batches(measure, rows, room, most, title, packed))
+    outcomes: dict[int, Outcome] = {}
+    # The longest first: what serves it is tried once.
+    served = {
+        tokens: model.why_not_packed(decoding=True, tokens=tokens) is None
+        for tokens in sorted(set(room), reverse=True)
+    }
+    for kind in (PackedBatch, PaddedBatch):
+        is_packed = kind is PackedBatch
+        chosen = [i for i, tokens in enumerate(room) if served[tokens] is is_packed]
+        most = max_tokens
+        if is_packed and model.most_packed is not None:
+            most = min(most, model.most_packed)
+        # What a row keeps in the cache: packed rows share one prefix.
+        shared = 0 if is_packed else model.prefix_length
+        batches = over_batches(
+            partial(measure, kind),
+            [rows[i] for i in chosen],
+            [shared + room[i] for i in chosen],
+            most,
+            f"evaluate {name}" if chosen else None,
+            is_packed,
+        )
+        outcomes.update(zip(chosen, in_order(batches), strict=True))
+    return [outcomes[i] for i in range(len(rows))]

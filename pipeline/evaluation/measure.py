@@ -1,7 +1,7 @@
 """All metrics of one model on the splits that are evaluated."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
+from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
+from pipeline.data.task_type import task_of
 from pipeline.evaluation.classes import measure_classes
 from pipeline.evaluation.generation import measure_examples
-from pipeline.evaluation.metrics import kept_of, scores
+from pipeline.evaluation.metrics import for_dvc, kept_of, scores
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.for_model import is_classifier
 from pipeline.metrics.metric import OfLabels
@@ -29,23 +31,42 @@ def measure_splits(
     params: EvaluateParams,
     *,
     folder: Path,
+    max_tokens: int,
     stored: Mapping[str, int] | None = None,
+    follow: Callable[[Dataset], Dataset] | None = None,
+    until: str | None = None,
 ) -> None:
-    """Write `metrics.json` and `predictions.jsonl` of a model, with or without a prefix.
+    """Write what a model, with or without a prefix, comes to into `folder`.
+
+    `metrics.json` has every metric, `summary.json` those that DVC shows, `predictions.jsonl` a
+    line for each example.
 
     Metrics a split: `loss` (nats per target token, the end of the target included), `perplexity`
     (its exponential), and those of `params.metrics`, of greedy generation; of a classifier those
     of its labels. A line of predictions keeps what they are made from (`loss` there: the target's
-    nats, summed), so that no statistics afterwards need the model. `stored`: further facts for
-    `metrics.json`, such as `trainable_parameters`. How long it took goes to `data/timings`.
+    nats, summed), so that no statistics afterwards need the model. `max_tokens` bounds a batch;
+    `stored`: further facts for `metrics.json`, such as `trainable_parameters`. How long it took
+    goes to `data/timings`.
+
+    `follow` gives a split's examples as they go on after the prefix; without it they have a BOS of
+    their own where the prefix does not begin a text. `until` ends a generated text besides the
+    model's end of a turn.
     """
-    metrics: dict[str, Any] = {"context_tokens": model.prefix_length, **(stored or {})}
+    metrics: dict[str, Any] = {
+        "context_tokens": model.prefix_length,
+        "cache_bytes": _cache_bytes(model),
+        **(stored or {}),
+    }
+    task = task_of(paths.TOKENIZED / "splits")
     predictions: list[dict[str, Any]] = []
     outcomes: list[Outcome] = []
     began = time.perf_counter()
-    for name in params.splits:
+    for name in params.measured_splits:
         split = load_split(paths.TOKENIZED / "splits", name)
-        rows, measured = _measure(model, tokenizer, params, name, split)
+        split = following(split, model.begins_text) if follow is None else follow(split)
+        rows, measured = _measure(
+            model, tokenizer, params, name, split, max_tokens, task.end, until
+        )
         metrics[name] = scores(rows, names_of(OfLabels) if is_classifier(model) else params.metrics)
         predictions.extend(rows)
         outcomes.extend(measured)
@@ -53,6 +74,7 @@ def measure_splits(
         print(f"{name}: {shown}")
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "metrics.json", metrics)
+    write_json(folder / "summary.json", for_dvc(metrics))
     figures = {"evaluation_seconds": time.perf_counter() - began}
     # A classifier writes nothing.
     if outcomes:
@@ -68,10 +90,13 @@ def _measure(
     params: EvaluateParams,
     name: str,
     split: Dataset,
+    max_tokens: int,
+    end: int | None,
+    until: str | None,
 ) -> tuple[list[dict[str, Any]], list[Outcome]]:
     if is_classifier(model):
-        return measure_classes(model, split, params, name), []
-    outcomes = measure_examples(model, tokenizer, split, params, name)
+        return measure_classes(model, split, name, max_tokens), []
+    outcomes = measure_examples(model, tokenizer, split, params, name, max_tokens, end, until)
     rows = [
         {
             "split": name,
@@ -86,3 +111,12 @@ def _measure(
         for row, outcome in zip(split, outcomes, strict=True)
     ]
     return rows, outcomes
+
+
+def _cache_bytes(model: PrefixModel) -> int:
+    """The bytes of a prefix's keys and values in the model's dtype: what a server keeps of it in
+    memory, and every token generated reads."""
+    kv = model.kv_prefix()
+    if kv is None:
+        return 0
+    return model.frozen_model.dtype.itemsize * sum(t.numel() for t in (*kv.keys, *kv.values))

@@ -35,7 +35,8 @@ class PackedBatch:
 
     def target_losses(self) -> list[float]:
         """The summed cross-entropy of each example's target."""
-        losses = token_losses(self._logits, self._targets).double()
+        # Added up on the CPU: Apple's MPS has no float64.
+        losses = token_losses(self._logits, self._targets).cpu().double()
         return [float(part.sum()) for part in losses.split(self._counts)]
 
     def continuations(self, most: int, ends: set[int]) -> list[list[int]]:

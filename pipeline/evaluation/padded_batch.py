@@ -40,7 +40,7 @@ class PaddedBatch:
             logits = torch.cat([self.last, self._forward(padded[:, :-1], mask)], dim=1)
             self.cache.crop(1 - longest)
         losses = F.cross_entropy(logits.float().flatten(0, 1), padded.flatten(), reduction="none")
-        per_token = losses.view_as(padded).double().tolist()
+        per_token = losses.view_as(padded).tolist()
         return [
             sum(row[: len(target)]) for row, target in zip(per_token, self.targets, strict=True)
         ]

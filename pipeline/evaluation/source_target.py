@@ -21,6 +21,7 @@ def measure_source_targets(
     split: Dataset,
     params: EvaluateParams,
     name: str,
+    max_tokens: int,
 ) -> list[Outcome]:
     """Each example's summed loss (nats) and generated text, in the split's order.
 
@@ -50,8 +51,7 @@ def measure_source_targets(
             for loss, text, count in zip(losses, texts, counts, strict=True)
         ]
 
-    most, title = params.max_tokens_per_batch, f"evaluate {name}"
-    return in_order(over_batches(measure, rows, longest, most, title))
+    return in_order(over_batches(measure, rows, longest, max_tokens, f"evaluate {name}"))
 
 
 def _written(generated: torch.Tensor, padding: int | None) -> list[int]:
@@ -67,4 +67,5 @@ def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
     losses = F.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )
-    return [float(row) for row in losses.view_as(labels).double().sum(dim=1)]
+    # Added up on the CPU: Apple's MPS has no float64.
+    return [float(row) for row in losses.view_as(labels).cpu().double().sum(dim=1)]

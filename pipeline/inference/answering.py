@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.data.conversation import Turns, as_text
 from pipeline.errors import PipelineError
 from pipeline.inference.generator import Decoding, TextGenerator
 from pipeline.inference.inputs import Input
@@ -17,11 +18,11 @@ from pipeline.storage.records import write_jsonl
 
 def answer_one(generator: TextGenerator, given: Input, decoding: Decoding, stream: bool) -> None:
     """Print one answer; word by word where somebody is watching."""
-    text = given if isinstance(given, str) else generator.render(given)
+    asked = given if isinstance(given, str) else generator.render(given)
     if stream and sys.stdout.isatty():
-        generator(text, decoding, TerminalStreamer(generator.tokenizer))
+        generator(asked, decoding, TerminalStreamer(generator.tokenizer, generator.ends))
     else:
-        print(generator(text, decoding))
+        print(generator(asked, decoding))
 
 
 def answer_lines(
@@ -34,20 +35,24 @@ def answer_lines(
     if output is not None and output.is_dir():
         raise PipelineError(f"{output}: is a folder; name a file")
     # All are rendered first: a column missing in the last row is told before any work.
-    texts = [item if isinstance(item, str) else generator.render(item) for item in given]
-    lines = _answers(generator, given, texts, decoding)
+    asked = [item if isinstance(item, str) else generator.render(item) for item in given]
+    lines = _answers(generator, given, asked, decoding)
     if output is not None:
         write_jsonl(output, lines)
-        print(f"{output}: {len(texts)} answers", file=sys.stderr)
+        print(f"{output}: {len(asked)} answers", file=sys.stderr)
     else:
         for line in lines:
             print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
 def _answers(
-    generator: TextGenerator, given: Sequence[Input], texts: Sequence[str], decoding: Decoding
+    generator: TextGenerator,
+    given: Sequence[Input],
+    asked: Sequence[str | Turns],
+    decoding: Decoding,
 ) -> Iterator[dict[str, Any]]:
-    pairs = zip(given, texts, strict=True)
-    for item, text in tqdm(pairs, total=len(texts), desc="generate", unit="input"):
+    pairs = zip(given, asked, strict=True)
+    for item, query in tqdm(pairs, total=len(asked), desc="generate", unit="input"):
         known = {"id": item["id"]} if not isinstance(item, str) and "id" in item else {}
-        yield {**known, "input": text, "prediction": generator(text, decoding)}
+        text = query if isinstance(query, str) else as_text(query)
+        yield {**known, "input": text, "prediction": generator(query, decoding)}

@@ -1,6 +1,8 @@
 """Text in, text out, from a frozen model with a prefix."""
 
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,15 @@ from transformers.generation.streamers import BaseStreamer
 
 from pipeline.config import Params
 from pipeline.config.task import TaskParams, refuse_other_tasks
+from pipeline.data.conversation import Turns
 from pipeline.data.rendering import Renderer
 from pipeline.data.task_type import TaskType
-from pipeline.data.templates import render
+from pipeline.inference.sampling import DrawingFrom
 from pipeline.inference.selection import choose, load_prefix
 from pipeline.models.for_task import load_for_task
 from pipeline.models.prefixed import prefixed_model
-from pipeline.models.tokenizer import end_tokens, load_tokenizer
+from pipeline.models.room import refuse_without_room
+from pipeline.models.tokenizer import end_tokens, load_tokenizer, without_end
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.schema.compute import Compute
 from pipeline.workspace import paths
@@ -49,29 +53,47 @@ class TextGenerator:
         self.tokenizer = tokenizer
         self._renderer = Renderer(task, tokenizer)
         self._task = task
+        # A tokenizer's first call may change its padding or truncation, which no other call
+        # beside it survives ("Already borrowed").
+        self._tokenizing = threading.Lock()
+        self.ends = end_tokens(self.model.frozen_model, tokenizer)
+        """The tokens that end an answer."""
+        if task.type == "causal_lm":
+            self.ends.add(self._renderer.end_of_target[-1])
 
-    def render(self, row: Mapping[str, Any]) -> str:
-        """A row of data as input text. Raises PipelineError for a column that it lacks."""
-        return render(self._task.input_template, row, "task.input_template")
+    def render(self, row: Mapping[str, Any]) -> str | Turns:
+        """What a row of data asks: its text, or its turns with `task.messages_column`.
 
-    def __call__(self, text: str, decoding: Decoding, streamer: BaseStreamer | None = None) -> str:
+        Raises PipelineError for a column that it lacks.
+        """
+        return self._renderer.asked(row)
+
+    def __call__(
+        self, asked: str | Turns, decoding: Decoding, streamer: BaseStreamer | None = None
+    ) -> str:
         """What the model writes for one input, without surrounding white space.
 
         One input at a time: what an input is batched with can change a tie in bfloat16, and the
-        same input has to give the same text wherever it is asked.
+        same input has to give the same text wherever it is asked, whatever other threads ask.
         """
-        ids = torch.tensor([self._renderer.prompt_ids(text)], device=self.model.device)
-        torch.manual_seed(decoding.seed)
-        generated = self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            streamer=streamer,
-            **self._settings(decoding),
-        )
+        with self._tokenizing:
+            prompt = self._renderer.prompt_ids(asked, self.model.begins_text)
+        ids = torch.tensor([prompt], device=self.model.device)
+        refuse_without_room(self.model, ids.shape[1], decoding.max_new_tokens)
+        drawing: AbstractContextManager[Any] = nullcontext()
+        if decoding.temperature > 0:
+            drawing = DrawingFrom(torch.Generator(ids.device).manual_seed(decoding.seed))
+        with drawing:
+            generated = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                streamer=streamer,
+                **self._settings(decoding),
+            )
         # An encoder-decoder does not say its input again.
         begin = 0 if self._task.type == "seq2seq_lm" else ids.shape[1]
-        answer = self.tokenizer.decode(generated[0, begin:], skip_special_tokens=True)
-        return str(answer).strip()
+        written = without_end(generated[0, begin:].tolist(), self.ends)
+        return str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
 
     def _settings(self, decoding: Decoding) -> dict[str, Any]:
         """What chooses the next token as the evaluation does.
@@ -89,10 +111,9 @@ class TextGenerator:
         }
         if self._task.type == "seq2seq_lm":
             return {**settings, "num_beams": 1}
-        ends = end_tokens(self.model.frozen_model, self.tokenizer)
         return {
             **settings,
-            "eos_token_id": sorted(ends) or None,
+            "eos_token_id": sorted(self.ends) or None,
             "pad_token_id": self.tokenizer.pad_token_id,
             "repetition_penalty": 1.0,
         }

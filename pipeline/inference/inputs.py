@@ -18,7 +18,7 @@ def inputs_of_file(path: Path) -> list[Input]:
     holds texts. Blank lines are skipped. Raises PipelineError naming a line that is neither.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise PipelineError(f"{path}: there is no such file") from error
     except UnicodeDecodeError as error:

@@ -30,7 +30,10 @@ def choose(params: Params, name: str) -> str:
                 f"{summary}: there is no comparison yet that could name the best; run `dvc repro`, "
                 f"or name a variant: {_some(known)}"
             )
-        name = best_of(read_csv(summary))
+        table = read_csv(summary)
+        if "is_best" not in table:
+            raise PipelineError(f"{summary}: does not name the best; run `dvc repro report`")
+        name = best_of(table)
     if name not in known:
         raise PipelineError(
             f"'{name}' is no variant of params.yaml; use '{BEST}' or one of: {_some(known)}"
@@ -39,8 +42,8 @@ def choose(params: Params, name: str) -> str:
 
 
 def best_of(table: pd.DataFrame) -> str:
-    """The first variant of a summary table, which is sorted best first."""
-    return str(table.loc[table["kind"] == "variant", "name"].iloc[0])
+    """The run that a summary table marks as the best."""
+    return str(table.loc[table["is_best"], "name"].iloc[0])
 
 
 def load_prefix(params: Params, name: str, frozen_model: PreTrainedModel) -> KVPrefix:

@@ -20,6 +20,15 @@ class Rendering(Protocol):
     def texts(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """The row's input and target."""
 
+    def message(self, text: str) -> str:
+        """A text as one user's message, by the chat template."""
+
+    def tokens(self, text: str, is_chat: bool) -> tuple[list[int], int]:
+        """The tokens of a text of its own, and how many of them begin it (BOS).
+
+        `is_chat`: it was rendered by the chat template.
+        """
+
 
 class CacheContext(Protocol):
     """What the stage `kv_prefix` has."""

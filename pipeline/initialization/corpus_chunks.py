@@ -26,7 +26,7 @@ class CorpusChunks(TextStart):
         from pipeline.prefix.starts.reshaped import spaced_chunks
 
         text = read_text_file(context.name, self.path)
-        whole = context.tokenizer.encode(text, add_special_tokens=False)
-        return first_tokens(
-            context, text, spaced_chunks(whole, context.max_length, self.chunk_tokens)
-        )
+        whole, count = context.rendering.tokens(text, is_chat=False)
+        most = context.max_length - count
+        chunks = spaced_chunks(whole[count:], most, self.chunk_tokens)
+        return first_tokens(context, text, [*whole[:count], *chunks], bool(count))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,9 +14,6 @@ from pipeline.initialization.from_text import (
     first_tokens,
     read_text_file,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class CorpusText(TextStart):
@@ -33,9 +30,11 @@ class CorpusText(TextStart):
         """The file's text, under the chat template where that is asked for."""
         text = read_text_file(context.name, self.path)
         if self.use_chat_template:
-            text = _as_message(context.name, text, context.tokenizer)
-        tokens = context.tokenizer.encode(text, add_special_tokens=not self.use_chat_template)
-        return first_tokens(context, text, tokens[self.skip_tokens :])
+            text = _as_message(text, context)
+        tokens, count = context.rendering.tokens(text, self.use_chat_template)
+        # What begins a text begins it wherever the file is entered.
+        kept = [*tokens[:count], *tokens[count + self.skip_tokens :]]
+        return first_tokens(context, text, kept, bool(count))
 
     def check_text(self, name: str, tokens_in: Callable[[str], int], needed: int) -> None:
         """Raise PipelineError for a file that is there and too short, or no UTF-8."""
@@ -43,7 +42,7 @@ class CorpusText(TextStart):
         if not path.exists():
             return
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise PipelineError(
                 f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"
@@ -57,11 +56,10 @@ class CorpusText(TextStart):
             )
 
 
-def _as_message(name: str, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
-    if tokenizer.chat_template is None:
+def _as_message(text: str, context: CacheContext) -> str:
+    if context.tokenizer.chat_template is None:
         raise PipelineError(
-            f"initializations.{name}.use_chat_template: the model's tokenizer has no chat "
+            f"initializations.{context.name}.use_chat_template: the model's tokenizer has no chat "
             "template; set it to false"
         )
-    turns = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False))
+    return context.rendering.message(text)

@@ -33,8 +33,8 @@ class Demonstrations(TextStart):
             return _read_and_written(context, rows)
         text = context.rendering.demonstrations(rows, self.template)
         is_chat = self.template is None and context.use_chat_template
-        tokens = context.tokenizer.encode(text, add_special_tokens=not is_chat)
-        return first_tokens(context, text, tokens)
+        tokens, count = context.rendering.tokens(text, is_chat)
+        return first_tokens(context, text, tokens, bool(count))
 
     def templates(self) -> Mapping[str, str]:
         """The template of a row, where it is not the task's own."""

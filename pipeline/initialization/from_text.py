@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class Corpus:
     """A text, and which of its tokens are prefilled into a KV cache.
 
-    `written` is what an encoder-decoder's decoder is given; None for `tokens` too.
+    `written` is what an encoder-decoder's decoder is given; None for `tokens` too. `begins_text`:
+    the first token is what begins a text (BOS).
     """
 
     text: str
     tokens: list[int]
     written: list[int] | None = None
+    begins_text: bool = False
 
 
 class TextStart(Start):
@@ -44,6 +46,7 @@ class TextStart(Start):
             kv = kv_prefix_from_tokens(context.frozen_model, corpus.tokens)
         else:
             kv = kv_prefix_from_source_tokens(context.frozen_model, corpus.tokens, corpus.written)
+        kv = kv.beginning_text(corpus.begins_text)
         return Cached(kv, f"KV cache of {len(corpus.tokens)} tokens", corpus.text)
 
     def start(self, context: StartContext) -> "KVPrefix":
@@ -60,7 +63,9 @@ class TextStart(Start):
             )
 
 
-def first_tokens(context: CacheContext, text: str, tokens: list[int]) -> Corpus:
+def first_tokens(
+    context: CacheContext, text: str, tokens: list[int], begins_text: bool = False
+) -> Corpus:
     """A text's tokens as far as they are prefilled. Raises PipelineError for too few."""
     if len(tokens) < context.max_length:
         raise PipelineError(
@@ -68,13 +73,13 @@ def first_tokens(context: CacheContext, text: str, tokens: list[int]) -> Corpus:
             f"kv_prefix.max_length = {context.max_length}; use a longer text or lower "
             "kv_prefix.max_length"
         )
-    return Corpus(text, tokens[: context.max_length])
+    return Corpus(text, tokens[: context.max_length], begins_text=begins_text)
 
 
 def read_text_file(name: str, path: str) -> str:
     """The text of the user's file. Raises PipelineError when it is missing, no UTF-8, or empty."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise PipelineError(
             f"initializations.{name}.path: there is no file '{path}'; name an existing text file"

@@ -1,10 +1,13 @@
 """`most_attended`: the tokens of a text file that training inputs make use of."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.initialization.context import CacheContext, StartContext
 from pipeline.initialization.from_text import Corpus, TextStart, read_text_file
 from pipeline.schema.section import Count
+from pipeline.storage.records import read_text
 
 if TYPE_CHECKING:
     from pipeline.prefix import KVPrefix
@@ -23,7 +26,8 @@ class MostAttended(TextStart):
     def corpus(self, context: CacheContext) -> Corpus:
         """The file's text, and its first `corpus_tokens`, to choose from."""
         text = read_text_file(context.name, self.path)
-        return Corpus(text, context.tokenizer.encode(text)[: self.corpus_tokens])
+        tokens, count = context.rendering.tokens(text, is_chat=False)
+        return Corpus(text, tokens[: self.corpus_tokens], begins_text=bool(count))
 
     def start(self, context: StartContext) -> "KVPrefix":
         """The tokens that the training inputs attend to most, with the whole text before them."""
@@ -37,6 +41,13 @@ class MostAttended(TextStart):
         kv = most_attended(whole, corpus, context.length, context.inputs(self.inputs))
         whole.detach()
         return kv
+
+    def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:
+        """`corpus_tokens`, or the whole text where it is shorter."""
+        path = Path(self.path)
+        if not path.is_file():
+            return self.corpus_tokens
+        return min(self.corpus_tokens, tokens_in(read_text(path)))
 
     def check_lengths(self, name: str, longest: int, cached_tokens: int) -> None:
         """Raise ValueError for a length above the tokens to choose from."""

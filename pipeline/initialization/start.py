@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.initialization.context import CacheContext, StartContext
-from pipeline.schema.section import Section
+from pipeline.schema.section import GivenPath, Section
 
 if TYPE_CHECKING:
     from pipeline.prefix import KVPrefix
@@ -30,7 +30,7 @@ class Start(Section):
     `path` is what it is made from, so that DVC watches it.
     """
 
-    path: str
+    path: GivenPath
     type: str
 
     stands_in_context: ClassVar[bool] = False
@@ -74,6 +74,13 @@ class Start(Section):
 
         `tokens_in` counts a text's tokens.
         """
+
+    def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:
+        """The tokens of its text that training inputs are read after; None for none.
+
+        `tokens_in` counts a text's tokens.
+        """
+        return None
 
     def templates(self) -> Mapping[str, str]:
         """Its Jinja2 templates over the data's columns, by their keys."""

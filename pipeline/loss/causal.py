@@ -11,20 +11,48 @@ from pipeline.prefix import PrefixModel
 
 
 class TargetLoss:
-    """The loss of a model's targets, by the fastest way that its architecture allows."""
+    """The loss of a model's targets, of each example by the fastest way that serves it.
+
+    Which way that is depends on the architecture and on the example's own length, never on what it
+    shares a batch with.
+    """
 
     def __init__(self, model: PrefixModel) -> None:
         self.model = model
-        self.is_packed = model.why_not_packed() is None
+
+    def packs(self, tokens: int) -> bool:
+        """Whether packed rows serve an example of so many tokens."""
+        return self.model.why_not_packed(tokens=tokens) is None
 
     def parts(self, examples: Sequence[Example]) -> list[list[Example]]:
         """A batch in the parts that one call takes: whole where packed, else of like length."""
-        return [list(examples)] if self.is_packed else parts_of_like_length(examples)
+        packed, padded = self._ways(examples)
+        return packed + [part for some in padded for part in parts_of_like_length(some)]
 
     def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> torch.Tensor:
         """The examples' summed cross-entropy (nats, float32 scalar) of target tokens, weighted."""
-        predicting, labels = self._packed(examples) if self.is_packed else self._padded(examples)
-        return summed_cross_entropy(predicting, labels, weight)
+        packed, padded = self._ways(examples)
+        losses = [
+            summed_cross_entropy(*way(part), weight)
+            for way, parts in ((self._packed, packed), (self._padded, padded))
+            for part in parts
+        ]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _ways(self, examples: Sequence[Example]) -> tuple[list[list[Example]], list[list[Example]]]:
+        """What is packed, a row each, and what is padded together."""
+        # The longest first: what serves it is tried once.
+        lengths = sorted({len(example["input_ids"]) for example in examples}, reverse=True)
+        packs = {length: self.packs(length) for length in lengths}
+        packed: list[Example] = []
+        padded: dict[int, list[Example]] = {}
+        for example in examples:
+            if packs[len(example["input_ids"])]:
+                packed.append(example)
+            else:
+                group = self.model.padding_group(len(example["input_ids"]))
+                padded.setdefault(group, []).append(example)
+        return _rows(packed, self.model.most_packed), list(padded.values())
 
     def _packed(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         row = pack(examples, self.model.device)
@@ -57,3 +85,18 @@ class TargetLoss:
             logits = logits[:, kept]
         chosen = is_target[:, first:]
         return logits[chosen], batch.labels[:, first:][chosen]
+
+
+def _rows(examples: list[Example], most: int | None) -> list[list[Example]]:
+    """Examples in rows of at most so many tokens."""
+    rows: list[list[Example]] = []
+    used = 0
+    for example in examples:
+        tokens = len(example["input_ids"])
+        if rows and (most is None or used + tokens <= most):
+            rows[-1].append(example)
+            used += tokens
+        else:
+            rows.append([example])
+            used = tokens
+    return rows

@@ -35,7 +35,8 @@ class Metric:
     """A metric over the lines of predictions.jsonl; its class says what it is of.
 
     `score` maps the lines' statistics, summed over a set of lines (`[..., k]`), to that set's
-    scores `[...]`. `title` heads a column of a table; `label` and `unit` stand at an axis.
+    scores `[...]`, of which none is below 0 or above `highest` (None: without end). `title` heads a
+    column of a table; `label` and `unit` stand at an axis.
     `restates` names a metric that ranks everything alike: only one of the two has a column.
     """
 
@@ -46,6 +47,7 @@ class Metric:
     form: Form
     higher_is_better: bool
     score: "Callable[[np.ndarray], np.ndarray]"
+    highest: float | None = None
     restates: str | None = None
 
     @property

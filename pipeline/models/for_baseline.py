@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.baselines import context as given
 from pipeline.config import Params
+from pipeline.data.few_shot import FewShotPrompt
+from pipeline.data.rendering import Renderer
 from pipeline.data.splits import load_split
+from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError
 from pipeline.models.for_task import load_for_task
@@ -33,6 +38,45 @@ class ForBaseline:
         """The frozen model's tokenizer."""
         return load_tokenizer(paths.MODEL)
 
+    def tokens(self, text: str) -> tuple[list[int], int]:
+        """A text's tokens as the task's inputs would begin."""
+        return Renderer(self.params.task, self.tokenizer).tokens(text, is_chat=False)
+
+    @cached_property
+    def splits(self) -> list[Dataset]:
+        """The splits of `evaluate`, and validation, by which the best of several is chosen."""
+        names = dict.fromkeys(("validation", *self.params.evaluate.splits))
+        return [load_split(paths.TOKENIZED / "splits", name) for name in names]
+
+    @property
+    def train_examples(self) -> int:
+        """The examples of the training split."""
+        return len(self._train)
+
+    def few_shot(self, shots: int, instructions: str | None, seed: int) -> FewShotPrompt:
+        """The first examples of a seeded shuffle of the training split."""
+        shown = subset(self._train, shots, seed)
+        return FewShotPrompt(
+            Renderer(self.params.task, self.tokenizer), shown.to_list(), instructions
+        )
+
+    def room_before(self, prompt: given.FewShotPrompt) -> int | None:
+        """The model's context without the longest input and what it generates or is scored by."""
+        context = context_of(self.frozen_model)
+        if context is None:
+            return None
+        shared = prompt.shared_by(self.splits)
+        longest = 0
+        for split in self.splits:
+            for row in prompt.follow(split, shared):
+                generated = row["target_start"] + self.params.evaluate.max_new_tokens
+                longest = max(longest, len(row["input_ids"]), generated)
+        return context - longest
+
+    @cached_property
+    def _train(self) -> Dataset:
+        return load_split(paths.TOKENIZED / "splits", "train")
+
     def free_positions(self) -> int:
         """The positions that no example measured takes, its generated text included."""
         context = context_of(self.frozen_model)
@@ -42,7 +86,7 @@ class ForBaseline:
                 "without end; give a number"
             )
         longest = 0
-        for name in self.params.evaluate.splits:
+        for name in self.params.evaluate.measured_splits:
             split = load_split(paths.TOKENIZED / "splits", name)
             whole = max(map(len, split["input_ids"]))
             generated = max(split["target_start"]) + self.params.evaluate.max_new_tokens

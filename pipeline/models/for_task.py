@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from pipeline.data.task_type import TaskType
 from pipeline.errors import PipelineError
+from pipeline.models.auto_classes import auto_class
 from pipeline.models.frozen import load_frozen_model, not_a_model, resolve_device
 from pipeline.schema.compute import Compute
 
@@ -33,11 +33,6 @@ def load_for_task(
     # That a head is new is what is meant here, and no cause for a warning.
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    classes = {
-        "seq2seq_lm": transformers.AutoModelForSeq2SeqLM,
-        "seq_cls": transformers.AutoModelForSequenceClassification,
-        "token_cls": transformers.AutoModelForTokenClassification,
-    }
     extra: dict[str, Any] = {}
     if task.is_classification:
         extra["id2label"] = dict(enumerate(task.labels))
@@ -46,7 +41,8 @@ def load_for_task(
         extra["label2id"] = {label: index for index, label in enumerate(task.labels)}
     torch.manual_seed(seed)
     try:
-        model, found = classes[task.name].from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, found = auto_class(task.name, config.model_type).from_pretrained(
             folder,
             dtype=compute.dtype,
             local_files_only=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
 from pipeline.models.definition import read_definition
 from pipeline.models.tokenizer import load_tokenizer
@@ -64,14 +65,11 @@ class ForVariant:
         return load_tokenizer(paths.MODEL)
 
     def inputs(self, most: int) -> list[list[int]]:
-        """The first inputs of the training split, without their targets."""
-        rows = load_split(paths.TOKENIZED / "splits", "train").select_columns(
-            ["input_ids", "target_start"]
-        )
-        return [
-            row["input_ids"][: row["target_start"]]
-            for row in rows.select(range(min(most, len(rows))))
-        ]
+        """The first inputs of the training split as they follow what the stage `kv_prefix` kept,
+        without their targets."""
+        rows = load_split(paths.TOKENIZED / "splits", "train")
+        first = following(rows.select(range(min(most, len(rows)))), self.cached.begins_text)
+        return [row["input_ids"][: row["target_start"]] for row in first]
 
 
 def _folder(variant: Variant) -> Path:

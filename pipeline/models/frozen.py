@@ -4,22 +4,26 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from pipeline.errors import PipelineError, first_line
+from pipeline.errors.memory import is_out_of_memory
+from pipeline.models.auto_classes import auto_class
 from pipeline.schema.compute import Compute
 
 
 def load_frozen_model(folder: Path, compute: Compute) -> PreTrainedModel:
     """The causal language model in evaluation mode, no weight of which takes a gradient.
 
-    Raises PipelineError when the folder does not hold one.
+    Of a multimodal checkpoint the whole, for text. Raises PipelineError when the folder does not
+    hold one.
     """
     logging.disable_progress_bar()
     dtype = "auto" if compute.dtype == "auto" else compute.dtype
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = auto_class("causal_lm", config.model_type).from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
@@ -47,7 +51,12 @@ def resolve_device(name: str) -> torch.device:
 
 
 def not_a_model(folder: Path, error: Exception) -> PipelineError:
-    """The error to raise for a folder that transformers cannot load as asked."""
+    """The error to raise for a folder that transformers cannot load as asked.
+
+    One of memory says nothing of the folder, and is raised as it is.
+    """
+    if is_out_of_memory(error):
+        raise error
     if not folder.exists():
         return PipelineError(f"{folder}: no frozen model here yet; run `dvc repro fetch_model`")
     return PipelineError(

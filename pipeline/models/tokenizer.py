@@ -29,3 +29,8 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
     ends = None if generation is None else generation.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
     return {int(end) for end in [*listed, tokenizer.eos_token_id] if end is not None}
+
+
+def without_end(tokens: list[int], ends: set[int]) -> list[int]:
+    """Generated tokens without the one that ended them; not every tokenizer calls it special."""
+    return tokens[:-1] if tokens and tokens[-1] in ends else tokens

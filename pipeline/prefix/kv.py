@@ -17,6 +17,7 @@ from pipeline.prefix.errors import PrefixError
 
 FORMAT = "kv-prefix-1"
 _MODULES = "modules."
+_BEGINS_TEXT = "begins_text"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,26 @@ class KVPrefix:
         """The prefix of a slice of the virtual tokens, for example `kv[:8]`."""
         if not isinstance(tokens, slice):
             raise PrefixError("index a prefix with a slice of its virtual tokens, as in kv[:8]")
-        return self._with(lambda tensor: tensor[:, tokens])
+        kv = self._with(lambda tensor: tensor[:, tokens])
+        if tokens.indices(len(self))[0] != 0:
+            kv.metadata.pop(_BEGINS_TEXT, None)
+        return kv
+
+    @property
+    def begins_text(self) -> bool:
+        """Whether its first virtual token is what begins a text (BOS).
+
+        An input after it has none of its own; after any other prefix it keeps the one that the
+        tokenizer gives it. Kept in the prefix's file, and through training.
+        """
+        return self.metadata.get(_BEGINS_TEXT) == "true"
+
+    def beginning_text(self, begins_text: bool = True) -> "KVPrefix":
+        """The same prefix, said to begin a text or not."""
+        kv = self._with(lambda tensor: tensor)
+        kv.metadata.pop(_BEGINS_TEXT, None)
+        kv.metadata.update({_BEGINS_TEXT: "true"} if begins_text else {})
+        return kv
 
     @property
     def shapes(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -2,25 +2,28 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import Cache, PreTrainedModel
 
 from pipeline.prefix.architecture.context import refuse_beyond_context
 from pipeline.prefix.architecture.parts import (
     Place,
     chosen_places,
+    evaluating,
     is_decoder_only,
     of_places,
     parts_of,
     places_of,
     shapes_of,
+    takes,
 )
+from pipeline.prefix.architecture.reach import reach_of, rotary_switch
 from pipeline.prefix.architecture.shapes import adapter_shapes, chosen_shapes, kv_shapes
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.peft_format import load_adapter, save_adapter
 from pipeline.prefix.files.provenance import provenance, warn_of_another_model
@@ -28,24 +31,31 @@ from pipeline.prefix.injection.causal import CausalInjection
 from pipeline.prefix.injection.heads import HeadInjection
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
+from pipeline.prefix.injection.recomputation import Recomputation
+from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.gate import why_not_packed
+from pipeline.prefix.packed.gate import why_not_decoding, why_not_packed
 from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes, build_encoder
 from pipeline.prefix.parameters.heads import TrainedModules
+from pipeline.prefix.trainer_model import TrainerModel
 
 
-class PrefixModel(nn.Module):
+class PrefixModel(TrainerModel):
     """A transformers model in which every attention layer attends to a learned prefix.
 
     The frozen model's weights are shared, never copied and never trained. It sees the prefix while
     this object's `forward` or `generate` runs, and is itself the bare model at any other time: any
-    number of prefix models can share it. The only parameters that take a gradient are the
-    encoder's, in float32.
+    number of prefix models can share it. Their calls from several threads take turns at it, a
+    whole generation as one. The only parameters that take a gradient are the encoder's, in float32.
 
-    Without a configuration the prefix is empty: calls reach the model as they are, and its weights
-    take gradients or not as they did before.
+    The frozen model is in evaluation mode throughout, also while its prefix is trained: its own
+    dropout is off. Training mode is the prefix's (`prefix_dropout`) and that of the modules trained
+    beside it, which keep the dropout inside of them.
+
+    Without a configuration the prefix is empty: calls reach the model as they are, its weights
+    take gradients or not as they did before, and its modes are its own.
 
     Args:
         frozen_model: a decoder-only transformers model with a KV cache, an encoder-decoder, or an
@@ -57,25 +67,26 @@ class PrefixModel(nn.Module):
     """
 
     def __init__(self, frozen_model: PreTrainedModel, config: PrefixConfig | None = None) -> None:
-        super().__init__()
-        self.frozen_model = frozen_model
+        # Without a prefix it is the model itself that is trained.
+        super().__init__(frozen_model, saves_frozen_model=config is None)
         self.prefix_config = config
         self.encoder: PrefixEncoder | NoEncoder = NoEncoder()
         self.parts: tuple[str, ...] = ()
+        self.begins_text = False
+        """Whether the prefix begins a text, so that inputs have no BOS (`KVPrefix.begins_text`)."""
         self._places: list[Place] | None = None
-        self._injection = Injection()
+        self._injection = Injection(frozen_model)
         if config is not None:
             self._inject(config)
         modules = () if config is None else config.modules_to_save
         self.heads = TrainedModules(frozen_model, modules)
-        self._head_injection = HeadInjection(self.heads)
-        # For layers that are recomputed: which of the two ways their forward pass went.
-        self._is_packing = False
-        self._why_not_packed: dict[bool, str | None] = {}
+        self._head_injection = HeadInjection(frozen_model, self.heads)
+        self._recomputation = Recomputation(frozen_model)
+        self._why_not_packed: dict[tuple[bool, int], str | None] = {}
 
     def _inject(self, config: PrefixConfig) -> None:
         """Build the encoder that a configuration asks for, and what brings its prefix in."""
-        model = self.frozen_model.requires_grad_(False)
+        model = self.frozen_model.requires_grad_(False).eval()
         self.parts = parts_of(model, config.parts)
         places: list[Place] = []
         if is_decoder_only(model):
@@ -91,7 +102,9 @@ class PrefixModel(nn.Module):
             self._injection = CausalInjection(model, config, self.kv_shapes, encoder.given)
         else:
             encoder.parts = tuple(place.part for place in places)
-            self._injection = PartInjection(model, self._places, config.layers, encoder.given)
+            self._injection = PartInjection(
+                model, self._places, config.layers, encoder.given, config.prefix_always_visible
+            )
         self.encoder = encoder
 
     @cached_property
@@ -122,8 +135,37 @@ class PrefixModel(nn.Module):
         `input_ids` and `attention_mask` are `[batch, tokens]` of the input alone, padded on either
         side; `position_ids`, where given, count from the input's first token.
         """
-        with self._injection.active(), self._head_injection.active():
+        if self._recomputes and takes(self.frozen_model, "use_cache"):
+            # A layer that appends to a cache would append twice.
+            kwargs["use_cache"] = False
+        with self._injected():
             return self.frozen_model(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> "PrefixModel":
+        """Training mode of what is trained: with a prefix the frozen model stays as it is used."""
+        super().train(mode)
+        if self.prefix_config is not None:
+            self.frozen_model.eval()
+        return self
+
+    @property
+    def _recomputes(self) -> bool:
+        return (
+            self.prefix_config is not None
+            and self.training
+            and torch.is_grad_enabled()
+            and self._recomputation.is_asked_for
+        )
+
+    @contextmanager
+    def _without_dropout(self) -> Iterator[None]:
+        """The frozen model without its dropout, whoever shares it, and recomputed where asked."""
+        with ExitStack() as stack:
+            if self.prefix_config is not None and self.frozen_model.training:
+                stack.enter_context(evaluating(self.frozen_model))
+            if self._recomputes:
+                stack.enter_context(self._recomputation.active())
+            yield
 
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -131,8 +173,20 @@ class PrefixModel(nn.Module):
         cached = self.prefix_length and kwargs.setdefault("use_cache", True)
         if cached and self._injection.through_cache:
             kwargs.setdefault("past_key_values", self.new_cache())
-        with self._injection.active(), self._head_injection.active():
+        with self._injected():
             return self.frozen_model.generate(*args, **kwargs)
+
+    @contextmanager
+    def _injected(self) -> Iterator[None]:
+        """The frozen model with the prefix, layers to be recomputed included."""
+        replayed = replayed_within(self._injection.recompute_context)
+        with (
+            self._injection.active(),
+            self._without_dropout(),
+            self._head_injection.active(),
+            replayed,
+        ):
+            yield
 
     def new_cache(self) -> Cache | None:
         """An empty growing cache after the prefix, to pass as `past_key_values` from call to call.
@@ -148,6 +202,7 @@ class PrefixModel(nn.Module):
         made with another model of the same shapes.
         """
         warn_of_another_model(kv, self.frozen_model)
+        self.begins_text = kv.begins_text
         kv = kv.to(self.device)
         if kv.modules:
             self.heads.load(kv.modules)
@@ -163,41 +218,50 @@ class PrefixModel(nn.Module):
             return None
         kv.metadata.update(provenance(self.frozen_model))
         kv.modules.update(self.heads.tensors())
-        return kv.detached()
+        return kv.beginning_text(self.begins_text).detached()
 
     @contextmanager
     def frozen(self) -> Iterator[PreTrainedModel]:
-        """The frozen model without any trace of this prefix, its hooks removed meanwhile."""
-        self.detach()
-        try:
-            yield self.frozen_model
-        finally:
-            self._injection.attach()
-            self._head_injection.attach()
+        """The frozen model without any trace of this prefix, its hooks removed meanwhile.
+
+        Calls of other threads wait.
+        """
+        with turn_of(self.frozen_model):
+            self.detach()
+            try:
+                yield self.frozen_model
+            finally:
+                self._injection.attach()
+                self._head_injection.attach()
 
     def detach(self) -> None:
         """Remove this prefix's hooks from the frozen model; the next call adds them again."""
         self._injection.detach()
         self._head_injection.detach()
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Keep no activations inside layers; effective in training mode."""
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any
+    ) -> None:
         self._why_not_packed.clear()
-        if self.prefix_config is None:
-            self.frozen_model.gradient_checkpointing_enable()
-            return
-        self.frozen_model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={
-                "use_reentrant": False,
-                "context_fn": self._recompute_context,
-            }
-        )
+        if self.prefix_config is not None:
+            self._recomputation.refuse_without_layers()
+        super().activation_checkpointing_enable(activation_checkpointing_kwargs, **how)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def activation_checkpointing_disable(self) -> None:
+        self._why_not_packed.clear()
+        super().activation_checkpointing_disable()
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], is_main_process: bool = True, **_: Any
+    ) -> None:
         """Write the prefix as a PEFT adapter folder, which PEFT and `from_pretrained` read.
 
         A prefix-tuning adapter, or with `num_frozen_tokens` a cartridge, which knows of them.
+        Other keywords of transformers' `save_pretrained` have no meaning for it; only the main
+        process of several writes.
         """
+        if not is_main_process:
+            return
         kv, config = self.kv_prefix(), self.prefix_config
         if kv is None or config is None:
             raise PrefixError("the model has no prefix to save; make it with a PrefixConfig")
@@ -234,16 +298,41 @@ class PrefixModel(nn.Module):
         model.load_kv_prefix(kv)
         return model
 
-    def why_not_packed(self, decoding: bool = False) -> str | None:
+    def why_not_packed(self, decoding: bool = False, tokens: int = 0) -> str | None:
         """Why packed rows do not serve this model, in a clause; None where they do.
 
-        `decoding` asks for greedy decoding of packed rows too. See `pipeline.prefix.packed.gate`.
+        `tokens` are those of an example (generated ones included), since windows hide part of a
+        long one; `decoding` asks for greedy decoding of packed rows too. See
+        `pipeline.prefix.packed.gate`.
         """
-        if decoding not in self._why_not_packed:
-            kv = self.kv_prefix()
-            with self.frozen() as frozen_model:
-                self._why_not_packed[decoding] = why_not_packed(frozen_model, kv, decoding)
-        return self._why_not_packed[decoding]
+        with turn_of(self.frozen_model):
+            # A model without a prefix is trained with its own dropout.
+            key = self.frozen_model.training, tokens
+            if key not in self._why_not_packed:
+                reason = why_not_packed(self.frozen_model, self.prefix_config, tokens)
+                self._why_not_packed[key] = reason
+            reason = self._why_not_packed[key]
+        if reason is None and decoding:
+            return why_not_decoding(self.frozen_model, self.kv_shapes)
+        return reason
+
+    def padding_group(self, tokens: int) -> int:
+        """A number that inputs share which can be padded together without changing each other.
+
+        Some models rotate all rows of a batch by what the longest asks for, and Llama 4 counts a
+        token's place with the padding before it.
+        """
+        row, switch = reach_of(self.config).row, rotary_switch(self.config)
+        whole = self.prefix_length + tokens
+        if row is not None and whole > row:
+            return tokens
+        return int(switch is not None and whole > switch)
+
+    @property
+    def most_packed(self) -> int | None:
+        """The most tokens of one packed row; None for any number."""
+        row = reach_of(self.config).row
+        return None if row is None else row - self.prefix_length
 
     def packed_logits(
         self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor
@@ -253,15 +342,7 @@ class PrefixModel(nn.Module):
         The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
         after another, `lengths` their tokens. The numbers are those of `forward`.
         """
-        before, self._is_packing = self._is_packing, True
-        try:
-            return packed_logits(self.frozen_model, input_ids, lengths, self.encoder.given(), keep)
-        finally:
-            self._is_packing = before
-
-    def _recompute_context(
-        self,
-    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        if self._is_packing:
-            return nullcontext(), packed_attention_on(self.frozen_model)
-        return self._injection.recompute_context()
+        frozen = self.frozen_model
+        replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
+        with turn_of(frozen), self._without_dropout(), replayed:
+            return packed_logits(frozen, input_ids, lengths, self.encoder.given(), keep)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from pipeline.config import Params
 from pipeline.config.data import FileData
 from pipeline.config.model import LocalModel
 from pipeline.errors import PipelineError
+from pipeline.preflight.context import check_examples, check_lengths
 from pipeline.preflight.current import LastRuns
-from pipeline.preflight.model import check_examples_fit_context, check_model_fits_task, context_of
+from pipeline.preflight.model import check_model_fits_task
 from pipeline.storage.records import read_json
 from pipeline.workspace import paths
+
+_VOCABULARY = paths.MODEL / "tokenizer.json"
 
 
 def check_files(params: Params) -> list[str]:
@@ -27,7 +31,8 @@ def check_files(params: Params) -> list[str]:
     waiting = []
     _model_fits_task(params, last)
     if last.is_current("fetch_model"):
-        _lengths_fit_context(params)
+        if (config := _model_config()) is not None:
+            check_lengths(params, config)
         _corpora_are_long_enough(params)
     else:
         waiting.append("lengths and corpora are checked against the model after fetch_model")
@@ -36,7 +41,7 @@ def check_files(params: Params) -> list[str]:
     else:
         waiting.append("templates are checked against the data's columns after fetch_data")
     if last.is_current("tokenize"):
-        _examples_fit_context(params)
+        check_tokenized(params)
     return waiting
 
 
@@ -79,52 +84,38 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
             config = json.loads((Path(params.model.path) / "config.json").read_text("utf-8"))
             if isinstance(config, dict):
                 check_model_fits_task(params, config)
+                check_lengths(params, config)
 
 
-def _examples_fit_context(params: Params) -> None:
+def check_tokenized(params: Params) -> None:
+    """Check that the model has a position for each token of what `tokenize` wrote.
+
+    Raises PipelineError with the key's path for the first thing that is too long.
+    """
     config = _model_config()
     if config is not None:
         statistics = read_json(paths.TOKENIZED / "statistics.json")
-        check_examples_fit_context(params, config, statistics)
-
-
-def _lengths_fit_context(params: Params) -> None:
-    config = _model_config()
-    context = None if config is None else context_of(config)
-    if context is None:
-        return
-    longest = max(params.sweep.lengths)
-    if longest >= context:
-        raise PipelineError(
-            f"sweep.lengths: {longest} virtual tokens leave no room in the model's context of "
-            f"{context} positions; use shorter prefixes"
-        )
-    # An encoder-decoder counts input and target apart; task.max_length is of both together.
-    together = params.task.type != "seq2seq_lm"
-    if together and longest + params.task.max_length > context:
-        raise PipelineError(
-            f"task.max_length: {params.task.max_length} tokens after a prefix of {longest} are "
-            f"more than the model's context of {context} positions; lower task.max_length or "
-            "sweep.lengths"
-        )
-    if params.kv_prefix.max_length > context:
-        raise PipelineError(
-            f"kv_prefix.max_length: {params.kv_prefix.max_length} is above the model's context "
-            f"of {context} positions; lower it"
-        )
+        check_examples(params, config, statistics, _token_counter())
 
 
 def _corpora_are_long_enough(params: Params) -> None:
-    vocabulary = paths.MODEL / "tokenizer.json"
-    if not vocabulary.exists():
+    if not _VOCABULARY.exists():
         return
-    from tokenizers import Tokenizer
-
-    tokenizer = _model_file(vocabulary, Tokenizer.from_str)
+    tokens_in = _token_counter()
     for name, definition in params.initializations.items():
-        definition.check_text(
-            name, lambda text: len(tokenizer.encode(text).ids), params.kv_prefix.max_length
-        )
+        definition.check_text(name, tokens_in, params.kv_prefix.max_length)
+
+
+def _token_counter() -> Callable[[str], int]:
+    """Counts a text's tokens; the tokenizer is read when it is first needed."""
+
+    @cache
+    def tokenizer() -> Any:
+        from tokenizers import Tokenizer
+
+        return _model_file(_VOCABULARY, Tokenizer.from_str)
+
+    return lambda text: len(tokenizer().encode(text).ids)
 
 
 def _model_config() -> Any:
@@ -144,6 +135,8 @@ def _templates_fit_columns(params: Params) -> None:
     path = paths.RAW_DATA / "train.jsonl"
     if not path.exists():
         return
+    from pipeline.data.conversation import answers_in, turns_of
+    from pipeline.data.references import references_of
     from pipeline.data.templates import EmptyRowError, render
 
     try:
@@ -152,16 +145,16 @@ def _templates_fit_columns(params: Params) -> None:
     except ValueError as error:
         raise PipelineError(f"{path}: is damaged; run `dvc repro --force fetch_data`") from error
     # A null in the first row says nothing of the template; `tokenize` goes by task.empty.
-    with contextlib.suppress(EmptyRowError):
-        render(params.task.input_template, row, "task.input_template")
-    with contextlib.suppress(EmptyRowError):
-        render(params.task.target_template, row, "task.target_template")
     column = params.task.references_column
-    if column is not None and column not in row:
-        raise PipelineError(
-            f"task.references_column: '{column}' is no column; the data's columns are: "
-            f"{', '.join(row)}"
-        )
+    with contextlib.suppress(EmptyRowError):
+        if params.task.messages_column is not None:
+            turns = turns_of(row, params.task.messages_column)
+            target = answers_in(turns, "last", row)[-1][1]
+        else:
+            render(params.task.input_template, row, "task.input_template")
+            target = render(params.task.target_template, row, "task.target_template")
+        if column is not None:
+            references_of(column, row, target)
     for name, definition in params.initializations.items():
         for key, template in definition.templates().items():
             with contextlib.suppress(EmptyRowError):

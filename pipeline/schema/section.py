@@ -6,7 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Names become folder and DVC stage names, in which "-" separates length, initialisation and seed.
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+# Lower case alone: no two differ by case, which some disks do not tell apart.
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
+# DVC fails on an empty path before any stage could say what is wrong with it.
+GivenPath = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 

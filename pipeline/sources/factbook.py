@@ -12,12 +12,14 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.data import FactbookData
 from pipeline.errors import PipelineError
-from pipeline.sources.plain import Row
+from pipeline.sources.rows import Row, Rows
 from pipeline.sources.wheel import fetched_wheel
 
 Fields = list[tuple[str, str]]
@@ -36,7 +38,7 @@ class Profile:
     sections: dict[str, Fields]
 
 
-def factbook_rows(params: FactbookData) -> dict[str, list[Row]]:
+def factbook_rows(params: FactbookData, _: Path) -> dict[str, Rows]:
     """The four splits, no country in two of them, the held-out region whole in `test_unseen`.
 
     Columns: id, region, country, section, record, field, question, answer.
@@ -63,10 +65,11 @@ def factbook_rows(params: FactbookData) -> dict[str, list[Row]]:
         "test": seen[first:second],
         "test_unseen": unseen,
     }
-    return {
+    asked = {
         split: [row for profile in group for row in _questions(profile, params)]
         for split, group in groups.items()
     }
+    return {split: Rows.counted(partial(iter, rows)) for split, rows in asked.items()}
 
 
 def _profiles(archive: zipfile.ZipFile, params: FactbookData) -> list[Profile]:

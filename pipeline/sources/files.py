@@ -1,17 +1,14 @@
-"""Rows from local files: JSON lines, CSV or Parquet."""
+"""Rows from local files: JSON lines, an array of JSON, CSV, TSV or Parquet."""
 
 from pathlib import Path
 
-import pandas as pd
-
 from pipeline.config.data import FileData
 from pipeline.errors import PipelineError, first_line
-from pipeline.sources.plain import Row, plain_row
+from pipeline.sources.formats.table import READERS, kind_of, rows_of
+from pipeline.sources.rows import Rows
 
-_READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
-
-def file_rows(params: FileData) -> dict[str, list[Row]]:
+def file_rows(params: FileData, _: Path) -> dict[str, Rows]:
     """The rows of each split's file.
 
     Raises:
@@ -20,9 +17,11 @@ def file_rows(params: FileData) -> dict[str, list[Row]]:
     """
     files = {split: path for split, path in params.files.model_dump().items() if path is not None}
     splits = {split: _read(Path(path), f"data.files.{split}") for split, path in files.items()}
-    columns = set(splits["train"][0])
+    train = splits["train"]
+    # A column without a name is mostly the index that a library wrote beside the data.
+    needed = set(train.columns) - train.optional - {""}
     for split, rows in splits.items():
-        missing = sorted(columns - set(rows[0]))
+        missing = sorted(needed - set(rows.columns))
         if missing:
             raise PipelineError(
                 f"data.files.{split}: '{files[split]}' lacks columns that the training split has: "
@@ -31,33 +30,26 @@ def file_rows(params: FileData) -> dict[str, list[Row]]:
     return splits
 
 
-def _read(path: Path, key: str) -> list[Row]:
-    kind = _READERS.get(path.suffix)
-    if kind is None:
+def _read(path: Path, key: str) -> Rows:
+    kind = kind_of(path)
+    if kind not in READERS:
         raise PipelineError(
-            f"{key}: '{path}' is none of {', '.join(_READERS)}; convert it to one of these"
+            f"{key}: '{path}' is none of {', '.join(READERS)}; convert it to one of these"
         )
+    if path.is_dir():
+        raise PipelineError(f"{key}: '{path}' is a folder; name a file of it")
     try:
-        if kind == "json":
-            table = pd.read_json(path, lines=True, dtype=False)
-        elif kind == "csv":
-            # Everything is text: "NA" is a country code and "007" no number.
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        else:
-            table = pd.read_parquet(path)
+        rows = rows_of([path], kind)
     except FileNotFoundError as error:
         raise PipelineError(f"{key}: there is no file '{path}'") from error
-    except UnicodeDecodeError as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # each format's library raises kinds of its own
         raise PipelineError(
-            f"{key}: '{path}' is not UTF-8 text (byte {error.start}); save it as UTF-8"
+            f"{key}: '{path}' is no readable {kind} file: {first_line(error)}"
         ) from error
-    except (ValueError, OSError, ArithmeticError, AttributeError, LookupError) as error:
-        raise PipelineError(
-            f"{key}: '{path}' is no readable {path.suffix} file: {first_line(error)}"
-        ) from error
-    if table.empty:
+    if not rows.count:
         raise PipelineError(f"{key}: '{path}' holds no rows")
-    table = table.dropna(how="all")
-    if table.empty:
+    if not rows.columns:
         raise PipelineError(f"{key}: '{path}' holds empty rows alone")
-    return [plain_row(row) for row in table.to_dict("records")]
+    return rows

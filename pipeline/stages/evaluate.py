@@ -1,4 +1,4 @@
-"""Stage `evaluate`: one trained variant on the test splits."""
+"""Stage `evaluate`: one trained variant on validation and the test splits."""
 
 from pipeline.config import Params
 from pipeline.data.task_type import task_of
@@ -23,6 +23,7 @@ def run(params: Params, variant: Variant) -> None:
         load_tokenizer(paths.MODEL),
         params.evaluate,
         folder=paths.EVALUATE / variant.name,
+        max_tokens=params.memory.max_tokens_per_batch,
     )
     with never_fatal("log the evaluation"):
         log_variant(params, variant)

@@ -1,4 +1,4 @@
-"""Stage `evaluate_baseline`: one trained baseline on the test splits."""
+"""Stage `evaluate_baseline`: one trained baseline on validation and the test splits."""
 
 from pipeline.baselines.trained import OF_A_TRAINING, WEIGHTS
 from pipeline.config import Params
@@ -25,6 +25,7 @@ def run(params: Params, baseline: Baseline) -> None:
         load_tokenizer(paths.MODEL),
         params.evaluate,
         folder=paths.EVALUATE / baseline.name,
+        max_tokens=params.memory.max_tokens_per_batch,
         stored={key: trained[key] for key in OF_A_TRAINING},
     )
     with never_fatal("log the baseline"):

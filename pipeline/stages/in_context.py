@@ -27,6 +27,7 @@ def run(params: Params, length: int, initialization: str) -> None:
         load_tokenizer(paths.MODEL),
         params.evaluate,
         folder=paths.EVALUATE / baseline.name,
+        max_tokens=params.memory.max_tokens_per_batch,
         stored=text_stored(length),
     )
     with never_fatal("log the baseline"):

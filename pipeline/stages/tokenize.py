@@ -7,6 +7,7 @@ from pipeline.data.example import SPLITS
 from pipeline.data.labels import labels_of
 from pipeline.data.rendering import Renderer
 from pipeline.data.splits import length_statistics, save_splits
+from pipeline.data.targets import check_words
 from pipeline.data.task_type import TaskType
 from pipeline.data.tokenizing import across_splits, tokenized_split
 from pipeline.models.tokenizer import load_tokenizer
@@ -16,7 +17,9 @@ from pipeline.workspace import paths
 
 def run(params: Params) -> None:
     """Tokenize every raw split that there is."""
-    renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
+    tokenizer = load_tokenizer(paths.MODEL)
+    check_words(params.task, tokenizer)
+    renderer = Renderer(params.task, tokenizer)
     labels = labels_of(renderer, read_jsonl(paths.RAW_DATA / "train.jsonl"))
     renderer = replace(renderer, labels=labels)
     splits, counts = {}, {}
@@ -28,10 +31,19 @@ def run(params: Params) -> None:
     repeated = across_splits(splits)
     for name, row in statistics.items():
         row |= counts[name] | {"inputs_of_earlier_splits": repeated[name]}
-    save_splits(splits, paths.TOKENIZED / "splits", TaskType(params.task.type, labels))
+    task = TaskType(params.task.type, labels, _end_of_target(renderer))
+    save_splits(splits, paths.TOKENIZED / "splits", task)
     write_json(paths.TOKENIZED / "statistics.json", statistics)
     for name, row in statistics.items():
         print(
             f"{name}: {row['examples']:.0f} examples, tokens of input {row['input_tokens_mean']}, "
             f"of target {row['target_tokens_mean']} on average"
         )
+
+
+def _end_of_target(renderer: Renderer) -> int | None:
+    """The token that ends a target where that is not the end of a text, which is known anyway."""
+    if renderer.task.type != "causal_lm":
+        return None
+    end = renderer.end_of_target[-1]
+    return None if end == renderer.tokenizer.eos_token_id else end

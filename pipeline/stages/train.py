@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.config import Params
+from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
@@ -17,7 +18,7 @@ from pipeline.training.identity import training_digest
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import write_results
 from pipeline.workspace import location, paths
-from pipeline.workspace.checkpoints import remove_checkpoints
+from pipeline.workspace.checkpoints import checkpoint_name, remove_checkpoints
 from pipeline.workspace.timings import TrainingClock
 
 
@@ -33,28 +34,29 @@ def run(params: Params, variant: Variant) -> None:
     start = start_prefix(variant, model)
     model.load_kv_prefix(start)
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
+    train, validation = (following(split, model.begins_text) for split in splits.values())
     digest = training_digest(params, variant, start)
     root = location.home() / paths.CHECKPOINTS
-    checkpoints = CheckpointFolder(
-        root / f"{variant.name}-{digest[:16]}", digest, params.checkpoints.every_steps
-    )
+    folder = root / checkpoint_name(variant.name, digest)
+    checkpoints = CheckpointFolder(folder, digest, params.checkpoints.every_steps)
     with checkpoints.locked(), TrainingRun(params, variant, digest, splits) as tracking:
         clock = TrainingClock(tracking.log_step)
         result = train_prefix(
             model,
-            splits["train"],
-            splits["validation"],
+            train,
+            validation,
             params.train,
             variant.seed,
             clock.log_step,
             checkpoints,
+            params.memory.max_tokens_per_batch,
         )
 
         def save(aside: Path) -> None:
             result.prefix.save(aside / "prefix.safetensors")
 
         folder = paths.TRAIN / variant.name
-        metrics = write_results(folder, model, result, len(splits["train"]), save)
+        metrics = write_results(folder, model, result, len(train), save)
         clock.record(variant.name)
         tracking.finish(folder, metrics)
     if not location.is_temporary():

@@ -40,7 +40,13 @@ def run(params: Params, baseline: Baseline) -> None:
     model = PrefixModel(definition.adaptable(pretrained))
     clock = TrainingClock(lambda step, metrics: None)
     result = train_prefix(
-        model, train, splits["validation"], training, baseline.seed, clock.log_step
+        model,
+        train,
+        splits["validation"],
+        training,
+        baseline.seed,
+        clock.log_step,
+        validation_tokens=params.memory.max_tokens_per_batch,
     )
     clock.record(baseline.name)
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"

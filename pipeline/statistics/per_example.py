@@ -1,6 +1,6 @@
 """The statistics of every test example, read from the predictions of variants and baselines."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.metrics.table import METRICS
+from pipeline.statistics.intervals import interval
 from pipeline.statistics.resampling import Resampling
 from pipeline.storage.records import read_jsonl
 
@@ -31,35 +32,40 @@ def read_statistics(folder: Path, splits: Sequence[str], metrics: Sequence[str])
     return statistics
 
 
-def averaged(parts: Iterable[Statistics]) -> Statistics:
-    """The mean over seeds, example by example: one system that stands for all of them."""
-    listed = list(parts)
-    return {key: np.mean([part[key] for part in listed], axis=0) for key in listed[0]}
+def intervals(seeds: Sequence[Statistics]) -> dict[tuple[str, str], float]:
+    """Of a system's trainings the ends of 95% intervals: (split, `<metric>_low`), `_high`."""
+    ends = {}
+    for split, name in seeds[0]:
+        low, high = interval(METRICS[name], [one[split, name] for one in seeds])
+        ends[split, f"{name}_low"] = low
+        ends[split, f"{name}_high"] = high
+    return ends
 
 
 class Comparer:
-    """Intervals and paired p values over the columns `<split>_<metric>` of a table."""
+    """p values over the columns `<split>_<metric>` of a table, on the same draws for all of it."""
 
     def __init__(self, resamples: int, seed: int) -> None:
         self._resamples, self._seed = resamples, seed
 
-    def intervals(self, statistics: Statistics) -> dict[tuple[str, str], float]:
-        """For each split and metric the ends of its 95% interval: (split, `<metric>_low`), ..."""
-        ends = {}
-        for (split, name), matrix in statistics.items():
-            low, high = self._of(len(matrix)).interval(METRICS[name], matrix)
-            ends[split, f"{name}_low"] = low
-            ends[split, f"{name}_high"] = high
-        return ends
+    def p_values(
+        self, systems: Mapping[str, Sequence[Statistics]], reference: Sequence[Statistics]
+    ) -> dict[str, dict[str, float]]:
+        """By system `<split>_<metric>_p_value` of its difference from `reference`.
 
-    def p_values(self, one: Statistics, other: Statistics) -> dict[str, float]:
-        """`<split>_<metric>_p_value` of the difference between two systems."""
-        return {
-            f"{split}_{name}_p_value": self._of(len(matrix)).p_value(
-                METRICS[name], matrix, other[split, name]
-            )
-            for (split, name), matrix in one.items()
-        }
+        A system, and the reference, is the statistics of each of its seeds. For each split and
+        metric p values are corrected for the number of systems.
+        """
+        found: dict[str, dict[str, float]] = {name: {} for name in systems}
+        for split, metric in reference[0]:
+            by_name = {
+                name: [one[split, metric] for one in seeds] for name, seeds in systems.items()
+            }
+            of_reference = [one[split, metric] for one in reference]
+            draws = self._of(len(of_reference[0]))
+            for name, value in draws.p_values(METRICS[metric], by_name, of_reference).items():
+                found[name][f"{split}_{metric}_p_value"] = value
+        return found
 
     def _of(self, examples: int) -> Resampling:
         if examples not in self._drawn:

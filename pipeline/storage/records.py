@@ -28,9 +28,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One object a line, UTF-8, keys in the order given."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(path, text)
+    """One object a line, UTF-8, keys in the order given; rows are written as they come."""
+    with atomic_file(path) as aside, aside.open("wb") as file:
+        for row in rows:
+            file.write(_encoded(path, json.dumps(row, ensure_ascii=False) + "\n"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,7 +52,8 @@ def read_csv(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        return pd.read_csv(io.StringIO(read_text(path)))
+        # A name may be "NA" or "null"; only a cell without anything has no value.
+        return pd.read_csv(io.StringIO(read_text(path)), keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise PipelineError(f"{path}: is no CSV table; run its stage again") from error
 
@@ -63,20 +65,24 @@ def write_csv(path: Path, table: "pd.DataFrame") -> None:
 
 def write_text(path: Path, text: str) -> None:
     """UTF-8 text, written aside and renamed into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        content = text.encode()
-    except UnicodeEncodeError as error:
-        raise PipelineError(
-            f"{path}: a text holds half a character ({text[error.start]!r}); mend the data"
-        ) from error
+    content = _encoded(path, text)
     with atomic_file(path) as aside:
         aside.write_bytes(content)
 
 
-def read_text(path: Path) -> str:
+def _encoded(path: Path, text: str) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise PipelineError(
+            f"{path}: a text holds half a character ({text[error.start]!r}); mend the data"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """UTF-8 text, without a byte-order mark. Raises PipelineError when it is missing or none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise PipelineError(f"{path}: no such file; run `dvc repro`") from error
     except UnicodeDecodeError as error:

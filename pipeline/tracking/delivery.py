@@ -117,13 +117,13 @@ class Delivery:
         client.set_terminated(self._run_id, end["status"], end["time"])
 
 
-def deliver_pending(training: str = "") -> None:
-    """Deliver every outbox whose training is over; the name of a training may narrow it.
+def deliver_pending(variant: str | None = None) -> None:
+    """Deliver every outbox whose training is over, or those of one variant.
 
     Raises whatever MLflow raises; what is not delivered is kept.
     """
     close_abandoned()
-    for outbox in pending(training):
+    for outbox in pending(variant):
         with outbox.claimed() as is_ours:
             if is_ours and outbox.has_ended() and Delivery(outbox).deliver():
                 outbox.remove()

@@ -8,7 +8,7 @@ import mlflow
 from mlflow import MlflowClient
 
 from pipeline.config import Params
-from pipeline.statistics.per_example import Comparer, read_statistics
+from pipeline.statistics.per_example import intervals, read_statistics
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.grid import definition_of, kind_of
@@ -18,6 +18,7 @@ from pipeline.tracking.registered_model import register_adapter, register_model
 from pipeline.tracking.runs import (
     flatten,
     make_current,
+    metric_group,
     runs_named,
     sha256,
     start_run,
@@ -36,7 +37,7 @@ def log_variant(params: Params, variant: Variant) -> str:
     """
     experiment_id = open_experiment(params)
     # The training's own run may still be on its way.
-    deliver_pending(f"{variant.name}-")
+    deliver_pending(variant.name)
     folder = paths.TRAIN / variant.name
     digest = sha256(folder / "prefix.safetensors")
     for run in runs_named(experiment_id, variant.name):
@@ -113,8 +114,11 @@ def _log_results(params: Params, run_id: str, folder: Path, model_id: str | None
 def _intervals(params: Params, folder: Path) -> dict[str, float]:
     """`test/loss_low`, `test/loss_high` and so on, as the summary table has them."""
     statistics = read_statistics(folder, params.evaluate.splits, params.metrics)
-    comparer = Comparer(params.report.resamples, params.report.seed)
-    return {"/".join(key): end for key, end in comparer.intervals(statistics).items()}
+    return {
+        f"{metric_group(split)}/{name}": end
+        for (split, name), end in intervals([statistics]).items()
+        if end == end  # NaN: a single example has none
+    }
 
 
 def timings(name: str) -> dict[str, float]:
@@ -125,12 +129,14 @@ def timings(name: str) -> dict[str, float]:
 def slashed(metrics: Mapping[str, Any]) -> dict[str, float]:
     """`{"test": {"loss": 1}}` as `{"test/loss": 1.0}`: MLflow draws a group for each split.
 
-    Single numbers, such as a baseline's `trainable_parameters`, keep their names.
+    Validation is `measured_validation`, since trainings log `validation/loss` step by step. Single
+    numbers, such as a baseline's `trainable_parameters`, keep their names.
     """
     slashed: dict[str, float] = {}
     for key, value in metrics.items():
         if isinstance(value, dict):
-            slashed |= {f"{key}/{name}": float(number) for name, number in value.items()}
+            group = metric_group(key)
+            slashed |= {f"{group}/{name}": float(number) for name, number in value.items()}
         else:
             slashed[key] = float(value)
     return slashed

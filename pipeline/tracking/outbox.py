@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.workspace import location, paths
-from pipeline.workspace.checkpoints import lock_of
+from pipeline.workspace.checkpoints import is_of, lock_of
 
 Entry = dict[str, Any]
 
@@ -36,8 +36,8 @@ class Outbox:
     @classmethod
     def of_training(cls, training: str) -> "Outbox":
         """The outbox that an interrupted process of this training left open, or a new one."""
-        for outbox in pending(training):
-            if not outbox.has_ended():
+        for outbox in pending():
+            if outbox.training == training and not outbox.has_ended():
                 return outbox
         name = f"{training}.{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
         return cls(_root() / name)
@@ -101,10 +101,10 @@ class Outbox:
         self.path.unlink(missing_ok=True)
 
 
-def pending(training: str = "") -> list[Outbox]:
-    """Every outbox whose training's name begins so, oldest first."""
-    found = _root().glob(f"{training}*.jsonl")
-    return sorted(map(Outbox, found), key=lambda outbox: outbox.token)
+def pending(variant: str | None = None) -> list[Outbox]:
+    """Every outbox, or those of one variant's trainings, oldest first."""
+    found = sorted(map(Outbox, _root().glob("*.jsonl")), key=lambda outbox: outbox.token)
+    return [outbox for outbox in found if variant is None or is_of(outbox.training, variant)]
 
 
 def close_abandoned(except_for: str = "") -> None:

@@ -29,15 +29,18 @@ _NEEDED = ("jinja2", "mlflow", "pydantic", "ruamel.yaml", "safetensors", "torch"
 def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str | None:
     """Log a prefix as a model of its run, and register it; returns the logged model's id.
 
-    The registered model is the experiment's, a version a variant, with the variant's name as its
-    alias: `models:/prefix-tuning@len8-random-seed0`. A run whose model is of the same prefix and
-    settings keeps it. None when `mlflow.models` is none, and for other tasks than causal language
-    modelling, whose prefixes are not served as text in, text out.
+    The registered model is `mlflow.registered_model`, else named as the experiment: a version a
+    variant, with the variant's name as its alias: `models:/prefix-tuning@len8-random-seed0`. A run
+    whose model is of the same prefix and settings keeps it. None when `mlflow.models` is none, and
+    for other tasks than causal language modelling, whose prefixes are not served as text in, text
+    out.
     """
     if not _is_served(params):
         return None
     settings = _settings(params, name)
-    entry = json.dumps([sha256(prefix), params.mlflow.models, settings], sort_keys=True)
+    named = params.mlflow.registered_model
+    parts = [sha256(prefix), params.mlflow.models, settings, *([] if named is None else [named])]
+    entry = json.dumps(parts, sort_keys=True)
     digest = hashlib.sha256(entry.encode()).hexdigest()
     client = MlflowClient()
     tags = client.get_run(run_id).data.tags
@@ -52,7 +55,7 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
                 }
             )
         tags = client.get_run(run_id).data.tags
-    client.set_registered_model_alias(params.mlflow.experiment, name, tags["model_version"])
+    client.set_registered_model_alias(params.mlflow.model_name, name, tags["model_version"])
     return str(tags["model_id"])
 
 
@@ -69,7 +72,7 @@ def mark_best(params: Params, run_id: str) -> None:
     client = MlflowClient()
     version = client.get_run(run_id).data.tags.get("model_version")
     if version is not None and _is_served(params):
-        client.set_registered_model_alias(params.mlflow.experiment, BEST, version)
+        client.set_registered_model_alias(params.mlflow.model_name, BEST, version)
 
 
 def _is_served(params: Params) -> bool:
@@ -114,7 +117,7 @@ def _log(params: Params, name: str, settings: dict[str, Any], prefix: Path) -> A
             code_paths=[str(here.parent.parent)],
             signature=signature,
             pip_requirements=[f"{package}=={version(package)}" for package in _NEEDED],
-            registered_model_name=params.mlflow.experiment,
+            registered_model_name=params.mlflow.model_name,
         )
 
 

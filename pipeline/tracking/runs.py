@@ -18,6 +18,14 @@ CURRENT = "current"
 SUPERSEDED = "superseded"
 
 
+def metric_group(split: str) -> str:
+    """What the names of a split's metrics begin with, once a model is trained.
+
+    A training logs `validation/loss` at every validation: what it comes to in the end is apart.
+    """
+    return "measured_validation" if split == "validation" else split
+
+
 def sha256(path: Path) -> str:
     """The checksum that ties a run to a file."""
     with path.open("rb") as file:
@@ -32,12 +40,12 @@ def runs_named(experiment_id: str, name: str) -> list[Run]:
     return runs_where(experiment_id, f"tags.variant = '{name}'", location.label())
 
 
-def runs_where(experiment_id: str, condition: str, label: str) -> list[Run]:
-    """The runs of the workspace with a label that meet a condition, newest first."""
+def runs_where(experiment_id: str, condition: str, workspace: str) -> list[Run]:
+    """The runs of the workspace with this label that meet a condition, newest first."""
     return list(
         MlflowClient().search_runs(
             [experiment_id],
-            f"{condition} AND tags.workspace = '{label}'",
+            f"{condition} AND tags.workspace = '{workspace}'",
             order_by=["attributes.start_time DESC"],
         )
     )
@@ -82,8 +90,10 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
     """All params that bear on a variant, flat (`section.key`), and its place in the grid."""
     sections = params.model_dump()
     definition = sections.pop("initializations")[variant.initialization]
-    for other in ("sweep", "baselines", "trained_baselines", "checkpoints", "report", "mlflow"):
+    for other in ("sweep", "baselines", "trained_baselines", "report"):
         sections.pop(other)
+    for changes_nothing in ("checkpoints", "memory", "mlflow"):
+        sections.pop(changes_nothing)
     return {
         "length": variant.length,
         "initialization": variant.initialization,

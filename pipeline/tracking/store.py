@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import mlflow
 from mlflow import MlflowClient
@@ -47,7 +48,9 @@ def _use_store_at(home: Path, experiment: str) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
     client = MlflowClient()
     if client.get_experiment_by_name(experiment) is None:
-        artifacts = (home / "mlruns" / experiment).as_uri()
+        # A folder of its own below mlruns, whatever the name is: /, .. and the like are encoded.
+        name = quote(experiment, safe=" ").replace(".", "%2E")
+        artifacts = (home / "mlruns" / name).as_uri()
         # Another worker may have made it meanwhile.
         with contextlib.suppress(MlflowException):
             client.create_experiment(experiment, artifact_location=artifacts)

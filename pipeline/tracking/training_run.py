@@ -21,7 +21,7 @@ from pipeline.tracking.outbox import Outbox, close_abandoned, failed, now
 from pipeline.tracking.runs import run_tags, sha256, start_run, variant_params, variant_tags
 from pipeline.tracking.store import open_experiment
 from pipeline.workspace import location, paths
-from pipeline.workspace.checkpoints import FILE
+from pipeline.workspace.checkpoints import FILE, checkpoint_name
 
 
 class TrainingRun:
@@ -34,7 +34,7 @@ class TrainingRun:
     def __init__(
         self, params: Params, variant: Variant, digest: str, splits: Mapping[str, Dataset]
     ) -> None:
-        training = f"{variant.name}-{digest[:16]}"
+        training = checkpoint_name(variant.name, digest)
         self._every = params.mlflow.log_every_steps
         self._outbox = Outbox.of_training(training)
         self._courier: Courier | None = None

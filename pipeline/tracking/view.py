@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 import mlflow
 
 from pipeline.config import Params
+from pipeline.tracking.runs import metric_group
 
 LOCAL_UI = "http://localhost:5000"
 """Where `mlflow ui` serves by default."""
@@ -17,7 +18,7 @@ def comparison_url(params: Params, experiment_id: str) -> str:
     by a metric.
     """
     query = {
-        "orderByKey": f"metrics.`{params.report.split}/{params.report.sort_by}`",
+        "orderByKey": f"metrics.`{metric_group('validation')}/{params.report.sort_by}`",
         "orderByAsc": str(params.report.ascending).lower(),
         "searchFilter": "tags.state = 'current'",
         "compareRunsMode": "CHART",

@@ -22,7 +22,7 @@ from pipeline.storage.atomic import atomic_file
 from pipeline.training.trained import TrainedWeights
 from pipeline.workspace.checkpoints import FILE, lock_of
 
-FORMAT = "training-checkpoint-1"
+FORMAT = "training-checkpoint-2"
 BEST = "best_prefix.safetensors"
 _POLL_SECONDS = 0.5
 

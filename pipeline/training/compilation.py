@@ -21,19 +21,20 @@ _COMPILERS = ("g++", "c++", "clang++")
 
 
 def compile_where_it_pays(
-    loss_of: TargetLoss, params: TrainParams, steps: int, examples: Sequence[Example]
+    loss_of: TargetLoss, params: TrainParams, steps: int, rows: Sequence[Example]
 ) -> bool:
     """Compile the frozen model's layers as `train.compile` says; returns whether it was done.
 
     `auto` compiles trainings of 600 steps and more in packed rows, without gradient
-    checkpointing, where the CPU's compiler works (a GPU needs none). It happens on `examples`, not
-    on the first batch: generated code may depend on the size it first meets, and has to be the
-    same for a training that is taken up in the middle.
+    checkpointing, where the CPU's compiler works (a GPU needs none). It happens on the first of
+    `rows`, all that are trained on, not on the first batch: generated code may depend on the size
+    it first meets, and has to be the same for a training that is taken up in the middle.
 
     Raises:
         PipelineError: for `compile: true` where it cannot be done.
     """
-    reason = loss_of.model.why_not_packed()
+    longest = max(len(row["input_ids"]) for row in rows)
+    reason = loss_of.model.why_not_packed(tokens=longest)
     if loss_of.model.device.type == "cpu":
         reason = reason or missing_compiler()
     if params.compile is True and reason is not None:
@@ -42,7 +43,7 @@ def compile_where_it_pays(
     if params.compile is False or reason is not None or (params.compile == "auto" and short):
         return False
     compile_layers(loss_of.model.frozen_model)
-    loss_of(examples).backward()
+    loss_of(rows[: params.batch_size]).backward()
     loss_of.model.zero_grad()
     return True
 

@@ -18,14 +18,23 @@ from pipeline.prefix import PrefixModel
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.interruption import Interruption, interruptible
-from pipeline.training.optimizer import build_optimizer, planned_steps
-from pipeline.training.progress import Progress, TrainingResult, random_states
+from pipeline.training.loss_scale import LossScale
+from pipeline.training.optimizer import (
+    build_optimizer,
+    examples_per_step,
+    planned_examples,
+    planned_steps,
+)
+from pipeline.training.progress import (
+    Progress,
+    TrainingResult,
+    random_states,
+    restore_random_states,
+)
 from pipeline.training.trained import trained_state
 from pipeline.training.validation import target_loss_of
 from pipeline.workspace.timings import LogStep
 
-# Rows times tokens of a validation batch; without gradients this stays below a training batch.
-_VALIDATION_TOKENS = 4096
 # Nats per target token; a uniform guess over a vocabulary of a million tokens costs 14.
 _EXPLODED = 1000.0
 
@@ -38,6 +47,7 @@ def train_prefix(
     seed: int,
     log_step: LogStep,
     checkpoints: CheckpointFolder | None = None,
+    validation_tokens: int = 4096,
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
 
@@ -45,6 +55,7 @@ def train_prefix(
 
     With `checkpoints` (of a prefix) the training goes on from the last one, with the same bytes as
     if it had never been interrupted. SIGINT and SIGTERM end it after the step at hand.
+    `validation_tokens` bounds the rows times tokens of a validation batch.
 
     Raises:
         DivergedError: when the loss or the gradient stops being a number of use.
@@ -55,24 +66,26 @@ def train_prefix(
     steps = planned_steps(params, len(rows))
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = build_optimizer(trainable, params, steps)
-    order = training_order(len(rows), params.batch_size, seed)
+    order = training_order(
+        len(rows), examples_per_step(params), seed, planned_examples(params, len(rows))
+    )
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     result = TrainingResult(trained_state(model))
-    progress = Progress(model, optimizer, schedule, result)
+    progress = Progress(model, optimizer, schedule, result, LossScale.of(model))
     loss_of: TargetLoss = loss_for(model)
     model.train()
-    compile_where_it_pays(loss_of, params, steps, rows[: params.batch_size])
+    compile_where_it_pays(loss_of, params, steps, rows)
     saved = checkpoints.load() if checkpoints else None
     if saved is not None:
         progress.restore(saved)
         print(f"going on after step {result.step} of {steps}, from the checkpoint")
     else:
-        first = _validate(model, validation)
+        first = _validate(model, validation, validation_tokens)
         _refuse_divergence(0, first, 0.0, params.learning_rate)
         result.history.append({"step": 0, "validation/loss": first})
         log_step(0, {"validation/loss": first})
-    batches = islice(order, result.step * params.gradient_accumulation_steps, None)
+    order = islice(order, result.step, None)
     best = result.best_loss
     last = result.step if progress.is_finished else steps
     bar = tqdm(total=steps, initial=result.step, desc="train", unit="step")
@@ -81,10 +94,12 @@ def train_prefix(
             began = time.perf_counter()
             states = random_states(model.device)
             rate = float(schedule.get_last_lr()[0])
-            indices = [next(batches) for _ in range(params.gradient_accumulation_steps)]
-            loss, tokens = _accumulate(
-                model, loss_of, [[rows[i] for i in part] for part in indices]
-            )
+            examples = [rows[i] for i in next(order)]
+            loss, tokens = _accumulate(progress, loss_of, examples, params.batch_size)
+            while not progress.loss_scale.settle(loss, trainable):
+                optimizer.zero_grad()
+                restore_random_states(states, model.device)
+                loss, tokens = _accumulate(progress, loss_of, examples, params.batch_size)
             limit = params.max_grad_norm or float("inf")
             norm = float(torch.nn.utils.clip_grad_norm_(trainable, limit))
             try:
@@ -102,7 +117,7 @@ def train_prefix(
             row |= {"train/learning_rate": rate, "train/gradient_norm": norm}
             speed = tokens / (time.perf_counter() - began)
             if step == steps or (params.eval_every_steps and step % params.eval_every_steps == 0):
-                row["validation/loss"] = _validate(model, validation)
+                row["validation/loss"] = _validate(model, validation, validation_tokens)
                 if row["validation/loss"] < best:
                     best, result.best_step, progress.waited = row["validation/loss"], step, 0
                     result.prefix = trained_state(model)
@@ -139,31 +154,33 @@ def _stop_if_asked(
 
 
 def _accumulate(
-    model: PrefixModel,
+    progress: Progress,
     loss_of: TargetLoss,
-    batches: list[list[dict[str, Any]]],
+    examples: list[dict[str, Any]],
+    batch_size: int,
 ) -> tuple[float, int]:
     """Add up the gradient of the mean loss over all target tokens of one optimizer step.
 
-    Returns that loss, and the tokens of the step.
+    It takes `batch_size` examples at once; the gradient is scaled as progress says. Returns that
+    loss, and the tokens of the step.
     """
-    model.train()
-    examples = [example for batch in batches for example in batch]
+    progress.model.train()
+    scale = progress.loss_scale.value
     tokens = sum(len(example["input_ids"]) for example in examples)
     targets = tokens - sum(example["target_start"] for example in examples)
     total = 0.0
-    for batch in batches:
-        for part in loss_of.parts(batch):
-            loss = loss_of(part, 1 / targets)
+    for start in range(0, len(examples), batch_size):
+        for part in loss_of.parts(examples[start : start + batch_size]):
+            loss = loss_of(part, scale / targets)
             loss.backward()
-            total += loss.item()
+            total += loss.item() / scale
     return total, tokens
 
 
-def _validate(model: PrefixModel, validation: Dataset) -> float:
+def _validate(model: PrefixModel, validation: Dataset, max_tokens: int) -> float:
     model.eval()
     with uncompiled():
-        return target_loss_of(model, validation, _VALIDATION_TOKENS)
+        return target_loss_of(model, validation, max_tokens)
 
 
 def _refuse_divergence(step: int, loss: float, norm: float, rate: float) -> None:

@@ -9,13 +9,32 @@ import torch
 from pipeline.config.train import TrainParams
 
 
-def planned_steps(params: TrainParams, examples: int) -> int:
-    """Optimizer steps of a whole training (at least one)."""
+def planned_examples(params: TrainParams, examples: int) -> int | None:
+    """Examples that `epochs` passes over `examples` meet (at least one); None for `max_steps`."""
     if params.max_steps is not None:
-        return params.max_steps
+        return None
     assert params.epochs is not None, "the schema asks for one of epochs and max_steps"
-    per_step = params.batch_size * params.gradient_accumulation_steps
-    return max(1, math.ceil(params.epochs * examples / per_step))
+    return max(1, round(params.epochs * examples))
+
+
+def planned_steps(params: TrainParams, examples: int) -> int:
+    """Optimizer steps of a whole training.
+
+    Each pass ends with a step of what is left of it, as in transformers' `Trainer`, and so does
+    the part of a pass that a fraction of `epochs` asks for.
+    """
+    seen = planned_examples(params, examples)
+    if seen is None:
+        assert params.max_steps is not None, "the schema asks for one of epochs and max_steps"
+        return params.max_steps
+    passes, rest = divmod(seen, examples)
+    per_step = examples_per_step(params)
+    return passes * math.ceil(examples / per_step) + math.ceil(rest / per_step)
+
+
+def examples_per_step(params: TrainParams) -> int:
+    """The examples whose gradients one optimizer step adds up, unless a pass has fewer left."""
+    return params.batch_size * params.gradient_accumulation_steps
 
 
 def rate_share(step: int, schedule: str, warmup_steps: int, steps: int) -> float:

@@ -1,13 +1,14 @@
 """A training between two optimizer steps: what it has come to, and its way into a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.loss_scale import LossScale
 from pipeline.training.trained import TrainedWeights
 
 COLUMNS = ("step", "train/loss", "train/learning_rate", "train/gradient_norm", "validation/loss")
@@ -70,6 +71,7 @@ class Progress:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     result: TrainingResult
+    loss_scale: LossScale
     waited: int = 0
     is_finished: bool = False
 
@@ -96,6 +98,7 @@ class Progress:
             "optimizer": optimizer["param_groups"],
             "schedule": self.schedule.state_dict(),
             "best": {"layers": best.layers, "metadata": best.metadata, "parts": best.parts},
+            "loss_scale": asdict(self.loss_scale),
             "best_step": self.result.best_step,
             "stopped_early": self.result.stopped_early,
             "waited": self.waited,
@@ -115,6 +118,7 @@ class Progress:
             moments.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": moments, "param_groups": state["optimizer"]})
         self.schedule.load_state_dict(state["schedule"])
+        self.loss_scale = LossScale(**state["loss_scale"])
         best = state["best"]
         layers = range(sum(name.startswith("best.keys.") for name in tensors))
         self.result.prefix = KVPrefix(
@@ -137,7 +141,7 @@ class Progress:
         self.result.stopped_early = state["stopped_early"]
         self.waited = state["waited"]
         self.is_finished = state["is_finished"]
-        restore_random_states(_below("random.", tensors))
+        restore_random_states(_below("random.", tensors), model.device)
 
     def _best(self) -> KVPrefix:
         assert isinstance(self.result.prefix, KVPrefix), "checkpoints are of prefixes"
@@ -154,11 +158,11 @@ def random_states(device: torch.device) -> dict[str, torch.Tensor]:
     return states
 
 
-def restore_random_states(states: Mapping[str, torch.Tensor]) -> None:
+def restore_random_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
     """The inverse of `random_states`."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])
+        torch.cuda.set_rng_state(states["cuda"], device)
     if "mps" in states:
         torch.mps.set_rng_state(states["mps"])
 

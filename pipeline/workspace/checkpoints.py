@@ -1,5 +1,6 @@
 """Where a training's checkpoint lies, and what is locked while a process is at work on it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,22 @@ FILE = "checkpoint.safetensors"
 """Its name within the training's folder."""
 
 
+_DIGITS = 16  # of the digest, in the folder's name
+
+
+def checkpoint_name(training: str, digest: str) -> str:
+    """The name of the folder of one training: that of its variant, and what it was begun with."""
+    return f"{training}-{digest[:_DIGITS]}"
+
+
+def is_of(name: str, training: str) -> bool:
+    """Whether a folder's name is one that `checkpoint_name` gives for this training.
+
+    No other's: `len8-corpus-seed0` begins the name of `len8-corpus-seed0-train50` too.
+    """
+    return re.fullmatch(rf"{re.escape(training)}-[0-9a-f]{{{_DIGITS}}}", name) is not None
+
+
 def lock_of(folder: Path) -> Path:
     """The file that a process locks while it works on a checkpoint folder."""
     return folder.with_name(f".{folder.name}.lock")
@@ -16,8 +33,10 @@ def lock_of(folder: Path) -> Path:
 
 def remove_checkpoints(root: Path, variant: str, keep: str | None = None) -> None:
     """Remove the checkpoints of a variant's trainings, except `keep` and those now running."""
-    for folder in sorted(root.glob(f"{variant}-*")):
-        if not folder.is_dir() or folder.name == keep:
+    if not root.is_dir():
+        return
+    for folder in sorted(root.iterdir()):
+        if not folder.is_dir() or folder.name == keep or not is_of(folder.name, variant):
             continue
         try:
             with FileLock(lock_of(folder), timeout=0):

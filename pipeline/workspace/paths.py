@@ -17,5 +17,6 @@ TIMINGS = DATA / "timings"
 SOURCE = Path("source.json")
 
 # No outputs of a stage; below the home of a temporary workspace (pipeline/workspace/location.py).
+WORKSPACE = DATA / "workspace.json"
 CHECKPOINTS = DATA / "checkpoints"
 OUTBOX = DATA / "outbox"

@@ -85,6 +85,22 @@ def test_an_input_without_tokens(folder: Path) -> None:
         tokenized(folder, [GOOD], input_template="", use_chat_template=False)
 
 
+def test_columns_of_any_name(folder: Path) -> None:
+    """From the file to the tokens, whatever a column is called and a value is."""
+    plain: dict[str, Any] = {"key": "plain", "record": "r", "value": "2 km"}
+    row = {**plain, "key": "k", "row": ["a"], "self": {"if": 2**63 - 1}}
+    rows = [{**row, "Review Text": 1999}, {**row, "Review Text": None}, plain]
+    template = "{{ row['Review Text'] }} {{ row['self']['if'] }} {{ row['row'] | join }}"
+    with pytest.raises(PipelineError, match="every example of validation is empty"):
+        # No row of the other splits has these columns, and not every row of training.
+        tokenized(folder, rows, input_template=template, empty="drop")
+    template = f"{{% if key == 'k' %}}{template}{{% else %}}none{{% endif %}}"
+    found = tokenized(folder, rows, input_template=template, empty="drop")
+    assert (found["examples"], found["dropped_empty"]) == (2, 1)
+    first = load_split(Path("data/tokenized/splits"), "train")[0]
+    assert first["input"] == "1999 9223372036854775807 a"
+
+
 def test_duplicates_across_splits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenized(folder, [{"key": "test 1", "record": "size: 1 km", "value": "1 km"}, GOOD])
     statistics = read_json(Path("data/tokenized/statistics.json"))

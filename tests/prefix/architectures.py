@@ -7,6 +7,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from tests import devices
+
 VOCABULARY = 260
 WINDOW = 8
 """Sliding windows are shorter than the prefixes of the tests."""
@@ -155,7 +157,7 @@ def build(name: str, changes: dict[str, Any] | None = None) -> PreTrainedModel:
             # Biases and sinks start at zero, norms at one: numbers that would hide a mistake.
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    return model.to(devices.chosen)
 
 
 def _suffix(family: str) -> str:

@@ -6,6 +6,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from tests import devices
+
 VOCABULARY = 120
 
 T5: dict[str, Any] = {
@@ -59,6 +61,16 @@ DISTILBERT = {
     "pad_token_id": 0,
     "num_labels": 3,
 }
+# One layer that slides, by two tokens to either side, and one that does not.
+MODERNBERT = {
+    **{key: value for key, value in BERT.items() if key != "type_vocab_size"},
+    "local_attention": 4,
+    "global_attn_every_n_layers": 2,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "cls_token_id": 2,
+    "sep_token_id": 1,
+}
 
 ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("T5", T5),
@@ -87,6 +99,9 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", {**BERT, "type_vocab_size": 2}),
     "distilbert": ("DistilBert", DISTILBERT),
+    "albert": ("Albert", {**BERT, "embedding_size": 16}),
+    "modernbert": ("ModernBert", MODERNBERT),
+    "nomic_bert": ("NomicBert", BERT),
     "deberta-v2": (
         "DebertaV2",
         {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
@@ -117,4 +132,4 @@ def build(name: str, task: str = "", **changes: Any) -> PreTrainedModel:
         for parameter in model.parameters():
             # Biases start at zero, norms at one, tables small: numbers that would hide a mistake.
             parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim == 1 else 0.05))
-    return model
+    return model.to(devices.chosen)

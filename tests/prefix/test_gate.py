@@ -1,33 +1,117 @@
 """Which models packed rows serve, and what is said of the others."""
 
-import pytest
+from dataclasses import replace
 
-from pipeline.prefix import PrefixConfig, PrefixModel
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from pipeline.prefix import PrefixConfig, PrefixModel, random_kv_prefix
+from pipeline.prefix.architecture.miniature import miniature_of
+from pipeline.prefix.packed import gate, logits
+from pipeline.prefix.packed.backends import shared_prefix_attention
+from pipeline.prefix.packed.call import PackedAttentionCall
 from tests.conftest import tiny_model
 from tests.prefix import encoders
-from tests.prefix.architectures import build
+from tests.prefix.architectures import SETTINGS, build
 
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("bloom", "BloomForCausalLM takes no position_ids"),
-        ("mistral", "MistralForCausalLM has a sliding window"),
-        ("falcon (ALiBi)", "gives other logits for packed examples than for each alone"),
-        ("stablelm", "more than scaled, causal softmax attention (the model does not pass"),
-    ],
+SERVED = (
+    *("gpt2", "opt", "gpt_neox", "gpt_bigcode", "llama", "mistral", "mixtral", "qwen2", "qwen3"),
+    *("qwen3_moe", "gemma", "gemma3_text", "phi", "phi3", "olmo2", "olmo3", "starcoder2"),
+    *("cohere", "cohere2", "granite", "smollm3", "glm4", "exaone4"),
 )
-@pytest.mark.parametrize("config", [None, PrefixConfig(4)])
-def test_architectures_that_are_padded(name: str, reason: str, config: PrefixConfig | None) -> None:
-    model = PrefixModel(build(name), config)
-    for decoding in (False, True):
-        assert reason in str(model.why_not_packed(decoding))
+HIDDEN = "computes its attention itself, out of reach of AttentionInterface"
+BEYOND = "more than scaled, causal softmax attention"
+REFUSED = {
+    "gpt_neo": HIDDEN,
+    "gptj": HIDDEN,
+    "bloom": "BloomForCausalLM takes no position_ids",
+    "mpt": "MptForCausalLM takes no position_ids",
+    "falcon (multi-query)": HIDDEN,
+    "falcon (grouped)": HIDDEN,
+    "falcon (ALiBi)": HIDDEN,
+    "gemma2": f"{BEYOND} (softcap)",
+    "stablelm": f"{BEYOND} (the model does not pass keywords on)",
+    "gpt_oss": f"{BEYOND} (s_aux)",
+    # Multi-head latent attention caches fewer numbers than it attends to.
+    "deepseek_v3": f"{BEYOND} (its cache holds other states than its attention sees)",
+}
 
 
-def test_a_cache_of_compressed_states_is_padded() -> None:
-    """Multi-head latent attention caches fewer numbers than it attends to."""
-    model = PrefixModel(build("deepseek_v3"), PrefixConfig(4))
-    assert "its cache holds other states than its attention sees" in str(model.why_not_packed())
+@pytest.fixture
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what was found out of every architecture."""
+    monkeypatch.setattr(gate, "_verdicts", {})
+
+
+def test_every_architecture_is_decided() -> None:
+    assert {*SERVED, *REFUSED} == set(SETTINGS)
+    for name in SETTINGS:
+        model = PrefixModel(build(name), PrefixConfig(4))
+        for decoding in (False, True):
+            reason = model.why_not_packed(decoding)
+            if name in REFUSED:
+                assert REFUSED[name] in str(reason)
+            else:
+                # Heads of 8 are not the kernel's.
+                assert (reason is not None) is decoding, name
+
+
+@pytest.mark.usefixtures("untried")
+def test_a_scale_wrong_by_a_tenth_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small models tell a slightly wrong attention from a right one by far."""
+
+    def wrong(call: PackedAttentionCall) -> torch.Tensor:
+        return shared_prefix_attention(replace(call, scaling=1.1 * call.scaling))
+
+    monkeypatch.setattr(logits, "shared_prefix_attention", wrong)
+    for name in SERVED:
+        reason = PrefixModel(build(name), PrefixConfig(4)).why_not_packed()
+        assert "gives other logits for packed examples" in str(reason), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("length", [1, 32, 400])
+def test_neither_values_nor_dtype_decide(dtype: torch.dtype, length: int) -> None:
+    """Prefixes far larger than a text's keys and values, of any length, in any dtype."""
+    model = PrefixModel(tiny_model().to(dtype), PrefixConfig(length))
+    for seed, scale in enumerate((0.02, 1.0, 100.0)):
+        draw = torch.Generator().manual_seed(seed)
+        model.load_kv_prefix(random_kv_prefix(model.kv_shapes, length, scale, draw))
+        assert model.why_not_packed() is None
+
+
+@pytest.mark.usefixtures("untried")
+def test_an_architecture_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And torch's random numbers are those of before."""
+    made: list[PreTrainedModel] = []
+
+    def making(model: PreTrainedModel) -> PreTrainedModel:
+        made.append(model)
+        return miniature_of(model)
+
+    monkeypatch.setattr(gate, "miniature_of", making)
+    before = torch.get_rng_state()
+    for seed in range(3):
+        assert PrefixModel(tiny_model(seed)).frozen_model.config is not None
+    torch.set_rng_state(before)
+    for model in [tiny_model(seed) for seed in range(3)]:
+        tuned = PrefixModel(model, PrefixConfig(4 + len(made)))
+        state = torch.get_rng_state()
+        assert tuned.why_not_packed() is None
+        assert tuned.why_not_packed(tokens=30) is None
+        assert torch.equal(torch.get_rng_state(), state)
+    assert len(made) == 1
+    assert PrefixModel(tiny_model(rope_theta=500.0), PrefixConfig(4)).why_not_packed() is None
+    assert len(made) == 2
+
+
+def test_what_cannot_be_made_small_is_padded() -> None:
+    model = tiny_model()
+    model.config.hidden_act = "none that there is"
+    reason = str(PrefixModel(model, PrefixConfig(4)).why_not_packed())
+    assert "cannot be tried on packed examples" in reason
+    assert "none that there is" in reason
 
 
 def test_prefixes_that_are_padded() -> None:
@@ -47,10 +131,8 @@ def test_decoding_is_asked_for_apart() -> None:
     assert "the CPU's kernel" in str(model.why_not_packed(decoding=True))
 
 
-def test_the_answer_is_kept_until_checkpointing_changes_it() -> None:
+def test_a_model_that_is_trained_itself_is_not_recomputed_in_packed_rows() -> None:
     bare = PrefixModel(tiny_model())
-    assert bare.why_not_packed() is None
-    bare.frozen_model.config.get_text_config().sliding_window = 4
     assert bare.why_not_packed() is None
     bare.gradient_checkpointing_enable()
     assert "recomputed in the backward pass" in str(bare.why_not_packed())

@@ -1,6 +1,10 @@
 """Every way of computing shared-prefix attention gives what a plain softmax gives."""
 
-from collections.abc import Callable
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.prefix.packed.backends import backend_for, shared_prefix_attention, why_not_decoded
 from pipeline.prefix.packed.call import PackedAttentionCall, StateKind
 from pipeline.prefix.packed.flex import attention_by_flex
-from pipeline.prefix.packed.kernel import library
+from pipeline.prefix.packed.kernel import compiling, library
 from pipeline.prefix.packed.kernel.attention import attention_by_kernel
 from pipeline.prefix.packed.operators import attention_by_operators
 
@@ -138,6 +142,155 @@ def test_the_kernels_bits_do_not_depend_on_the_threads() -> None:
         torch.set_num_threads(before)
     for other in outcomes[1:]:
         assert all(torch.equal(a, b) for a, b in zip(outcomes[0], other, strict=True))
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("bits", [0x7FC00000, -1])
+def test_a_nan_goes_where_torchs_operators_let_it_go(
+    dtype: torch.dtype, which: int, bits: int
+) -> None:
+    """In any of the states and with any bits, forward and backward: divergence stays visible."""
+    generator = torch.Generator().manual_seed(0)
+    states = [
+        torch.randn(heads, n, 16, generator=generator).to(kind)
+        for heads, n, kind in (
+            *((4, 40, dtype), (2, 40, dtype), (2, 40, dtype)),
+            *((2, 5, torch.float32), (2, 5, torch.float32)),
+        )
+    ]
+    nan = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    states[which][1, 3, 2] = nan
+    found = outcome(attention_by_kernel, states, [25, 15])
+    expected = outcome(attention_by_operators, states, [25, 15])
+    assert bool(expected[0].isnan().any())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.isnan(), other.isnan())
+
+
+@needs_kernel
+@pytest.mark.parametrize("which", range(5))
+def test_a_nan_is_not_lost_in_decoding(which: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 2, 16), (2, 5, 16), (2, 5, 16), (2, 2, 16, 16), (2, 2, 16, 16)]
+    states = [torch.randn(*shape, generator=generator) for shape in shapes]
+    # The first row's, where it has one of its own.
+    states[which][(0, 0, 0) if which < 3 else (0, 0, 0, 0)] = torch.nan
+    out = library.attention_to_cache(*states, [0, 1], [7, 3], 0.3)  # type: ignore[call-arg,arg-type]
+    assert bool(out[0, 0].isnan().any())
+    assert bool(out[0, 1].isnan().any()) is (which in (1, 2))
+    assert not out[2:].isnan().any()
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A user's cache folder of this test's own, and a process that has loaded no kernel."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library._library.cache_clear()
+    yield tmp_path / "prefix-tuning"
+    monkeypatch.undo()
+    library._library.cache_clear()
+
+
+def kernel_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The kernel of this machine in the cache folder; compiled once for all of these tests."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert library.why_not_kernel(FLOAT32) is None
+    (kept,) = compiling.cache_folder().glob(f"attention-{compiling._digest(compiler())}-*.so")  # type: ignore[union-attr]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
+    library._library.cache_clear()
+    cache.mkdir()
+    return Path(shutil.copy(kept, cache))
+
+
+def compiler() -> str:
+    return next(filter(None, map(shutil.which, library._COMPILERS)))
+
+
+def right(path: Path) -> bool:
+    """Whether the file is the whole library: its name says what is in it."""
+    return path.stem.endswith(compiling._content(path))
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands of compilations, which make a copy of a kernel that is there."""
+    commands: list[list[str]] = []
+    run = subprocess.run
+
+    def running(command: list[str], **how: Any) -> Any:
+        if "-shared" not in command:
+            return run(command, **how)
+        commands.append(command)
+        shutil.copy(ready, command[command.index("-o") + 1])
+        return subprocess.CompletedProcess(command, 0)
+
+    assert library.why_not_kernel(FLOAT32) is None
+    ready = Path(library._library()._name)
+    monkeypatch.setattr(compiling.subprocess, "run", running)
+    return commands
+
+
+@needs_kernel
+@pytest.mark.parametrize("cut", [0, 1000, -1])
+def test_a_kernel_file_that_was_cut_short_is_compiled_again(
+    compiled: list[list[str]], cache: Path, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kernel_file(cache, monkeypatch)
+    path.write_bytes(path.read_bytes()[:cut])
+    assert library.why_not_kernel(FLOAT32) is None
+    assert len(compiled) == 1
+    assert right(path)
+    library._library.cache_clear()
+    assert library.why_not_kernel(FLOAT32) is None
+    assert len(compiled) == 1, "the mended file is kept"
+    assert [file.name for file in cache.iterdir()] == [path.name]
+
+
+@needs_kernel
+@pytest.mark.parametrize("where", ["no home", "a file", "not to be written"])
+def test_without_a_folder_to_keep_it_in_the_kernel_serves_all_the_same(
+    compiled: list[list[str]], cache: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", _no_home)
+    elif where == "a file":
+        cache.write_text("in the way")
+    else:
+        monkeypatch.setattr(tempfile, "mkstemp", _refused)
+    with pytest.warns(UserWarning, match="cannot be kept .* set XDG_CACHE_HOME to a folder"):
+        assert library.why_not_kernel(FLOAT32) is None
+    assert len(compiled) == 1
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(2, 9, 16, generator=generator) for _ in range(5)]
+    assert_alike(outcome(attention_by_kernel, states, [4, 5]), outcome(plain, states, [4, 5]))
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def _refused(*_: object, **__: object) -> None:
+    raise PermissionError("Permission denied")
+
+
+@needs_kernel
+def test_a_relative_cache_folder_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The XDG standard has it ignored; a library must not lie in whatever folder one is in."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert compiling.cache_folder() == Path("/somewhere/.cache/prefix-tuning")
+
+
+@needs_kernel
+def test_what_the_compiler_says_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "_FLAGS", ("-std=c++17", "--no-such-flag"))
+    reason = str(library.why_not_kernel(FLOAT32))
+    assert "needs a C++ compiler that works" in reason
+    assert "no-such-flag" in reason
+    assert not cache.exists()
 
 
 def test_without_a_compiler_torchs_operators_serve(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,12 +56,12 @@ class Plot:
 
 
 def sorted_by(params: Params) -> list[Shown]:
-    """The metric that tables are sorted by, on every split."""
+    """The metric that tables are sorted by, on every reported split."""
     return [(split, params.report.sort_by) for split in params.evaluate.splits]
 
 
 def sorted_by_first(params: Params) -> list[Shown]:
-    """As `sorted_by`, the split that tables are sorted by first."""
+    """As `sorted_by`, the split that verdicts are of first."""
     return sorted(sorted_by(params), key=lambda shown: shown[0] != params.report.split)
 
 

@@ -5,6 +5,8 @@ the decoder attends within itself and to the encoder's output, which makes three
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.routing import AttentionCall, reaches_attention, routed
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PARTS
@@ -26,6 +29,8 @@ class Place:
         part: one of `PARTS`.
         layer: its index among the layers of that part.
         module: the attention module.
+        call: which of the module's calls in one pass it is; 0 but where layers share a module
+            (ALBERT), which then is the place of a prefix for each of them.
         key_shape: `(num_kv_heads, head_dim)` of keys, `value_shape` of values.
     """
 
@@ -34,23 +39,33 @@ class Place:
     module: Any
     key_shape: tuple[int, int]
     value_shape: tuple[int, int]
+    call: int = 0
 
 
 def is_decoder_only(model: PreTrainedModel) -> bool:
     """Whether the model is causal throughout, so that a prefix comes in through its KV cache.
 
     A model that generates is. Any other (a classifier) is asked: in a causal one the first token
-    does not see the last.
+    does not see the last. Raises PrefixError for a model that reads no tokens.
     """
+    if model.main_input_name != "input_ids":
+        raise PrefixError(
+            f"{type(model).__name__} reads {model.main_input_name}, not input_ids; a prefix stands "
+            "before tokens"
+        )
     if model.config.is_encoder_decoder:
         return False
     if model.can_generate():
         return True
-    base = model.base_model
+    return not looks_ahead(model)
+
+
+def looks_ahead(model: PreTrainedModel) -> bool:
+    """Whether a token's numbers depend on a later one's, without its head."""
     ids = torch.tensor([[5, 6, 7], [5, 6, 8]], device=model.device)
-    with torch.no_grad(), evaluating(model):
-        first = base(input_ids=ids).last_hidden_state[:, 0].float()
-    return bool(torch.allclose(first[0], first[1], atol=1e-6))
+    with torch.no_grad(), evaluating(model), on_tokens_alone(model):
+        first = model.base_model(input_ids=ids)[0][:, 0].float()
+    return not torch.allclose(first[0], first[1], atol=1e-6)
 
 
 def places_of(model: PreTrainedModel, parts: tuple[str, ...] = PARTS) -> list[Place]:
@@ -63,7 +78,7 @@ def places_of(model: PreTrainedModel, parts: tuple[str, ...] = PARTS) -> list[Pl
     seen: list[AttentionCall] = []
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     within = {id(module) for module in encoder.modules()}
-    with torch.no_grad(), evaluating(model), routed(model, seen.append):
+    with torch.no_grad(), evaluating(model), routed(model, seen.append), on_tokens_alone(model):
         run(model, torch.full((1, 3), 5), torch.full((1, 2), 5))
     found: dict[str, list[AttentionCall]] = {part: [] for part in PARTS}
     for call in seen:
@@ -72,7 +87,14 @@ def places_of(model: PreTrainedModel, parts: tuple[str, ...] = PARTS) -> list[Pl
         else:
             found["cross" if call.key.shape[2] == 3 else "decoder"].append(call)
     places = [
-        Place(part, layer, call.module, _shape(call.key), _shape(call.value))
+        Place(
+            part,
+            layer,
+            call.module,
+            _shape(call.key),
+            _shape(call.value),
+            sum(before.module is call.module for before in found[part][:layer]),
+        )
         for part in PARTS
         if part in parts
         for layer, call in enumerate(found[part])
@@ -159,17 +181,31 @@ def takes(module: Any, name: str) -> bool:
     return name in inspect.signature(module.forward).parameters
 
 
-class evaluating:  # noqa: N801 - a context manager reads as a verb
-    """The model in evaluation mode, and back again."""
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """The model in evaluation mode, for this thread alone, and back again."""
+    with turn_of(model):
+        training = model.training
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model, self._training = model, model.training
 
-    def __enter__(self) -> None:
-        self._model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self._model.train(self._training)
+@contextmanager
+def on_tokens_alone(model: PreTrainedModel) -> Iterator[None]:
+    """Raise PrefixError where a model fails that is given tokens and a plain cache alone."""
+    try:
+        yield
+    except (PrefixError, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise PrefixError(
+            f"{type(model).__name__} does not run on tokens and a plain KV cache alone ({reason}), "
+            "so it has no place for a prefix"
+        ) from error
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, int]:

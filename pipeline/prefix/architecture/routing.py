@@ -8,6 +8,7 @@ handler, and passes what the handler returns on to the implementation that the m
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 
 _NAMES = {"sdpa": "prefix_over_sdpa", "eager": "prefix_over_eager"}
@@ -47,7 +49,15 @@ class AttentionCall:
 Handler = Callable[[AttentionCall], None]
 """Reads a call, or changes it in place."""
 
-_handlers: list[Handler] = []
+
+class _Handlers(threading.local):
+    """The handlers at work in this thread, the last one in charge."""
+
+    def __init__(self) -> None:
+        self.stack: list[Handler] = []
+
+
+_handlers = _Handlers()
 
 
 @contextmanager
@@ -56,21 +66,23 @@ def routed(model: PreTrainedModel, handler: Handler) -> Iterator[None]:
 
     Raises PrefixError for a model that computes its attention itself.
     """
-    before = model.config._attn_implementation
     if not reaches_attention(model):
         raise PrefixError(
             f"{type(model).__name__} computes its attention itself, out of reach of transformers' "
             "AttentionInterface, so its attention has no place for a prefix"
         )
-    # Already routed: the inner handler replaces the outer one.
-    name = before if before in _NAMES.values() else _NAMES["eager" if before == "eager" else "sdpa"]
-    model.set_attn_implementation(name)
-    _handlers.append(handler)
-    try:
-        yield
-    finally:
-        _handlers.pop()
-        model.set_attn_implementation(before)
+    with turn_of(model):
+        before = model.config._attn_implementation
+        # Already routed: the inner handler replaces the outer one.
+        name = _NAMES["eager" if before == "eager" else "sdpa"]
+        name = before if before in _NAMES.values() else name
+        model.set_attn_implementation(name)
+        _handlers.stack.append(handler)
+        try:
+            yield
+        finally:
+            _handlers.stack.pop()
+            model.set_attn_implementation(before)
 
 
 def reaches_attention(model: PreTrainedModel) -> bool:
@@ -88,7 +100,9 @@ def _routed_to(choose: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any
         **kwargs: Any,
     ) -> Any:
         call = AttentionCall(module, query, key, value, attention_mask, kwargs)
-        _handlers[-1](call)
+        # None where another thread calls the bare model while it is routed.
+        if _handlers.stack:
+            _handlers.stack[-1](call)
         return choose(module)(module, query, call.key, call.value, call.mask, **call.extra)
 
     return forward

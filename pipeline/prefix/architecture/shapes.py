@@ -3,7 +3,13 @@
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.prefix.architecture.parts import evaluating, is_decoder_only, places_of, shapes_of
+from pipeline.prefix.architecture.parts import (
+    evaluating,
+    is_decoder_only,
+    on_tokens_alone,
+    places_of,
+    shapes_of,
+)
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.parameters.config import PARTS, PrefixConfig
 from pipeline.prefix.parameters.encoder import Shapes
@@ -17,7 +23,7 @@ def kv_shapes(model: PreTrainedModel) -> Shapes:
     PrefixError when the model fills no KV cache.
     """
     cache = DynamicCache()
-    with evaluating(model):
+    with evaluating(model), on_tokens_alone(model):
         model(
             input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device),
             past_key_values=cache,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -102,7 +102,9 @@ def save_adapter(
     )
     tensors = {TENSOR: flat.detach().cpu().contiguous()}
     tensors |= {f"{_BASE}{name}": tensor.cpu() for name, tensor in kv.modules.items()}
-    _write(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    # Not in the configuration: PEFT warns of a key there that it does not know.
+    about = {"format": "pt", **({"begins_text": "true"} if kv.begins_text else {})}
+    _write(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=about))
 
 
 def load_adapter(folder: str | os.PathLike[str], shapes: Shapes) -> KVPrefix:
@@ -144,7 +146,7 @@ def load_adapter(folder: str | os.PathLike[str], shapes: Shapes) -> KVPrefix:
             f"layers of {heads} heads, the model needs (p, {width}) for {len(shapes)} layers of "
             f"{shapes[0][0][0]} heads; it was made for another model"
         )
-    kv = unflatten(flat, shapes)
+    kv = unflatten(flat, shapes).beginning_text(begins_text(folder))
     if doubled:
         kv = replace(kv, parts=("decoder",) * len(shapes))
     modules = {n.removeprefix(_BASE): t for n, t in tensors.items() if n.startswith(_BASE)}
@@ -157,6 +159,15 @@ def load_adapter(folder: str | os.PathLike[str], shapes: Shapes) -> KVPrefix:
     if kind == "CARTRIDGE":
         kv.metadata["num_frozen_tokens"] = str(config.get("num_frozen_tokens", 0))
     return kv
+
+
+def begins_text(folder: str | os.PathLike[str]) -> bool:
+    """Whether an adapter's prefix begins a text (`KVPrefix.begins_text`), as `save_adapter` says.
+
+    PEFT's own say nothing: what PEFT trains stands before inputs that have their BOS.
+    """
+    with safe_open(Path(folder) / WEIGHTS, framework="pt") as file:
+        return (file.metadata() or {}).get("begins_text") == "true"
 
 
 def _refuse_what_peft_lacks(

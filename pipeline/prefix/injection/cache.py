@@ -96,8 +96,11 @@ class PrefixCache(Cache):
                 )
             pairs.append(given)
         super().__init__(layers=[PrefixLayer(pair, growing) for pair in pairs])
+        self.growing = growing
         self.prefix_length = len(kv)
         self.inside_forward = False
+        # Whether the first tokens came with inputs that are none, such as images.
+        self.after_others = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the next query: the input's so far, and inside the model the prefix too."""

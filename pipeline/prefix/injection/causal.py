@@ -9,8 +9,9 @@ ours appends nothing in training.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,23 +19,33 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.reach import rotary_switch
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.attention_modules import cache_argument, layer_index, masked
 from pipeline.prefix.injection.cache import PrefixCache
-from pipeline.prefix.injection.hooks import Injection
+from pipeline.prefix.injection.exactness import Injected, is_exact, other_inputs
+from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import (
     Layout,
-    causal_mask,
     distance_counts_keys,
     hides_within,
     lay_out,
-    show_prefix,
 )
+from pipeline.prefix.injection.replay import Contexts
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import Shapes
 
-_CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
-_INDEX_NAMES = ("layer_idx", "layer_id")
+# Which tokens are an image's: where masks are made of them, they stand beside the keys.
+_TYPES = ("token_type_ids", "mm_token_type_ids")
+
+
+class _AtWork(AtWork):
+    """With the cache of the forward pass that is under way, and its layout."""
+
+    cache: PrefixCache | None = None
+    layout: Layout | None = None
 
 
 class CausalInjection(Injection):
@@ -48,30 +59,38 @@ class CausalInjection(Injection):
         config: PrefixConfig,
         shapes: Shapes,
         prefix: Callable[[], KVPrefix],
+        moves_types: bool | None = None,
     ) -> None:
-        super().__init__()
-        self._model = model
+        super().__init__(model)
         self._config = config
         self._shapes = shapes
         self._prefix = prefix
         self._ordered = distance_counts_keys(model.config)
-        self._layout: Layout | None = None
+        self._at_work = _AtWork()
         if config.prefix_always_visible and hides_within(model.config):
             raise PrefixError(
                 f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
                 "attention, where no mask can show them; leave it false"
             )
-        self._cache: PrefixCache | None = None
+        self._switch = rotary_switch(model.config)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._counting = getattr(model.base_model, "compute_3d_position_ids", None)
+        # None until it is tried whether a call's types of tokens are to be moved by the prefix.
+        self._moves_types = moves_types
+        self._on_trial = moves_types is not None
+        if not self._on_trial and not is_exact(model, self._trial(False)):
+            raise PrefixError(
+                f"{type(model).__name__} computes something else after a prefix than after the "
+                "same text: it looks ahead, or counts positions in a way of its own, so a prefix "
+                "has no exact place in it"
+            )
 
     def new_cache(self) -> PrefixCache:
         """An empty growing cache after the prefix, to carry from call to call."""
         return PrefixCache(self._prefix(), self._shapes, growing=True)
 
-    def recompute_context(
-        self,
-    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), self._using(self._cache, self._layout)
+    def recompute_context(self) -> Contexts:
+        return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         yield self._model.register_forward_pre_hook(self._before_model, with_kwargs=True)
@@ -79,23 +98,25 @@ class CausalInjection(Injection):
             self._after_model, with_kwargs=True, always_call=True
         )
         for module in self._model.modules():
-            if name := _cache_argument(module):
+            if name := cache_argument(module):
                 hook = self._attention_hook(name, self._shows(module))
                 yield module.register_forward_pre_hook(hook, with_kwargs=True)
 
     @contextmanager
     def _using(self, cache: PrefixCache | None, layout: Layout | None) -> Iterator[None]:
-        before = self._cache, self._layout
-        self._cache, self._layout = cache, layout
+        here = self._at_work
+        before = here.cache, here.layout
+        here.cache, here.layout = cache, layout
         try:
-            yield
+            with turn_of(self._model):
+                yield
         finally:
-            self._cache, self._layout = before
+            here.cache, here.layout = before
 
     def _before_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if not self._active:
+        if not self._at_work.active:
             return args, kwargs
         bound = _by_name(module, args, kwargs)
         tokens = bound.get("input_ids")
@@ -117,6 +138,12 @@ class CausalInjection(Injection):
             cache = PrefixCache(self._prefix(), self._shapes, growing)
         past = cache.get_seq_length()
         p = cache.prefix_length
+        # What follows a cached beginning was admitted with it, and counts on from it.
+        others = other_inputs(bound)
+        if not past:
+            cache.after_others = bool(others)
+            if others and not self._on_trial:
+                self._admit(others, bound)
         mask = bound.get("attention_mask")
         if mask is None:
             mask = torch.ones(batch, past + length, dtype=torch.long, device=tokens.device)
@@ -126,23 +153,81 @@ class CausalInjection(Injection):
             )
         if self._takes_positions:
             positions = bound.get("position_ids")
+            if positions is None and (others or cache.after_others):
+                positions = self._own_positions(tokens, bound, cache)
             if positions is None:
                 # Counting real tokens only: left padding does not move what follows it.
-                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-            bound["position_ids"] = positions + p
+                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+            bound["position_ids"] = positions[..., -length:] + p
+        if self._switch is not None:
+            _refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)
+        for name in _TYPES if self._moves_types else ():
+            if bound.get(name) is not None:
+                types = torch.cat([bound[name].new_zeros(batch, p), bound[name]], dim=1)
+                bound[name] = types if layout.order is None else types.gather(1, layout.order)
         cache.set_order(layout.order if past == 0 else None)
         bound["attention_mask"] = layout.mask
         bound["past_key_values"] = cache
         cache.inside_forward = True
-        self._cache, self._layout = cache, layout
+        self._at_work.cache, self._at_work.layout = cache, layout
         return (), bound
+
+    def _own_positions(
+        self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
+    ) -> torch.Tensor | None:
+        """Positions `[axes, batch, tokens]` that a model counts in space and time (M-RoPE)."""
+        if self._counting is None:
+            return None
+        known = {
+            "inputs_embeds": tokens if tokens.ndim == 3 else tokens[..., None],
+            **{key: value for key, value in bound.items() if value is not None},
+            "past_key_values": cache,
+        }
+        names = inspect.signature(self._counting).parameters
+        return self._counting(**{name: known.get(name) for name in names})
+
+    def _admit(self, others: frozenset[str], bound: dict[str, Any]) -> None:
+        """Find out how a prefix is exact beside inputs that are no tokens.
+
+        Raises PrefixError, which names them, where it is not.
+        """
+        active, self._at_work.active = self._at_work.active, False
+        try:
+            for moves in (False, True):
+                if is_exact(self._model, self._trial(moves), bound, f"types moved: {moves}"):
+                    self._moves_types = moves
+                    return
+        finally:
+            self._at_work.active = active
+        raise PrefixError(
+            f"{type(self._model).__name__} computes something else with "
+            f"{', '.join(sorted(others))} after a prefix than after the same text; give it tokens "
+            "alone"
+        )
+
+    def _trial(self, moves_types: bool) -> Injected:
+        """Another prefix, of all layers, brought in as this one is."""
+
+        @contextmanager
+        def injected(kv: KVPrefix) -> Iterator[None]:
+            config = PrefixConfig(len(kv))
+            trial = CausalInjection(
+                self._model, config, self._shapes, lambda: kv, moves_types=moves_types
+            )
+            try:
+                with trial.active():
+                    yield
+            finally:
+                trial.detach()
+
+        return injected
 
     def _after_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         # Left in place, it would give the prefix to a later forward of the bare model.
-        self._cache = self._layout = None
+        self._at_work.cache = self._at_work.layout = None
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrefixCache):
             cache.inside_forward = False
@@ -153,7 +238,7 @@ class CausalInjection(Injection):
 
     def _shows(self, module: Any) -> bool | None:
         """Whether this layer's mask must show the prefix or hide it; None to leave it as it is."""
-        if self._config.layers is not None and _layer_index(module) not in self._config.layers:
+        if self._config.layers is not None and layer_index(module) not in self._config.layers:
             return False
         return True if self._config.prefix_always_visible else None
 
@@ -161,50 +246,35 @@ class CausalInjection(Injection):
         def give(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            if self._cache is None:
+            cache, layout = self._at_work.cache, self._at_work.layout
+            if cache is None:
                 return None
             if kwargs.get(name) is None:
-                kwargs = {**kwargs, name: self._cache}
-            if shows is not None and self._layout is not None:
-                kwargs = _masked(module, args, kwargs, self._layout.is_prefix, shows)
+                kwargs = {**kwargs, name: cache}
+            if shows is not None and layout is not None:
+                kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
             return args, kwargs
 
         return give
 
 
-def _masked(
-    module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    is_prefix: torch.Tensor,
-    show: bool,
-) -> dict[str, Any]:
-    """An attention's keywords with the prefix shown in its mask, or hidden."""
-    states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-    mask = kwargs.get("attention_mask")
-    if mask is None:
-        if show:
-            return kwargs
-        mask = causal_mask(module, is_prefix, states.shape[1], states.dtype)
-    return {**kwargs, "attention_mask": show_prefix(mask, is_prefix, show, _true_hides(module))}
-
-
-def _true_hides(module: nn.Module) -> bool:
-    """MPT alone turns transformers' mask around: true where a key is hidden."""
-    return type(module).__name__ == "MptAttention"
-
-
-def _layer_index(module: nn.Module) -> int | None:
-    found = (getattr(module, name, None) for name in _INDEX_NAMES)
-    return next((index for index in found if isinstance(index, int)), None)
-
-
-def _cache_argument(module: nn.Module) -> str | None:
-    """The name under which an attention module takes the cache; None for any other module."""
-    if _layer_index(module) is None or "Attention" not in type(module).__name__:
-        return None
-    parameters = inspect.signature(module.forward).parameters
-    return next((name for name in _CACHE_NAMES if name in parameters), None)
+def _refuse_mixed_rotation(mask: torch.Tensor, p: int, past: int, switch: int) -> None:
+    """Raise PrefixError where keys of one call would be rotated by different factors."""
+    lengths, cached = mask.sum(-1) + p, mask[:, :past].sum(-1) + p
+    longest, shortest = int(lengths.max()), int(lengths.min())
+    if longest <= switch:
+        return
+    if shortest <= switch or (past and int(cached.min()) <= switch):
+        raise PrefixError(
+            f"the model changes its rotary embedding beyond {switch} positions, for all rows and "
+            f"for what is cached alike, but prefix and inputs take {shortest} to {longest} here; "
+            "keep them and what is generated within that, or give longer inputs a call of their own"
+        )
+    warnings.warn(
+        f"prefix and inputs take {longest} positions, and the model changes its rotary embedding "
+        f"beyond {switch}: a prefix that was made from a shorter text is rotated otherwise",
+        stacklevel=2,
+    )
 
 
 def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

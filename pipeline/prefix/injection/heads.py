@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.parameters.heads import TrainedModules
@@ -17,8 +18,8 @@ class HeadInjection(Injection):
     The model's own weights stay as they are.
     """
 
-    def __init__(self, heads: TrainedModules) -> None:
-        super().__init__()
+    def __init__(self, model: PreTrainedModel, heads: TrainedModules) -> None:
+        super().__init__(model)
         self._heads = heads
 
     def _hooks(self) -> Iterator[RemovableHandle]:
@@ -27,7 +28,7 @@ class HeadInjection(Injection):
 
     def _answering(self, trained: nn.Module) -> Any:
         def answer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            if not self._active:
+            if not self._at_work.active:
                 return output
             return trained(*map(_float32, args), **{k: _float32(v) for k, v in kwargs.items()})
 

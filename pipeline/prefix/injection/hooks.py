@@ -1,12 +1,29 @@
 """What every way of bringing a prefix into a frozen model has in common: it owns hooks."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 from torch.utils.hooks import RemovableHandle
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.injection.growing import GrowingCache
+from pipeline.prefix.injection.replay import Contexts
+
+
+class AtWork(threading.local):
+    """What of an injection is at work, in each thread for itself.
+
+    The bare model stays bare in a thread beside, and a replay in autograd's own thread finds what
+    it was given there.
+    """
+
+    active = False
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """A copy, or what is unpickled, is at work nowhere."""
+        return type(self), ()
 
 
 class Injection:
@@ -19,40 +36,42 @@ class Injection:
     through_cache = False
     """Whether the prefix comes in through the KV cache, which `generate` then has to be given."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
         self._handles: list[RemovableHandle] = []
-        self._active = False
+        self._at_work = AtWork()
 
     def attach(self) -> None:
         """Add the hooks, which do nothing outside `active`; adding them twice adds them once."""
-        if not self._handles:
-            self._handles = list(self._hooks())
+        with turn_of(self._model):
+            if not self._handles:
+                self._handles = list(self._hooks())
 
     def detach(self) -> None:
         """Remove every hook: the frozen model is as it was before."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        with turn_of(self._model):
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Let the frozen model see what is injected."""
-        before, self._active = self._active, True
-        self.attach()
-        try:
-            yield
-        finally:
-            self._active = before
+        """Let the frozen model see what is injected, in this thread, which has its turn."""
+        with turn_of(self._model):
+            before, self._at_work.active = self._at_work.active, True
+            self.attach()
+            try:
+                yield
+            finally:
+                self._at_work.active = before
 
     def new_cache(self) -> Cache | None:
         """An empty growing cache; None where the model makes its own (an encoder-decoder)."""
         return GrowingCache()
 
-    def recompute_context(
-        self,
-    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """`context_fn` of torch's checkpointing: the replay meets its own forward's prefix."""
-        return nullcontext(), nullcontext()
+    def recompute_context(self) -> Contexts:
+        """For a layer that runs now: its replay meets the prefix of its own forward pass."""
+        return nullcontext(), turn_of(self._model)
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         """Register the hooks on the frozen model."""

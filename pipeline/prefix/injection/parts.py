@@ -8,8 +8,11 @@ search and caches from call to call work as they do without a prefix.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +22,16 @@ from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.parts import Place, chosen_places, takes
 from pipeline.prefix.architecture.routing import AttentionCall, routed
-from pipeline.prefix.injection.hooks import Injection
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.hooks import AtWork, Injection
+from pipeline.prefix.injection.part_exactness import is_exact_part
+from pipeline.prefix.injection.replay import Contexts
+from pipeline.prefix.injection.stacks import PAST, POSITIONS, counted, positional, stacks_of
+from pipeline.prefix.injection.windows import window_of, within
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.parameters.config import PARTS
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-_PAST = "past_key_values_length"
 
 
 class PartInjection(Injection):
@@ -35,77 +43,156 @@ class PartInjection(Injection):
         places: list[Place],
         layers: tuple[int, ...] | None,
         prefix: Callable[[], KVPrefix],
+        always_visible: bool = False,
+        on_trial: bool = False,
     ) -> None:
-        super().__init__()
-        self._model = model
+        super().__init__(model)
         self._places = chosen_places(places, layers)
+        self._window = None if always_visible else window_of(model)
         # Where only the first layer holds the table of relative positions, the others share it,
         # whether or not that layer has a prefix.
         self._biased = {
             place.part: place.module for place in reversed(places) if _has_bias(place.module)
         }
         self._prefix = prefix
-        self._handler: _Handler | None = None
+        self._counts = Counter(id(place.module) for place in places)
+        self._at_work = _AtWork()
+        if not on_trial:
+            self._refuse_inexact(places)
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Let the frozen model see the prefix, of the parameters as they are on entering."""
-        before = self._handler
-        self._handler = _Handler(self._places, self._biased, self._prefix(), self._model.dtype)
+        before = self._at_work.handler
+        handler = _Handler(
+            self._places,
+            self._biased,
+            self._prefix(),
+            self._model.dtype,
+            self._window,
+            self._counts,
+        )
+        self._at_work.handler = handler
         try:
-            with super().active(), routed(self._model, self._handler):
+            with super().active(), routed(self._model, handler):
                 yield
         finally:
-            self._handler = before
+            self._at_work.handler = before
 
     def new_cache(self) -> None:
         """No cache: the model's own holds the input's tokens alone."""
         return
 
-    def recompute_context(
-        self,
-    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        if self._handler is None:
-            return nullcontext(), nullcontext()
-        return nullcontext(), routed(self._model, self._handler)
+    def recompute_context(self) -> Contexts:
+        handler = self._at_work.handler
+        if handler is None:
+            return super().recompute_context()
+        # The replay's calls are counted on from those before this layer.
+        return nullcontext(), routed(self._model, copy(handler))
 
     def _hooks(self) -> Iterator[RemovableHandle]:
-        """Those that move positions."""
-        for module in _positional(self._model, {place.part for place in self._places}):
+        """Those that move positions, and those that begin to count a stack's layers."""
+        for stack in stacks_of(self._model, set(PARTS)):
+            yield stack.register_forward_pre_hook(self._begin)
+        for module in positional(self._model, {place.part for place in self._places}):
             yield module.register_forward_pre_hook(self._move_positions, with_kwargs=True)
+
+    def _begin(self, stack: nn.Module, _: Any) -> None:
+        if self._at_work.handler is not None:
+            self._at_work.handler.begin(stack)
+
+    def _refuse_inexact(self, places: list[Place]) -> None:
+        """Raise PrefixError for a part in which a prefix is not exactly a text read beforehand."""
+        for part in dict.fromkeys(place.part for place in places):
+            own = [place for place in places if place.part == part]
+            # What crosses over has no positions of its own; its masks and keys are the encoder's.
+            if part != "cross" and not is_exact_part(self._model, own, partial(self._trial, own)):
+                raise PrefixError(
+                    f"the {part} of {type(self._model).__name__} computes something else after a "
+                    "prefix than after the same text, read beforehand: it counts positions or "
+                    "distances in a way of its own, so a prefix has no exact place in it"
+                )
+
+    @contextmanager
+    def _trial(self, places: list[Place], kv: KVPrefix) -> Iterator[None]:
+        """Another prefix, in all places of one part, brought in as this one is."""
+        trial = PartInjection(self._model, places, None, lambda: kv, on_trial=True)
+        try:
+            with trial.active():
+                yield
+        finally:
+            trial.detach()
 
     def _move_positions(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self._active or self._handler is None:
+        handler = self._at_work.handler
+        if not self._at_work.active or handler is None:
             return None
-        p = self._handler.length
-        if not takes(module, _PAST):
+        p = handler.length
+        if isinstance(module, nn.Embedding) and not takes(module, PAST):
             return (args[0] + p, *args[1:]), kwargs
         names = list(inspect.signature(module.forward).parameters)
         bound = {**dict(zip(names, args, strict=False)), **kwargs}
-        name = _PAST if bound.get("position_ids") is None else "position_ids"
+        name = POSITIONS
+        if bound.get(name) is None and takes(module, PAST):
+            name = PAST
+        elif bound.get(name) is None:
+            bound[name] = counted(bound)
         bound[name] = bound.get(name, 0) + p
         return (), bound
+
+
+class _AtWork(AtWork):
+    """With the handler of the call that is under way."""
+
+    handler: "_Handler | None" = None
 
 
 class _Handler:
     """Puts the prefix of each place before the keys and values of its attention calls."""
 
     def __init__(
-        self, places: list[Place], biased: dict[str, Any], kv: KVPrefix, dtype: torch.dtype
+        self,
+        places: list[Place],
+        biased: dict[str, Any],
+        kv: KVPrefix,
+        dtype: torch.dtype,
+        window: int | None,
+        counts: Counter[int],
     ) -> None:
+        self._counts = counts
         self.length = len(kv)
         self._biased = biased
-        self._at: dict[int, tuple[Place, Pair]] = {
-            id(place.module): (place, (key.to(dtype), value.to(dtype)))
+        self._window = window
+        self._at: dict[tuple[int, int], tuple[Place, Pair]] = {
+            (id(place.module), place.call): (place, (key.to(dtype), value.to(dtype)))
             for place, key, value in zip(places, kv.keys, kv.values, strict=True)
         }
+        # How often each module was called in this pass, which layers that share one differ by.
+        self._calls: dict[int, int] = {}
+
+    def __copy__(self) -> "_Handler":
+        twin = object.__new__(_Handler)
+        twin.__dict__.update(self.__dict__, _calls=dict(self._calls))
+        return twin
+
+    def begin(self, stack: nn.Module) -> None:
+        """A stack's next pass begins: its calls are counted anew."""
+        for module in stack.modules():
+            self._calls.pop(id(module), None)
 
     def __call__(self, call: AttentionCall) -> None:
-        if id(call.module) not in self._at:
+        at = id(call.module), self._calls.get(id(call.module), 0)
+        self._calls[at[0]] = at[1] + 1
+        if 0 < self._counts[at[0]] <= at[1]:
+            raise PrefixError(
+                f"{type(call.module).__name__} is run more often in one pass than when its layers "
+                "were counted, so a prefix has no place in the others; use a fixed depth"
+            )
+        if at not in self._at:
             return
-        place, (key, value) = self._at[id(call.module)]
+        place, (key, value) = self._at[at]
         batch, queries, keys = call.key.shape[0], call.query.shape[2], call.key.shape[2]
         if (bias := call.extra.get("position_bias")) is not None:
             before = self._bias(place, call, queries, keys).to(bias.dtype)
@@ -119,8 +206,18 @@ class _Handler:
     def _mask(
         self, place: Place, call: AttentionCall, queries: int, keys: int
     ) -> torch.Tensor | None:
-        """The call's mask, with the prefix shown to every query."""
+        """The call's mask, with the prefix shown to every query, or to those within a window."""
         p, mask = self.length, call.mask
+        if place.part == "encoder" and self._window and call.extra.get("sliding_window"):
+            leading = _leading_padding(mask).to(call.key.device)
+            near = within(self._window, leading, queries, p)
+            if mask is None:
+                mask = near.new_ones(1, 1, queries, keys)
+            if mask.dtype != torch.bool:
+                hidden = torch.finfo(mask.dtype).min
+                near = torch.zeros_like(near, dtype=mask.dtype).masked_fill(~near, hidden)
+            near = near.expand(mask.shape[0], mask.shape[1], -1, -1)
+            return torch.cat([near, mask], dim=-1)
         if mask is None:
             if place.part != "decoder" or queries == 1:
                 return None
@@ -157,26 +254,6 @@ def _leading_padding(mask: torch.Tensor | None) -> torch.Tensor:
     """How many hidden keys lead each row of a mask `[rows, 1, queries, keys]`: `[rows]`."""
     if mask is None:
         return torch.zeros(1, dtype=torch.long)
-    last = mask[:, 0, -1]
-    visible = last if last.dtype == torch.bool else last > torch.finfo(last.dtype).min / 2
-    return visible.long().argmax(dim=-1)
-
-
-def _positional(model: PreTrainedModel, parts: set[str]) -> list[nn.Module]:
-    """The modules that give the input of a part's stack its absolute positions."""
-    stacks: list[Any] = []
-    if not model.config.is_encoder_decoder:
-        stacks = [model.base_model]
-    else:
-        stacks += [model.get_encoder()] if "encoder" in parts else []
-        stacks += [model.get_decoder()] if "decoder" in parts else []
-    modules = [dict(stack.named_modules()) for stack in stacks]
-    counted = [m for named in modules for m in named.values() if takes(m, _PAST)]
-    if counted:
-        return counted
-    return [
-        module
-        for named in modules
-        for name, module in named.items()
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
-    ]
+    seen = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min / 2
+    # A query near the end may be far from what is hidden by a window, not by padding.
+    return seen.any(dim=1).long().argmax(dim=-1)

@@ -1,4 +1,11 @@
-"""Which models packed rows serve, and why not the others."""
+"""Which models packed rows serve, and why not the others.
+
+An architecture is never assumed to be a plain one: it is tried, once, on a small random model of
+the same class and configuration in float32, packed and each example alone. So the answer depends
+on nothing but the architecture and on how long the sequences are: not on a prefix's values, a seed
+or a dtype. What trying cannot see, because it begins at lengths beyond those tried, the
+configuration says (`pipeline.prefix.architecture.reach`).
+"""
 
 import inspect
 from typing import Any
@@ -6,72 +13,131 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.prefix.architecture.parts import evaluating, is_decoder_only
+from pipeline.prefix.architecture.context import context_of
+from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
+from pipeline.prefix.architecture.parts import is_decoder_only
+from pipeline.prefix.architecture.reach import reach_of
+from pipeline.prefix.architecture.routing import reaches_attention
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.backends import why_not_decoded
 from pipeline.prefix.packed.call import StateKind
 from pipeline.prefix.packed.logits import NotPackableError, packed_logits
+from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.parameters.encoder import Shapes
+
+# Sequences of up to so many tokens are tried at their own length.
+_SHORTEST, _LONGEST = 64, 2048
+_PREFIX = 3
+# Of the largest logit; float32 rounds to a hundredth of it, and a scale wrong by 10% is off by
+# some hundred times as much.
+_TOLERANCE = 1e-4
+
+# Of each architecture, by the length that was tried.
+_verdicts: dict[tuple[Any, ...], dict[int, str | None]] = {}
 
 
-@torch.no_grad()
 def why_not_packed(
-    frozen_model: PreTrainedModel, prefix: KVPrefix | None, decoding: bool
+    frozen_model: PreTrainedModel, config: PrefixConfig | None, tokens: int
 ) -> str | None:
-    """Why packed rows do not serve a model with this prefix, in a clause; None where they do.
+    """Why packed rows do not serve a model with such a prefix, in a clause; None where they do.
 
-    They do where `packed_logits` gives what the model itself gives for each example alone, which
-    is found out by trying both on two examples of a few tokens: an architecture is never assumed
-    to be a plain one. `decoding` asks for greedy decoding from a `PackedCache` too.
+    They do where `packed_logits` gives what the model itself gives for each example alone.
+
+    Args:
+        frozen_model: in training mode, where it is trained itself, its own dropout counts.
+        config: None for no prefix.
+        tokens: those of the longest example after the prefix, generated ones included.
     """
     name = type(frozen_model).__name__
-    if prefix is not None and prefix.modules:
+    if config is not None and config.modules_to_save:
         return "a head trained beside the prefix answers for padded batches alone"
     if not is_decoder_only(frozen_model):
         return f"{name} is not causal throughout"
-    if prefix is not None and prefix.layers is not None:
+    if config is not None and config.layers is not None:
         # What it would be compared with holds its prefix in a plain cache, which has every layer.
         return "the prefix is for some layers alone"
-    if prefix is None and frozen_model.is_gradient_checkpointing:
+    if config is None and frozen_model.is_activation_checkpointing:
         return "layers recomputed in the backward pass find the model's own attention again"
-    return _why_not_plain(frozen_model, prefix) or (
-        why_not_decoded(_kind_of(frozen_model)) if decoding else None
-    )
+    p = 0 if config is None else config.num_virtual_tokens
+    reach = reach_of(frozen_model.config)
+    if reach.tokens is not None and p + tokens > reach.tokens:
+        return f"{name} {reach.why}, fewer than the {p + tokens} of prefix and example"
+    return _why_not_plain(frozen_model, config is not None, p + tokens)
 
 
-def _why_not_plain(model: PreTrainedModel, prefix: KVPrefix | None) -> str | None:
+def why_not_decoding(frozen_model: PreTrainedModel, shapes: Shapes) -> str | None:
+    """Why rows that are packed cannot be decoded greedily from a `PackedCache`, in a clause."""
+    dims = frozenset(int(shape[-1]) for pair in shapes for shape in pair)
+    dtypes = frozenset({frozen_model.dtype})
+    return why_not_decoded(StateKind(frozen_model.device.type, dtypes, dims))
+
+
+def _why_not_plain(model: PreTrainedModel, prefixed: bool, tokens: int) -> str | None:
+    """The verdict on an architecture, kept for every model that has it."""
     name = type(model).__name__
     parameters = inspect.signature(model.forward).parameters
     if lacking := {"logits_to_keep", "position_ids"} - parameters.keys():
         return f"{name} takes no {min(lacking)}"
-    if getattr(model.config.get_text_config(), "sliding_window", None) is not None:
-        return f"{name} has a sliding window"
-    ids = torch.arange(1, 6, device=model.device)
-    keep = torch.arange(5, device=model.device)
+    if not reaches_attention(model):
+        return f"{name} computes its attention itself, out of reach of AttentionInterface"
+    tried = _SHORTEST
+    while tried < min(tokens, _LONGEST):
+        tried *= 2
+    reach = reach_of(model.config)
+    row = None if reach.row is None else reach.row - _PREFIX
+    bounds = (tried, reach.tokens, row, context_of(model))
+    tried = min(bound for bound in bounds if bound is not None)
+    settings = model.config.to_json_string(use_diff=False)
+    drops = not prefixed and model.training
+    known = _verdicts.setdefault((type(model), settings, prefixed, drops), {})
+    for length, verdict in known.items():
+        # By causality a sequence holds every shorter one.
+        if length >= tried if verdict is None else length <= tried:
+            return verdict
+    known[tried] = _why_not_tried(model, prefixed, drops, tried)
+    return known[tried]
+
+
+@torch.no_grad()
+def _why_not_tried(model: PreTrainedModel, prefixed: bool, drops: bool, tried: int) -> str | None:
+    """What a small model of the architecture shows on sequences of `tried` tokens."""
+    name = type(model).__name__
+    draw = torch.Generator().manual_seed(0)
+    lengths = [2, max(1, tried - _PREFIX), 1]
+    ids = torch.randint(8, VOCABULARY - 8, (sum(lengths),), generator=draw)
+    keep = torch.arange(len(ids))
     try:
-        with evaluating(model):
-            packed = packed_logits(model, ids, [2, 3], prefix, keep)
-            alone = torch.cat([_alone(model, part, prefix) for part in ids.split([2, 3])])
-    except (NotPackableError, TypeError) as error:
+        small = miniature_of(model)
+        prefix = _drawn(small, draw) if prefixed else None
+        packed = packed_logits(small, ids, lengths, prefix, keep)
+        alone = torch.cat([_alone(small, part, prefix) for part in ids.split(lengths)])
+        if drops:
+            with torch.random.fork_rng(devices=[]):
+                packed_logits(small.train(), ids, lengths, prefix, keep)
+    except NotPackableError as error:
         return f"{name} computes more than scaled, causal softmax attention ({error})"
-    # Half precision rounds differently on the two ways; a wrong way is off by far more.
-    tolerance = 1e-4 if model.dtype == torch.float32 else 0.1
-    scale = alone.float().abs().max().clamp(min=1)
-    if bool(((packed - alone).float().abs().max() / scale) < tolerance):
+    except Exception as error:  # models raise whatever they like for what they were not made for
+        return f"{name} cannot be tried on packed examples ({str(error) or type(error).__name__})"
+    if bool(((packed - alone).abs().max() / alone.abs().max()) < _TOLERANCE):
         return None
     return f"{name} gives other logits for packed examples than for each alone"
+
+
+def _drawn(model: PreTrainedModel, draw: torch.Generator) -> KVPrefix:
+    """A fixed random prefix, of the size of a small model's own keys and values."""
+    shapes = kv_shapes(model)
+    keys, values = (
+        tuple(torch.randn(pair[i][0], _PREFIX, pair[i][1], generator=draw) for pair in shapes)
+        for i in range(2)
+    )
+    return KVPrefix(keys, values)
 
 
 def _alone(model: PreTrainedModel, ids: torch.Tensor, prefix: KVPrefix | None) -> torch.Tensor:
     extra: dict[str, Any] = {"use_cache": False}
     if prefix is not None:
-        mask = torch.ones(1, len(prefix) + len(ids), dtype=torch.long, device=ids.device)
-        cache = prefix.to(model.dtype).to_cache()
-        extra = {"attention_mask": mask, "past_key_values": cache}
+        mask = torch.ones(1, len(prefix) + len(ids), dtype=torch.long)
+        extra = {"attention_mask": mask, "past_key_values": prefix.to_cache()}
     logits: torch.Tensor = model(input_ids=ids[None], **extra).logits
     return logits[0]
-
-
-def _kind_of(model: PreTrainedModel) -> StateKind:
-    dims = frozenset(int(shape[-1]) for pair in kv_shapes(model) for shape in pair)
-    return StateKind(model.device.type, frozenset({model.dtype}), dims)

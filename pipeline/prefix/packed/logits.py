@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.prefix.architecture.reach import reach_of
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.backends import shared_prefix_attention
@@ -22,7 +24,7 @@ from pipeline.prefix.packed.call import PackedAttentionCall
 
 _NAME = "shared_prefix"
 # What an attention may ask for beyond scaled, causal softmax attention.
-_BEYOND = ("softcap", "s_aux", "position_bias", "sliding_window", "head_mask")
+_BEYOND = ("softcap", "s_aux", "position_bias", "head_mask")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,14 @@ class Packing:
     cache: PackedCache | None = None
     decoding: bool = False
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example, those decoded before and the prefix included."""
+        before = [0] if self.cache is None or not self.decoding else self.cache.counts
+        return max(self.lengths) + max(before) + (0 if self.prefix is None else len(self.prefix))
 
-class NotPackableError(Exception):
+
+class NotPackableError(PrefixError):
     """An attention met on the way computes something that the fast way does not."""
 
 
@@ -58,6 +66,10 @@ def packed_logits(
 
     Returns:
         `[n, vocabulary]`, those of the same example alone after the prefix.
+
+    Raises:
+        NotPackableError: where an attention does more than that, or hides part of an example this
+            long; `pipeline.prefix.packed.gate` says so before.
     """
     positions = [position for length in lengths for position in range(length)]
     packing = Packing(lengths, prefix, cache)
@@ -84,6 +96,11 @@ def _packed(
     keep: torch.Tensor,
 ) -> torch.Tensor:
     start = 0 if packing.prefix is None else len(packing.prefix)
+    reach = reach_of(frozen_model.config)
+    for limit, count in ((reach.tokens, packing.longest), (reach.row, start + len(positions))):
+        if limit is not None and count > limit:
+            name = type(frozen_model).__name__
+            raise NotPackableError(f"{name} {reach.why}: {count} are too many for packed rows")
     with packed_attention_on(frozen_model):
         output = frozen_model(
             input_ids=input_ids[None],
@@ -100,12 +117,13 @@ def _packed(
 @contextmanager
 def packed_attention_on(model: PreTrainedModel) -> Iterator[None]:
     """Route the model's attention through `shared_prefix_attention`, and back again."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_NAME)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+    with turn_of(model):
+        before = model.config._attn_implementation
+        model.set_attn_implementation(_NAME)
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(before)
 
 
 def _forward(
@@ -121,7 +139,12 @@ def _forward(
 ) -> tuple[torch.Tensor, None]:
     """An attention function of transformers: `[1, heads, tokens, size]` states, heads last out."""
     asked = [name for name in _BEYOND if kwargs.get(name) is not None]
-    if prefix_packing is None or dropout or asked:
+    if dropout:
+        asked.append("dropout of attention weights")
+    window = kwargs.get("sliding_window")
+    if window is not None and prefix_packing is not None and prefix_packing.longest > window:
+        asked.append(f"a window of {window} tokens")
+    if prefix_packing is None or asked:
         raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")
     prefix, cache = prefix_packing.prefix, prefix_packing.cache
     pair = None if prefix is None else prefix.layer(module.layer_idx)

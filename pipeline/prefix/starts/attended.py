@@ -33,7 +33,9 @@ def attention_received(model: PrefixModel, inputs: Iterable[list[int]]) -> torch
             if not weights or any(layer is None for layer in weights):
                 raise PrefixError(f"{type(frozen).__name__} does not show its attention weights")
             for layer in weights:
-                total += layer[0, :, :, :p].double().mean(0).sum(0).cpu() / len(weights)
+                # Added up on the CPU: Apple's MPS has no float64.
+                received = layer[0, :, :, :p].cpu().double().mean(0).sum(0)
+                total += received / len(weights)
             queries += len(ids)
     finally:
         frozen.set_attn_implementation(before)
@@ -48,7 +50,7 @@ def most_attended(
     """The `num_virtual_tokens` cached tokens of a corpus that `inputs` attend to most.
 
     They keep their order in the corpus and move together to positions 0 to p-1 (see
-    `pipeline.prefix.starts.positions`).
+    `pipeline.prefix.starts.positions`). What begins the corpus' text (BOS) is always among them.
 
     Args:
         model: holds the whole corpus' KV cache as its prefix.
@@ -62,9 +64,12 @@ def most_attended(
             "tokens asked for; use a longer corpus or a shorter prefix"
         )
     received = attention_received(model, inputs)
+    if kv.begins_text:
+        received[0] = float("inf")
     chosen = torch.topk(received, num_virtual_tokens).indices.sort().values
     picked = KVPrefix(
         tuple(key[:, chosen] for key in kv.keys), tuple(value[:, chosen] for value in kv.values)
     )
     with model.frozen() as frozen:
-        return moved_to_front(frozen, picked, chosen.tolist())
+        moved = moved_to_front(frozen, picked, chosen.tolist())
+    return moved.beginning_text(kv.begins_text)

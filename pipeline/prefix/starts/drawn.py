@@ -3,9 +3,11 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.prefix.architecture.parts import is_decoder_only
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.encoder import Shapes, unflatten
+from pipeline.prefix.starts.beginning import tokens_before
 from pipeline.prefix.starts.from_text import kv_prefix_from_tokens
 
 
@@ -34,17 +36,22 @@ def kv_prefix_from_words(
 ) -> KVPrefix:
     """The KV cache of words, repeated to the prefix's length (Li and Liang 2021, section 7.4).
 
-    Without `words`, of tokens drawn from the vocabulary, special tokens left out.
+    Without `words`, of tokens drawn from the vocabulary, special tokens left out. Before either
+    stands what the tokenizer begins a text with (BOS), the first virtual token then.
     """
+    begin = tokens_before(tokenizer) if is_decoder_only(frozen_model) else []
+    most = max(num_virtual_tokens - len(begin), 0)
     if words is not None:
         ids = tokenizer.encode(" ".join(words), add_special_tokens=False)
         if not ids:
             raise PrefixError("words: have no tokens; give words, or none to draw them")
-        repeated = ids * -(-num_virtual_tokens // len(ids))
-        return kv_prefix_from_tokens(frozen_model, repeated[:num_virtual_tokens])
-    ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-    drawn = torch.randint(len(ordinary), (num_virtual_tokens,), generator=generator)
-    return kv_prefix_from_tokens(frozen_model, torch.tensor(ordinary)[drawn])
+        chosen = (ids * -(-num_virtual_tokens // len(ids)))[:most]
+    else:
+        ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+        drawn = torch.randint(len(ordinary), (most,), generator=generator)
+        chosen = torch.tensor(ordinary)[drawn].tolist()
+    kv = kv_prefix_from_tokens(frozen_model, [*begin, *chosen])
+    return kv.beginning_text(bool(begin))
 
 
 def _width(shapes: Shapes) -> int:

@@ -6,6 +6,7 @@ source. docs/method.md says for each part which text in which place the start is
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -76,16 +77,17 @@ def kv_prefix_from_source_tokens(
             raise PrefixError("the model's configuration has no decoder_start_token_id")
         decoder_ids = torch.tensor([[start, *written[: len(source) - 1]]])
     places = places_of(frozen_model, wanted)
-    seen: dict[int, AttentionCall] = {}
+    calls: dict[int, list[AttentionCall]] = defaultdict(list)
 
     def note(call: AttentionCall) -> None:
-        seen[id(call.module)] = call
+        calls[id(call.module)].append(call)
 
     with evaluating(frozen_model), routed(frozen_model, note):
         run(frozen_model, torch.tensor([list(source)]), decoder_ids)
+    seen = [calls[id(place.module)][place.call] for place in places]
     kv = KVPrefix(
-        tuple(seen[id(place.module)].key[0].float().clone() for place in places),
-        tuple(seen[id(place.module)].value[0].float().clone() for place in places),
+        tuple(call.key[0].float().clone() for call in seen),
+        tuple(call.value[0].float().clone() for call in seen),
         parts=tuple(place.part for place in places),
     )
     kv.metadata.update(provenance(frozen_model))

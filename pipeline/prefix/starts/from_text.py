@@ -7,10 +7,11 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.prefix.architecture.context import context_of
-from pipeline.prefix.architecture.parts import evaluating, is_decoder_only
+from pipeline.prefix.architecture.parts import evaluating, is_decoder_only, on_tokens_alone
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.provenance import provenance
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.starts.beginning import text_tokens, tokens_before
 from pipeline.prefix.starts.from_source import kv_prefix_from_source_tokens
 
 
@@ -24,8 +25,8 @@ def kv_prefix_from_text(
 ) -> KVPrefix:
     """The keys and values of a text's first tokens, at positions 0 to p-1.
 
-    As in PEFT, the text is tokenized with the tokenizer's special tokens, or as one user message
-    through its chat template. By causality the first p entries are the same for every longer p.
+    As in PEFT, the text begins as the tokenizer begins a text (BOS), or it is one user message
+    through the chat template. By causality the first p entries are the same for every longer p.
 
     Raises:
         PrefixError: when the text has fewer than `num_virtual_tokens` tokens.
@@ -38,13 +39,21 @@ def kv_prefix_from_text(
         text = str(
             tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
         )
-    tokens = tokenizer.encode(text, add_special_tokens=not use_chat_template)
+    if use_chat_template:
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        begins_text = tokens[:1] == tokens_before(tokenizer)
+    elif is_decoder_only(frozen_model):
+        tokens = text_tokens(tokenizer, text)
+        begins_text = bool(tokens_before(tokenizer))
+    else:
+        tokens, begins_text = tokenizer.encode(text), False
     if len(tokens) < num_virtual_tokens:
         raise PrefixError(
             f"the text has {len(tokens)} tokens, fewer than the {num_virtual_tokens} "
             "virtual tokens asked for; use a longer text or a shorter prefix"
         )
     kv = kv_prefix_from_tokens(frozen_model, torch.tensor(tokens[:num_virtual_tokens]))
+    kv = kv.beginning_text(begins_text)
     kv.metadata["text_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     return kv
 
@@ -70,7 +79,7 @@ def kv_prefix_from_tokens(
     # A plain DynamicCache keeps every token; one made from the configuration would forget those
     # that left a sliding window, and a shorter prefix of them could not be cut from it.
     cache = DynamicCache()
-    with evaluating(frozen_model):
+    with evaluating(frozen_model), on_tokens_alone(frozen_model):
         frozen_model(
             input_ids=tokens[None].to(frozen_model.device), past_key_values=cache, use_cache=True
         )
@@ -86,6 +95,8 @@ def kv_prefix_from_cache(past_key_values: Any, num_virtual_tokens: int) -> KVPre
     Raises:
         PrefixError: when it holds several rows, or fewer tokens than asked for in some layer.
     """
+    if not past_key_values.layers:
+        raise PrefixError("past_key_values holds no keys and values; the model fills no KV cache")
     keys, values = [], []
     for index, layer in enumerate(past_key_values.layers):
         if layer.keys is None or layer.keys.ndim != 4:

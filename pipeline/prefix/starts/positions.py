@@ -19,6 +19,7 @@ import inspect
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.kv import KVPrefix
 
 _TOLERANCE = 1e-3
@@ -36,7 +37,9 @@ def moved_to_front(model: PreTrainedModel, kv: KVPrefix, positions: list[int]) -
         pairing = _pairing(measured, check)
         if pairing is None:
             return kv
-        moved.append(_rotate(tensor, measured, old, new, pairing))
+        # On the CPU, in float64, which Apple's MPS has not.
+        turned = _rotate(tensor.cpu(), measured, old, new, pairing)
+        moved.append(turned.to(tensor.device))
     layers = len(kv.keys)
     return KVPrefix(tuple(moved[:layers]), tuple(moved[layers:]), dict(kv.metadata), kv.layers)
 
@@ -59,7 +62,8 @@ def _alone(model: PreTrainedModel, token: int, positions: int) -> list[torch.Ten
     if "position_ids" in inspect.signature(model.forward).parameters:
         extra["position_ids"] = torch.arange(positions, device=model.device)[:, None]
     ids = torch.full((positions, 1), token, device=model.device)
-    model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
+    with evaluating(model):
+        model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
     kept = [layer.keys for layer in cache.layers] + [layer.values for layer in cache.layers]
     return [tensor[:, :, 0].float().cpu() for tensor in kept]
 

@@ -1,30 +1,22 @@
-"""The CPU's own attention kernel: the C++ of `kernel/`, compiled for this machine on first use.
+"""The CPU's own attention kernel: the functions of the C++ in this folder.
 
-Compiling takes a few seconds, once for a machine and a version of the source; the library lies in
-the user's cache folder. Where there is no C++ compiler, the attention runs on torch's operators
-instead, more slowly.
+Where it cannot be compiled, the attention runs on torch's operators instead, more slowly.
 """
 
 import ctypes
-import hashlib
 import itertools
-import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.prefix.packed.call import PackedAttentionCall, StateKind, Tensor
+from pipeline.prefix.packed.kernel.compiling import kept_library
 
-_SOURCES = Path(__file__).parent
 _COMPILERS = ("g++", "clang++", "c++")
-# Contracting a product and a sum into one instruction is the only liberty taken.
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 ROOM = 16
 """What a cache's room is a multiple of: the floats of the widest vector."""
 
@@ -43,8 +35,8 @@ def why_not_kernel(kind: StateKind) -> str | None:
     if len(kind.head_dims) > 1:
         return "the CPU's kernel takes one head size for queries, keys and values"
     library = _library()
-    if library is None:
-        return f"the CPU's kernel needs a C++ compiler ({', '.join(_COMPILERS)}) that works"
+    if isinstance(library, str):
+        return f"the CPU's kernel {library}"
     lanes, dim = library.lanes(), min(kind.head_dims)
     if dim % lanes:
         return f"the CPU's kernel takes head sizes that are multiples of {lanes}, not {dim}"
@@ -126,7 +118,7 @@ def _run(
 ) -> None:
     """Call the library's function for the dtype of `states`, of which the first is the query."""
     library = _library()
-    assert library is not None, "asked of `why_not_kernel` before"
+    assert not isinstance(library, str), "asked of `why_not_kernel` before"
     dtype = _NAMES[states[0].dtype]
     # Held until the call has returned, copies too.
     states = [t if t.stride(-1) == 1 else t.contiguous() for t in states]
@@ -178,37 +170,14 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 @cache
 def _library() -> Any:
-    """The compiled kernel; None where it cannot be compiled."""
+    """The compiled kernel; why there is none, a clause, where it cannot be compiled or loaded."""
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
-        return None
+        return f"needs a C++ compiler ({', '.join(_COMPILERS)}), of which there is none"
     try:
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _compiled(compiler: str) -> Path:
-    """The library for this source, compiler and processor, compiled unless it is there."""
-    # What the compiler predefines names its version and every instruction set of `native`.
-    asked = [compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull]
-    machine = subprocess.run(asked, capture_output=True, check=True).stdout
-    sources = [path.read_bytes() for path in sorted(_SOURCES.glob("*.[hc]*"))]
-    digest = hashlib.sha256(b"\0".join([*sources, machine, repr(_FLAGS).encode()]))
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = root / "prefix-tuning" / f"attention-{digest.hexdigest()[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            aside = Path(folder, path.name)
-            command = [
-                compiler,
-                *_FLAGS,
-                "-shared",
-                "-o",
-                str(aside),
-                str(_SOURCES / "attention.cpp"),
-            ]
-            subprocess.run(command, capture_output=True, check=True)
-            aside.replace(path)
-    return path
+        return kept_library(compiler)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        return f"needs a C++ compiler that works; {compiler} said: {lines[-1] if lines else error}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"could not be compiled or loaded ({error})"

@@ -53,7 +53,8 @@ static inline float widened(float x) { return x; }
 static inline void narrowed(float value, BFloat16& to) {  // to nearest, ties to even
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
-  to.bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  const uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  to.bits = uint16_t(value == value ? nearest : 0x7fc0);  // rounding could carry a NaN's bits over
 }
 static inline void narrowed(float value, float& to) { to = value; }
 
@@ -65,9 +66,9 @@ template <class T> struct States {
 
 // ---- 2^x of a vector: Taylor's polynomial around the nearest whole number -----------------------
 
-// Relative error 2e-7, or 4e-5 where the result is rounded to bfloat16 anyway.
+// Relative error 2e-7, or 4e-5 where the result is rounded to bfloat16 anyway. Of a NaN it is NaN.
 template <bool PRECISE> static inline Vector power_of_two(Vector x) {
-  const Vector lowest = Vector{} - 126.0f;
+  const Vector lowest = Vector{} - 126.0f, given = x;
   x = x > lowest ? x : lowest;
   const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
   Vector shifted = x + shift;
@@ -80,5 +81,5 @@ template <bool PRECISE> static inline Vector power_of_two(Vector x) {
   y = y * r + 1.0f;
   Integers power = reinterpret_cast<Integers&>(shifted) << 23;
   Integers result = reinterpret_cast<Integers&>(y) + power;
-  return reinterpret_cast<Vector&>(result);
+  return given == given ? reinterpret_cast<Vector&>(result) : given;
 }

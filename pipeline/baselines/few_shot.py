@@ -1,0 +1,108 @@
+"""`few_shot`: whole training examples before the input, as a person who prompts shows them."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.baselines.context import FewShotPrompt, MeasureContext
+from pipeline.baselines.in_context import text_stored
+from pipeline.baselines.untrained import Before, UntrainedBaseline
+from pipeline.errors import PipelineError
+from pipeline.schema.section import Count
+from pipeline.storage.records import read_text
+
+if TYPE_CHECKING:
+    from pipeline.prefix import KVPrefix
+
+
+class FewShot(UntrainedBaseline):
+    """The frozen model with training examples in its context, rendered as the task renders them.
+
+    Of the numbers `shots` the one with the lowest loss on validation is measured; null tries 1, 2,
+    4 and so on up to as many as fit. What a number does not leave room for is as many as fit.
+    The examples are those of the tokenized training split; `instructions` is a text file.
+    """
+
+    type: Literal["few_shot"]
+    shots: Annotated[list[Count], Field(min_length=1)] | None = None
+    instructions: str | None = None
+    max_tokens: Count | None = None
+    seed: int = 0
+
+    path_is_users_own: ClassVar[bool] = True
+    needs_causal_lm: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _instructions_are_watched(self) -> Self:
+        if self.instructions is None or Path(self.instructions).is_relative_to(self.path):
+            return self
+        raise ValueError(
+            f"path: '{self.path}' does not hold instructions = '{self.instructions}', so that DVC "
+            "would not notice an edit of it; name the same file"
+        )
+
+    def choices(self, context: MeasureContext) -> Iterator[Before]:
+        """A context for each number of examples, fewest first, each read by the model once.
+
+        Raises PipelineError when not even one example fits, or the instructions say nothing.
+        """
+        from pipeline.prefix import kv_prefix_from_tokens
+
+        said = self._instructions()
+
+        def prompt_of(shots: int) -> FewShotPrompt:
+            return context.few_shot(shots, said, self.seed)
+
+        for shots in self._numbers(context, prompt_of):
+            prompt = prompt_of(shots)
+            shared = prompt.shared_by(context.splits)
+            kv = kv_prefix_from_tokens(context.frozen_model, shared)
+            follow = partial(prompt.follow, shared=shared)
+            yield Before(kv, follow, prompt.until, {"shots": shots})
+
+    def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
+        """The text."""
+        return text_stored(0 if kv is None else len(kv))
+
+    def _instructions(self) -> str | None:
+        if self.instructions is None:
+            return None
+        text = read_text(Path(self.instructions))
+        if not text.strip():
+            raise PipelineError(f"baselines: the instructions in '{self.instructions}' are empty")
+        return text
+
+    def _numbers(
+        self, context: MeasureContext, prompt_of: Callable[[int], FewShotPrompt]
+    ) -> list[int]:
+        room = context.room_before(prompt_of(1))
+        limits = [limit for limit in (room, self.max_tokens) if limit is not None]
+
+        def fits(shots: int) -> bool:
+            shared = prompt_of(shots).shared
+            return all(len(shared) <= limit for limit in limits)
+
+        if not fits(1):
+            raise PipelineError(
+                f"baselines: one training example after the instructions takes more than the "
+                f"{min(limits)} tokens that there are for a context; raise max_tokens, or leave "
+                "out the instructions or the baseline"
+            )
+        most = _most(fits, context.train_examples)
+        wanted = self.shots or [*(1 << n for n in range(most.bit_length())), most]
+        return sorted({min(number, most) for number in wanted})
+
+
+def _most(fits: Callable[[int], bool], total: int) -> int:
+    """The largest number up to `total` that fits, 1 being one that does."""
+    low, high = 1, 2
+    while high <= total and fits(high):
+        low, high = high, 2 * high
+    high = min(high, total + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

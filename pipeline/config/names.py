@@ -1,0 +1,29 @@
+"""Names of baselines that something else has already."""
+
+import re
+from collections.abc import Mapping
+
+from pipeline.config.baselines import UntrainedBaselines
+from pipeline.schema.section import Section
+
+
+def refuse_taken_names(
+    baselines: UntrainedBaselines, initializations: Mapping[str, Section]
+) -> None:
+    """Raise ValueError for a baseline whose name would stand for two things.
+
+    The others' names have their seed or length behind them. An adapter's, alone, is a variant's:
+    beside the initialisations in plots, and in MLflow the alias of a model's version.
+    """
+    for name, baseline in baselines.items():
+        taken = None
+        if name == "best":
+            taken = "'best' stands for the winner of the report wherever a variant is named"
+        elif name == "sweep":
+            taken = "'sweep' is what the run of the whole sweep is called in MLflow"
+        elif baseline.is_variant and re.fullmatch(r"latest|v\d+", name):
+            taken = f"MLflow keeps '{name}' for itself where a version of a model is named"
+        elif baseline.is_variant and name in initializations:
+            taken = "an initialisation has this name"
+        if taken is not None:
+            raise ValueError(f"baselines.{name}: {taken}; rename it")

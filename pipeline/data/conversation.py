@@ -1,0 +1,69 @@
+"""A column of several turns: which of them are targets, and what stands before each."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.data.templates import EmptyRowError
+from pipeline.errors import PipelineError
+
+Turns = list[dict[str, Any]]
+
+
+def turns_of(row: Mapping[str, Any], column: str) -> Turns:
+    """The turns in a row's column: a list of objects, or the JSON of one.
+
+    Raises PipelineError for a column that is missing or holds anything else.
+    """
+    if column not in row:
+        known = ", ".join(map(str, row))
+        raise PipelineError(
+            f"task.messages_column: '{column}' is no column; the data's columns are: {known}"
+        )
+    value, example = row[column], row.get("id", "?")
+    if value is None:
+        raise EmptyRowError(f"task.messages_column: '{column}' of example {example} is null")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    whole = isinstance(value, Sequence) and not isinstance(value, str)
+    if not whole or not all(isinstance(turn, Mapping) and "role" in turn for turn in value):
+        raise PipelineError(
+            f"task.messages_column: '{column}' of example {example} is no list of turns, each with "
+            "a role and a content"
+        )
+    # Arrow gives every turn the keys of all; a template takes a null for something.
+    return [{key: item for key, item in turn.items() if item is not None} for turn in value]
+
+
+def answers_in(turns: Turns, which: str, row: Mapping[str, Any]) -> list[tuple[Turns, str]]:
+    """The turns before an assistant's, and its text: of the `last` one, or of `all` in order.
+
+    Raises EmptyRowError where there is none, or one says nothing or follows nothing, and
+    PipelineError for a content that is no text.
+    """
+    example = row.get("id", "?")
+    places = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if not places:
+        raise EmptyRowError(f"task.messages_column: example {example} has no assistant's turn")
+    found = []
+    for index in places if which == "all" else places[-1:]:
+        text = turns[index].get("content", "")
+        if not isinstance(text, str):
+            raise PipelineError(
+                f"task.messages_column: an assistant's content in example {example} is a "
+                f"{type(text).__name__}; a text is needed"
+            )
+        if all(turn["role"] == "system" for turn in turns[:index]):
+            raise EmptyRowError(
+                f"task.messages_column: example {example} has no turn before an assistant's"
+            )
+        found.append((turns[:index], text))
+    return found
+
+
+def as_text(turns: Turns) -> str:
+    """Turns as a reader sees them: a line with the role before each content."""
+    return "\n".join(f"{turn['role']}: {turn.get('content', '')}" for turn in turns)

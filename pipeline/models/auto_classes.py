@@ -1,0 +1,50 @@
+"""Which of transformers' auto classes loads a model for a task.
+
+A multimodal checkpoint that `AutoModelForCausalLM` does not know (Qwen2.5-VL) is loaded whole, and
+used with text alone.
+"""
+
+from typing import Any
+
+import transformers
+from transformers.models.auto import modeling_auto
+
+from pipeline.errors import PipelineError
+
+# For each type of task the auto classes to ask, in this order, and what transformers calls them.
+_CLASSES = {
+    "causal_lm": (
+        (transformers.AutoModelForCausalLM, "CAUSAL_LM"),
+        (transformers.AutoModelForImageTextToText, "IMAGE_TEXT_TO_TEXT"),
+    ),
+    "seq2seq_lm": ((transformers.AutoModelForSeq2SeqLM, "SEQ_TO_SEQ_CAUSAL_LM"),),
+    "seq_cls": ((transformers.AutoModelForSequenceClassification, "SEQUENCE_CLASSIFICATION"),),
+    "token_cls": ((transformers.AutoModelForTokenClassification, "TOKEN_CLASSIFICATION"),),
+}
+
+
+def auto_class(task: str, model_type: str) -> Any:
+    """The auto class that loads a `model_type` for a type of task.
+
+    Raises PipelineError where transformers has none, with the tasks for which it has.
+    """
+    found = _class_of(task, model_type)
+    if found is None:
+        others = tasks_of(model_type)
+        fix = f"use {' or '.join(others)}, or another model" if others else "use another model"
+        raise PipelineError(
+            f"task.type: transformers has no model of type '{model_type}' for {task}; {fix}"
+        )
+    return found
+
+
+def tasks_of(model_type: str) -> list[str]:
+    """The types of task for which transformers has a model of this type."""
+    return [task for task in _CLASSES if _class_of(task, model_type) is not None]
+
+
+def _class_of(task: str, model_type: str) -> Any | None:
+    for loader, name in _CLASSES[task]:
+        if model_type in getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES"):
+            return loader
+    return None

@@ -1,0 +1,48 @@
+"""A causal model's attention modules: which they are, and what their calls are given."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.prefix.injection.layout import causal_mask, show_prefix
+
+_CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
+_INDEX_NAMES = ("layer_idx", "layer_id")
+
+
+def masked(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    is_prefix: torch.Tensor,
+    show: bool,
+) -> dict[str, Any]:
+    """An attention's keywords with the prefix shown in its mask, or hidden."""
+    states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        if show:
+            return kwargs
+        mask = causal_mask(module, is_prefix, states.shape[1], states.dtype)
+    return {**kwargs, "attention_mask": show_prefix(mask, is_prefix, show, _true_hides(module))}
+
+
+def _true_hides(module: nn.Module) -> bool:
+    """MPT alone turns transformers' mask around: true where a key is hidden."""
+    return type(module).__name__ == "MptAttention"
+
+
+def layer_index(module: nn.Module) -> int | None:
+    """The index of the layer that an attention module is of; None for any other module."""
+    found = (getattr(module, name, None) for name in _INDEX_NAMES)
+    return next((index for index in found if isinstance(index, int)), None)
+
+
+def cache_argument(module: nn.Module) -> str | None:
+    """The name under which an attention module takes the cache; None for any other module."""
+    if layer_index(module) is None or "Attention" not in type(module).__name__:
+        return None
+    parameters = inspect.signature(module.forward).parameters
+    return next((name for name in _CACHE_NAMES if name in parameters), None)

@@ -1,0 +1,160 @@
+"""Whether a prefix does in a causal model what the same text before the input does.
+
+It is found out by trying, never taken from a name: two tokens before the input, and their cached
+keys and values as a prefix, have to give the same numbers. They do not where attention looks ahead
+(PaliGemma over its prompt, embedding models made of decoders), where a model counts positions in a
+way of its own, or where an image's place among the tokens enters in a way that a prefix does not
+move. Inputs beside the tokens are tried when they first come, as they come.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from transformers import DynamicCache, PreTrainedModel
+
+from pipeline.prefix.architecture.parts import evaluating, looks_ahead
+from pipeline.prefix.injection.layout import lay_out
+from pipeline.prefix.kv import KVPrefix
+
+Injected = Callable[[KVPrefix], AbstractContextManager[Any]]
+"""A model with some prefix, as the injection to be tried brings it in."""
+
+_TEXT_LENGTH, _INPUT_LENGTH = 2, 4
+# What a call says of tokens, or of how to compute; anything else is an input of another kind.
+_TOKENS = ("input_ids", "inputs_embeds", "attention_mask")
+_LEFT_OUT = ("labels", "past_key_values", "use_cache", "logits_to_keep", "cache_position")
+_MEANINGLESS = (*_TOKENS, *_LEFT_OUT, "position_ids", "num_items_in_batch")
+
+# Answers by frozen model, for the names of the inputs that were tried.
+_tried: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
+
+
+def other_inputs(given: dict[str, Any]) -> frozenset[str]:
+    """The names of a call's inputs that are no tokens: images, sounds, and where they stand."""
+    return frozenset(
+        name
+        for name, value in given.items()
+        if name not in _MEANINGLESS and isinstance(value, torch.Tensor | list | tuple | dict)
+    )
+
+
+def is_exact(
+    model: PreTrainedModel, injected: Injected, given: dict[str, Any] | None = None, way: str = ""
+) -> bool:
+    """Whether a prefix is exactly a text, for tokens alone or with a call's other inputs.
+
+    A call's inputs are tried as they are, once for each set of them and each `way` of injecting;
+    where the model itself refuses them with a text before, a prefix is nothing either.
+    """
+    if given is None:
+        given = {"input_ids": _tokens(model)[:, _TEXT_LENGTH:]}
+    others = other_inputs(given)
+    # Types of tokens that are all zero say nothing of others.
+    said = {name for name in others if torch.is_tensor(given[name]) and bool(given[name].any())}
+    answers = _tried.setdefault(model, {})
+    key = (others, frozenset(said), way)
+    if key not in answers:
+        # What a token sees ahead of it may change less than rounding, untrained: that is asked.
+        ahead = not others and looks_ahead(model)
+        compared = None if ahead else _compared(model, injected, given)
+        half = torch.finfo(model.dtype).eps > 1e-4
+        answers[key] = compared is not None and agree(*compared, half)
+    return answers[key]
+
+
+@torch.no_grad()
+def _compared(
+    model: PreTrainedModel, injected: Injected, given: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """The outputs after a prefix, after the same text, and after nothing."""
+    inputs = {name: value for name, value in given.items() if name not in _LEFT_OUT}
+    tokens = next(given[name] for name in _TOKENS if given.get(name) is not None)
+    rows, length = tokens.shape[:2]
+    mask = given.get("attention_mask")
+    if mask is None:
+        mask = torch.ones(rows, length, dtype=torch.long, device=tokens.device)
+    text, whole = _with_text(model, inputs, mask)
+    cache = DynamicCache()
+    with evaluating(model):
+        # A mistake in the call itself shows here, in the model's own words.
+        after_nothing = _output(model(**inputs, use_cache=False))
+        try:
+            model(**text, past_key_values=cache, use_cache=True)
+            kv = KVPrefix(
+                tuple(layer.keys[0].float() for layer in cache.layers),
+                tuple(layer.values[0].float() for layer in cache.layers),
+            )
+            after_text = _output(model(**whole, use_cache=False))
+            with injected(kv):
+                after_prefix = _output(model(**inputs, use_cache=False))
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return None
+    if after_nothing.ndim < 3:
+        return after_prefix, after_text, after_nothing
+    seen = mask.bool()
+    return after_prefix[seen], after_text[:, _TEXT_LENGTH:][seen], after_nothing[seen]
+
+
+def _with_text(
+    model: PreTrainedModel, inputs: dict[str, Any], mask: torch.Tensor
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The text alone, and before each row of the inputs, after the padding that leads it."""
+    (rows, length), p = mask.shape, _TEXT_LENGTH
+    order = lay_out(mask, p, ordered=True).order
+    assert order is not None
+    ids = _tokens(model)[:, :p].expand(rows, -1)
+    text: dict[str, Any] = {}
+    whole = dict(inputs)
+    if (positions := inputs.get("position_ids")) is not None:
+        first = torch.arange(p, device=mask.device).expand(*positions.shape[:-1], -1)
+        joined = torch.cat([first, positions + p], dim=-1)
+        whole["position_ids"] = joined.gather(-1, order.expand_as(joined))
+        text["position_ids"] = first[..., :1, :]
+    for name, value in inputs.items():
+        # Types of tokens, and whatever else there is one of for each.
+        per_token = isinstance(value, torch.Tensor) and value.shape[:2] == (rows, length)
+        if not per_token or name == "position_ids":
+            continue
+        if name == "input_ids":
+            before = ids.to(value.dtype)
+        elif name == "inputs_embeds":
+            before = model.get_input_embeddings()(ids).to(value.dtype)
+        elif name == "attention_mask":
+            before = value.new_ones(rows, p)
+        elif value.is_floating_point():
+            continue
+        else:
+            before = value.new_zeros(rows, p, *value.shape[2:])
+        joined = torch.cat([before, value], dim=1)
+        at = order.reshape(*order.shape, *[1] * (joined.ndim - 2)).expand_as(joined)
+        whole[name] = joined.gather(1, at)
+        text[name] = before[:1]
+    return text, whole
+
+
+def _tokens(model: PreTrainedModel) -> torch.Tensor:
+    """Ids from the middle of the vocabulary, away from special tokens: `[1, text + input]`."""
+    half = int(getattr(model.config.get_text_config(), "vocab_size", 0)) // 2
+    return torch.arange(half, half + _TEXT_LENGTH + _INPUT_LENGTH, device=model.device)[None]
+
+
+def _output(output: Any) -> torch.Tensor:
+    logits = getattr(output, "logits", None)
+    return (output[0] if logits is None else logits).float()
+
+
+def agree(prefix: torch.Tensor, text: torch.Tensor, nothing: torch.Tensor, half: bool) -> bool:
+    """Whether what differs is rounding, beside what a prefix changes at all.
+
+    A wrong way is off by about as much as the prefix changes. Half precision rounds much of that
+    away where a prefix changes little: there only what is plainly wrong counts.
+    """
+    error, effect = float((prefix - text).norm()), float((text - nothing).norm())
+    share = error / max(float(text.norm()), 1e-30)
+    return not (share > (0.05 if half else 1e-5) and error > (0.5 if half else 0.01) * effect)

@@ -1,0 +1,95 @@
+"""Gradient checkpointing of a frozen model that stays in evaluation mode.
+
+transformers recomputes layers in training mode alone, in which it also drops out: states, attention
+weights, whole layers. Here the two are apart: while a `PrefixModel` computes a training step, the
+forward of each layer that transformers was asked to recompute runs through its checkpointing, in
+evaluation mode.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.cache import PrefixCache
+from pipeline.prefix.injection.replay import recompute_context
+
+_CACHES = ("past_key_values", "layer_past", "past_key_value")
+
+
+class Recomputation:
+    """The layers of a frozen model whose activations can be recomputed in the backward pass."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+
+    @property
+    def _layers(self) -> list[GradientCheckpointingLayer]:
+        return [m for m in self._model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether transformers was asked to recompute any of them."""
+        return any(layer.gradient_checkpointing for layer in self._layers)
+
+    def refuse_without_layers(self) -> None:
+        """Raise PrefixError when transformers does not say which layers can be recomputed."""
+        if not self._layers:
+            raise PrefixError(
+                f"{type(self._model).__name__} has no layers that transformers can recompute; "
+                "train it without gradient checkpointing"
+            )
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Recompute what is computed now, in the layers that were asked for."""
+        layers = [layer for layer in self._layers if layer.gradient_checkpointing]
+        before = [layer.__dict__.get("forward") for layer in layers]
+        for layer in layers:
+            layer.forward = _recomputing(layer)
+        try:
+            yield
+        finally:
+            for layer, own in zip(layers, before, strict=True):
+                if own is None:
+                    del layer.forward
+                else:
+                    layer.forward = own
+
+
+def _recomputing(layer: nn.Module) -> Callable[..., Any]:
+    own: Callable[..., Any] = layer.forward
+    names = list(inspect.signature(own).parameters)
+    checkpointed = _function_of(layer)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if not torch.is_grad_enabled() or any(_appends(given.get(name)) for name in _CACHES):
+            return own(*args, **kwargs)
+        return checkpointed(partial(own, **kwargs), *args)
+
+    return forward
+
+
+def _function_of(layer: nn.Module) -> Callable[..., Any]:
+    """What a layer runs through, with the settings that it was asked for with."""
+    asked: Any = getattr(layer, "_gradient_checkpointing_func", None)
+    if getattr(asked, "keywords", {}).get("context_fn") is recompute_context:
+        return asked
+    # Asked of the frozen model itself, which knows of no prefix.
+    return partial(checkpoint, use_reentrant=False, context_fn=recompute_context)
+
+
+def _appends(cache: Any) -> bool:
+    """Whether a layer would append its tokens again when it is recomputed."""
+    if cache is None:
+        return False
+    return not isinstance(cache, PrefixCache) or cache.growing

@@ -1,0 +1,234 @@
+"""Whole training examples in the context: one prompt's tokens, and shots that validation likes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from pipeline.baselines.few_shot import FewShot
+from pipeline.config import load_params
+from pipeline.config.task import TaskParams
+from pipeline.data.few_shot import FewShotPrompt
+from pipeline.data.rendering import Renderer
+from pipeline.data.splits import load_split, save_splits
+from pipeline.errors import PipelineError
+from pipeline.models.for_baseline import ForBaseline
+from pipeline.stages import baselines, fetch_data, fetch_model, tokenize
+from pipeline.storage.records import read_json, read_jsonl
+from pipeline.workspace import paths
+from tests.conftest import rows, tiny_model, tiny_params, tiny_tokenizer
+from tests.tokenizers import BOS, GEMMA, PHI, tokenizer_that
+
+TEMPLATES = {"chatml": None, "gemma": GEMMA, "phi": PHI}
+SAID = "Copy the value.\n"
+
+
+def tokenizer_of(template: str) -> Any:
+    if template == "chatml":
+        return tiny_tokenizer()
+    return tokenizer_that(template=TEMPLATES.get(template))
+
+
+def renderer(template: str, **changes: Any) -> Renderer:
+    settings: dict[str, Any] = {
+        "input_template": "{{ record }}\n{{ key }}?\n",
+        "target_template": "{{ value }}",
+        "use_chat_template": template != "plain",
+    }
+    return Renderer(TaskParams(**{**settings, **changes}), tokenizer_of(template))
+
+
+def split_of(rendered: Renderer, name: str, count: int, folder: Path) -> Dataset:
+    save_splits({name: [rendered.tokenize({"id": str(i), **row}) for i, row in
+                        enumerate(rows(name, count))]}, folder / name)  # fmt: skip
+    return load_split(folder / name, name)
+
+
+@pytest.mark.parametrize("instructions", [None, SAID])
+@pytest.mark.parametrize("template", ["plain", *TEMPLATES])
+def test_context_and_input_are_the_tokens_of_one_prompt(
+    template: str, instructions: str | None, tmp_path: Path
+) -> None:
+    rendered = renderer(template)
+    tokenizer = rendered.tokenizer
+    train, test = (split_of(rendered, name, 3, tmp_path) for name in ("train", "test"))
+    prompt = FewShotPrompt(rendered, train.select([0, 1]).to_list(), instructions)
+    shared = prompt.shared_by([test])
+    for row, own in zip(test, prompt.follow(test, shared), strict=True):
+        pairs = [(train[i]["input"], train[i]["target"]) for i in (0, 1)]
+        if template == "plain":
+            shown = [instructions.strip()] if instructions else []
+            shown += [asked + answer for asked, answer in pairs]
+            text = "".join(f"{part}\n\n" for part in shown) + row["input"]
+            whole, end = tokenizer.encode(text), tokenizer.encode("\n")[1:]
+        else:
+            turns: list[dict[str, str]] = []
+            for asked, answer in pairs:
+                turns.append({"role": "user", "content": asked})
+                turns.append({"role": "assistant", "content": answer})
+            turns.append({"role": "user", "content": row["input"]})
+            if instructions and template == "gemma":
+                # It refuses a system's turn: people put it into the first.
+                turns[0]["content"] = f"Copy the value.\n\n{turns[0]['content']}"
+            elif instructions:
+                turns.insert(0, {"role": "system", "content": instructions})
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            whole, end = tokenizer.encode(text, add_special_tokens=False), rendered.end_of_target
+        start = own["target_start"]
+        assert [*shared, *own["input_ids"][:start]] == whole
+        assert whole.count(BOS) == (template in ("plain", "gemma"))
+        target = tokenizer.encode(row["target"], add_special_tokens=False)
+        # Without a chat template the end is the line break that ends the answers shown.
+        assert own["input_ids"][start:] == [*target, *end]
+        assert own["input"] == row["input"]
+    assert len(shared) > len(whole) / 2
+
+
+def test_what_joins_at_the_boundary_belongs_to_the_input(tmp_path: Path) -> None:
+    """An input that begins with line breaks, after a template's own: one token holds two."""
+    rendered = renderer("gemma", input_template="\n\n{{ key }}")
+    joined = tokenizer_that(template=GEMMA.replace(" | trim", ""))
+    rendered = Renderer(rendered.task, joined)
+    train, test = (split_of(rendered, name, 2, tmp_path) for name in ("train", "test"))
+    prompt = FewShotPrompt(rendered, train.select([0]).to_list())
+    shared = prompt.shared_by([test])
+    assert len(shared) == len(prompt.shared) - 1
+    (own, _) = prompt.follow(test, shared)
+    turns = [
+        {"role": "user", "content": train[0]["input"]},
+        {"role": "assistant", "content": train[0]["target"]},
+        {"role": "user", "content": test[0]["input"]},
+    ]
+    text = joined.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    whole = joined.encode(text, add_special_tokens=False)
+    assert [*shared, *own["input_ids"][: own["target_start"]]] == whole
+    with pytest.raises(PipelineError, match="the prompt of example 0 does not begin as all others"):
+        prompt.follow(test, prompt.shared)
+
+
+def test_conversations_are_shown_turn_by_turn(tmp_path: Path) -> None:
+    task = TaskParams(messages_column="talk", use_chat_template=True)
+    rendered = Renderer(task, tiny_tokenizer())
+    system = {"role": "system", "content": "Be short."}
+    talk = [system, {"role": "user", "content": "A"}, {"role": "assistant", "content": "B"},
+            {"role": "user", "content": "C"}, {"role": "assistant", "content": "D"}]  # fmt: skip
+    save_splits({"test": [rendered.tokenize({"id": "1", "talk": talk})]}, tmp_path)
+    test = load_split(tmp_path, "test")
+    prompt = FewShotPrompt(rendered, test.to_list(), "Be short.")
+    shared = prompt.shared_by([test])
+    (own,) = prompt.follow(test, shared)
+    text = rendered.tokenizer.apply_chat_template(
+        [*talk, *talk[1:4]], tokenize=False, add_generation_prompt=True
+    )
+    assert rendered.tokenizer.decode([*shared, *own["input_ids"]]) == f"{text}D<|im_end|>"
+
+
+def finished(root: Path, template: str, **few_shot: Any) -> ForBaseline:
+    """A folder with tokenized splits, and `baselines.shown` of params.yaml."""
+    tiny_model(vocab_size=300).save_pretrained(root / "model")
+    tokenizer_of(template).save_pretrained(root / "model")
+    (root / "inputs").mkdir()
+    for split, count in {"train": 12, "validation": 3, "test": 4}.items():
+        lines = [json.dumps(row) for row in rows(split, count)]
+        (root / "inputs" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    (root / "said.txt").write_text(SAID)
+    params = tiny_params(root / "model")
+    params["data"]["files"] = {s: f"inputs/{s}.jsonl" for s in ("train", "validation", "test")}
+    params["task"]["use_chat_template"] = template != "plain"
+    params["initializations"].pop("corpus")
+    params["sweep"]["initializations"] = ["random"]
+    params["evaluate"]["device"] = "cpu"
+    params["baselines"] = {"shown": {"type": "few_shot", "path": "said.txt", **few_shot}}
+    with (root / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(params, file)
+    loaded = load_params()
+    fetch_model.run(loaded)
+    fetch_data.run(loaded)
+    tokenize.run(loaded)
+    return ForBaseline(loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", ["plain", "gemma"])
+def test_the_stage_takes_what_validation_likes_best_and_measures_it(
+    template: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    context = finished(tmp_path, template, shots=[1, 2, 3], instructions="said.txt")
+    baselines.run(context.params, "shown")
+    model = context.frozen_model
+    splits = {n: load_split(paths.TOKENIZED / "splits", n) for n in ("validation", "test")}
+
+    def losses(split: str, shots: int) -> list[float]:
+        prompt = context.few_shot(shots, SAID, 0)
+        shared = prompt.shared_by(context.splits)
+        found = []
+        for row in prompt.follow(splits[split], shared):
+            ids = torch.tensor([[*shared, *row["input_ids"]]])
+            targets = len(row["input_ids"]) - row["target_start"]
+            with torch.no_grad():
+                logits = model(ids).logits[0, -targets - 1 : -1]
+            loss = torch.nn.functional.cross_entropy(logits, ids[0, -targets:], reduction="sum")
+            found.append(loss.item())
+        return found
+
+    by_validation = {shots: sum(losses("validation", shots)) for shots in (1, 2, 3)}
+    best = min(by_validation, key=lambda shots: by_validation[shots])
+    metrics = read_json(paths.EVALUATE / "shown" / "metrics.json")
+    assert metrics["shots"] == best
+    lines = read_jsonl(paths.EVALUATE / "shown" / "predictions.jsonl")
+    assert [line["loss"] for line in lines] == pytest.approx(losses("test", best), rel=1e-4)
+    shared = context.few_shot(best, SAID, 0).shared_by(context.splits)
+    assert metrics["context_tokens"] == len(shared)
+    # 2 layers of keys and values, 2 heads of 8 numbers, 4 bytes each.
+    assert metrics["cache_bytes"] == len(shared) * 2 * 2 * 2 * 8 * 4
+    assert metrics["stored_bytes"] == 4 * len(shared)
+    assert capsys.readouterr().out.count("validation loss") == 3
+
+
+@pytest.mark.slow
+def test_as_many_examples_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    context = finished(tmp_path, "chatml")
+    room = context.room_before(context.few_shot(1, None, 0))
+    assert room is not None
+
+    def tokens(shots: int) -> int:
+        return len(context.few_shot(shots, None, 0).shared)
+
+    def numbers(**changes: Any) -> list[int]:
+        few_shot = FewShot(type="few_shot", path="said.txt", **changes)
+        return [choice.facts["shots"] for choice in few_shot.choices(context)]
+
+    most = max(shots for shots in range(1, 13) if tokens(shots) <= room)
+    assert 4 < most < 12
+    assert numbers() == sorted({1, 2, 4, most} | ({8} if most > 8 else set()))
+    assert numbers(shots=[2, 100]) == [2, most]
+    assert numbers(max_tokens=tokens(3)) == [1, 2, 3]
+    assert numbers(max_tokens=tokens(3) - 1, shots=[3]) == [2]
+    # What is generated after the longest input still has a position.
+    prompt = context.few_shot(most, None, 0)
+    followed = [prompt.follow(split, prompt.shared) for split in context.splits]
+    longest = max(start for split in followed for start in split["target_start"])
+    assert tokens(most) + longest + context.params.evaluate.max_new_tokens <= 512
+    with pytest.raises(PipelineError, match="one training example after the instructions takes"):
+        numbers(max_tokens=tokens(1) - 1)
+    (tmp_path / "empty.txt").write_text(" \n")
+    few_shot = FewShot(type="few_shot", path="empty.txt", instructions="empty.txt")
+    with pytest.raises(PipelineError, match=r"the instructions in 'empty\.txt' are empty"):
+        next(few_shot.choices(context))
+
+
+def test_instructions_that_dvc_does_not_watch_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"does not hold instructions = 'texts/b\.txt'"):
+        FewShot(type="few_shot", path="texts/a.txt", instructions="texts/b.txt")
+    assert FewShot(type="few_shot", path="texts", instructions="texts/b.txt").instructions

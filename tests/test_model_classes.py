@@ -1,0 +1,73 @@
+"""A checkpoint is loaded by the class that knows it, or refused before its bytes are written."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from pipeline.config.model import LocalModel
+from pipeline.config.task import TaskParams
+from pipeline.data.task_type import TaskType
+from pipeline.errors import PipelineError
+from pipeline.inference.generator import Decoding, TextGenerator
+from pipeline.models.for_task import load_for_task
+from pipeline.models.frozen import load_frozen_model
+from pipeline.models.prefixed import prefixed_model
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.prefix import kv_prefix_from_tokens
+from pipeline.schema.compute import Compute
+from pipeline.sources.model import fetch_model
+from tests.conftest import tiny_tokenizer
+from tests.prefix import multimodal
+from tests.prefix.test_multimodal import REFUSED
+
+
+def saved(model: Any, folder: Path) -> LocalModel:
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return LocalModel(source="local", path=str(folder), dtype="float32")
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "gemma3"])
+def test_a_multimodal_checkpoint_is_used_for_text(tmp_path: Path, name: str) -> None:
+    """Also one that AutoModelForCausalLM does not load; its weights are those of the checkpoint."""
+    source = multimodal.build(name)
+    folder = tmp_path / "model"
+    fetch_model(saved(source, tmp_path / "saved"), folder)
+    model = load_frozen_model(folder, Compute(device="cpu", dtype="float32"))
+    assert type(model) is type(source)
+    ids = torch.arange(40, 46)[None]
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, source(input_ids=ids).logits)
+    tuned = prefixed_model(model, kv_prefix_from_tokens(model, [20, 21, 22]))
+    task = TaskParams(input_template="{{ x }}", target_template="{{ y }}")
+    generator = TextGenerator(tuned, load_tokenizer(folder), task)
+    assert isinstance(generator("!", Decoding(2)), str)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("speech", "a WhisperForConditionalGeneration, which reads input_features, not text"),
+        ("images", "a ViTForImageClassification, which reads pixel_values, not text"),
+        ("both at once", "a CLIPModel, which has a head for no task here"),
+    ],
+)
+def test_what_reads_no_text_is_refused_at_fetch(tmp_path: Path, kind: str, sentence: str) -> None:
+    params = saved(REFUSED[kind][0](), tmp_path / "saved")
+    with pytest.raises(PipelineError, match=sentence):
+        fetch_model(params, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_without_the_tasks_class_names_the_tasks_it_has(tmp_path: Path) -> None:
+    saved(multimodal.build("qwen2_5_vl"), tmp_path)
+    sentence = "has no model of type 'qwen2_5_vl' for seq_cls; use causal_lm, or another model"
+    with pytest.raises(PipelineError, match=sentence):
+        load_for_task(tmp_path, Compute(device="cpu"), TaskType("seq_cls", ("a", "b")))
+    config = transformers.BartConfig(**{**multimodal.TEXT, "d_model": 32})
+    config.save_pretrained(tmp_path)
+    with pytest.raises(PipelineError, match=r"for token_cls; use causal_lm or seq2seq_lm or seq"):
+        load_for_task(tmp_path, Compute(device="cpu"), TaskType("token_cls", ("a", "b")))

@@ -1,0 +1,64 @@
+"""A name that params.yaml takes is one that MLflow takes, and finds again."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from mlflow.store.artifact.utils.models import _parse_model_uri
+from mlflow.utils.validation import _validate_experiment_name, _validate_model_name
+from pydantic import ValidationError
+
+from pipeline.config.mlflow import MLflowParams
+from pipeline.tracking import store
+
+REFUSED = ("", " ", "a/b", "a:b", ".", "..", "..a", "a?b", "a" * 257, "a\nb", "\x00")
+TAKEN = ("tiny", "my models", "catalog.schema.tiny", "é", "x'y", "a@b", "a%2Fb", "a#b", ".a", "a.")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_name_that_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        MLflowParams(registered_model=name)
+
+
+@given(st.text(max_size=12) | st.text(alphabet="a./: ?#@%;[]", max_size=6))
+@example("a;b")
+def test_every_other_is_a_models(name: str) -> None:
+    try:
+        model = MLflowParams(experiment=name)
+    except ValidationError:
+        return
+    _validate_experiment_name(model.experiment)
+    _validate_model_name(model.model_name)
+    found = _parse_model_uri(f"models:/{model.model_name}@best")
+    assert (found.name, found.alias) == (name, "best")
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_no_name_is_refused_that_mlflow_takes(name: str) -> None:
+    assert MLflowParams(experiment=name).model_name == name
+    assert MLflowParams(experiment="a/b", registered_model=name).model_name == name
+
+
+@pytest.mark.parametrize("name", ["/etc/tiny", "../../tiny", "..", "a/b:c?d", "tiny"])
+def test_artifacts_of_a_temporary_workspace_stay_below_mlruns(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the experiment is called."""
+    made = {}
+
+    class Client:
+        def get_experiment_by_name(self, name: str) -> None:
+            return None
+
+        def create_experiment(self, name: str, artifact_location: str) -> None:
+            made[name] = artifact_location
+
+    monkeypatch.setattr(store, "MlflowClient", Client)
+    monkeypatch.setattr(store.mlflow, "set_tracking_uri", lambda uri: None)
+    store._use_store_at(tmp_path, name)
+    assert made[name].startswith(f"{(tmp_path / 'mlruns').as_uri()}/")
+    below = made[name].removeprefix(f"{(tmp_path / 'mlruns').as_uri()}/")
+    assert "/" not in below
+    assert below.strip(".")

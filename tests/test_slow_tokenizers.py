@@ -1,0 +1,71 @@
+"""Tokenizers in Python, without tokenizer.json: kept whole, or refused in a sentence."""
+
+from pathlib import Path
+
+import pytest
+from transformers import BlenderbotSmallTokenizer
+
+from pipeline.config.model import LocalModel
+from pipeline.config.task import TaskParams
+from pipeline.data.targets import check_words
+from pipeline.errors import PipelineError
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.sources.model import fetch_model
+from tests.conftest import tiny_tokenizer
+from tests.task_runs import MODELS, SLOW_VOCABULARY, slow_tokenizer
+
+
+def test_a_tokenizer_in_python_is_kept_whole(tmp_path: Path) -> None:
+    tokenizer = slow_tokenizer()
+    MODELS["blenderbot-small"]().save_pretrained(tmp_path / "slow")
+    tokenizer.save_pretrained(tmp_path / "slow")
+    params = LocalModel(source="local", path=str(tmp_path / "slow"), dtype="float32")
+    fetch_model(params, tmp_path / "model")
+    fetched = load_tokenizer(tmp_path / "model")
+    assert not fetched.is_fast
+    assert fetched.get_vocab() == {token: i for i, token in enumerate(SLOW_VOCABULARY)}
+    text = "a red name red"
+    ids = [SLOW_VOCABULARY.index(token) for token in ("a", "red", "n@@", "a@@", "m@@", "e", "red")]
+    assert fetched(text)["input_ids"] == tokenizer(text)["input_ids"] == ids
+    assert fetched.decode(ids) == text
+    first = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    fetch_model(params, tmp_path / "model")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == first
+
+
+def test_a_tokenizer_in_python_knows_no_words() -> None:
+    task = TaskParams(type="token_cls", input_template="a", target_template="b")
+    check_words(task, tiny_tokenizer())
+    with pytest.raises(
+        PipelineError, match=r"task\.type: .* this model's BlenderbotSmallTokenizer"
+    ):
+        check_words(task, slow_tokenizer())
+    check_words(task.model_copy(update={"type": "seq_cls"}), slow_tokenizer())
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MODELS["blenderbot-small"]().save_pretrained(tmp_path / "slow")
+    slow_tokenizer().save_pretrained(tmp_path / "slow")
+    params = LocalModel(source="local", path=str(tmp_path / "slow"), dtype="float32")
+    monkeypatch.setattr(BlenderbotSmallTokenizer, "save_vocabulary", lambda *_, **__: ())
+    with pytest.raises(PipelineError, match="'slow' has a tokenizer that cannot be saved: "):
+        fetch_model(params, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("settings", ['{"tokenizer_class": "MarianTokenizer"}', "{}"])
+def test_a_tokenizer_of_sentencepiece_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str
+) -> None:
+    MODELS["bart"]().save_pretrained(tmp_path / "opus")
+    (tmp_path / "opus" / "config.json").write_text('{"model_type": "marian"}')
+    (tmp_path / "opus" / "tokenizer_config.json").write_text(settings)
+    for name in ("source.spm", "target.spm"):
+        (tmp_path / "opus" / name).write_bytes(b"pieces")
+    (tmp_path / "opus" / "vocab.json").write_text('{"a": 0}')
+    monkeypatch.setattr("pipeline.sources.model.find_spec", lambda _: None)
+    params = LocalModel(source="local", path=str(tmp_path / "opus"))
+    with pytest.raises(PipelineError, match=r"tokenizer of 'opus' needs .* '\.\[sentencepiece\]'"):
+        fetch_model(params, tmp_path / "model")
