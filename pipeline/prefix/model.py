@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,6 @@ from pipeline.prefix.architecture.context import refuse_beyond_context
 from pipeline.prefix.architecture.parts import (
     Place,
     chosen_places,
-    evaluating,
     is_decoder_only,
     of_places,
     parts_of,
@@ -21,7 +20,6 @@ from pipeline.prefix.architecture.parts import (
     shapes_of,
     takes,
 )
-from pipeline.prefix.architecture.reach import reach_of, rotary_switch
 from pipeline.prefix.architecture.shapes import adapter_shapes, chosen_shapes, kv_shapes
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
@@ -31,18 +29,15 @@ from pipeline.prefix.injection.causal import CausalInjection
 from pipeline.prefix.injection.heads import HeadInjection
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
-from pipeline.prefix.injection.recomputation import Recomputation
 from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.gate import why_not_decoding, why_not_packed
-from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
+from pipeline.prefix.packed_model import PackedModel
 from pipeline.prefix.parameters.config import PrefixConfig
-from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes, build_encoder
+from pipeline.prefix.parameters.encoder import Shapes, build_encoder
 from pipeline.prefix.parameters.heads import TrainedModules
-from pipeline.prefix.trainer_model import TrainerModel
 
 
-class PrefixModel(TrainerModel):
+class PrefixModel(PackedModel):
     """A transformers model in which every attention layer attends to a learned prefix.
 
     The frozen model's weights are shared, never copied and never trained. It sees the prefix while
@@ -68,9 +63,7 @@ class PrefixModel(TrainerModel):
 
     def __init__(self, frozen_model: PreTrainedModel, config: PrefixConfig | None = None) -> None:
         # Without a prefix it is the model itself that is trained.
-        super().__init__(frozen_model, saves_frozen_model=config is None)
-        self.prefix_config = config
-        self.encoder: PrefixEncoder | NoEncoder = NoEncoder()
+        super().__init__(frozen_model, config)
         self.parts: tuple[str, ...] = ()
         self.begins_text = False
         """Whether the prefix begins a text, so that inputs have no BOS (`KVPrefix.begins_text`)."""
@@ -81,8 +74,6 @@ class PrefixModel(TrainerModel):
         modules = () if config is None else config.modules_to_save
         self.heads = TrainedModules(frozen_model, modules)
         self._head_injection = HeadInjection(frozen_model, self.heads)
-        self._recomputation = Recomputation(frozen_model)
-        self._why_not_packed: dict[tuple[bool, int], str | None] = {}
 
     def _inject(self, config: PrefixConfig) -> None:
         """Build the encoder that a configuration asks for, and what brings its prefix in."""
@@ -115,16 +106,6 @@ class PrefixModel(TrainerModel):
         return shapes_of(self._places)
 
     @property
-    def prefix_length(self) -> int:
-        """Virtual tokens before every input; 0 without a prefix."""
-        return 0 if self.prefix_config is None else self.prefix_config.num_virtual_tokens
-
-    @property
-    def config(self) -> Any:
-        """The frozen model's configuration, as transformers' tools expect it."""
-        return self.frozen_model.config
-
-    @property
     def device(self) -> torch.device:
         """Where the frozen model is."""
         return self.frozen_model.device
@@ -147,25 +128,6 @@ class PrefixModel(TrainerModel):
         if self.prefix_config is not None:
             self.frozen_model.eval()
         return self
-
-    @property
-    def _recomputes(self) -> bool:
-        return (
-            self.prefix_config is not None
-            and self.training
-            and torch.is_grad_enabled()
-            and self._recomputation.is_asked_for
-        )
-
-    @contextmanager
-    def _without_dropout(self) -> Iterator[None]:
-        """The frozen model without its dropout, whoever shares it, and recomputed where asked."""
-        with ExitStack() as stack:
-            if self.prefix_config is not None and self.frozen_model.training:
-                stack.enter_context(evaluating(self.frozen_model))
-            if self._recomputes:
-                stack.enter_context(self._recomputation.active())
-            yield
 
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -239,18 +201,6 @@ class PrefixModel(TrainerModel):
         self._injection.detach()
         self._head_injection.detach()
 
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any
-    ) -> None:
-        self._why_not_packed.clear()
-        if self.prefix_config is not None:
-            self._recomputation.refuse_without_layers()
-        super().activation_checkpointing_enable(activation_checkpointing_kwargs, **how)
-
-    def activation_checkpointing_disable(self) -> None:
-        self._why_not_packed.clear()
-        super().activation_checkpointing_disable()
-
     def save_pretrained(
         self, folder: str | os.PathLike[str], is_main_process: bool = True, **_: Any
     ) -> None:
@@ -297,52 +247,3 @@ class PrefixModel(TrainerModel):
         )
         model.load_kv_prefix(kv)
         return model
-
-    def why_not_packed(self, decoding: bool = False, tokens: int = 0) -> str | None:
-        """Why packed rows do not serve this model, in a clause; None where they do.
-
-        `tokens` are those of an example (generated ones included), since windows hide part of a
-        long one; `decoding` asks for greedy decoding of packed rows too. See
-        `pipeline.prefix.packed.gate`.
-        """
-        with turn_of(self.frozen_model):
-            # A model without a prefix is trained with its own dropout.
-            key = self.frozen_model.training, tokens
-            if key not in self._why_not_packed:
-                reason = why_not_packed(self.frozen_model, self.prefix_config, tokens)
-                self._why_not_packed[key] = reason
-            reason = self._why_not_packed[key]
-        if reason is None and decoding:
-            return why_not_decoding(self.frozen_model, self.kv_shapes)
-        return reason
-
-    def padding_group(self, tokens: int) -> int:
-        """A number that inputs share which can be padded together without changing each other.
-
-        Some models rotate all rows of a batch by what the longest asks for, and Llama 4 counts a
-        token's place with the padding before it.
-        """
-        row, switch = reach_of(self.config).row, rotary_switch(self.config)
-        whole = self.prefix_length + tokens
-        if row is not None and whole > row:
-            return tokens
-        return int(switch is not None and whole > switch)
-
-    @property
-    def most_packed(self) -> int | None:
-        """The most tokens of one packed row; None for any number."""
-        row = reach_of(self.config).row
-        return None if row is None else row - self.prefix_length
-
-    def packed_logits(
-        self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits `[n, vocabulary]` at the positions `keep` of examples packed without padding.
-
-        The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
-        after another, `lengths` their tokens. The numbers are those of `forward`.
-        """
-        frozen = self.frozen_model
-        replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
-        with turn_of(frozen), self._without_dropout(), replayed:
-            return packed_logits(frozen, input_ids, lengths, self.encoder.given(), keep)

@@ -46,3 +46,9 @@ def cache_argument(module: nn.Module) -> str | None:
         return None
     parameters = inspect.signature(module.forward).parameters
     return next((name for name in _CACHE_NAMES if name in parameters), None)
+
+
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Positional arguments of a forward call under their names."""
+    names = list(inspect.signature(module.forward).parameters)
+    return {**dict(zip(names, args, strict=False)), **kwargs}

@@ -9,7 +9,6 @@ ours appends nothing in training.
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -22,7 +21,7 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.injection.attention_modules import cache_argument, layer_index, masked
+from pipeline.prefix.injection.attention_modules import by_name, cache_argument, layer_index, masked
 from pipeline.prefix.injection.cache import PrefixCache
 from pipeline.prefix.injection.exactness import Injected, is_exact, other_inputs
 from pipeline.prefix.injection.hooks import AtWork, Injection
@@ -33,6 +32,7 @@ from pipeline.prefix.injection.layout import (
     lay_out,
 )
 from pipeline.prefix.injection.replay import Contexts
+from pipeline.prefix.injection.rotation import refuse_mixed_rotation
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import Shapes
@@ -118,7 +118,7 @@ class CausalInjection(Injection):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not self._at_work.active:
             return args, kwargs
-        bound = _by_name(module, args, kwargs)
+        bound = by_name(module, args, kwargs)
         tokens = bound.get("input_ids")
         if tokens is None:
             tokens = bound.get("inputs_embeds")
@@ -160,7 +160,7 @@ class CausalInjection(Injection):
                 positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
             bound["position_ids"] = positions[..., -length:] + p
         if self._switch is not None:
-            _refuse_mixed_rotation(mask, p, past, self._switch)
+            refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)
         for name in _TYPES if self._moves_types else ():
             if bound.get(name) is not None:
@@ -256,28 +256,3 @@ class CausalInjection(Injection):
             return args, kwargs
 
         return give
-
-
-def _refuse_mixed_rotation(mask: torch.Tensor, p: int, past: int, switch: int) -> None:
-    """Raise PrefixError where keys of one call would be rotated by different factors."""
-    lengths, cached = mask.sum(-1) + p, mask[:, :past].sum(-1) + p
-    longest, shortest = int(lengths.max()), int(lengths.min())
-    if longest <= switch:
-        return
-    if shortest <= switch or (past and int(cached.min()) <= switch):
-        raise PrefixError(
-            f"the model changes its rotary embedding beyond {switch} positions, for all rows and "
-            f"for what is cached alike, but prefix and inputs take {shortest} to {longest} here; "
-            "keep them and what is generated within that, or give longer inputs a call of their own"
-        )
-    warnings.warn(
-        f"prefix and inputs take {longest} positions, and the model changes its rotary embedding "
-        f"beyond {switch}: a prefix that was made from a shorter text is rotated otherwise",
-        stacklevel=2,
-    )
-
-
-def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Positional arguments of a forward call under their names."""
-    names = list(inspect.signature(module.forward).parameters)
-    return {**dict(zip(names, args, strict=False)), **kwargs}

@@ -1,0 +1,131 @@
+"""The frozen model as a prefix's training and measuring compute with it: packed, or recomputed.
+
+Both are ways for the same numbers. Packed rows are the fast one; recomputing layers in the backward
+pass takes less memory. Neither has the frozen model's own dropout.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from pipeline.prefix.architecture.parts import evaluating
+from pipeline.prefix.architecture.reach import reach_of, rotary_switch
+from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.injection.recomputation import Recomputation
+from pipeline.prefix.injection.replay import replayed_within
+from pipeline.prefix.packed.gate import why_not_decoding, why_not_packed
+from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
+from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes
+from pipeline.prefix.trainer_model import TrainerModel
+
+
+class PackedModel(TrainerModel):
+    """A module around a `frozen_model` that packs rows, and recomputes layers where asked."""
+
+    def __init__(self, frozen_model: PreTrainedModel, config: PrefixConfig | None) -> None:
+        # Without a prefix it is the model itself that is trained.
+        super().__init__(frozen_model, saves_frozen_model=config is None)
+        self.prefix_config = config
+        self.encoder: PrefixEncoder | NoEncoder = NoEncoder()
+        self._recomputation = Recomputation(frozen_model)
+        self._why_not_packed: dict[tuple[bool, int], str | None] = {}
+
+    @property
+    @abstractmethod
+    def kv_shapes(self) -> Shapes:
+        """For each place of a prefix `(num_kv_heads, head_dim)` of keys and of values."""
+
+    @property
+    def config(self) -> Any:
+        """The frozen model's configuration, as transformers' tools expect it."""
+        return self.frozen_model.config
+
+    @property
+    def prefix_length(self) -> int:
+        """Virtual tokens before every input; 0 without a prefix."""
+        return 0 if self.prefix_config is None else self.prefix_config.num_virtual_tokens
+
+    def why_not_packed(self, decoding: bool = False, tokens: int = 0) -> str | None:
+        """Why packed rows do not serve this model, in a clause; None where they do.
+
+        `tokens` are those of an example (generated ones included), since windows hide part of a
+        long one; `decoding` asks for greedy decoding of packed rows too. See
+        `pipeline.prefix.packed.gate`.
+        """
+        with turn_of(self.frozen_model):
+            # A model without a prefix is trained with its own dropout.
+            key = self.frozen_model.training, tokens
+            if key not in self._why_not_packed:
+                reason = why_not_packed(self.frozen_model, self.prefix_config, tokens)
+                self._why_not_packed[key] = reason
+            reason = self._why_not_packed[key]
+        if reason is None and decoding:
+            return why_not_decoding(self.frozen_model, self.kv_shapes)
+        return reason
+
+    def padding_group(self, tokens: int) -> int:
+        """A number that inputs share which can be padded together without changing each other.
+
+        Some models rotate all rows of a batch by what the longest asks for, and Llama 4 counts a
+        token's place with the padding before it.
+        """
+        row, switch = reach_of(self.config).row, rotary_switch(self.config)
+        whole = self.prefix_length + tokens
+        if row is not None and whole > row:
+            return tokens
+        return int(switch is not None and whole > switch)
+
+    @property
+    def most_packed(self) -> int | None:
+        """The most tokens of one packed row; None for any number."""
+        row = reach_of(self.config).row
+        return None if row is None else row - self.prefix_length
+
+    def packed_logits(
+        self, input_ids: torch.Tensor, lengths: list[int], keep: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits `[n, vocabulary]` at the positions `keep` of examples packed without padding.
+
+        The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
+        after another, `lengths` their tokens. The numbers are those of `forward`.
+        """
+        frozen = self.frozen_model
+        replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
+        with turn_of(frozen), self._without_dropout(), replayed:
+            return packed_logits(frozen, input_ids, lengths, self.encoder.given(), keep)
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any
+    ) -> None:
+        self._why_not_packed.clear()
+        if self.prefix_config is not None:
+            self._recomputation.refuse_without_layers()
+        super().activation_checkpointing_enable(activation_checkpointing_kwargs, **how)
+
+    def activation_checkpointing_disable(self) -> None:
+        self._why_not_packed.clear()
+        super().activation_checkpointing_disable()
+
+    @property
+    def _recomputes(self) -> bool:
+        return (
+            self.prefix_config is not None
+            and self.training
+            and torch.is_grad_enabled()
+            and self._recomputation.is_asked_for
+        )
+
+    @contextmanager
+    def _without_dropout(self) -> Iterator[None]:
+        """The frozen model without its dropout, whoever shares it, and recomputed where asked."""
+        with ExitStack() as stack:
+            if self.prefix_config is not None and self.frozen_model.training:
+                stack.enter_context(evaluating(self.frozen_model))
+            if self._recomputes:
+                stack.enter_context(self._recomputation.active())
+            yield
