@@ -76,7 +76,8 @@ class World:
             row: Row = {"name": run.name, "kind": "variant" if is_variant else "baseline"}
             row |= {"length": run.length or 0, "seed": run.seed, "train_size": None}
             row["initialization"] = run.initialization if isinstance(run, Variant) else run.family
-            row |= {"trainable_parameters": 1, "stored_bytes": 1, "compared_with": None}
+            row |= {"trainable_parameters": 1, "stored_bytes": 1, "cache_bytes": 1}
+            row |= {"compared_with": None}
             moved = draw.normal(0.0, self.spread) + self.better * is_variant
             measured: Statistics = {}
             for split, size in sizes.items():

@@ -214,8 +214,9 @@ def test_every_row_of_the_table_is_the_frozen_models_own_numbers(
     root, _ = done
     monkeypatch.chdir(root)
     tokenizer, model = tokenizer_that(), tiny_model(vocab_size=300)
-    test = load_split(paths.TOKENIZED / "splits", "test")
-    assert all(row["input_ids"].count(BOS) == 1 and row["input_ids"][0] == BOS for row in test)
+    splits = ("test", "validation")
+    rows = [row for split in splits for row in load_split(paths.TOKENIZED / "splits", split)]
+    assert all(row["input_ids"].count(BOS) == 1 and row["input_ids"][0] == BOS for row in rows)
     text = text_tokens(tokenizer, CORPUS)
     plain = text[1:]
     # The beginning, the middle, the quarter.
@@ -234,7 +235,7 @@ def test_every_row_of_the_table_is_the_frozen_models_own_numbers(
         if not (paths.EVALUATE / name).exists():
             continue
         lines = read_jsonl(paths.EVALUATE / name / "predictions.jsonl")
-        for row, line in zip(test, lines, strict=True):
+        for row, line in zip(rows, lines, strict=True):
             own = row["input_ids"][1:] if context else row["input_ids"]
             ids = torch.tensor([[*context, *own]])
             assert ids[0].tolist().count(BOS) == 1

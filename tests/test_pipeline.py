@@ -81,7 +81,8 @@ def test_a_current_run_for_each_variant(finished: Workspace) -> None:
 def test_outs_hold_no_path_of_the_machine(finished: Workspace) -> None:
     needles = [str(finished.root).encode(), finished.params["model"]["path"].encode()]
     for path in (finished.root / "data").rglob("*"):
-        if path.is_file():
+        # No output: it says where the workspace last was, so that a copy of it is told apart.
+        if path.is_file() and path.name != "workspace.json":
             content = path.read_bytes()
             assert not any(needle in content for needle in needles), path
 

@@ -201,6 +201,9 @@ def on_tokens_alone(model: PreTrainedModel) -> Iterator[None]:
     except (PrefixError, torch.OutOfMemoryError):
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # Memory that ran out outside of CUDA's allocator has no class of its own.
+        if any(sign in str(error) for sign in ("memory", "ALLOC_FAILED")):
+            raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise PrefixError(
             f"{type(model).__name__} does not run on tokens and a plain KV cache alone ({reason}), "
