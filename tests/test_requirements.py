@@ -62,7 +62,7 @@ def test_the_rest_is_what_tests_lint_benchmarks_and_lora_add() -> None:
     assert pins("requirements-dev.lock") == set().union(*ALL) - set().union(*RUN)
 
 
-@pytest.mark.parametrize("name", ["peft", "pytest", "mypy", "accelerate"])
+@pytest.mark.parametrize("name", ["peft", "pytest", "mypy"])
 def test_none_of_these_is_for_a_run(name: str) -> None:
     assert name in pins("requirements-dev.lock")
 

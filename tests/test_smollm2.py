@@ -1,5 +1,7 @@
 """SmolLM2 itself: a prefix trained here gives the same text in PEFT, and the reverse."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from pipeline.config import load_params
 from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
-from pipeline.sources.model import fetch_model
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.real
@@ -36,8 +36,27 @@ def folder(request: pytest.FixtureRequest) -> Path:
     assert cache is not None
     path = Path(cache.mkdir("smollm2")) / "model"
     if not (path / "config.json").exists():
-        fetch_model(load_params(ROOT / "params.yaml").model, path)
+        subprocess.run(
+            [sys.executable, "-c", BARE, str(path), *_of_development()], cwd=ROOT, check=True
+        )
     return path
+
+
+BARE = """
+import sys
+folder, *hidden = sys.argv[1:]
+sys.modules.update(dict.fromkeys(hidden))
+from pathlib import Path
+from pipeline.config import load_params
+from pipeline.sources.model import fetch_model
+fetch_model(load_params().model, Path(folder))
+"""
+
+
+def _of_development() -> list[str]:
+    """What only requirements-dev.lock pins: `make repro` has none of it."""
+    lines = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8").splitlines()
+    return [line.split("==")[0].replace("-", "_") for line in lines if "==" in line]
 
 
 def load(folder: Path) -> PreTrainedModel:
