@@ -280,6 +280,15 @@ def test_parts_are_a_text_and_a_text_is_a_part(template: str) -> None:
     assert "type" not in whole
 
 
+def test_turns_that_a_template_refuses_are_named() -> None:
+    rendered = renderer(tokenizer_that(template=GEMMA), messages_column="talk")
+    system = {"role": "system", "content": "Short."}
+    with pytest.raises(
+        PipelineError, match=r"^task\.messages_column: .* refuses example 7: System"
+    ):
+        rendered.tokenize({"id": "7", "talk": [system, *TALK]})
+
+
 def test_a_template_that_says_nothing_of_a_user_is_a_sentence() -> None:
     tokenizer = tokenizer_that(template="{% for m in messages %}{{ m['role'] }}<eos>{% endfor %}")
     with pytest.raises(PipelineError, match=r"prints nothing of what a user says; set it to false"):

@@ -21,6 +21,17 @@ _DIRECTIVES = (*"aAbBcdDeFGHIjklmMpPrRsSTuUVwWxXyYzZ", *(f"-{letter}" for letter
 _ASKED, _ANSWERED = "Question-2f6e", "Answer-2f6e"
 
 
+class RefusedTurnsError(PipelineError):
+    """The chat template refuses a conversation, for the `reason` that it gives."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"task.use_chat_template: the model's chat template refuses: {reason}; set it to "
+            "false, or leave out task.system_prompt or what task.chat_template_kwargs sets"
+        )
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Chat:
     """The chat template of a tokenizer, with what it is rendered with.
@@ -64,12 +75,8 @@ class Chat:
                 add_generation_prompt=add_generation_prompt,
                 **{**self.variables, **variables},
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            reason = first_line(error) or type(error).__name__
-            raise PipelineError(
-                f"task.use_chat_template: the model's chat template refuses: {reason}; set it to "
-                "false, or leave out task.system_prompt or what task.chat_template_kwargs sets"
-            ) from error
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise RefusedTurnsError(first_line(error) or type(error).__name__) from error
         return str(text)
 
     def tokens(self, text: str) -> list[int]:
