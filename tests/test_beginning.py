@@ -272,13 +272,21 @@ def test_prefixes_say_whether_they_begin_a_text(done: Any, monkeypatch: pytest.M
         assert answers == [line["prediction"] for line in lines], variant.name
 
 
+CARD_TEMPLATES = {
+    **TEMPLATES,
+    # It reads a content in parts alone.
+    "parts": "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] %}"
+    "{{ part['text'] }}{% endfor %}{{ eos_token }}{% endfor %}",
+}
+
+
 @pytest.mark.parametrize("begins_text", [True, False])
 @pytest.mark.parametrize("ends", [True, False])
-@pytest.mark.parametrize("template", [None, *TEMPLATES])
+@pytest.mark.parametrize("template", [None, *CARD_TEMPLATES])
 def test_a_cards_code_makes_the_same_tokens(
     template: str | None, ends: bool, begins_text: bool
 ) -> None:
-    tokenizer = tokenizer_that(True, ends, TEMPLATES[template] if template else None)
+    tokenizer = tokenizer_that(True, ends, CARD_TEMPLATES[template] if template else None)
     changes: dict[str, Any] = {}
     if template is not None:
         changes = {"use_chat_template": True, "chat_template_kwargs": {"enable_thinking": False}}

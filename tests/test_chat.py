@@ -146,8 +146,8 @@ def test_the_day_is_the_tasks(call: str, printed: str) -> None:
 def test_a_template_without_a_day_is_left_as_it_is() -> None:
     assert pinned_to("2024-02-29", GEMMA) == GEMMA
     dated = "\n{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% endif %}"
-    tokenizer = tokenizer_that(template=dated)
-    assert text_of(renderer(tokenizer)) == "\n2025"
+    tokenizer = tokenizer_that(template=dated + "{{ messages[0]['content'] }}")
+    assert text_of(renderer(tokenizer)) == "\n2025Lima?"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,7 @@ def test_a_template_without_a_day_is_left_as_it_is() -> None:
     [
         ({"chat_template_kwargs": {"bos_token": ""}}, "cannot set bos_token, which the pipeline"),
         ({"chat_template_kwargs": {"tokenize": True}}, "cannot set tokenize"),
+        ({"chat_template_kwargs": {"self": 1}}, "cannot set self"),
         ({"chat_template_date": "tomorrow"}, "should be a date such as 2025-01-31"),
         ({"use_chat_template": False, "chat_template_kwargs": {"a": 1}}, "needs use_chat_template"),
         ({"loss_on": "all"}, "loss_on: all needs messages_column"),
@@ -240,6 +241,11 @@ def test_a_conversation_without_an_answer_is_empty(talk: Any, sentence: str) -> 
         ({"text": "x"}, "'talk' is no column; the data's columns are: id, text"),
         ({"talk": "Hello"}, "is no list of turns"),
         ({"talk": [{"content": "x"}]}, "is no list of turns"),
+        ({"talk": [{"role": None, "content": "x"}, TALK[1]]}, "is no list of turns"),
+        (
+            {"talk": [{"role": "user", "content": [{"type": "image"}]}, TALK[1]]},
+            r"content of a turn \(user\) in example 7 is a list; a text is needed, or parts",
+        ),
         ({"talk": [TALK[0], {"role": "assistant", "content": ["x"]}]}, "is a list; a text is"),
     ],
 )
@@ -247,3 +253,52 @@ def test_what_is_no_conversation_is_a_sentence(row: dict[str, Any], sentence: st
     rendered = renderer(tiny_tokenizer(), messages_column="talk")
     with pytest.raises(PipelineError, match=sentence):
         rendered.tokenize({"id": "7", **row})
+
+
+IN_PARTS = (
+    "{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [GEMMA, IN_PARTS])
+def test_parts_are_a_text_and_a_text_is_a_part(template: str) -> None:
+    """A list of parts never shows as Python prints it, and no text is lost to a template that reads
+    parts alone."""
+    tokenizer = tokenizer_that(template=template)
+    rendered = renderer(tokenizer, messages_column="talk")
+    parts: list[dict[str, Any]] = [
+        {"role": turn["role"], "content": [{"type": "text", "text": t} for t in turn["content"]]}
+        for turn in TALK
+    ]
+    plain = rendered.tokenize({"id": "7", "talk": TALK})
+    assert rendered.tokenize({"id": "7", "talk": parts}) == plain
+    whole = tokenizer.decode(plain["input_ids"])
+    assert [whole.count(turn["content"]) for turn in TALK] == [1, 1, 1, 1]
+    assert whole.endswith("3 km<end_of_turn>")
+    assert "type" not in whole
+
+
+def test_turns_that_a_template_refuses_are_named() -> None:
+    rendered = renderer(tokenizer_that(template=GEMMA), messages_column="talk")
+    system = {"role": "system", "content": "Short."}
+    with pytest.raises(
+        PipelineError, match=r"^task\.messages_column: .* refuses example 7: System"
+    ):
+        rendered.tokenize({"id": "7", "talk": [system, *TALK]})
+
+
+def test_a_template_that_says_nothing_of_a_user_is_a_sentence() -> None:
+    tokenizer = tokenizer_that(template="{% for m in messages %}{{ m['role'] }}<eos>{% endfor %}")
+    with pytest.raises(PipelineError, match=r"prints nothing of what a user says; set it to false"):
+        renderer(tokenizer).tokenize(ROW)
+
+
+def test_a_tools_data_stays_data() -> None:
+    template = "{% for m in messages %}{{ m['content'] | tojson }}<eos>{% endfor %}"
+    rendered = renderer(tokenizer_that(template=template), messages_column="talk")
+    talk = [TALK[0], {"role": "tool", "content": [{"celsius": 3}]}, TALK[1]]
+    assert rendered.tokenizer.decode(rendered.prompt_ids(talk)).startswith(
+        '"Hello"<eos>[{"celsius": 3}]<eos>'
+    )

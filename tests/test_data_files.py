@@ -139,6 +139,7 @@ READ: dict[str, tuple[str, bytes, list[dict[str, Any]]]] = {
     ),
     "delimiters at the end of the rows": ("a.csv", b"q,n\n1,2,\n3,4,,\n", [{"q": "1", "n": "2"}, {"q": "3", "n": "4"}]),
     "delimiters at the end of every line": ("a.csv", b"q,n,\n1,2,\n3,4,\n", [{"q": "1", "n": "2"}, {"q": "3", "n": "4"}]),
+    "delimiters at the end of the first line": ("a.csv", b"q,n,,\n1,2\n3,4,\n", [{"q": "1", "n": "2"}, {"q": "3", "n": "4"}]),
     "the index that pandas writes": ("a.csv", b",q\n0,a\n1,b\n", [{"": "0", "q": "a"}, {"": "1", "q": "b"}]),
     "blank lines": ("a.csv", b"\nq,n\n\n1,2\n\n", [{"q": "1", "n": "2"}]),
     "empty cells": ("a.csv", b"q,n\n,\n1,\n", [{"q": "", "n": ""}, {"q": "1", "n": ""}]),

@@ -110,6 +110,45 @@ def test_a_field_of_a_column() -> None:
         references_of("town", row, TARGET)
 
 
+DEEP = {
+    "id": "7",
+    "text": '{"value": "Lima", "aliases": ["Lima", "L"]}',
+    "empty": "",
+    "spans": [{"span": "Lima"}, {"span": None}, None, {"span": "L"}],
+    "a": {"b": {"c": ["Lima", "L"]}, "b.d": ["L"]},
+    "a.b": {"e f": ["Lima"]},
+    "word": "Lima",
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ("text.aliases", ["Lima", "L"]),
+        ("empty.aliases", [TARGET]),
+        ("spans.span", ["Lima", "L"]),
+        ("a.b.c", "'a.b' has no field 'c'; its fields are: e f"),
+        ("a.b.e f", ["Lima"]),
+        ("word.aliases", "'word' is no object in example 7, so there is no 'aliases' in it"),
+        ("spans.text", "'spans' has no field 'text'; its fields are: span"),
+        (".a", "'.a' is no column"),
+    ],
+)
+def test_a_field_of_what_a_column_holds(column: str, expected: Any) -> None:
+    """Of each object of a list, of an object in a CSV cell, below other fields, with dots."""
+    if isinstance(expected, list):
+        assert references_of(column, DEEP, TARGET) == expected
+        return
+    with pytest.raises(PipelineError, match=expected):
+        references_of(column, DEEP, TARGET)
+
+
+def test_fields_within_fields() -> None:
+    row = {"id": "7", "a": DEEP["a"]}
+    assert references_of("a.b.c", row, TARGET) == ["Lima", "L"]
+    assert references_of("a.b.d", row, TARGET) == ["L"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("references")

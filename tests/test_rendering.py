@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.config.task import TaskParams
 from pipeline.data.rendering import Renderer
-from pipeline.data.templates import render
+from pipeline.data.templates import EmptyRowError, render
 from pipeline.errors import PipelineError
 
 ROW = {"id": "1", "place": "Lima", "size": "3 km", "all": ["3 km", "three km"]}
@@ -101,6 +101,10 @@ def test_all_columns_of_a_row() -> None:
         ("{% for x in [1] %}{{ loop }}{% endfor %}", r"no value of a column \(LoopContext\)"),
         ("{{ Review Text }}", r"no valid Jinja2 template: .* no word, .* is row\['its name'\]"),
         ("{{ row.update({'a': 1}) }}", "'update' is no column"),
+        # What Python would print of these is another at each run.
+        ("{{ d.items ~ '!' }}", r"no value of a column .* a key column\['its name'\]"),
+        ("{{ 'so ' ~ (range ~ '') }}", r"no value of a column \(function\)"),
+        ("{{ d.items | string }}", r"no value of a column .* a key column\['its name'\]"),
     ],
 )
 def test_what_is_no_column_is_a_sentence(template: str, said: str) -> None:
@@ -109,6 +113,35 @@ def test_what_is_no_column_is_a_sentence(template: str, said: str) -> None:
         render(template, row, "task.x")
     assert str(caught.value).startswith("task.x: ")
     assert type(caught.value) is PipelineError
+
+
+NULLS = {"id": "7", "a": None, "t": ["x", None], "s": {"b": None}, "o": [{"x": None}]}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("{{ a }}", "{{ a ~ '!' }}", "{{ '!' ~ a }}", "{{ a | trim }}", "{{ a | upper }}"),
+        *("{{ a | replace('x', 'y') }}", "{{ a | string }}", "{{ a | truncate(5) }}"),
+        *("{{ t | join(' ') }}", "{{ a | join(' ') }}", "{{ o | join(' ', attribute='x') }}"),
+        *("{{ t | map('title') | join }}", "{% filter trim %}{{ a }}{% endfilter %}"),
+        *("{{ a.text }}", "{{ a.text[0] if a.text else 'none' }}", "{{ s.b.c }}", "{{ s.b[0] }}"),
+        *("{{ a | first }}", "{{ a[:5] }}", "{% for x in a %}{{ x }}{% endfor %}", "{{ a + 'x' }}"),
+    ],
+)
+def test_a_null_is_printed_by_nothing(template: str) -> None:
+    with pytest.raises(EmptyRowError, match="prints a column that is null in example 7"):
+        render(template, NULLS, "task.x")
+
+
+def test_a_null_that_a_template_asks_about() -> None:
+    template = "{{ a or 'b' }}{{ t | select | join }}{{ (a ~ '') if a else 'c' }}{{ a is none }}"
+    assert render(template, NULLS, "task.x") == "bxcTrue"
+    more = "{{ o | map(attribute='x') | list | length }}{{ ['p', 1] | join('-') }}{{ 1 ~ [2] }}"
+    assert render(more, NULLS, "task.x") == "1p-11[2]"
+    assert (
+        render("{{ o | join(', ', attribute='n') }}", {"o": [{"n": 1}, {"n": "2"}]}, "x") == "1, 2"
+    )
 
 
 def test_no_chat_template_is_a_sentence(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from transformers import BlenderbotSmallTokenizer
+from transformers import BertTokenizer, BlenderbotSmallTokenizer, GPT2Tokenizer
 
 from pipeline.config.model import LocalModel
 from pipeline.config.task import TaskParams
@@ -69,3 +69,30 @@ def test_a_tokenizer_of_sentencepiece_names_the_extra(
     params = LocalModel(source="local", path=str(tmp_path / "opus"))
     with pytest.raises(PipelineError, match=r"tokenizer of 'opus' needs .* '\.\[sentencepiece\]'"):
         fetch_model(params, tmp_path / "model")
+
+
+def test_merges_that_are_others_once_saved_are_refused(tmp_path: Path) -> None:
+    """BERTweet's tokenizer saves merges without their counts, and takes a part for one."""
+    MODELS["bart"]().save_pretrained(tmp_path / "tweets")
+    files = {
+        "tokenizer_config.json": '{"tokenizer_class": "BertweetTokenizer"}',
+        "vocab.txt": "a 1\nred 1\nre@@ 1\nd 1\n",
+        "bpe.codes": "r e 1\n",
+    }
+    for name, content in files.items():
+        (tmp_path / "tweets" / name).write_text(content)
+    params = LocalModel(source="local", path=str(tmp_path / "tweets"), dtype="float32")
+    with pytest.raises(PipelineError, match="'tweets' has a tokenizer that is another once saved"):
+        fetch_model(params, tmp_path / "model")
+
+
+@pytest.mark.parametrize("made_up", [GPT2Tokenizer, BertTokenizer])
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path, made_up: type) -> None:
+    """transformers makes one up that knows no word."""
+    MODELS["bart"]().save_pretrained(tmp_path / "alone")
+    settings = f'{{"tokenizer_class": "{made_up.__name__}"}}'
+    (tmp_path / "alone" / "tokenizer_config.json").write_text(settings)
+    params = LocalModel(source="local", path=str(tmp_path / "alone"), dtype="float32")
+    with pytest.raises(PipelineError, match="model: 'alone' has no tokenizer beside its weights;"):
+        fetch_model(params, tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -191,6 +191,14 @@ def test_a_word_without_a_token_or_label(row: dict[str, Any], said: str) -> None
         renderer(bert(), **BY_LINE).tokenize({"id": "7", **row})
 
 
+@pytest.mark.parametrize("null", ["words", "labels"])
+def test_a_null_is_no_word_and_no_label(null: str) -> None:
+    row = {"id": "7", "words": ["He", "is"], "labels": ["B", "O"]}
+    for value in (["B", None], None):
+        with pytest.raises(EmptyRowError, match="prints a column that is null in example 7"):
+            renderer(gpt2()).tokenize({**row, null: value})
+
+
 @pytest.mark.parametrize("loop", ["words", "labels", "both"])
 def test_a_separator_behind_the_last(loop: str) -> None:
     """A loop in a template leaves one; an empty word at the end is none."""

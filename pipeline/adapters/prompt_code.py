@@ -36,7 +36,7 @@ def prompt_code(
         extra = "".join(f", {k}={v!r}" for k, v in sorted(task.chat_template_kwargs.items()))
         lines = [
             "messages = [",
-            *(f"    {as_python(turn)}," for turn in turns),
+            *(f"    {as_python(turn)}," for turn in renderer.chat.messages(turns)),
             "]",
             "batch = tokenizer.apply_chat_template(",
             "    messages, add_generation_prompt=True, return_dict=True, "

@@ -13,7 +13,7 @@ _OWN_VARIABLES = (
     *("conversation", "messages", "chat_template", "add_generation_prompt", "tokenize"),
     *("continue_final_message", "sanitize_control_tokens", "padding", "truncation", "max_length"),
     *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
-    *("bos_token", "strftime_now"),
+    *("bos_token", "strftime_now", "self"),
 )
 
 

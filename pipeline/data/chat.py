@@ -21,6 +21,17 @@ _DIRECTIVES = (*"aAbBcdDeFGHIjklmMpPrRsSTuUVwWxXyYzZ", *(f"-{letter}" for letter
 _ASKED, _ANSWERED = "Question-2f6e", "Answer-2f6e"
 
 
+class RefusedTurnsError(PipelineError):
+    """The chat template refuses a conversation, for the `reason` that it gives."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"task.use_chat_template: the model's chat template refuses: {reason}; set it to "
+            "false, or leave out task.system_prompt or what task.chat_template_kwargs sets"
+        )
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Chat:
     """The chat template of a tokenizer, with what it is rendered with.
@@ -44,22 +55,28 @@ class Chat:
     def render(self, turns: Sequence[Turn], add_generation_prompt: bool, **variables: Any) -> str:
         """The turns as text; with `add_generation_prompt` up to where the assistant's begins.
 
-        Raises PipelineError when the tokenizer has no chat template, or the template refuses.
+        Raises PipelineError when the tokenizer has no chat template, when the template refuses, and
+        when it prints nothing of what a user says.
         """
+        return self._rendered(self.messages(turns), add_generation_prompt, **variables)
+
+    def messages(self, turns: Sequence[Turn]) -> list[dict[str, Any]]:
+        """The turns as the template reads them, contents as texts or as a list of one part each."""
+        return [self._in_parts(turn) if self._reads_parts else dict(turn) for turn in turns]
+
+    def _rendered(
+        self, turns: list[dict[str, Any]], add_generation_prompt: bool, **variables: Any
+    ) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(turn) for turn in turns],
+                turns,
                 chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 **{**self.variables, **variables},
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            reason = first_line(error) or type(error).__name__
-            raise PipelineError(
-                f"task.use_chat_template: the model's chat template refuses: {reason}; set it to "
-                "false, or leave out task.system_prompt or what task.chat_template_kwargs sets"
-            ) from error
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise RefusedTurnsError(first_line(error) or type(error).__name__) from error
         return str(text)
 
     def tokens(self, text: str) -> list[int]:
@@ -97,6 +114,32 @@ class Chat:
             if token in self.tokenizer.added_tokens_decoder:
                 return tokens[: index + 1]
         return []
+
+    @cached_property
+    def _reads_parts(self) -> bool:
+        """Whether the template prints of a user's content the parts alone, and nothing of a text,
+        as that of a model that sees images, too, may do."""
+        turns = [*self.system, {"role": "user", "content": _ASKED}]
+        refused: list[PipelineError] = []
+        for shown, in_parts in ((turns, False), ([*map(self._in_parts, turns)], True)):
+            try:
+                if _ASKED.casefold() in self._rendered(shown, True).casefold():
+                    return in_parts
+            except PipelineError as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
+        raise PipelineError(
+            "task.use_chat_template: the model's chat template prints nothing of what a user says; "
+            "set it to false, or use another model"
+        )
+
+    @staticmethod
+    def _in_parts(turn: Turn) -> dict[str, Any]:
+        content = turn.get("content")
+        if not isinstance(content, str):
+            return dict(turn)
+        return {**turn, "content": [{"type": "text", "text": content}]}
 
     @property
     def is_dated(self) -> bool:

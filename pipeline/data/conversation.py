@@ -9,11 +9,15 @@ from pipeline.errors import PipelineError
 
 Turns = list[dict[str, Any]]
 
+# Those whose content is what somebody says; a tool's may be data, which a template writes out.
+_SPEAKERS = ("system", "developer", "user", "assistant")
+
 
 def turns_of(row: Mapping[str, Any], column: str) -> Turns:
     """The turns in a row's column: a list of objects, or the JSON of one.
 
-    Raises PipelineError for a column that is missing or holds anything else.
+    A content that is a list of parts is the text of its parts. Raises PipelineError for a column
+    that is missing or holds anything else, and for parts that are no text.
     """
     if column not in row:
         known = ", ".join(map(str, row))
@@ -29,13 +33,32 @@ def turns_of(row: Mapping[str, Any], column: str) -> Turns:
         except ValueError:
             value = None
     whole = isinstance(value, Sequence) and not isinstance(value, str)
-    if not whole or not all(isinstance(turn, Mapping) and "role" in turn for turn in value):
+    if not whole or not all(isinstance(turn, Mapping) and turn.get("role") for turn in value):
         raise PipelineError(
             f"task.messages_column: '{column}' of example {example} is no list of turns, each with "
             "a role and a content"
         )
+    return [_turn(turn, example) for turn in value]
+
+
+def _turn(turn: Mapping[str, Any], example: Any) -> dict[str, Any]:
     # Arrow gives every turn the keys of all; a template takes a null for something.
-    return [{key: item for key, item in turn.items() if item is not None} for turn in value]
+    kept = {key: item for key, item in turn.items() if item is not None}
+    content = kept.get("content")
+    if not isinstance(content, list):
+        return kept
+    texts = [
+        part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        for part in content
+    ]
+    if all(isinstance(text, str) for text in texts):
+        return {**kept, "content": "".join(map(str, texts))}
+    if kept["role"] in _SPEAKERS:
+        raise PipelineError(
+            f"task.messages_column: the content of a turn ({kept['role']}) in example {example} is "
+            'a list; a text is needed, or parts such as {"type": "text", "text": ...} alone'
+        )
+    return kept
 
 
 def answers_in(turns: Turns, which: str, row: Mapping[str, Any]) -> list[tuple[Turns, str]]:

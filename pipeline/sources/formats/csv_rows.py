@@ -36,7 +36,7 @@ def _rows(lines: Iterator[list[str]], table: Any) -> Iterator[Row]:
     names = next(lines, [])
     _check_names(names, table.dialect.delimiter)
     for cells in lines:
-        if len(cells) < len(names) or any(cells[len(names) :]):
+        if any(names[len(cells) :]) or any(cells[len(names) :]):
             raise ValueError(
                 f"line {table.line_num} has {len(cells)} cells and the first line "
                 f"{len(names)} names; quote a cell that holds a delimiter or a line's end"
