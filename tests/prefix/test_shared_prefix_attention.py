@@ -169,6 +169,26 @@ def test_a_nan_goes_where_torchs_operators_let_it_go(
         assert torch.equal(one.isnan(), other.isnan())
 
 
+@pytest.mark.parametrize(
+    "attention", [attention_by_operators, pytest.param(attention_by_kernel, marks=needs_kernel)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", range(5))
+def test_what_is_nan_throughout_is_nan_throughout(
+    attention: Attention, dtype: torch.dtype, which: int
+) -> None:
+    """As diverged parameters are: torch's own kernel makes zeros of few scores that are NaN."""
+    generator = torch.Generator().manual_seed(0)
+    states = [
+        torch.randn(heads, n, 16, generator=generator).to(dtype)
+        for heads, n in ((4, 40), (2, 40), (2, 40), (2, 5), (2, 5))
+    ]
+    states[which].fill_(torch.nan)
+    out, *gradients = outcome(attention, states, [25, 15])
+    assert bool(out.isnan().all())
+    assert bool(gradients[0].isnan().all())
+
+
 @needs_kernel
 @pytest.mark.parametrize("which", range(5))
 def test_a_nan_is_not_lost_in_decoding(which: int) -> None:
