@@ -269,7 +269,7 @@ def test_a_kernel_file_that_was_cut_short_is_compiled_again(
 
 
 @needs_kernel
-@pytest.mark.parametrize("where", ["no home", "a file", "not to be written"])
+@pytest.mark.parametrize("where", ["no home", "a file", "not to be written", "not to be seen"])
 def test_without_a_folder_to_keep_it_in_the_kernel_serves_all_the_same(
     compiled: list[list[str]], cache: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +278,9 @@ def test_without_a_folder_to_keep_it_in_the_kernel_serves_all_the_same(
         monkeypatch.setattr(Path, "home", _no_home)
     elif where == "a file":
         cache.write_text("in the way")
+    elif where == "not to be seen":
+        # Permissions hold nobody who is root; too long a name is refused as they refuse.
+        monkeypatch.setenv("XDG_CACHE_HOME", "/a" * 3000)
     else:
         monkeypatch.setattr(tempfile, "mkstemp", _refused)
     with pytest.warns(UserWarning, match="cannot be kept .* set XDG_CACHE_HOME to a folder"):
