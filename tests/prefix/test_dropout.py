@@ -152,6 +152,20 @@ def test_whoever_shares_the_model_may_be_training_it() -> None:
     assert torch.equal(*(_cached(frozen) for _ in range(2)))
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bart"])
+def test_a_layer_is_recomputed_as_it_was_while_another_trains_the_model(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its training mode is back by the time of the backward pass."""
+    frozen = dropping(name, monkeypatch)
+    model = PrefixModel(frozen, PrefixConfig(P)).train()
+    expected = step(model)
+    model.gradient_checkpointing_enable()
+    frozen.train()
+    assert_near(step(model), expected, 1e-5)
+    assert all(module.training for module in frozen.modules())
+
+
 def _cached(frozen: PreTrainedModel) -> torch.Tensor:
     return kv_prefix_from_tokens(frozen, [5, 6, 7]).values[1]
 
