@@ -103,8 +103,7 @@ class PackedModel(TrainerModel):
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any
     ) -> None:
         self._why_not_packed.clear()
-        if self.prefix_config is not None:
-            self._recomputation.refuse_without_layers()
+        self._recomputation.refuse_without_layers()
         super().activation_checkpointing_enable(activation_checkpointing_kwargs, **how)
 
     def activation_checkpointing_disable(self) -> None:

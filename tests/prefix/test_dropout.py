@@ -212,10 +212,16 @@ def test_prefix_dropout_is_replayed(make: Callable[[], PreTrainedModel]) -> None
     assert kv_of(model).keys[0].isfinite().all()
 
 
-def test_layers_that_cannot_be_recomputed() -> None:
-    model = PrefixModel(tiny_model(), PrefixConfig(P))
-    for module in model.frozen_model.modules():
-        if isinstance(module, nn.ModuleList):
-            del module[:]
+@pytest.mark.parametrize("config", [PrefixConfig(P), None])
+@pytest.mark.parametrize("why", ["no layers", "refused by transformers"])
+def test_layers_that_cannot_be_recomputed(why: str, config: PrefixConfig | None) -> None:
+    """Said in a sentence, of a model that is trained itself as well; JetMoe's are refused."""
+    model = PrefixModel(tiny_model(), config)
+    if why == "no layers":
+        for module in model.frozen_model.modules():
+            if isinstance(module, nn.ModuleList):
+                del module[:]
+    else:
+        model.frozen_model.supports_gradient_checkpointing = False
     with pytest.raises(PrefixError, match="has no layers that transformers can recompute"):
         model.gradient_checkpointing_enable()

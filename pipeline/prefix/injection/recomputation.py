@@ -43,7 +43,7 @@ class Recomputation:
 
     def refuse_without_layers(self) -> None:
         """Raise PrefixError when transformers does not say which layers can be recomputed."""
-        if not self._layers:
+        if not (self._layers and self._model.supports_gradient_checkpointing):
             raise PrefixError(
                 f"{type(self._model).__name__} has no layers that transformers can recompute; "
                 "train it without gradient checkpointing"
