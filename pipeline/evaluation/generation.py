@@ -71,9 +71,13 @@ def measure_examples(
         tokens: model.why_not_packed(decoding=True, tokens=tokens) is None
         for tokens in sorted(set(room), reverse=True)
     }
-    for kind in (PackedBatch, PaddedBatch):
-        is_packed = kind is PackedBatch
-        chosen = [i for i, tokens in enumerate(room) if served[tokens] is is_packed]
+    # What is computed together: packed, or padded on the left to a common length.
+    together: dict[tuple[bool, int], list[int]] = {}
+    for i, (row, tokens) in enumerate(zip(rows, room, strict=True)):
+        group = 0 if served[tokens] else model.padding_group(tokens, row["target_start"])
+        together.setdefault((served[tokens], group), []).append(i)
+    for (is_packed, _), chosen in sorted(together.items(), reverse=True):
+        kind: Kind = PackedBatch if is_packed else PaddedBatch
         most = max_tokens
         if is_packed and model.most_packed is not None:
             most = min(most, model.most_packed)
@@ -84,7 +88,7 @@ def measure_examples(
             [rows[i] for i in chosen],
             [shared + room[i] for i in chosen],
             most,
-            f"evaluate {name}" if chosen else None,
+            f"evaluate {name}",
             is_packed,
         )
         outcomes.update(zip(chosen, in_order(batches), strict=True))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.architecture.reach import reach_of, rotary_switch
 from pipeline.prefix.architecture.turns import turn_of
@@ -68,16 +69,17 @@ class PackedModel(TrainerModel):
             return why_not_decoding(self.frozen_model, self.kv_shapes)
         return reason
 
-    def padding_group(self, tokens: int) -> int:
-        """A number that inputs share which can be padded together without changing each other.
+    def padding_group(self, tokens: int, padded: int | None = None) -> int:
+        """A number that examples share which can be padded together without changing each other.
 
-        Some models rotate all rows of a batch by what the longest asks for, and Llama 4 counts a
-        token's place with the padding before it.
+        Some models rotate all rows of a batch by what the longest asks for; others, and Llama 4 in
+        long rows, count a token's place with the padding before it. `padded` are the example's
+        tokens that are padded on the left to a common length: all of them unless it is given.
         """
         row, switch = reach_of(self.config).row, rotary_switch(self.config)
         whole = self.prefix_length + tokens
-        if row is not None and whole > row:
-            return tokens
+        if (row is not None and whole > row) or counts_padding(self.frozen_model):
+            return tokens if padded is None else padded
         return int(switch is not None and whole > switch)
 
     @property
@@ -103,8 +105,7 @@ class PackedModel(TrainerModel):
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any
     ) -> None:
         self._why_not_packed.clear()
-        if self.prefix_config is not None:
-            self._recomputation.refuse_without_layers()
+        self._recomputation.refuse_without_layers()
         super().activation_checkpointing_enable(activation_checkpointing_kwargs, **how)
 
     def activation_checkpointing_disable(self) -> None:

@@ -152,6 +152,20 @@ def test_whoever_shares_the_model_may_be_training_it() -> None:
     assert torch.equal(*(_cached(frozen) for _ in range(2)))
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bart"])
+def test_a_layer_is_recomputed_as_it_was_while_another_trains_the_model(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its training mode is back by the time of the backward pass."""
+    frozen = dropping(name, monkeypatch)
+    model = PrefixModel(frozen, PrefixConfig(P)).train()
+    expected = step(model)
+    model.gradient_checkpointing_enable()
+    frozen.train()
+    assert_near(step(model), expected, 1e-5)
+    assert all(module.training for module in frozen.modules())
+
+
 def _cached(frozen: PreTrainedModel) -> torch.Tensor:
     return kv_prefix_from_tokens(frozen, [5, 6, 7]).values[1]
 
@@ -198,10 +212,16 @@ def test_prefix_dropout_is_replayed(make: Callable[[], PreTrainedModel]) -> None
     assert kv_of(model).keys[0].isfinite().all()
 
 
-def test_layers_that_cannot_be_recomputed() -> None:
-    model = PrefixModel(tiny_model(), PrefixConfig(P))
-    for module in model.frozen_model.modules():
-        if isinstance(module, nn.ModuleList):
-            del module[:]
+@pytest.mark.parametrize("config", [PrefixConfig(P), None])
+@pytest.mark.parametrize("why", ["no layers", "refused by transformers"])
+def test_layers_that_cannot_be_recomputed(why: str, config: PrefixConfig | None) -> None:
+    """Said in a sentence, of a model that is trained itself as well; JetMoe's are refused."""
+    model = PrefixModel(tiny_model(), config)
+    if why == "no layers":
+        for module in model.frozen_model.modules():
+            if isinstance(module, nn.ModuleList):
+                del module[:]
+    else:
+        model.frozen_model.supports_gradient_checkpointing = False
     with pytest.raises(PrefixError, match="has no layers that transformers can recompute"):
         model.gradient_checkpointing_enable()

@@ -150,6 +150,8 @@ def test_the_bare_model_after_a_failed_call(model: PreTrainedModel) -> None:
         {"num_beams": 3, "do_sample": False},
         {"do_sample": False, "use_cache": False},
         {"num_return_sequences": 2, "do_sample": True},
+        # Cuts back the cache by what was guessed wrong, also by nothing.
+        {"prompt_lookup_num_tokens": 3, "do_sample": False},
     ],
 )
 def test_generate_is_that_of_the_text_in_the_context(
@@ -179,6 +181,8 @@ def test_cached_decoding_goes_on_after_the_prefix(model: PreTrainedModel) -> Non
         pieces.append(output.logits)
     chosen = BATCH["attention_mask"].bool()
     torch.testing.assert_close(torch.cat(pieces, 1)[chosen], whole[chosen], rtol=0, atol=1e-5)
+    cache.crop(0)
+    assert cache.get_seq_length() == 5
     cache.crop(-2)
     again = tuned(
         input_ids=BATCH["input_ids"][:, 3:],

@@ -169,6 +169,26 @@ def test_a_nan_goes_where_torchs_operators_let_it_go(
         assert torch.equal(one.isnan(), other.isnan())
 
 
+@pytest.mark.parametrize(
+    "attention", [attention_by_operators, pytest.param(attention_by_kernel, marks=needs_kernel)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", range(5))
+def test_what_is_nan_throughout_is_nan_throughout(
+    attention: Attention, dtype: torch.dtype, which: int
+) -> None:
+    """As diverged parameters are: torch's own kernel makes zeros of few scores that are NaN."""
+    generator = torch.Generator().manual_seed(0)
+    states = [
+        torch.randn(heads, n, 16, generator=generator).to(dtype)
+        for heads, n in ((4, 40), (2, 40), (2, 40), (2, 5), (2, 5))
+    ]
+    states[which].fill_(torch.nan)
+    out, *gradients = outcome(attention, states, [25, 15])
+    assert bool(out.isnan().all())
+    assert bool(gradients[0].isnan().all())
+
+
 @needs_kernel
 @pytest.mark.parametrize("which", range(5))
 def test_a_nan_is_not_lost_in_decoding(which: int) -> None:
@@ -249,7 +269,7 @@ def test_a_kernel_file_that_was_cut_short_is_compiled_again(
 
 
 @needs_kernel
-@pytest.mark.parametrize("where", ["no home", "a file", "not to be written"])
+@pytest.mark.parametrize("where", ["no home", "a file", "not to be written", "not to be seen"])
 def test_without_a_folder_to_keep_it_in_the_kernel_serves_all_the_same(
     compiled: list[list[str]], cache: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +278,9 @@ def test_without_a_folder_to_keep_it_in_the_kernel_serves_all_the_same(
         monkeypatch.setattr(Path, "home", _no_home)
     elif where == "a file":
         cache.write_text("in the way")
+    elif where == "not to be seen":
+        # Permissions hold nobody who is root; too long a name is refused as they refuse.
+        monkeypatch.setenv("XDG_CACHE_HOME", "/a" * 3000)
     else:
         monkeypatch.setattr(tempfile, "mkstemp", _refused)
     with pytest.warns(UserWarning, match="cannot be kept .* set XDG_CACHE_HOME to a folder"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.routing import AttentionCall, reaches_attention, routed
@@ -182,7 +183,7 @@ def takes(module: Any, name: str) -> bool:
 
 
 @contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, for this thread alone, and back again."""
     with turn_of(model):
         training = model.training

@@ -50,14 +50,6 @@ class PrefixLayer(GrowingLayer):
         """The number of keys a query of this forward pass meets, prefix included; no offset."""
         return self.prefix_length + self.get_seq_length() + query_length, 0
 
-    def crop(self, max_length: int) -> None:
-        """Keep the first `max_length` tokens after the prefix, or drop the last `-max_length`."""
-        tokens = self.get_seq_length()
-        kept = max_length if max_length >= 0 else tokens + max_length
-        if self.is_initialized and kept < tokens:
-            end = self.prefix_length + max(kept, 0)
-            self.keys, self.values = self.keys[..., :end, :], self.values[..., :end, :]
-
     def _after_prefix(self, prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         expanded = prefix.to(states.dtype).expand(states.shape[0], -1, -1, -1)
         joined = torch.cat([expanded, states], dim=-2)

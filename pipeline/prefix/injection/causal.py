@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
@@ -159,6 +160,11 @@ class CausalInjection(Injection):
                 # Counting real tokens only: left padding does not move what follows it.
                 positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
             bound["position_ids"] = positions[..., -length:] + p
+        elif not bool(mask[:, 0].all()) and counts_padding(self._model):
+            raise PrefixError(
+                f"{type(self._model).__name__} counts the padding before a row as its tokens; give "
+                "rows of one length, or pad on the right"
+            )
         if self._switch is not None:
             refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)

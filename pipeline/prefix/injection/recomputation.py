@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.cache import PrefixCache
 from pipeline.prefix.injection.replay import recompute_context
@@ -42,7 +43,7 @@ class Recomputation:
 
     def refuse_without_layers(self) -> None:
         """Raise PrefixError when transformers does not say which layers can be recomputed."""
-        if not self._layers:
+        if not (self._layers and self._model.supports_gradient_checkpointing):
             raise PrefixError(
                 f"{type(self._model).__name__} has no layers that transformers can recompute; "
                 "train it without gradient checkpointing"
@@ -66,8 +67,8 @@ class Recomputation:
 
 
 def _recomputing(layer: nn.Module) -> Callable[..., Any]:
-    own: Callable[..., Any] = layer.forward
-    names = list(inspect.signature(own).parameters)
+    own = _evaluated(layer)
+    names = list(inspect.signature(layer.forward).parameters)
     checkpointed = _function_of(layer)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -75,6 +76,20 @@ def _recomputing(layer: nn.Module) -> Callable[..., Any]:
         if not torch.is_grad_enabled() or any(_appends(given.get(name)) for name in _CACHES):
             return own(*args, **kwargs)
         return checkpointed(partial(own, **kwargs), *args)
+
+    return forward
+
+
+def _evaluated(layer: nn.Module) -> Callable[..., Any]:
+    """A layer's forward in evaluation mode, in the backward pass too.
+
+    By then the model's mode is again that of whoever else trains it.
+    """
+    own: Callable[..., Any] = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with evaluating(layer):
+            return own(*args, **kwargs)
 
     return forward
 

@@ -181,7 +181,9 @@ def attend(
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, scale=scaling
         )
-        return out, lse
+        # Of few scores that are all NaN it makes zeros, as of keys that are all hidden.
+        if not bool((lse == 0.0).any()):
+            return out, lse
     scores = _scores(query, key, causal, scaling)
     lse = scores.logsumexp(-1)
     weights = (scores - lse.unsqueeze(-1)).exp()

@@ -27,7 +27,7 @@ def kept_library(compiler: str) -> ctypes.CDLL:
         subprocess.SubprocessError: when the compiler fails.
     """
     folder, digest = cache_folder(), _digest(compiler)
-    for path in [] if folder is None else sorted(folder.glob(f"attention-{digest}-*.so")):
+    for path in _kept(folder, digest):
         # A file that is no library, or lies where nothing may be run.
         with contextlib.suppress(OSError):
             if path.stem.endswith(_content(path)):
@@ -72,6 +72,13 @@ def _digest(compiler: str) -> str:
 
 def _content(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _kept(folder: Path | None, digest: str) -> list[Path]:
+    """What may be the library; nothing where the folder cannot be looked into."""
+    with contextlib.suppress(OSError):
+        return [] if folder is None else sorted(folder.glob(f"attention-{digest}-*.so"))
+    return []
 
 
 def _keep(made: Path, folder: Path | None, digest: str) -> Path:
