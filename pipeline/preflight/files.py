@@ -111,11 +111,16 @@ def _token_counter() -> Callable[[str], int]:
 
     @cache
     def tokenizer() -> Any:
+        if not _VOCABULARY.exists():
+            # One in Python, which transformers alone can read.
+            from pipeline.models.tokenizer import load_tokenizer
+
+            return load_tokenizer(paths.MODEL)
         from tokenizers import Tokenizer
 
         return _model_file(_VOCABULARY, Tokenizer.from_str)
 
-    return lambda text: len(tokenizer().encode(text).ids)
+    return lambda text: len(tokenizer().encode(text))
 
 
 def _model_config() -> Any:
