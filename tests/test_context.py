@@ -176,7 +176,11 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         "and the 22 of baselines.text are more than the model's context of 64 positions; lower it, "
         "lower baselines.text.max_tokens or lower task.max_length",
     ),
-    "an adapter": (_adapter, "leave out baselines.longer"),
+    "an adapter": (_adapter, "leave out baselines.longer or lower task.max_length"),
+    "a size of more examples than there are": (
+        lambda p: p["sweep"].update(train_sizes=[4, 5]),
+        "sweep.train_sizes: 5 is above the 4 examples of the training split; lower it",
+    ),
     "a text that inputs are read after": (
         _attended,
         "initializations.most.corpus_tokens: the longest input of train has 40 tokens, which after "

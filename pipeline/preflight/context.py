@@ -150,7 +150,7 @@ def check_inputs_after(
             raise PipelineError(
                 f"task.max_length: the longest example of {split} has {whole} tokens, which after "
                 f"the {before} of {what} are more than the model's context of {context} positions; "
-                f"{remedy} or task.max_length"
+                f"{remedy} or lower task.max_length"
             )
         generated = params.evaluate.max_new_tokens
         # The last token is generated and never read.
