@@ -154,7 +154,7 @@ def test_a_template_without_a_day_is_left_as_it_is() -> None:
 def test_an_unquoted_date_is_its_text() -> None:
     """As which MLflow's models keep it, in JSON."""
     variables = YAML(typ="safe").load("{date_string: 2024-07-26, more: [2024-07-26]}")
-    settings = {"input_template": "{{ x }}", "target_template": "{{ y }}"}
+    settings: dict[str, Any] = {"input_template": "{{ x }}", "target_template": "{{ y }}"}
     task = TaskParams(**settings, use_chat_template=True, chat_template_kwargs=variables)
     assert task.chat_template_kwargs == {"date_string": "2024-07-26", "more": ["2024-07-26"]}
     assert json.loads(json.dumps(task.model_dump())) == task.model_dump()
