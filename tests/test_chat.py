@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from ruamel.yaml import YAML
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.config.evaluate import EvaluateParams
@@ -150,12 +151,22 @@ def test_a_template_without_a_day_is_left_as_it_is() -> None:
     assert text_of(renderer(tokenizer)) == "\n2025Lima?"
 
 
+def test_an_unquoted_date_is_its_text() -> None:
+    """As which MLflow's models keep it, in JSON."""
+    variables = YAML(typ="safe").load("{date_string: 2024-07-26, more: [2024-07-26]}")
+    settings: dict[str, Any] = {"input_template": "{{ x }}", "target_template": "{{ y }}"}
+    task = TaskParams(**settings, use_chat_template=True, chat_template_kwargs=variables)
+    assert task.chat_template_kwargs == {"date_string": "2024-07-26", "more": ["2024-07-26"]}
+    assert json.loads(json.dumps(task.model_dump())) == task.model_dump()
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"chat_template_kwargs": {"bos_token": ""}}, "cannot set bos_token, which the pipeline"),
         ({"chat_template_kwargs": {"tokenize": True}}, "cannot set tokenize"),
         ({"chat_template_kwargs": {"self": 1}}, "cannot set self"),
+        ({"chat_template_kwargs": {"a": [{1}]}}, "holds what JSON has no form for"),
         ({"chat_template_date": "tomorrow"}, "should be a date such as 2025-01-31"),
         ({"use_chat_template": False, "chat_template_kwargs": {"a": 1}}, "needs use_chat_template"),
         ({"loss_on": "all"}, "loss_on: all needs messages_column"),

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from datasets import Dataset
 from ruamel.yaml import YAML
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import EsmConfig, EsmForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from pipeline.cli.main import main
 from pipeline.config.evaluate import EvaluateParams
@@ -110,6 +110,17 @@ def test_a_context_beside_an_encoder(name: str) -> None:
     read(context or 99, context or 99)
 
 
+@pytest.mark.parametrize(("kind", "context"), [("absolute", 64 - 6), ("rotary", 64)])
+def test_a_family_whose_positions_are_of_two_kinds(kind: str, context: int) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"vocab_size": 33, "pad_token_id": 5, "max_position_embeddings": 64}
+    config = EsmConfig(**sizes, **ends, intermediate_size=16, position_embedding_type=kind)
+    model = EsmForSequenceClassification(config)
+    assert context_of_model(model) == context
+    assert context_of(json.loads(model.config.to_json_string())) == context
+    model(input_ids=torch.full((1, context), 9))
+
+
 def test_contexts_within_a_configuration() -> None:
     inner = {"model_type": "gemma3_text", "max_position_embeddings": 99}
     assert context_of({"model_type": "gemma3", "text_config": inner}) == 99
@@ -165,7 +176,11 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         "and the 22 of baselines.text are more than the model's context of 64 positions; lower it, "
         "lower baselines.text.max_tokens or lower task.max_length",
     ),
-    "an adapter": (_adapter, "leave out baselines.longer"),
+    "an adapter": (_adapter, "leave out baselines.longer or lower task.max_length"),
+    "a size of more examples than there are": (
+        lambda p: p["sweep"].update(train_sizes=[4, 5]),
+        "sweep.train_sizes: 5 is above the 4 examples of the training split; lower it",
+    ),
     "a text that inputs are read after": (
         _attended,
         "initializations.most.corpus_tokens: the longest input of train has 40 tokens, which after "

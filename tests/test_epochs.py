@@ -105,6 +105,21 @@ def test_planned_steps_are_the_batches_of_the_order(
     assert sum(map(len, order)) == most
 
 
+@pytest.mark.parametrize(("warmup", "is_told"), [(3, True), (2, True), (1, False)])
+def test_a_warm_up_as_long_as_the_training_is_told(
+    warmup: int, is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one step, all would be at a rate of 0."""
+    params = TrainParams(batch_size=4, warmup_steps=warmup)
+    model = PrefixModel(tiny_model(), PrefixConfig(num_virtual_tokens=2))
+    data = rows_of(7)
+    result = train_prefix(model, data, data, params, 1, lambda step, metrics: None)
+    rates = [row["train/learning_rate"] for row in result.history[1:]]
+    assert (max(rates) < params.learning_rate) is is_told
+    told = f"warning: warmup_steps: {warmup} is not below the 2 optimizer steps"
+    assert (told in capsys.readouterr().out) is is_told
+
+
 def test_a_training_of_short_batches_resumes_with_the_same_bytes(tmp_path: Path) -> None:
     """Its seven examples make steps of 4 and 3."""
     config = PrefixConfig(num_virtual_tokens=4, prefix_dropout=0.3)

@@ -6,11 +6,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.store.artifact.utils.models import _parse_model_uri
-from mlflow.utils.validation import _validate_experiment_name, _validate_model_name
+from mlflow.utils.validation import (
+    _validate_experiment_name,
+    _validate_model_name,
+    _validate_param_name,
+)
 from pydantic import ValidationError
 
 from pipeline.config.mlflow import MLflowParams
 from pipeline.tracking import store
+from pipeline.tracking.runs import flatten
 
 REFUSED = ("", " ", "a/b", "a:b", ".", "..", "..a", "a?b", "a" * 257, "a\nb", "\x00")
 TAKEN = ("tiny", "my models", "catalog.schema.tiny", "é", "x'y", "a@b", "a%2Fb", "a#b", ".a", "a.")
@@ -39,6 +44,19 @@ def test_every_other_is_a_models(name: str) -> None:
 def test_no_name_is_refused_that_mlflow_takes(name: str) -> None:
     assert MLflowParams(experiment=name).model_name == name
     assert MLflowParams(experiment="a/b", registered_model=name).model_name == name
+
+
+@given(st.dictionaries(st.text(alphabet="aé_$/.: ", max_size=4), st.integers(), max_size=2))
+@example({"a$": 1})
+@example({"..": 1})
+def test_variables_of_a_chat_template_may_be_called_anything(variables: dict[str, int]) -> None:
+    """MLflow would take none of a run's params beside one whose name it refuses."""
+    section = {"task": {"kwargs": variables, "more": {"deep": variables}}, "seed": 0}
+    flat = flatten(section)
+    for key in flat:
+        _validate_param_name(key)
+    assert flat["seed"] == 0
+    assert flatten({"task": {"kwargs": {"a": 1}}}) == {"task.kwargs.a": 1}
 
 
 @pytest.mark.parametrize("name", ["/etc/tiny", "../../tiny", "..", "a/b:c?d", "tiny"])

@@ -34,6 +34,7 @@ def _set(path: str, value: Any) -> Edit:
 
 
 WRONG: dict[str, tuple[Edit, str]] = {
+    "a seed of more than 64 bits": (_set("sweep.seeds", [2**64]), "sweep.seeds.0 = 18446744073709551616 should be less than 18446744073709551616."),
     "unknown key": (_set("train.learning_rat", 1e-3), "train.learning_rat: unknown key; did you mean 'learning_rate'?"),
     "key of another section": (_set("evaluate.max_tokens_per_batch", 9), "evaluate.max_tokens_per_batch: unknown key; write it as memory.max_tokens_per_batch."),
     "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),

@@ -1,6 +1,7 @@
 """Tokenizers in Python, without tokenizer.json: kept whole, or refused in a sentence."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import BertTokenizer, BlenderbotSmallTokenizer, GPT2Tokenizer
@@ -11,8 +12,10 @@ from pipeline.data.targets import check_words
 from pipeline.errors import PipelineError
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.sources.model import fetch_model
+from pipeline.workspace import paths
 from tests.conftest import tiny_tokenizer
 from tests.task_runs import MODELS, SLOW_VOCABULARY, slow_tokenizer
+from tests.test_context import call, prepare
 
 
 def test_a_tokenizer_in_python_is_kept_whole(tmp_path: Path) -> None:
@@ -31,6 +34,31 @@ def test_a_tokenizer_in_python_is_kept_whole(tmp_path: Path) -> None:
     first = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     fetch_model(params, tmp_path / "model")
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == first
+
+
+def test_the_texts_before_inputs_are_counted_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 9 tokens, which 40 of the input and 16 new ones leave room for in a context of 64."""
+
+    def with_text(params: dict[str, Any]) -> None:
+        text = {"type": "in_context", "path": "texts/few.txt", "max_tokens": 30}
+        params["baselines"]["text"] = text
+        params["task"]["input_template"] = "{{ 'a' * 40 }}"
+        params["evaluate"]["max_new_tokens"] = 16
+
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path, with_text)
+    for file in (tmp_path / "model").glob("*token*"):
+        file.unlink()
+    slow_tokenizer().save_pretrained(tmp_path / "model")
+    text = tmp_path / "texts" / "few.txt"
+    text.write_text("a " * 9)
+    assert [call(command) for command in ("fetch_model", "fetch_data")] == [None, None]
+    assert not (paths.MODEL / "tokenizer.json").exists()
+    assert call("tokenize") is None
+    text.write_text("a " * 10)
+    assert "and the 10 of baselines.text are more than" in str(call("tokenize"))
 
 
 def test_a_tokenizer_in_python_knows_no_words() -> None:

@@ -107,6 +107,12 @@ def test_what_is_best_on_validation_is_best_everywhere(copy: Workspace) -> None:
     assert copy.pipeline("generate", row["input"]).stdout == row["prediction"] + "\n"
 
 
+def test_a_seed_is_one_that_torch_takes() -> None:
+    result = CliRunner().invoke(main, ["generate", "x", "--seed", str(2**64)])
+    assert result.exit_code == 2
+    assert "--seed" in result.output
+
+
 def test_sampling_is_seeded(inside: Workspace) -> None:
     def sampled(seed: str) -> str:
         options = ("--temperature", "5", "--max-new-tokens", "12")

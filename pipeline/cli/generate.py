@@ -45,7 +45,13 @@ from pipeline.errors import PipelineError
     show_default=True,
     help="Sample from the most likely tokens that hold this much probability.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    show_default=True,
+    help="Of the sampling.",
+)
 @click.option("--stream/--no-stream", default=True, help="Print words as they are generated.")
 def generate(
     text: str | None,

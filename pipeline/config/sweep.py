@@ -6,13 +6,16 @@ from pydantic import Field, field_validator
 
 from pipeline.schema.section import Count, Name, Section, distinct
 
+# torch's generators take 64 bits.
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+
 
 class SweepParams(Section):
     """Every combination of length, initialisation and seed is one variant."""
 
     lengths: Annotated[list[Count], Field(min_length=1)]
     initializations: Annotated[list[Name], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     # Of the training split, besides the whole of it; [] for none.
     train_sizes: list[Count]
     # Text-based initialisations that are also measured untrained, at every length; [] for none.

@@ -1,6 +1,7 @@
 """How a row of data becomes the model's input and its target: the `task` section."""
 
 import datetime
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -22,6 +23,16 @@ def _written(date: Any) -> Any:
     return date.isoformat() if type(date) is datetime.date else date
 
 
+def _as_json(variables: Any) -> Any:
+    # MLflow's models keep them so.
+    try:
+        return json.loads(json.dumps(variables, default=_written))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "holds what JSON has no form for; write numbers, texts, lists and mappings"
+        ) from error
+
+
 class TaskParams(Section):
     """Jinja2 templates over the data's columns, with or without the model's chat template.
 
@@ -40,7 +51,9 @@ class TaskParams(Section):
     loss_on: Literal["last", "all"] = "last"
     use_chat_template: bool = False
     system_prompt: str | None = None
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_json)] = Field(
+        default_factory=dict
+    )
     chat_template_date: Annotated[str, BeforeValidator(_written)] = "2025-01-01"
     references_column: str | None = None
     word_separator: Annotated[str, Field(pattern=r"^\s+$")] | None = None

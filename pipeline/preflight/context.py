@@ -41,7 +41,11 @@ def context_of(config: Mapping[str, Any], part: str = "decoder") -> int | None:
     if rope.get("rope_type", rope.get("type")) in ("longrope", "su"):
         switch = "original_max_position_embeddings"
         found = config.get(switch) or rope.get(switch) or found
-    if found is not None and kind in _AFTER_PADDING:
+    counts_after_padding = kind in _AFTER_PADDING or (
+        # Others of ESM are rotary.
+        kind == "esm" and config.get("position_embedding_type") == "absolute"
+    )
+    if found is not None and counts_after_padding:
         return int(found) - int(config.get("pad_token_id") or 0) - 1
     return found
 
@@ -146,7 +150,7 @@ def check_inputs_after(
             raise PipelineError(
                 f"task.max_length: the longest example of {split} has {whole} tokens, which after "
                 f"the {before} of {what} are more than the model's context of {context} positions; "
-                f"{remedy} or task.max_length"
+                f"{remedy} or lower task.max_length"
             )
         generated = params.evaluate.max_new_tokens
         # The last token is generated and never read.

@@ -88,13 +88,21 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
 
 
 def check_tokenized(params: Params) -> None:
-    """Check that the model has a position for each token of what `tokenize` wrote.
+    """Check that there are enough training examples, and a position in the model for each token.
 
-    Raises PipelineError with the key's path for the first thing that is too long.
+    Of what `tokenize` wrote. Raises PipelineError with the key's path for the first thing that is
+    too few or too long.
     """
+    statistics = read_json(paths.TOKENIZED / "statistics.json")
+    examples = int(statistics["train"]["examples"])
+    largest = max(params.sweep.train_sizes, default=0)
+    if largest > examples:
+        raise PipelineError(
+            f"sweep.train_sizes: {largest} is above the {examples} examples of the training split; "
+            "lower it, or raise data.max_examples.train"
+        )
     config = _model_config()
     if config is not None:
-        statistics = read_json(paths.TOKENIZED / "statistics.json")
         check_examples(params, config, statistics, _token_counter())
 
 
@@ -111,11 +119,16 @@ def _token_counter() -> Callable[[str], int]:
 
     @cache
     def tokenizer() -> Any:
+        if not _VOCABULARY.exists():
+            # One in Python, which transformers alone can read.
+            from pipeline.models.tokenizer import load_tokenizer
+
+            return load_tokenizer(paths.MODEL)
         from tokenizers import Tokenizer
 
         return _model_file(_VOCABULARY, Tokenizer.from_str)
 
-    return lambda text: len(tokenizer().encode(text).ids)
+    return lambda text: len(tokenizer().encode(text))
 
 
 def _model_config() -> Any:

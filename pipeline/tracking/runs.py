@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,13 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
 
 
 def flatten(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping with dotted keys; lists stay values."""
+    """Nested mappings as one mapping with dotted keys; lists stay values.
+
+    So does a mapping with a key that MLflow would refuse, with the whole run, as a part of a name.
+    """
     flat: dict[str, Any] = {}
     for key, value in sections.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and all(re.fullmatch(r"\w+", inner) for inner in value):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value

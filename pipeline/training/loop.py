@@ -64,6 +64,11 @@ def train_prefix(
     torch.manual_seed(seed)
     rows = train.select_columns(loss_columns(train)).to_list()
     steps = planned_steps(params, len(rows))
+    if params.warmup_steps >= steps:
+        print(
+            f"warning: warmup_steps: {params.warmup_steps} is not below the {steps} optimizer "
+            "steps of this training, whose rate never comes to learning_rate; lower it"
+        )
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = build_optimizer(trainable, params, steps)
     order = training_order(

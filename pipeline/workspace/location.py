@@ -51,7 +51,9 @@ def label() -> str:
         # Where nothing can be written a training may still go on.
         name = _new_label(root)
     experiment = os.environ.get("DVC_EXP_NAME")
-    return f"{name}#{experiment}" if experiment and is_temporary() else name
+    label = f"{name}#{experiment}" if experiment and is_temporary() else name
+    # MLflow's filters quote with it.
+    return label.replace("'", "_")
 
 
 def _kept_label(root: Path) -> str:
@@ -91,8 +93,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _new_label(root: Path) -> str:
-    # MLflow's filters quote with it.
-    return f"{_user()}@{socket.gethostname()}:{root}".replace("'", "_")
+    return f"{_user()}@{socket.gethostname()}:{root}"
 
 
 def _user() -> str:

@@ -47,6 +47,9 @@ def test_an_experiment_in_a_copy_has_a_label_of_its_own(
     monkeypatch.setenv("DVC_EXP_NAME", "brave-fox")
     monkeypatch.chdir(copy)
     assert location.label().endswith(f":{tmp_path}#brave-fox")
+    # DVC takes a name that would end a text in MLflow's filters.
+    monkeypatch.setenv("DVC_EXP_NAME", "it's")
+    assert location.label().endswith(f":{tmp_path}#it_s")
     monkeypatch.chdir(tmp_path)
     assert location.label().endswith(f":{tmp_path}")
 
