@@ -90,6 +90,20 @@ def test_a_chat_template_that_holds_bos_gives_one(template: str, begins: bool) -
     assert rendered.tokens("Lima", is_chat=False) == ([BOS, *plain], 1)
 
 
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize(
+    ("template", "expected"), [(GEMMA, True), (DATED, True), (PHI, False), (None, False)]
+)
+def test_a_message_begins_a_text_where_its_template_does(
+    template: str | None, expected: bool, begins: bool
+) -> None:
+    chatml = template is None
+    tokenizer = tiny_tokenizer() if chatml else tokenizer_that(begins, template=template)
+    model = tiny_model(vocab_size=300)
+    kv = kv_prefix_from_text(model, tokenizer, CORPUS, P, use_chat_template=True)
+    assert kv.begins_text == expected
+
+
 def test_a_token_before_every_turn_is_no_bos() -> None:
     """SmolLM2 calls the first token of a turn its BOS; it adds none, and its template no other."""
     rendered = renderer(tiny_tokenizer(), use_chat_template=True)
