@@ -33,8 +33,8 @@ _PROBES = ("0", "A")
 class FewShotPrompt:
     """The examples `shown` (tokenized rows) before an input, after `instructions`.
 
-    Without instructions the task's own system prompt stands, or the system's turn that the data give
-    the first example shown: one prompt has one, and those of the others are left out.
+    Without instructions the task's own system prompt stands, or the system's turn that the data
+    give the first example shown: one prompt has one, and those of the others are left out.
     """
 
     renderer: Renderer

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,13 @@ from transformers.generation.streamers import BaseStreamer
 
 from pipeline.config.task import TaskParams
 from pipeline.inference.generator import Decoding, TextGenerator
-from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_tokens, random_kv_prefix
+from pipeline.prefix import (
+    KVPrefix,
+    PrefixConfig,
+    PrefixModel,
+    kv_prefix_from_tokens,
+    random_kv_prefix,
+)
 from tests.conftest import kv_of, tiny_model, tiny_tokenizer
 from tests.prefix import encoders
 
@@ -266,6 +273,19 @@ def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
     finally:
         go_on.set()
         generating.join()
+
+
+def test_a_prefix_is_saved_by_several_threads(tmp_path: Path) -> None:
+    model = randomly(tiny_model(), 1)
+    expected = str(kv_of(model).keys)
+
+    def saved() -> Any:
+        model.save_pretrained(tmp_path)
+        kv_of(model).save(tmp_path / "kv.safetensors")
+        again = PrefixModel.from_pretrained(model.frozen_model, tmp_path)
+        return {str(kv.keys) for kv in (kv_of(again), KVPrefix.load(tmp_path / "kv.safetensors"))}
+
+    assert all(answer == {expected} for answer in answers_of([saved] * 24, THREADS))
 
 
 @torch.no_grad()
