@@ -9,7 +9,7 @@ import torch
 from ruamel.yaml import YAML
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.adapters.prompt_code import prompt_code
+from pipeline.adapters.prompt_code import as_python, prompt_code
 from pipeline.config import Params, load_params
 from pipeline.config.task import TaskParams
 from pipeline.data.beginning import following
@@ -302,3 +302,10 @@ def test_a_cards_code_makes_the_same_tokens(
     expected = Renderer(task, tokenizer).prompt_ids("Lima?", begins_text)
     assert names["batch"]["input_ids"].tolist() == [expected]
     assert expected.count(BOS) == int(template != "phi" and not begins_text)
+
+
+def test_a_turn_is_python_whatever_it_holds() -> None:
+    call = {"name": "f", "arguments": {"deep": True, "no": None, "list": [1.5, 'a "b"']}}
+    turn = {"role": "assistant", "content": "Zürich\n\\", "tool_calls": [call]}
+    assert eval(as_python(turn)) == turn
+    assert as_python({"role": "user"}) == '{"role": "user"}'
