@@ -9,7 +9,7 @@ import torch
 from ruamel.yaml import YAML
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.adapters.prompt_code import prompt_code
+from pipeline.adapters.prompt_code import as_python, prompt_code
 from pipeline.config import Params, load_params
 from pipeline.config.task import TaskParams
 from pipeline.data.beginning import following
@@ -88,6 +88,20 @@ def test_a_chat_template_that_holds_bos_gives_one(template: str, begins: bool) -
     # A text before such an input begins as it would have, and the input goes on from there.
     plain = tokenizer.encode("Lima", add_special_tokens=False)
     assert rendered.tokens("Lima", is_chat=False) == ([BOS, *plain], 1)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize(
+    ("template", "expected"), [(GEMMA, True), (DATED, True), (PHI, False), (None, False)]
+)
+def test_a_message_begins_a_text_where_its_template_does(
+    template: str | None, expected: bool, begins: bool
+) -> None:
+    chatml = template is None
+    tokenizer = tiny_tokenizer() if chatml else tokenizer_that(begins, template=template)
+    model = tiny_model(vocab_size=300)
+    kv = kv_prefix_from_text(model, tokenizer, CORPUS, P, use_chat_template=True)
+    assert kv.begins_text == expected
 
 
 def test_a_token_before_every_turn_is_no_bos() -> None:
@@ -296,3 +310,10 @@ def test_a_cards_code_makes_the_same_tokens(
     expected = Renderer(task, tokenizer).prompt_ids("Lima?", begins_text)
     assert names["batch"]["input_ids"].tolist() == [expected]
     assert expected.count(BOS) == int(template != "phi" and not begins_text)
+
+
+def test_a_turn_is_python_whatever_it_holds() -> None:
+    call = {"name": "f", "arguments": {"deep": True, "no": None, "list": [1.5, 'a "b"']}}
+    turn = {"role": "assistant", "content": "Zürich\n\\", "tool_calls": [call]}
+    assert eval(as_python(turn)) == turn
+    assert as_python({"role": "user"}) == '{"role": "user"}'

@@ -128,6 +128,43 @@ def test_conversations_are_shown_turn_by_turn(tmp_path: Path) -> None:
     assert rendered.tokenizer.decode([*shared, *own["input_ids"]]) == f"{text}D<|im_end|>"
 
 
+def test_the_datas_own_system_turn_stands_without_instructions(tmp_path: Path) -> None:
+    rendered = Renderer(
+        TaskParams(messages_column="talk", use_chat_template=True), tiny_tokenizer()
+    )
+    system = {"role": "system", "content": "Be short."}
+    talks = [
+        [system, {"role": "user", "content": asked}, {"role": "assistant", "content": "B"}]
+        for asked in "AC"
+    ]
+    tokenized = [rendered.tokenize({"id": str(i), "talk": talk}) for i, talk in enumerate(talks)]
+    save_splits({"test": tokenized}, tmp_path)
+    test = load_split(tmp_path, "test")
+    for said, before in ((None, [system]), (SAID, [{"role": "system", "content": SAID}])):
+        prompt = FewShotPrompt(rendered, test.to_list()[:1], said)
+        shared = prompt.shared_by([test])
+        own = prompt.follow(test, shared)[1]
+        text = rendered.tokenizer.apply_chat_template(
+            [*before, *talks[0][1:], *talks[1][1:2]], tokenize=False, add_generation_prompt=True
+        )
+        assert rendered.tokenizer.decode([*shared, *own["input_ids"]]) == f"{text}B<|im_end|>"
+
+
+def test_an_answer_with_blank_lines_is_not_cut_at_one(tmp_path: Path) -> None:
+    rendered = renderer("plain")
+    values = {"key": "k", "record": "r", "value": "One.\n\nTwo.\n"}
+    save_splits({"test": [rendered.tokenize({"id": "1", **values})]}, tmp_path)
+    test = load_split(tmp_path, "test")
+    prompt = FewShotPrompt(rendered, test.to_list())
+    assert prompt.until == "\n\n\n"
+    shared = prompt.shared_by([test])
+    (own,) = prompt.follow(test, shared)
+    decode = rendered.tokenizer.decode
+    assert decode(shared) == "<bos>r\nk?\nOne.\n\nTwo.\n\n\n\n"
+    # All of what ends it: the first of these tokens stands within the answer as well.
+    assert decode(own["input_ids"][own["target_start"] :]) == "One.\n\nTwo.\n\n\n\n"
+
+
 def finished(root: Path, template: str, **few_shot: Any) -> ForBaseline:
     """A folder with tokenized splits, and `baselines.shown` of params.yaml."""
     tiny_model(vocab_size=300).save_pretrained(root / "model")
@@ -228,6 +265,31 @@ def test_as_many_examples_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     few_shot = FewShot(type="few_shot", path="empty.txt", instructions="empty.txt")
     with pytest.raises(PipelineError, match=r"the instructions in 'empty\.txt' are empty"):
         next(few_shot.choices(context))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [200, 2000])
+def test_a_long_example_does_not_stand_alone(
+    words: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it fits or not: others are shown."""
+    monkeypatch.chdir(tmp_path)
+    context = finished(tmp_path, "chatml")
+    (first,) = context.few_shot(1, None, 0).shown
+    examples = [
+        {**row, "input": row["input"] + words * " x", "input_ids": row["input_ids"] + words * [9]}
+        if row["id"] == first["id"]
+        else row
+        for row in load_split(paths.TOKENIZED / "splits", "train")
+    ]
+    context.__dict__["_train"] = Dataset.from_list(examples)
+    few_shot = FewShot(type="few_shot", path="said.txt")
+    shots = [choice.facts["shots"] for choice in few_shot.choices(context)]
+    assert shots[:3] == [1, 2, 4]
+    # Where all are long, as many as fit are shown all the same.
+    limit = len(context.few_shot(2, None, 1).shared)
+    few_shot = FewShot(type="few_shot", path="said.txt", max_tokens=limit - 10, seed=1)
+    assert [choice.facts["shots"] for choice in few_shot.choices(context)] == [1]
 
 
 def test_instructions_that_dvc_does_not_watch_are_refused() -> None:

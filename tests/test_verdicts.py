@@ -52,6 +52,15 @@ def test_a_lucky_seed_does_not_make_its_setting_the_best(params: Params) -> None
     assert best_run(table, "variant", params) == "len4-random-seed1"
 
 
+def test_a_setting_with_a_seed_that_is_no_number_is_not_the_mean_of_the_others() -> None:
+    params, nan = big_params(sort_by="loss"), float("nan")
+    losses = {"len2-random-seed0": 0.1, "len2-random-seed1": nan, "len4-random-seed0": 0.9}
+    table = runs(*((name, 0.5, 0.1) for name in losses))
+    table["validation_loss"] = list(losses.values())
+    assert best_run(table, "variant", params) == "len4-random-seed0"
+    assert list(best_first(table, params)["name"])[-1] == "len2-random-seed1"
+
+
 def test_those_alike_are_told_apart_by_loss_and_then_by_name(params: Params) -> None:
     table = runs(*((f"len{p}-random-seed0", 0.5, 0.1) for p in (8, 4, 2)))
     assert best_run(table, "variant", params) == "len2-random-seed0"

@@ -46,9 +46,15 @@ def prompt_code(
     return "\n".join([*lines, *_cut(f"{dropped}:" if dropped else "")])
 
 
-def as_python(value: str | Mapping[str, Any]) -> str:
-    """Text, or a mapping of texts, as Python source with double quotes, which JSON's is too."""
-    return json.dumps(value, ensure_ascii=False)
+def as_python(value: Any) -> str:
+    """What a turn of a conversation holds, as Python source; texts with double quotes."""
+    if isinstance(value, Mapping):
+        items = (f"{as_python(key)}: {as_python(item)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_python, value))}]"
+    # A text of JSON is one of Python; its true, false and null are not.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _of_text(tokenizer: PreTrainedTokenizerBase, text: str, begins_text: bool) -> str:

@@ -46,12 +46,16 @@ class MeasureContext(Protocol):
     def splits(self) -> "list[Dataset]":
         """The tokenized splits of which something is measured, validation among them."""
 
-    @property
-    def train_examples(self) -> int:
-        """How many training examples there are."""
+    def train_examples(self, longest: int | None = None) -> int:
+        """How many training examples there are, of up to `longest` tokens."""
 
-    def few_shot(self, shots: int, instructions: str | None, seed: int) -> FewShotPrompt:
-        """The first training examples of a seeded shuffle before every input."""
+    def few_shot(
+        self, shots: int, instructions: str | None, seed: int, longest: int | None = None
+    ) -> FewShotPrompt:
+        """The first training examples of a seeded shuffle before every input.
+
+        Those of more than `longest` tokens are passed over.
+        """
 
     def room_before(self, prompt: FewShotPrompt) -> int | None:
         """The tokens that the longest input leaves free for what stands before it.

@@ -23,7 +23,8 @@ class FewShot(UntrainedBaseline):
 
     Of the numbers `shots` the one with the lowest loss on validation is measured; null tries 1, 2,
     4 and so on up to as many as fit. What a number does not leave room for is as many as fit.
-    The examples are those of the tokenized training split; `instructions` is a text file.
+    The examples are those of the tokenized training split, but for such as take more than half of
+    the room, of which one would stand alone; `instructions` is a text file.
     """
 
     type: Literal["few_shot"]
@@ -52,11 +53,17 @@ class FewShot(UntrainedBaseline):
         from pipeline.prefix import kv_prefix_from_tokens
 
         said = self._instructions()
+        room = context.room_before(context.few_shot(1, said, self.seed))
+        limits = [limit for limit in (room, self.max_tokens) if limit is not None]
+        longest = min(limits) // 2 if limits else None
+        total = context.train_examples(longest)
+        if not total:
+            longest, total = None, context.train_examples()
 
         def prompt_of(shots: int) -> FewShotPrompt:
-            return context.few_shot(shots, said, self.seed)
+            return context.few_shot(shots, said, self.seed, longest)
 
-        for shots in self._numbers(context, prompt_of):
+        for shots in self._numbers(total, limits, prompt_of):
             prompt = prompt_of(shots)
             shared = prompt.shared_by(context.splits)
             kv = kv_prefix_from_tokens(context.frozen_model, shared)
@@ -76,11 +83,8 @@ class FewShot(UntrainedBaseline):
         return text
 
     def _numbers(
-        self, context: MeasureContext, prompt_of: Callable[[int], FewShotPrompt]
+        self, total: int, limits: list[int], prompt_of: Callable[[int], FewShotPrompt]
     ) -> list[int]:
-        room = context.room_before(prompt_of(1))
-        limits = [limit for limit in (room, self.max_tokens) if limit is not None]
-
         def fits(shots: int) -> bool:
             shared = prompt_of(shots).shared
             return all(len(shared) <= limit for limit in limits)
@@ -91,7 +95,7 @@ class FewShot(UntrainedBaseline):
                 f"{min(limits)} tokens that there are for a context; raise max_tokens, or leave "
                 "out the instructions or the baseline"
             )
-        most = _most(fits, context.train_examples)
+        most = _most(fits, total)
         wanted = self.shots or [*(1 << n for n in range(most.bit_length())), most]
         return sorted({min(number, most) for number in wanted})
 

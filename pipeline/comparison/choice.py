@@ -35,7 +35,9 @@ def best_run(table: pd.DataFrame, kind: str, params: Params) -> str | None:
     """
     of_kind = table[table["kind"] == kind]
     settings = of_kind["name"].map(setting_of)
-    means = of_kind.groupby(settings)[_keys(params)].mean().rename_axis("name").reset_index()
+    # The mean of a seed that is not a number is none, and comes last.
+    grouped = of_kind.groupby(settings)[_keys(params)]
+    means = grouped.mean(skipna=False).rename_axis("name").reset_index()
     best = best_setting(means.assign(kind=kind), kind, params)
     return best_setting(of_kind[settings == best], kind, params)
 

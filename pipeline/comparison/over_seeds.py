@@ -36,8 +36,8 @@ def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.Da
         row |= {key: first[key] for key in ("trainable_parameters", "stored_bytes", "cache_bytes")}
         row |= {"compared_with": None, "is_best": bool(runs["is_best"].any())}
         for column in _scores(params):
-            row[column] = runs[column].mean()
-            row[f"{column}_std"] = runs[column].std()
+            row[column] = runs[column].mean(skipna=False)
+            row[f"{column}_std"] = runs[column].std(skipna=False)
         rows.append(row)
     first_columns = [column for column in rows[0] if not column.startswith(tuple(_scores(params)))]
     seeds = {name: [statistics[run] for run in runs_of] for name, runs_of in members.items()}

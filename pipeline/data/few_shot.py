@@ -2,7 +2,7 @@
 
 Under a chat template they are turns of one conversation, after a system turn with instructions
 (in the first turn where the template has none for a system); without one they stand one after
-another, each an input with its target and a blank line.
+another, each an input with its target and a blank line, or more of them than any target has.
 
 What all inputs share is read by the model once, as a KV cache. Each input's own tokens are those
 of the whole prompt after the shared ones, so that a prompt has the tokens that it would have if it
@@ -10,6 +10,7 @@ were written and read as one.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,8 +33,8 @@ _PROBES = ("0", "A")
 class FewShotPrompt:
     """The examples `shown` (tokenized rows) before an input, after `instructions`.
 
-    Without instructions the task's own system prompt stands. Turns of a system that the data give
-    are left out, since one prompt has one.
+    Without instructions the task's own system prompt stands, or the system's turn that the data
+    give the first example shown: one prompt has one, and those of the others are left out.
     """
 
     renderer: Renderer
@@ -43,7 +44,7 @@ class FewShotPrompt:
     @property
     def until(self) -> str | None:
         """What ends an answer in the examples shown, where that is no token of its own."""
-        return None if self._is_chat else BLANK_LINE
+        return None if self._is_chat else self._between
 
     @cached_property
     def shared(self) -> list[int]:
@@ -119,7 +120,7 @@ class FewShotPrompt:
 
     @cached_property
     def _conversation(self) -> Turns:
-        turns: Turns = []
+        turns: Turns = [] if self.instructions is not None else _system_of(self.shown[0])
         for row in self.shown:
             turns += _asked(row)
             turns.append({"role": "assistant", "content": row["target"]})
@@ -132,7 +133,15 @@ class FewShotPrompt:
     def _text(self) -> str:
         parts = [] if self.instructions is None else [self.instructions.strip()]
         parts += [row["input"] + row["target"] for row in self.shown]
-        return "".join(part + BLANK_LINE for part in parts)
+        return "".join(part + self._between for part in parts)
+
+    @cached_property
+    def _between(self) -> str:
+        """What stands after an answer and within none."""
+        breaks = [
+            found for row in self.shown for found in re.findall(r"\n+", row["target"].strip())
+        ]
+        return max([BLANK_LINE, *(f"{found}\n" for found in breaks)], key=len)
 
     def _target(self, row: Mapping[str, Any]) -> list[int]:
         """The target's tokens, ended as the examples shown end theirs."""
@@ -143,11 +152,17 @@ class FewShotPrompt:
 
     @cached_property
     def _end_of_answer(self) -> list[int]:
-        """The first token of a blank line after an answer, as it is where a text follows."""
+        """The first token of a blank line after an answer, as it is where a text follows.
+
+        Of more blank lines all tokens: the first alone may stand within an answer.
+        """
         tokenizer = self.renderer.tokenizer
-        answer = tokenizer.encode("0", add_special_tokens=False)
-        whole = tokenizer.encode(f"0{BLANK_LINE}A", add_special_tokens=False)
-        return list(whole[_alike(answer, whole) :][:1])
+        answer, following = (tokenizer.encode(t, add_special_tokens=False) for t in "0A")
+        whole = tokenizer.encode(f"0{self._between}A", add_special_tokens=False)
+        between = list(whole[_alike(answer, whole) :])
+        if self._between == BLANK_LINE:
+            return between[:1]
+        return between[: len(between) - _alike(following[::-1], whole[::-1])]
 
 
 def _asked(row: Mapping[str, Any]) -> Turns:
@@ -155,6 +170,13 @@ def _asked(row: Mapping[str, Any]) -> Turns:
     if row.get("turns") is None:
         return [_user(row["input"])]
     return [turn for turn in json.loads(row["turns"]) if turn["role"] != "system"]
+
+
+def _system_of(row: Mapping[str, Any]) -> Turns:
+    """The system's turns that a tokenized row has of its own."""
+    if row.get("turns") is None:
+        return []
+    return [turn for turn in json.loads(row["turns"]) if turn["role"] == "system"]
 
 
 def _user(text: str) -> dict[str, Any]:

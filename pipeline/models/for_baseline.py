@@ -48,14 +48,18 @@ class ForBaseline:
         names = dict.fromkeys(("validation", *self.params.evaluate.splits))
         return [load_split(paths.TOKENIZED / "splits", name) for name in names]
 
-    @property
-    def train_examples(self) -> int:
-        """The examples of the training split."""
-        return len(self._train)
+    def train_examples(self, longest: int | None = None) -> int:
+        """The examples of the training split, of up to `longest` tokens."""
+        return len(self._train_up_to(longest))
 
-    def few_shot(self, shots: int, instructions: str | None, seed: int) -> FewShotPrompt:
-        """The first examples of a seeded shuffle of the training split."""
-        shown = subset(self._train, shots, seed)
+    def few_shot(
+        self, shots: int, instructions: str | None, seed: int, longest: int | None = None
+    ) -> FewShotPrompt:
+        """The first examples of a seeded shuffle of the training split.
+
+        Those of more than `longest` tokens are passed over.
+        """
+        shown = subset(self._train_up_to(longest), shots, seed)
         return FewShotPrompt(
             Renderer(self.params.task, self.tokenizer), shown.to_list(), instructions
         )
@@ -73,9 +77,20 @@ class ForBaseline:
                 longest = max(longest, len(row["input_ids"]), generated)
         return context - longest
 
+    def _train_up_to(self, longest: int | None) -> Dataset:
+        if longest is None:
+            return self._train
+        return self._train.select(
+            [index for index, tokens in enumerate(self._train_tokens) if tokens <= longest]
+        )
+
     @cached_property
     def _train(self) -> Dataset:
         return load_split(paths.TOKENIZED / "splits", "train")
+
+    @cached_property
+    def _train_tokens(self) -> list[int]:
+        return [len(ids) for ids in self._train["input_ids"]]
 
     def free_positions(self) -> int:
         """The positions that no example measured takes, its generated text included."""

@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from transformers import DynamicCache
 
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.writing import write_whole
 
 FORMAT = "kv-prefix-1"
 _MODULES = "modules."
@@ -201,19 +201,12 @@ class KVPrefix:
         tensors = {f"keys.{i}": key.detach().contiguous().cpu() for i, key in enumerate(self.keys)}
         tensors |= {f"values.{i}": v.detach().contiguous().cpu() for i, v in enumerate(self.values)}
         tensors |= {f"{_MODULES}{name}": m.contiguous().cpu() for name, m in self.modules.items()}
-        path = Path(path)
-        aside = path.with_name(f".{path.name}.partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
         # One entry: safetensors orders several by a hash that differs from run to run.
         about: dict[str, Any] = {"layers": self.layers, "metadata": self.metadata}
         if self.parts is not None:
             about["parts"] = self.parts
         entry = json.dumps(about, sort_keys=True)
-        try:
-            save_file(tensors, aside, metadata={FORMAT: entry})
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_whole(path, lambda aside: save_file(tensors, aside, metadata={FORMAT: entry}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "KVPrefix":

@@ -132,10 +132,10 @@ class PrefixModel(PackedModel):
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The frozen model's own `generate`, with the prefix before the input."""
-        cached = self.prefix_length and kwargs.setdefault("use_cache", True)
-        if cached and self._injection.through_cache:
-            kwargs.setdefault("past_key_values", self.new_cache())
         with self._injected():
+            cached = self.prefix_length and kwargs.setdefault("use_cache", True)
+            if cached and self._injection.through_cache:
+                kwargs.setdefault("past_key_values", self.new_cache())
             return self.frozen_model.generate(*args, **kwargs)
 
     @contextmanager
@@ -143,6 +143,8 @@ class PrefixModel(PackedModel):
         """The frozen model with the prefix, layers to be recomputed included."""
         replayed = replayed_within(self._injection.recompute_context)
         with (
+            # Before the prefix is read, which another thread may be loading.
+            turn_of(self.frozen_model),
             self._injection.active(),
             self._without_dropout(),
             self._head_injection.active(),
@@ -164,23 +166,25 @@ class PrefixModel(PackedModel):
         made with another model of the same shapes.
         """
         warn_of_another_model(kv, self.frozen_model)
-        self.begins_text = kv.begins_text
-        kv = kv.to(self.device)
-        if kv.modules:
-            self.heads.load(kv.modules)
-        if self._places is not None:
-            kv = of_places(kv, self._places)
-        self.encoder.load(kv)
+        begins_text, kv = kv.begins_text, kv.to(self.device)
+        with turn_of(self.frozen_model):
+            if kv.modules:
+                self.heads.load(kv.modules)
+            if self._places is not None:
+                kv = of_places(kv, self._places)
+            self.encoder.load(kv)
+            self.begins_text = begins_text
 
     @torch.no_grad()
     def kv_prefix(self) -> KVPrefix | None:
         """The prefix of the current parameters, float32, apart from them; None without one."""
-        kv: KVPrefix | None = self.encoder()
-        if kv is None:
-            return None
-        kv.metadata.update(provenance(self.frozen_model))
-        kv.modules.update(self.heads.tensors())
-        return kv.beginning_text(self.begins_text).detached()
+        with turn_of(self.frozen_model):
+            kv: KVPrefix | None = self.encoder()
+            if kv is None:
+                return None
+            kv.metadata.update(provenance(self.frozen_model))
+            kv.modules.update(self.heads.tensors())
+            return kv.beginning_text(self.begins_text).detached()
 
     @contextmanager
     def frozen(self) -> Iterator[PreTrainedModel]:

@@ -1,11 +1,14 @@
 """Requests side by side: each gets what it gets alone, whatever threads and prefixes share."""
 
 import copy
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +18,14 @@ from transformers.generation.streamers import BaseStreamer
 
 from pipeline.config.task import TaskParams
 from pipeline.inference.generator import Decoding, TextGenerator
-from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_tokens, random_kv_prefix
-from tests.conftest import tiny_model, tiny_tokenizer
+from pipeline.prefix import (
+    KVPrefix,
+    PrefixConfig,
+    PrefixModel,
+    kv_prefix_from_tokens,
+    random_kv_prefix,
+)
+from tests.conftest import kv_of, tiny_model, tiny_tokenizer
 from tests.prefix import encoders
 
 Request = Callable[[], Any]
@@ -208,6 +217,75 @@ def test_streaming_to_another_thread_and_asking_while_streaming() -> None:
         assert torch.equal(model.generate(input_ids=ids, **how), expected)
     generating.join(20)
     assert not generating.is_alive()
+
+
+def test_a_prefix_is_loaded_whole() -> None:
+    """Beside requests, which meet the one before or the one after it."""
+    model = randomly(tiny_model(), 1, p=64)
+    ids = torch.arange(20, 32).view(2, 6)
+    draws = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    prefixes = [random_kv_prefix(model.kv_shapes, 64, 1.0, draw) for draw in draws]
+    kinds = [logits_of(model, ids), generated(model, ids), lambda: kv_of(model).keys[1].tolist()]
+    known: list[list[str]] = [[], [], []]
+    for kv in prefixes:
+        model.load_kv_prefix(kv)
+        for answers, kind in zip(known, kinds, strict=True):
+            answers.append(str(kind()))
+    stop = threading.Event()
+
+    def loading() -> None:
+        while not stop.is_set():
+            for kv in prefixes:
+                model.load_kv_prefix(kv)
+
+    beside = threading.Thread(target=loading)
+    beside.start()
+    try:
+        for answers, kind in zip(known, kinds, strict=True):
+            assert {str(kind()) for _ in range(15)} <= set(answers)
+    finally:
+        stop.set()
+        beside.join()
+
+
+def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
+    model = randomly(tiny_model(), 1)
+    how: dict[str, Any] = {"input_ids": torch.arange(20, 26)[None], "max_new_tokens": 2}
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Halting(BaseStreamer):
+        def put(self, value: torch.Tensor) -> None:
+            begun.set()
+            go_on.wait(20)
+
+        def end(self) -> None:
+            pass
+
+    generating = threading.Thread(target=lambda: model.generate(streamer=Halting(), **how))
+    generating.start()
+    try:
+        assert begun.wait(20)
+        if (child := os.fork()) == 0:
+            signal.alarm(10)
+            model.generate(**how)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        go_on.set()
+        generating.join()
+
+
+def test_a_prefix_is_saved_by_several_threads(tmp_path: Path) -> None:
+    model = randomly(tiny_model(), 1)
+    expected = str(kv_of(model).keys)
+
+    def saved() -> Any:
+        model.save_pretrained(tmp_path)
+        kv_of(model).save(tmp_path / "kv.safetensors")
+        again = PrefixModel.from_pretrained(model.frozen_model, tmp_path)
+        return {str(kv.keys) for kv in (kv_of(again), KVPrefix.load(tmp_path / "kv.safetensors"))}
+
+    assert all(answer == {expected} for answer in answers_of([saved] * 24, THREADS))
 
 
 @torch.no_grad()

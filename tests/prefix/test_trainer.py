@@ -236,11 +236,23 @@ def test_a_state_dict_changes_no_weight_of_the_frozen_model() -> None:
     assert len(PrefixModel(tied_model()).state_dict()) == len(before)
 
 
-def test_a_model_is_pickled_with_its_class() -> None:
-    model = fresh(tied_model())
+@pytest.mark.parametrize("how", [lambda m: pickle.loads(pickle.dumps(m)), copy.deepcopy])
+@pytest.mark.parametrize("config", [{}, {"layers": (0,)}, {"modules_to_save": ("classifier",)}])
+@torch.no_grad()
+def test_a_copy_of_a_model_that_was_used(config: dict[str, Any], how: Any) -> None:
+    """It has the class, the prefix, the layers and the head of the model, of its own."""
+    has_head = "modules_to_save" in config
+    frozen = encoders.build("bert", "ForSequenceClassification") if has_head else tied_model()
+    model = fresh(frozen, **config).eval()
+    for head in model.heads.parameters():
+        head.normal_()
     ids = torch.tensor(rows()["input_ids"][:1])
-    twin = pickle.loads(pickle.dumps(model))
-    with torch.no_grad():
-        assert torch.equal(twin(input_ids=ids).logits, model(input_ids=ids).logits)
+    expected = model(input_ids=ids).logits
+    twin = how(model)
+    assert torch.equal(twin(input_ids=ids).logits, expected)
+    for parameter in [*model.encoder.parameters(), *model.heads.parameters()]:
+        parameter.zero_()
+    assert not torch.equal(model(input_ids=ids).logits, expected)
+    assert torch.equal(twin(input_ids=ids).logits, expected)
     assert type(twin) is type(model)
     assert isinstance(twin, PrefixModel)

@@ -6,6 +6,7 @@ that grows with the length). A frozen model is therefore at work for one call at
 pass, a whole generation, the replay of a checkpointed layer.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,16 @@ from torch import nn
 
 _turns: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _adding = threading.Lock()
+
+
+def _begin_anew() -> None:
+    """In a forked process: whoever else had a turn is a thread that is not there."""
+    global _turns, _adding
+    _turns, _adding = WeakKeyDictionary(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix, refuse_non_finite
 from pipeline.prefix.parameters.encoder import Shapes, flatten, unflatten
+from pipeline.prefix.writing import write_whole
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -72,7 +73,6 @@ def save_adapter(
         flat = torch.stack([slots, torch.zeros_like(slots)], dim=2).flatten(1)
         layers, submodules = 2 * layers, 2
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "auto_mapping": None,
         "base_model_name_or_path": model_config._name_or_path or None,
@@ -96,7 +96,7 @@ def save_adapter(
             "encoder_hidden_size": heads * head_dim,
             "init_weights": None,
         }
-    _write(
+    write_whole(
         folder / CONFIG,
         lambda path: path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"),
     )
@@ -104,7 +104,7 @@ def save_adapter(
     tensors |= {f"{_BASE}{name}": tensor.cpu() for name, tensor in kv.modules.items()}
     # Not in the configuration: PEFT warns of a key there that it does not know.
     about = {"format": "pt", **({"begins_text": "true"} if kv.begins_text else {})}
-    _write(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=about))
+    write_whole(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=about))
 
 
 def load_adapter(folder: str | os.PathLike[str], shapes: Shapes) -> KVPrefix:
@@ -226,13 +226,3 @@ def _config(path: Path) -> dict[str, Any]:
         ) from error
     except (UnicodeDecodeError, ValueError, TypeError) as error:
         raise PrefixError(f"{path}: is no JSON object") from error
-
-
-def _write(path: Path, write: Any) -> None:
-    """Write aside, then rename: a reader never meets half a file."""
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        write(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

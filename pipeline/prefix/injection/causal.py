@@ -11,6 +11,7 @@ ours appends nothing in training.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,7 +101,8 @@ class CausalInjection(Injection):
         )
         for module in self._model.modules():
             if name := cache_argument(module):
-                hook = self._attention_hook(name, self._shows(module))
+                # No function of its own: a copy's hooks are the copy's, and can be pickled.
+                hook = partial(self._give, name, self._shows(module))
                 yield module.register_forward_pre_hook(hook, with_kwargs=True)
 
     @contextmanager
@@ -248,17 +250,19 @@ class CausalInjection(Injection):
             return False
         return True if self._config.prefix_always_visible else None
 
-    def _attention_hook(self, name: str, shows: bool | None) -> Callable[..., Any]:
-        def give(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            cache, layout = self._at_work.cache, self._at_work.layout
-            if cache is None:
-                return None
-            if kwargs.get(name) is None:
-                kwargs = {**kwargs, name: cache}
-            if shows is not None and layout is not None:
-                kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
-            return args, kwargs
-
-        return give
+    def _give(
+        self,
+        name: str,
+        shows: bool | None,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        cache, layout = self._at_work.cache, self._at_work.layout
+        if cache is None:
+            return None
+        if kwargs.get(name) is None:
+            kwargs = {**kwargs, name: cache}
+        if shows is not None and layout is not None:
+            kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
+        return args, kwargs

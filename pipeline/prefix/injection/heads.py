@@ -1,6 +1,7 @@
 """Hooks that let trained copies of a frozen model's modules answer in their place."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,15 +25,20 @@ class HeadInjection(Injection):
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         for own, trained in self._heads.pairs():
-            yield own.register_forward_hook(self._answering(trained), with_kwargs=True)
+            # No function of its own: a copy's hooks are the copy's, and can be pickled.
+            yield own.register_forward_hook(partial(self._answer, trained), with_kwargs=True)
 
-    def _answering(self, trained: nn.Module) -> Any:
-        def answer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            if not self._at_work.active:
-                return output
-            return trained(*map(_float32, args), **{k: _float32(v) for k, v in kwargs.items()})
-
-        return answer
+    def _answer(
+        self,
+        trained: nn.Module,
+        _: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> Any:
+        if not self._at_work.active:
+            return output
+        return trained(*map(_float32, args), **{k: _float32(v) for k, v in kwargs.items()})
 
 
 def _float32(value: Any) -> Any:

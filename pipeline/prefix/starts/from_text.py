@@ -36,12 +36,17 @@ def kv_prefix_from_text(
     if use_chat_template:
         if tokenizer.chat_template is None:
             raise PrefixError("the tokenizer has no chat template; use use_chat_template=False")
-        text = str(
-            tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
+        message = [{"role": "user", "content": text}]
+        text, unbegun = (
+            str(tokenizer.apply_chat_template(message, tokenize=False, **variables))
+            for variables in ({}, {"bos_token": ""})
         )
-    if use_chat_template:
         tokens = tokenizer.encode(text, add_special_tokens=False)
-        begins_text = tokens[:1] == tokens_before(tokenizer)
+        # The template may print what the tokenizer itself adds to no text.
+        begins_text = tokens[:1] == [tokenizer.bos_token_id] and (
+            tokens[:1] == tokens_before(tokenizer)
+            or tokens[1:] == tokenizer.encode(unbegun, add_special_tokens=False)
+        )
     elif is_decoder_only(frozen_model):
         tokens = text_tokens(tokenizer, text)
         begins_text = bool(tokens_before(tokenizer))
