@@ -28,6 +28,8 @@ from pipeline.prefix import (
 from tests.conftest import kv_of, tiny_model, tiny_tokenizer
 from tests.prefix import encoders
 
+pytestmark = pytest.mark.slow
+
 Request = Callable[[], Any]
 THREADS, REQUESTS = 8, 400
 TASK = TaskParams(input_template="{{ x }}", target_template="{{ y }}")

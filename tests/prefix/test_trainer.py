@@ -23,6 +23,8 @@ from pipeline.prefix import PrefixConfig, PrefixError, PrefixModel
 from tests.conftest import kv_of, tiny_model, tiny_tokenizer
 from tests.prefix import encoders
 
+pytestmark = pytest.mark.slow
+
 ROWS, TOKENS, P = 16, 8, 4
 
 
