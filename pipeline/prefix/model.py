@@ -123,10 +123,14 @@ class PrefixModel(PackedModel):
             return self.frozen_model(*args, **kwargs)
 
     def train(self, mode: bool = True) -> "PrefixModel":
-        """Training mode of what is trained: with a prefix the frozen model stays as it is used."""
-        super().train(mode)
-        if self.prefix_config is not None:
-            self.frozen_model.eval()
+        """Training mode of what is trained: with a prefix the frozen model stays as it is."""
+        if self.prefix_config is None:
+            return super().train(mode)
+        self.training = mode
+        for module in self.children():
+            # Others may be at work with it, and would meet its dropout.
+            if module is not self.frozen_model:
+                module.train(mode)
         return self
 
     @torch.no_grad()

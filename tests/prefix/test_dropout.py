@@ -133,6 +133,15 @@ def test_attention_that_drops_weights_is_padded_while_it_does() -> None:
     assert PrefixModel(tiny_model(), PrefixConfig(P)).train().why_not_packed() is None
 
 
+def test_a_change_of_mode_leaves_the_frozen_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread that is at work with it would drop out meanwhile."""
+    model = PrefixModel(tiny_model(), PrefixConfig(P))
+    monkeypatch.setattr(type(model.frozen_model), "train", lambda *_: pytest.fail("it was touched"))
+    assert model.train().encoder.training
+    assert not model.eval().encoder.training
+    assert not model.frozen_model.training
+
+
 @torch.no_grad()
 def test_whoever_shares_the_model_may_be_training_it() -> None:
     """Another's training mode is not seen, and is there again afterwards."""
