@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from ruamel.yaml import YAML
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.adapters.prompt_code import as_python, prompt_code
@@ -23,22 +22,15 @@ from pipeline.prefix.files.peft_format import load_adapter, save_adapter
 from pipeline.prefix.starts import attended
 from pipeline.prefix.starts.beginning import text_tokens, tokens_before
 from pipeline.prefix.starts.drawn import kv_prefix_from_words
-from pipeline.stages import (
-    baselines,
-    evaluate,
-    fetch_data,
-    fetch_model,
-    in_context,
-    kv_prefix,
-    tokenize,
-    train,
-)
+from pipeline.stages import in_context
 from pipeline.storage.records import read_csv, read_json, read_jsonl
 from pipeline.sweep.grid import sweep
 from pipeline.training.validation import target_loss_of
 from pipeline.workspace import paths
 from tests.conftest import CORPUS, kv_of, tiny_model, tiny_params, tiny_tokenizer
 from tests.conftest import rows as toy_rows
+from tests.faults.training_folder import write_params
+from tests.task_runs import run_stages
 from tests.tokenizers import BOS, DATED, EOS, GEMMA, PHI, TEMPLATES, tokenizer_that
 
 ROW = {"id": "1", "place": "Lima", "size": "3 km"}
@@ -192,19 +184,9 @@ def finished(root: Path, template: str | None) -> Params:
     params["evaluate"] |= {"device": "cpu", "max_new_tokens": 3}
     params["mlflow"]["models"] = "none"
     params["baselines"]["text"] = {"type": "in_context", "path": "texts/corpus.txt"}
-    with (root / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(params, file)
+    write_params(root, params)
     loaded = load_params()
-    fetch_model.run(loaded)
-    fetch_data.run(loaded)
-    tokenize.run(loaded)
-    for name in loaded.initializations:
-        kv_prefix.run(loaded, name)
-    for variant in sweep(loaded):
-        train.run(loaded, variant)
-        evaluate.run(loaded, variant)
-    for name in loaded.baselines:
-        baselines.run(loaded, name)
+    run_stages(loaded)
     in_context.run(loaded, P, "corpus")
     return loaded
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from datasets import Dataset
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from pipeline.baselines.few_shot import FewShot
 from pipeline.config import load_params
@@ -22,6 +21,7 @@ from pipeline.stages import baselines, fetch_data, fetch_model, tokenize
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.workspace import paths
 from tests.conftest import rows, tiny_model, tiny_params, tiny_tokenizer
+from tests.faults.training_folder import write_params
 from tests.tokenizers import BOS, GEMMA, PHI, tokenizer_that
 
 TEMPLATES = {"chatml": None, "gemma": GEMMA, "phi": PHI}
@@ -181,8 +181,7 @@ def finished(root: Path, template: str, **few_shot: Any) -> ForBaseline:
     params["sweep"]["initializations"] = ["random"]
     params["evaluate"]["device"] = "cpu"
     params["baselines"] = {"shown": {"type": "few_shot", "path": "said.txt", **few_shot}}
-    with (root / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(params, file)
+    write_params(root, params)
     loaded = load_params()
     fetch_model.run(loaded)
     fetch_data.run(loaded)

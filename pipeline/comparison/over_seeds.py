@@ -15,10 +15,9 @@ def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.Da
 
     Columns: name (without its seed), kind, length, initialization, train_size, seeds (how many),
     trainable_parameters, stored_bytes, cache_bytes, compared_with, is_best, and for each split and
-    metric
-    `<split>_<metric>`, its mean over the seeds; `_std`, their standard deviation (empty for one
-    seed); of reported splits the mean's 95% interval `_low` and `_high`, over examples and seeds,
-    and `_p_value` of the difference from `compared_with`, the best baseline over its seeds,
+    metric `<split>_<metric>`, its mean over the seeds; `_std`, their standard deviation (empty for
+    one seed); of reported splits the mean's 95% interval `_low` and `_high`, over examples and
+    seeds, and `_p_value` of the difference from `compared_with`, the best baseline over its seeds,
     corrected for the number of variants. Sorted like the summary.
     """
     by_name = table.set_index("name")

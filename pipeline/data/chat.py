@@ -76,7 +76,7 @@ class Chat:
                 **{**self.variables, **variables},
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise RefusedTurnsError(first_line(error) or type(error).__name__) from error
+            raise RefusedTurnsError(first_line(error)) from error
         return str(text)
 
     def tokens(self, text: str) -> list[int]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.data.templates import EmptyRowError
+from pipeline.data.templates import EmptyRowError, no_column
 from pipeline.errors import PipelineError
 
 Turns = list[dict[str, Any]]
@@ -20,10 +20,7 @@ def turns_of(row: Mapping[str, Any], column: str) -> Turns:
     that is missing or holds anything else, and for parts that are no text.
     """
     if column not in row:
-        known = ", ".join(map(str, row))
-        raise PipelineError(
-            f"task.messages_column: '{column}' is no column; the data's columns are: {known}"
-        )
+        raise no_column("task.messages_column", column, row)
     value, example = row[column], row.get("id", "?")
     if value is None:
         raise EmptyRowError(f"task.messages_column: '{column}' of example {example} is null")

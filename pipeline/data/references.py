@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.data.templates import no_column
 from pipeline.errors import PipelineError
 
 _KEY = "task.references_column"
@@ -46,8 +47,7 @@ def referenced(column: str, row: Mapping[str, Any]) -> Any:
     """
     outer, field = _divided(column, row)
     if outer is None:
-        columns = ", ".join(str(known) for known in row)
-        raise PipelineError(f"{_KEY}: '{column}' is no column; the data's columns are: {columns}")
+        raise no_column(_KEY, column, row)
     return _field_of(row[outer], field, outer, row)
 
 

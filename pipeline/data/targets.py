@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.task import TaskParams
-from pipeline.data.words import tokens_of_words, words_and_labels
+from pipeline.data.words import refuse_without_words, tokens_of_words, words_and_labels
 from pipeline.errors import PipelineError
 
 Row = Mapping[str, Any]
@@ -44,11 +44,8 @@ def input_and_target(
 
 def check_words(task: TaskParams, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise PipelineError for a tokenizer that cannot say which word a token is of."""
-    if task.type == "token_cls" and not tokenizer.is_fast:
-        raise PipelineError(
-            "task.type: token_cls needs a tokenizer that says which word each token is of, which "
-            f"this model's {type(tokenizer).__name__} does not; use a model with tokenizer.json"
-        )
+    if task.type == "token_cls":
+        refuse_without_words(tokenizer)
 
 
 def end_of_target(tokenizer: PreTrainedTokenizerBase) -> int:

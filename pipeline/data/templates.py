@@ -39,6 +39,12 @@ class EmptyRowError(PipelineError):
     """A row that gives no input, no target, or prints a null or an item of an empty list."""
 
 
+def no_column(key: str, column: str, row: Mapping[str, Any]) -> PipelineError:
+    """The error to raise for a setting that names a column which the data lack."""
+    columns = ", ".join(map(str, row))
+    return PipelineError(f"{key}: '{column}' is no column; the data's columns are: {columns}")
+
+
 class _NullError(Exception):
     """A template printed a null."""
 

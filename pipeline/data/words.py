@@ -84,14 +84,19 @@ def tokens_of_words(
     return ids, [starts[index] for index in range(len(words))]
 
 
+def refuse_without_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise PipelineError for a tokenizer that cannot say which word a token is of."""
+    if not tokenizer.is_fast:
+        raise PipelineError(
+            "task.type: token_cls needs a tokenizer that says which word each token is of, which "
+            f"this model's {type(tokenizer).__name__} does not; use a model with tokenizer.json"
+        )
+
+
 @lru_cache(maxsize=1)
 def _lead(tokenizer: PreTrainedTokenizerBase) -> str:
     """What goes before each word, so that its tokens are those it has within a text."""
-    if not tokenizer.is_fast:
-        raise PipelineError(
-            "task.type: token_cls needs a tokenizer that says which tokens are of which word (one "
-            "with a tokenizer.json), which the model's is not; use another model"
-        )
+    refuse_without_words(tokenizer)
 
     def ids(text: Any, split: bool = False) -> list[int]:
         encoded = tokenizer(text, is_split_into_words=split, add_special_tokens=False)

@@ -45,7 +45,7 @@ class ForBaseline:
     @cached_property
     def splits(self) -> list[Dataset]:
         """The splits of `evaluate`, and validation, by which the best of several is chosen."""
-        names = dict.fromkeys(("validation", *self.params.evaluate.splits))
+        names = self.params.evaluate.measured_splits
         return [load_split(paths.TOKENIZED / "splits", name) for name in names]
 
     def train_examples(self, longest: int | None = None) -> int:
@@ -101,8 +101,7 @@ class ForBaseline:
                 "without end; give a number"
             )
         longest = 0
-        for name in self.params.evaluate.measured_splits:
-            split = load_split(paths.TOKENIZED / "splits", name)
+        for split in self.splits:
             whole = max(map(len, split["input_ids"]))
             generated = max(split["target_start"]) + self.params.evaluate.max_new_tokens
             longest = max(longest, whole, generated)

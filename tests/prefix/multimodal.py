@@ -6,23 +6,12 @@ import torch
 import transformers
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from tests.prefix.architectures import BASE, SLIDING
+
 VOCABULARY, IMAGE = 97, 90
 ROWS, BEFORE, AFTER = 2, 3, 5
 
-TEXT: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-SLIDING = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+TEXT: dict[str, Any] = {**BASE, "vocab_size": VOCABULARY, "pad_token_id": 0}
 GEMMA: dict[str, Any] = {**TEXT, **SLIDING, "query_pre_attn_scalar": 8}
 GEMMA4: dict[str, Any] = {
     **TEXT,

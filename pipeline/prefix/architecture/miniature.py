@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.errors import PrefixError, first_line
 
 VOCABULARY = 64
 _LAYERS, _WIDTH, _EXPERTS = 2, 64, 4
@@ -52,9 +52,9 @@ def miniature_of(model: PreTrainedModel) -> PreTrainedModel:
             small: PreTrainedModel = type(model)(config).float().eval()
             _draw(small)
     except Exception as error:  # configurations and models raise whatever they like
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PrefixError(
-            f"a small model of {type(model).__name__}'s configuration cannot be made ({first})"
+            f"a small model of {type(model).__name__}'s configuration cannot be made "
+            f"({first_line(error)})"
         ) from error
     finally:
         logging.set_verbosity(verbosity)

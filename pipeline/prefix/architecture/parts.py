@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.routing import AttentionCall, reaches_attention, routed
 from pipeline.prefix.architecture.turns import turn_of
-from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.errors import PrefixError, first_line
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PARTS
 from pipeline.prefix.parameters.encoder import Shapes
@@ -205,10 +205,9 @@ def on_tokens_alone(model: PreTrainedModel) -> Iterator[None]:
         # Memory that ran out outside of CUDA's allocator has no class of its own.
         if any(sign in str(error) for sign in ("memory", "ALLOC_FAILED")):
             raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise PrefixError(
-            f"{type(model).__name__} does not run on tokens and a plain KV cache alone ({reason}), "
-            "so it has no place for a prefix"
+            f"{type(model).__name__} does not run on tokens and a plain KV cache alone "
+            f"({first_line(error)}), so it has no place for a prefix"
         ) from error
 
 

@@ -8,7 +8,9 @@ from torch import nn
 
 from pipeline.prefix.injection.layout import causal_mask, show_prefix
 
-_CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
+CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
+"""The names under which modules of transformers take a cache."""
+
 _INDEX_NAMES = ("layer_idx", "layer_id")
 
 
@@ -45,7 +47,7 @@ def cache_argument(module: nn.Module) -> str | None:
     if layer_index(module) is None or "Attention" not in type(module).__name__:
         return None
     parameters = inspect.signature(module.forward).parameters
-    return next((name for name in _CACHE_NAMES if name in parameters), None)
+    return next((name for name in CACHE_NAMES if name in parameters), None)
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ text of p tokens. The KV cache of a decoder holds the input's tokens alone, so `
 search and caches from call to call work as they do without a prefix.
 """
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +22,7 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.parts import Place, chosen_places, takes
 from pipeline.prefix.architecture.routing import AttentionCall, routed
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.attention_modules import by_name
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.part_exactness import is_exact_part
 from pipeline.prefix.injection.replay import Contexts
@@ -132,8 +132,7 @@ class PartInjection(Injection):
         p = handler.length
         if isinstance(module, nn.Embedding) and not takes(module, PAST):
             return (args[0] + p, *args[1:]), kwargs
-        names = list(inspect.signature(module.forward).parameters)
-        bound = {**dict(zip(names, args, strict=False)), **kwargs}
+        bound = by_name(module, args, kwargs)
         name = POSITIONS
         if bound.get(name) is None and takes(module, PAST):
             name = PAST

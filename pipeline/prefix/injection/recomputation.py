@@ -20,10 +20,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.attention_modules import CACHE_NAMES
 from pipeline.prefix.injection.cache import PrefixCache
 from pipeline.prefix.injection.replay import recompute_context
-
-_CACHES = ("past_key_values", "layer_past", "past_key_value")
 
 
 class Recomputation:
@@ -73,7 +72,7 @@ def _recomputing(layer: nn.Module) -> Callable[..., Any]:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        if not torch.is_grad_enabled() or any(_appends(given.get(name)) for name in _CACHES):
+        if not torch.is_grad_enabled() or any(_appends(given.get(name)) for name in CACHE_NAMES):
             return own(*args, **kwargs)
         return checkpointed(partial(own, **kwargs), *args)
 
