@@ -33,7 +33,7 @@ repro: setup ## Run what changed; PARAMS=examples/webnlg.yaml puts an example ov
 	dvc repro
 
 ui: setup ## Compare the runs in MLflow's UI
-	mlflow ui
+	@python -m pipeline ui
 
 lint: setup-dev ## Check style, types and the walls between rooms
 	ruff check .

@@ -10,6 +10,7 @@ from pipeline.cli.adapters import export, import_adapter
 from pipeline.cli.generate import generate
 from pipeline.cli.params import params
 from pipeline.cli.stages import STAGES
+from pipeline.cli.ui import ui
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
 from pipeline.errors.failures import explained
@@ -49,13 +50,13 @@ def main() -> None:
     """Prefix tuning of a frozen language model, steered by params.yaml and run by DVC.
 
     `dvc repro` calls the stages below in their order; `python -m pipeline check` validates
-    params.yaml without running any. With what they trained, `generate` answers texts, `export`
-    writes a PEFT adapter, and `import` lets one join the comparison. `params` puts an example over
-    params.yaml.
+    params.yaml without running any. `ui` opens MLflow where their runs are compared. With what they
+    trained, `generate` answers texts, `export` writes a PEFT adapter, and `import` lets one join
+    the comparison. `params` puts an example over params.yaml.
     """
 
 
-for _command in (*STAGES, generate, export, import_adapter, params):
+for _command in (*STAGES, ui, generate, export, import_adapter, params):
     main.add_command(_command)
 
 

@@ -46,6 +46,20 @@ def conclude(
     return sentences
 
 
+def who_won(table: pd.DataFrame, params: Params) -> str:
+    """The outcome in a few words: the best prefix and the best baseline, each with its score."""
+    scores = table.set_index("name")[params.report.judged_by].map(
+        METRICS[params.report.sort_by].shown
+    )
+    winner = table[table["is_best"]].to_dict("records")[0]
+    name, baseline = winner["name"], winner["compared_with"]
+    said = f"Best prefix: `{name}`, {judged_by(params)} {scores[name]}"
+    # Empty where there is no baseline.
+    if isinstance(baseline, str):
+        said += f"; best baseline: `{baseline}`, {scores[baseline]}"
+    return f"{said}."
+
+
 def _winner(winner: dict[Any, Any], params: Params) -> str:
     key, metric = params.report.judged_by, METRICS[params.report.sort_by]
     interval = shown_interval(winner, key, metric.name)

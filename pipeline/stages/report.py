@@ -3,6 +3,7 @@
 import shutil
 
 from pipeline.adapters.export import export_best
+from pipeline.comparison.conclusion import who_won
 from pipeline.comparison.loss_curves import loss_curves, mean_over_seeds
 from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.page import HTML, write_page
@@ -51,10 +52,10 @@ def run(params: Params) -> None:
     print(f"\nThe report, with plots and examples: {paths.REPORT / HTML}")
     with never_fatal("log the report"):
         deliver_pending()
-        children = {v.name: log_variant(params, v) for v in sweep(params)}
-        children |= {b.name: log_baseline(params, b) for b in all_baselines(params)}
-        mark_best(params, children[best])
-        log_sweep(params, paths.REPORT, timed, children.values())
+        runs = {v.name: log_variant(params, v) for v in sweep(params)}
+        runs |= {b.name: log_baseline(params, b) for b in all_baselines(params)}
+        mark_best(params, runs[best])
+        log_sweep(params, paths.REPORT, timed, runs, who_won(table, params))
 
 
 def _remove_unlisted(params: Params) -> None:
