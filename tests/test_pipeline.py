@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.storage.records import read_csv
 from tests.conftest import Workspace
 from tests.sweep_runs import VARIANTS, client, ran, runs
 
@@ -58,12 +59,13 @@ def test_plots_show_draws_curves_and_loss_against_length(finished: Workspace) ->
 
 def test_a_current_run_for_each_variant(finished: Workspace) -> None:
     current = runs(finished, "tags.state = 'current' and tags.kind = 'variant'")
-    assert sorted(run.info.run_name for run in current) == sorted(VARIANTS)
-    (parent,) = runs(finished, "tags.kind = 'sweep'")
+    assert sorted(run.data.tags["variant"] for run in current) == sorted(VARIANTS)
+    (report_run,) = runs(finished, "tags.kind = 'sweep'")
     mlflow = client(finished)
     for run in current:
         assert run.info.status == "FINISHED"
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.run_name == f"{run.data.tags['score']} · {run.data.tags['variant']}"
+        assert "mlflow.parentRunId" not in run.data.tags
         assert run.data.tags["dvc_stage"].startswith("train@")
         assert len(run.data.tags["git_commit"]) == 40
         assert run.data.params["train.learning_rate"] == "0.005"
@@ -73,9 +75,45 @@ def test_a_current_run_for_each_variant(finished: Workspace) -> None:
         assert "train/tokens_per_second" in run.data.metrics
         assert {d.dataset.name for d in run.inputs.dataset_inputs} == {"train", "validation"}
         artifacts = {item.path for item in mlflow.list_artifacts(run.info.run_id)}
-        assert {"prefix", "predictions.json", "history.csv"} <= artifacts
-    report = {item.path for item in mlflow.list_artifacts(parent.info.run_id, "report")}
+        assert {"prefix", "predictions.json", "scores.json", "history.csv"} <= artifacts
+    report = {item.path for item in mlflow.list_artifacts(report_run.info.run_id, "report")}
     assert {"report/summary.csv", "report/plots"} <= report
+
+
+def test_a_metric_says_what_no_other_says(finished: Workspace) -> None:
+    """Each is a chart in MLflow: what bounds, or restates, another one is none."""
+    splits = ("measured_validation", "test")
+    measured = ("loss", "exact_match", "token_f1", "bleu", "chrf", "rouge_l")
+    scored = {f"{split}/{name}" for split in splits for name in measured}
+    costs = {"cache_bytes", "time/evaluation_seconds", "time/decoding_tokens_per_second"}
+    trained = {"trainable_parameters", "stored_bytes", "validation/initial_loss"}
+    timed = {"time/training_seconds", "time/training_tokens_per_second"}
+    steps = {f"train/{name}" for name in ("loss", "learning_rate", "gradient_norm")}
+    steps |= {"train/tokens_per_second", "train/best_step", "validation/loss"}
+    summary = read_csv(finished.root / "data" / "report" / "summary.csv").set_index("name")
+    for run in runs(finished, "tags.kind = 'variant'"):
+        assert set(run.data.metrics) == scored | costs | trained | timed | steps
+        row = summary.loc[run.data.tags["variant"]]
+        ends = f"[{row['test_loss_low']:.3f}, {row['test_loss_high']:.3f}]"
+        assert run.data.tags["test/loss interval"] == ends
+        mine = [run.info.run_id]
+        table = client(finished).load_table(run.info.experiment_id, "scores.json", mine)
+        of_loss = table[(table["split"] == "test") & (table["metric"] == "loss")]
+        assert list(of_loss["low"]) == pytest.approx([row["test_loss_low"]])
+    for run in runs(finished, "tags.kind = 'baseline'"):
+        assert set(run.data.metrics) == scored | costs | {"trainable_parameters", "stored_bytes"}
+
+
+def test_durations_are_the_trainings(finished: Workspace) -> None:
+    """Not those of what was logged after it; what is not trained has none."""
+    for run in runs(finished, "tags.kind = 'variant'"):
+        seconds = (run.info.end_time - run.info.start_time) / 1000
+        assert seconds >= run.data.metrics["time/training_seconds"] - 1
+        measured = finished.root / "data" / "evaluate" / run.data.tags["variant"] / "metrics.json"
+        assert run.info.end_time / 1000 < measured.stat().st_mtime
+    others = runs(finished, "tags.kind != 'variant'")
+    assert {run.data.tags["variant"] for run in others} == {"no_prefix", "sweep"}
+    assert all(run.info.status == "FINISHED" and not run.info.end_time for run in others)
 
 
 def test_outs_hold_no_path_of_the_machine(finished: Workspace) -> None:

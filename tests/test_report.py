@@ -127,7 +127,11 @@ def test_timings_are_beside_the_report_and_on_the_sweeps_run(finished: Workspace
     assert {"report/report.html", "report/best", "timings/timings.md"} <= found
     experiment = mlflow.get_experiment(parent.info.experiment_id)
     note = experiment.tags["mlflow.note.content"]
-    assert "orderByKey=metrics.%60measured_validation%2Floss%60" in note
+    (winner,) = (row for row in summary(finished) if row["is_best"] == "True")
+    assert f"Best prefix: `{winner['name']}`, test loss {float(winner['test_loss']):.3f}" in note
+    # Links that stay on whatever server shows them.
+    assert re.search(r"\(#/experiments/\d+/runs\?\S*viewStateShareKey=comparison-", note)
+    assert f"/runs/{parent.info.run_id}/artifacts/report/report.html" in note
 
 
 @pytest.mark.real

@@ -73,6 +73,7 @@ def describe(experiment_id: str, won: str, report: str) -> None:
     The links begin with `#`: they stay on the server, and port, that shows them.
     """
     page = f"#/experiments/{experiment_id}/runs/{report}/artifacts/report/report.html"
+    page += "?workflowType=machine_learning"
     links = (
         f"[compare the runs]({view_link(experiment_id)})",
         f"[charts]({view_link(experiment_id, charts=True)})",
@@ -113,7 +114,7 @@ def _state(params: Params) -> dict[str, Any]:
         "modelVersionFilter": "All Runs",
         "selectedColumns": [key for key, _ in shown],
         "columnOrder": [_NAME, _CREATED, *(key for key, _ in shown), _DURATION],
-        "columnWidths": {_NAME: 230, _CREATED: 105, **dict(shown)},
+        "columnWidths": {_NAME: 230, _CREATED: 120, **dict(shown)},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": cards(params, chosen, judged),
         "compareRunSections": SECTIONS,
@@ -144,8 +145,8 @@ def _columns(params: Params, chosen: str, judged: str) -> list[tuple[str, int]]:
         others.insert(0, f"metrics.`{metric_group(params.report.split)}/loss`")
     of_judged = [] if judged == chosen else [(f"metrics.`{judged}`", 110)]
     return [
-        (f"metrics.`{chosen}`", 115),
-        ("params.`length`", 65),
+        (f"metrics.`{chosen}`", 120),
+        ("params.`length`", 60),
         ("params.`initialization`", 125),
         ("params.`seed`", 55),
         *size,
