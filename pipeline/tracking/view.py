@@ -18,6 +18,7 @@ import mlflow
 from mlflow import MlflowClient
 
 from pipeline.config import Params
+from pipeline.metrics.table import METRICS
 from pipeline.tracking.charts import SECTIONS, cards
 from pipeline.tracking.results import interval_tag
 from pipeline.tracking.runs import metric_group
@@ -136,13 +137,12 @@ def _state(params: Params) -> dict[str, Any]:
 def _columns(params: Params, chosen: str, judged: str) -> list[tuple[str, int]]:
     """Columns by MLflow's keys, with their widths in pixels, from left to right."""
     size = [("params.`train_size`", 80)] if params.sweep.train_sizes else []
+    group, measured = metric_group(params.report.split), params.metrics
     others = [
-        f"metrics.`{params.report.split}/{name}`"
-        for name in params.metrics
-        if name not in (params.report.sort_by, "loss", "perplexity")
+        f"metrics.`{group}/{name}`"
+        for name in measured
+        if name != params.report.sort_by and METRICS[name].restates not in measured
     ]
-    if params.report.sort_by != "loss":
-        others.insert(0, f"metrics.`{metric_group(params.report.split)}/loss`")
     of_judged = [] if judged == chosen else [(f"metrics.`{judged}`", 110)]
     return [
         (f"metrics.`{chosen}`", 120),
@@ -150,6 +150,8 @@ def _columns(params: Params, chosen: str, judged: str) -> list[tuple[str, int]]:
         ("params.`initialization`", 125),
         ("params.`seed`", 55),
         *size,
+        # MLflow shows the column where a run has the tag.
+        ("tags.`dvc_experiment`", 110),
         *of_judged,
         (f"tags.`{interval_tag(params)}`", 130),
         *((key, 110) for key in others),
