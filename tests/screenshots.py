@@ -40,7 +40,7 @@ def _of_mlflow(charts: bool) -> Callable[[Page], None]:
     def draw(page: Page) -> None:
         page.add_init_script(_SECOND_VISIT)
         experiment_id = open_experiment(load_params())
-        with serving(free_port(None)) as address:
+        with serving(free_port(None)) as (address, _):
             page.goto(f"{address}/{view_link(experiment_id, charts)}")
             page.get_by_text("matching runs").wait_for(timeout=120_000)
             page.get_by_role("button", name="close").first.click()  # the note on shared views

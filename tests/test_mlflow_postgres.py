@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with database, pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", database.get_uri(driver="psycopg2"))
-        with serving(free_port(None)) as address:
+        with serving(free_port(None)) as (address, _):
             yield address
 
 

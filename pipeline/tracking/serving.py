@@ -25,8 +25,12 @@ _PATIENCE = 180.0  # seconds until a server has to answer: it may have a store t
 
 
 @contextmanager
-def serving(port: int) -> Iterator[str]:
-    """MLflow's server over the store of this process; yields its address once it answers."""
+def serving(port: int) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
+    """MLflow's server over the store of this process.
+
+    Yields its address, and its process, once it answers; ends all of it in the end. Raises
+    PipelineError when it does not start.
+    """
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", mlflow.get_tracking_uri()]
@@ -44,7 +48,7 @@ def serving(port: int) -> Iterator[str]:
         try:
             address = f"http://127.0.0.1:{port}"
             _await(address, process, log)
-            yield address
+            yield address, process
         finally:
             _end(process)
 

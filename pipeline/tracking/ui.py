@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 import webbrowser
 from contextlib import suppress
 from pathlib import Path
@@ -31,12 +30,11 @@ def open_ui(params: Params, port: int | None, browser: bool | None) -> None:
     if address := server():
         _tell(address, experiment_id, browser)
         return
-    with serving(free_port(port)) as address:
+    with suppress(KeyboardInterrupt), serving(free_port(port)) as (address, process):
         _tell(address, experiment_id, browser)
         print("Ctrl-C ends it.", flush=True)
-        with suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
+        process.wait()
+        raise PipelineError("MLflow's server has ended by itself; start it again")
     print("MLflow's UI has ended.")
 
 
