@@ -66,7 +66,8 @@ def log_all() -> None:
             for step in range(STEPS):
                 for name in ("train/loss", "validation/loss"):
                     client.log_metric(run, name, loss + 1 / (step + 1), step=step + 1)
-            measured = {"loss": loss, "perplexity": 9.9, "exact_match": 0.5}
+            others = ("perplexity", "exact_match", "token_f1", "bleu", "chrf", "rouge_l")
+            measured = {"loss": loss, **dict.fromkeys(others, 0.5)}
             mlflow.log_metrics(
                 scores({"validation": measured, "test": measured}, "loss"), run_id=run
             )
