@@ -43,9 +43,7 @@ def _of_mlflow(charts: bool) -> Callable[[Page], None]:
         with serving(free_port(None)) as (address, _):
             page.goto(f"{address}/{view_link(experiment_id, charts)}")
             page.get_by_text("matching runs").wait_for(timeout=120_000)
-            page.get_by_role("button", name="close").first.click()  # the note on shared views
-            page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(2000)  # charts are drawn one after another
+            page.wait_for_timeout(5000)  # charts are drawn one after another
 
     return draw
 
