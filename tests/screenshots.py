@@ -61,9 +61,7 @@ def main(names: list[str]) -> None:
         with open_page(picture.width, picture.height) as page:
             picture.draw(page)
             content = page.screenshot()
-        # 256 colours: half the bytes, and nothing that a reader would see.
-        image = Image.open(io.BytesIO(content)).convert("RGB").quantize(256)
-        image.save(DOCS / f"{name}.png", optimize=True)
+        Image.open(io.BytesIO(content)).convert("RGB").save(DOCS / f"{name}.png", optimize=True)
         print(DOCS / f"{name}.png")
 
 
