@@ -63,27 +63,6 @@ def judged(rows: list[dict[str, Any]], statistics: ByName, params: Params) -> pd
     return table[[*_FIRST, *_measured_columns(table, params)]]
 
 
-def loss_by_length(table: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Evaluation loss of every variant: columns series (initialisation, split), length, loss.
-
-    Several seeds are one point, their mean; variants of `sweep.train_sizes` are left out.
-    """
-    whole = {variant.name for variant in sweep(params) if variant.train_size is None}
-    variants = table[table["name"].isin(whole)]
-    tables = []
-    for split in params.evaluate.splits:
-        means = variants.groupby(["initialization", "length"], as_index=False)[
-            f"{split}_loss"
-        ].mean()
-        series = means["initialization"] + ", " + split
-        tables.append(
-            pd.DataFrame(
-                {"series": series, "length": means["length"], "loss": means[f"{split}_loss"]}
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
-
-
 _FIRST = (
     *("name", "kind", "length", "initialization", "seed", "train_size"),
     *("trainable_parameters", "stored_bytes", "cache_bytes", "compared_with", "is_best"),

@@ -14,7 +14,7 @@ from pipeline.data.splits import load_split
 from pipeline.data.task_type import task_of
 from pipeline.evaluation.classes import measure_classes
 from pipeline.evaluation.generation import measure_examples
-from pipeline.evaluation.metrics import for_dvc, kept_of, scores
+from pipeline.evaluation.metrics import kept_of, scores
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.for_model import is_classifier
 from pipeline.metrics.metric import OfLabels
@@ -38,8 +38,7 @@ def measure_splits(
 ) -> None:
     """Write what a model, with or without a prefix, comes to into `folder`.
 
-    `metrics.json` has every metric, `summary.json` those that DVC shows, `predictions.jsonl` a
-    line for each example.
+    `metrics.json` has every metric, `predictions.jsonl` a line for each example.
 
     Metrics a split: `loss` (nats per target token, the end of the target included), `perplexity`
     (its exponential), and those of `params.metrics`, of greedy generation; of a classifier those
@@ -74,7 +73,6 @@ def measure_splits(
         print(f"{name}: {shown}")
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "metrics.json", metrics)
-    write_json(folder / "summary.json", for_dvc(metrics))
     figures = {"evaluation_seconds": time.perf_counter() - began}
     # A classifier writes nothing.
     if outcomes:

@@ -3,11 +3,13 @@
 import shutil
 
 from pipeline.adapters.export import export_best
-from pipeline.comparison.loss_curves import loss_curves, mean_over_seeds
+from pipeline.comparison.drawn_by_dvc import write_drawn
+from pipeline.comparison.loss_curves import loss_curves
 from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.page import HTML, write_page
 from pipeline.comparison.plots.table import draw
-from pipeline.comparison.summary import loss_by_length, statistics_of_all, summarize
+from pipeline.comparison.shown_by_dvc import write_for_dvc
+from pipeline.comparison.summary import statistics_of_all, summarize
 from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
 from pipeline.comparison.timings import write_timings
 from pipeline.config import Params
@@ -25,7 +27,7 @@ from pipeline.workspace.checkpoints import remove_checkpoints
 
 
 def run(params: Params) -> None:
-    """Write data/report, print the summary table, and complete MLflow from the files."""
+    """Write data/report and data/dvc, print the summary table, and complete MLflow from the files."""
     _remove_unlisted(params)
     statistics = statistics_of_all(params)
     table = summarize(params, statistics)
@@ -37,8 +39,8 @@ def run(params: Params) -> None:
     write_csv(paths.REPORT / "summary.csv", table)
     write_text(paths.REPORT / "over_seeds.md", over_seeds_as_markdown(seeds, params) + "\n")
     write_csv(paths.REPORT / "over_seeds.csv", seeds)
-    write_csv(paths.REPORT / "loss_by_length.csv", loss_by_length(table, params))
-    write_csv(paths.REPORT / "loss_curves.csv", mean_over_seeds(curves))
+    write_for_dvc(table, params, paths.DVC, paths.REPORT / "best.json")
+    write_drawn(table, params, paths.REPORT)
     with atomic_folder(paths.REPORT / "plots") as folder:
         draw(params, table, curves, folder)
     export_best(params, best, paths.REPORT / "best")

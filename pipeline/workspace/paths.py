@@ -11,6 +11,7 @@ KV_PREFIX = DATA / "kv_prefix"
 TRAIN = DATA / "train"
 EVALUATE = DATA / "evaluate"
 REPORT = DATA / "report"
+DVC = DATA / "dvc"
 TIMINGS = DATA / "timings"
 
 # Beside what was fetched from the Hub: the commit that it is from.
