@@ -27,7 +27,7 @@ from pipeline.workspace.checkpoints import remove_checkpoints
 
 
 def run(params: Params) -> None:
-    """Write data/report and data/dvc, print the summary table, and complete MLflow from the files."""
+    """Write data/report and data/dvc, print the summary, and complete MLflow from the files."""
     _remove_unlisted(params)
     statistics = statistics_of_all(params)
     table = summarize(params, statistics)
