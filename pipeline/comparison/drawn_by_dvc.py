@@ -46,7 +46,7 @@ def both_losses(params: Params) -> pd.DataFrame:
         ]
     keys = ["split", "length", "initialization", "step"]
     curves = pd.concat(tables, ignore_index=True)
-    return curves.groupby(keys, as_index=False, sort=False)["loss"].mean()
+    return curves.groupby(keys, sort=False)["loss"].mean().reset_index()
 
 
 def loss_by_length(table: pd.DataFrame, params: Params) -> pd.DataFrame:
@@ -60,7 +60,7 @@ def loss_by_length(table: pd.DataFrame, params: Params) -> pd.DataFrame:
     tables = []
     for split in params.evaluate.splits:
         keys, loss = ["initialization", "length"], f"{split}_loss"
-        means = variants.groupby(keys, as_index=False, sort=False)[loss].mean()
+        means = variants.groupby(keys, sort=False)[loss].mean().reset_index()
         means.insert(0, "split", split)
         tables.append(means.rename(columns={loss: "loss"}))
     return pd.concat(tables, ignore_index=True)
