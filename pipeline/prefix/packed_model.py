@@ -16,6 +16,7 @@ from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.architecture.reach import reach_of, rotary_switch
 from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.recomputation import Recomputation
 from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.packed.gate import why_not_decoding, why_not_packed
@@ -42,6 +43,11 @@ class PackedModel(TrainerModel):
         """For each place of a prefix `(num_kv_heads, head_dim)` of keys and of values."""
 
     @property
+    @abstractmethod
+    def hides(self) -> bool:
+        """Whether some virtual tokens are hidden (`PrefixModel.without`)."""
+
+    @property
     def config(self) -> Any:
         """The frozen model's configuration, as transformers' tools expect it."""
         return self.frozen_model.config
@@ -58,6 +64,8 @@ class PackedModel(TrainerModel):
         long one; `decoding` asks for greedy decoding of packed rows too. See
         `pipeline.prefix.packed.gate`.
         """
+        if self.hides:
+            return "virtual tokens are hidden by a mask, which packed rows have not"
         with turn_of(self.frozen_model):
             # A model without a prefix is trained with its own dropout.
             key = self.frozen_model.training, tokens
@@ -96,6 +104,8 @@ class PackedModel(TrainerModel):
         The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
         after another, `lengths` their tokens. The numbers are those of `forward`.
         """
+        if self.hides:
+            raise PrefixError("virtual tokens are hidden by a mask, which packed rows have not")
         frozen = self.frozen_model
         replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
         with turn_of(frozen), self._without_dropout(), replayed:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import torch
 
-from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.attention import attention_by_place
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
@@ -22,30 +22,8 @@ def attention_received(model: PrefixModel, inputs: Iterable[list[int]]) -> torch
     The mean over inputs, their positions, layers and heads. Raises PrefixError for a model that
     cannot show its attention.
     """
-    frozen = model.frozen_model
-    p = model.prefix_length
-    total, queries = torch.zeros(p, dtype=torch.float64), 0
-    with turn_of(frozen):
-        before = frozen.config._attn_implementation
-        frozen.set_attn_implementation("eager")
-        try:
-            for ids in inputs:
-                batch = torch.tensor([ids], device=frozen.device)
-                weights = model(input_ids=batch, output_attentions=True, use_cache=False).attentions
-                if not weights or any(layer is None for layer in weights):
-                    raise PrefixError(
-                        f"{type(frozen).__name__} does not show its attention weights"
-                    )
-                for layer in weights:
-                    # Added up on the CPU: Apple's MPS has no float64.
-                    received = layer[0, :, :, :p].cpu().double().mean(0).sum(0)
-                    total += received / len(weights)
-                queries += len(ids)
-        finally:
-            frozen.set_attn_implementation(before)
-    if not queries:
-        raise PrefixError("no input to measure attention with; give at least one")
-    return total / queries
+    calls = ({"input_ids": torch.tensor([ids], device=model.device)} for ids in inputs)
+    return attention_by_place(model, calls).tokens.mean(0)
 
 
 def most_attended(
