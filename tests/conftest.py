@@ -179,6 +179,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         "evaluate": {"splits": ["test"], "max_new_tokens": 4},
         "baselines": {"no_prefix": {"type": "no_prefix", "path": "data/model/config.json"}},
         "trained_baselines": {},
+        "inspection": {"examples": 2},
         "report": {"dpi": 60, "resamples": 100},
         "mlflow": {"experiment": "tiny"},
     }

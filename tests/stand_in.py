@@ -18,6 +18,7 @@ FOLDERS = {
     "in_context": ("predictions.jsonl", "metrics.json", "summary.json"),
     "train_baseline": ("weights/adapter_model.safetensors", "metrics.json", "history.csv"),
     "evaluate_baseline": ("predictions.jsonl", "metrics.json", "summary.json"),
+    "inspect": ("starts.csv", "best/facts.json"),
     "report": (
         *("summary.csv", "summary.md", "plots/a.png"),
         *("over_seeds.csv", "over_seeds.md", "report.html", "report.md", "best/README.md"),
@@ -28,7 +29,7 @@ FOLDERS = {
 
 def main(stage: str, *arguments: str) -> None:
     measuring = ("baselines", "in_context", "evaluate_baseline")
-    own = {"fetch_data": "raw", "tokenize": "tokenized"}
+    own = {"fetch_data": "raw", "tokenize": "tokenized", "inspect": "inspection"}
     written = "evaluate" if stage in measuring else own.get(stage, stage.removesuffix("_baseline"))
     folder = Path("data", written)
     names = [argument for argument in arguments[:1] if not argument.startswith("--")]

@@ -19,7 +19,7 @@ def test_every_stage_is_done_and_status_is_clean(finished: Workspace) -> None:
     stages = {name.split("@")[0] for name in lock["stages"]}
     assert stages == {
         *("fetch_model", "fetch_data", "tokenize", "kv_prefix"),
-        *("train", "evaluate", "baselines", "report"),
+        *("train", "evaluate", "baselines", "inspect", "report"),
     }
 
 
@@ -140,6 +140,10 @@ def _change_plot(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["report"].update(dpi=70))
 
 
+def _look_at_more(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["inspection"].update(examples=3))
+
+
 def _reorder_lists(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["sweep"]["lengths"].reverse())
 
@@ -159,20 +163,20 @@ def _points(*lengths: int, names: tuple[str, ...] = ("random", "corpus")) -> set
 
 
 EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
-    "a length": (_add_length, {*_points(3), "report"}),
+    "a length": (_add_length, {*_points(3), "inspect", "report"}),
     "a text-based initialisation": (
         _add_initialization,
-        {"kv_prefix@other", *_points(2, 4, names=("other",)), "report"},
+        {"kv_prefix@other", *_points(2, 4, names=("other",)), "inspect", "report"},
     ),
     "a corpus text": (
         _change_corpus,
-        {"kv_prefix@corpus", *_points(2, 4, names=("corpus",)), "report"},
+        {"kv_prefix@corpus", *_points(2, 4, names=("corpus",)), "inspect", "report"},
     ),
-    "a learning rate": (_change_learning_rate, {*_points(2, 4), "report"}),
+    "a learning rate": (_change_learning_rate, {*_points(2, 4), "inspect", "report"}),
     "a generation setting": (
         _change_generation,
         {f"evaluate@{p}-{n}-0" for p in (2, 4) for n in ("random", "corpus")}
-        | {"baselines@no_prefix", "report"},
+        | {"baselines@no_prefix", "inspect", "report"},
     ),
     "a training size": (
         _add_training_size,
@@ -182,20 +186,21 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
             for length in (2, 4)
             for name in ("random", "corpus")
         }
-        | {"report"},
+        | {"inspect", "report"},
     ),
     "baselines": (
         _add_baselines,
         {
             *("train_baseline@lora-0", "evaluate_baseline@lora-0"),
-            *("in_context@2-corpus", "in_context@4-corpus", "report"),
+            *("in_context@2-corpus", "in_context@4-corpus", "inspect", "report"),
         },
     ),
     "the memory of a batch": (_allow_memory, set()),
     "how often a training is saved": (_save_more_often, set()),
     "how often a step is logged": (_log_less, set()),
     "a plot setting": (_change_plot, {"report"}),
-    "the order of a list": (_reorder_lists, {"report"}),
+    "the inputs that are looked at": (_look_at_more, {"inspect", "report"}),
+    "the order of a list": (_reorder_lists, {"inspect", "report"}),
     "nothing but a comment": (_add_comment, set()),
 }
 

@@ -8,6 +8,7 @@ import click
 
 from pipeline.cli.adapters import export, import_adapter
 from pipeline.cli.generate import generate
+from pipeline.cli.inspect import inspect
 from pipeline.cli.params import params
 from pipeline.cli.stages import STAGES
 from pipeline.config import load_params
@@ -50,12 +51,12 @@ def main() -> None:
 
     `dvc repro` calls the stages below in their order; `python -m pipeline check` validates
     params.yaml without running any. With what they trained, `generate` answers texts, `export`
-    writes a PEFT adapter, and `import` lets one join the comparison. `params` puts an example over
-    params.yaml.
+    writes a PEFT adapter, `import` lets one join the comparison, and `inspect` looks into a prefix.
+    `params` puts an example over params.yaml.
     """
 
 
-for _command in (*STAGES, generate, export, import_adapter, params):
+for _command in (*STAGES, inspect, generate, export, import_adapter, params):
     main.add_command(_command)
 
 

@@ -39,6 +39,16 @@ def summarize(params: Params, statistics: ByName) -> pd.DataFrame:
     return judged(_rows(params), statistics, params)
 
 
+def best_evaluated(params: Params) -> str:
+    """The variant that `summarize` will call the best, from the same scores.
+
+    Raises PipelineError for a variant that is not trained or evaluated yet.
+    """
+    best = best_run(pd.DataFrame(_rows(params)), "variant", params)
+    assert best is not None
+    return best
+
+
 def judged(rows: list[dict[str, Any]], statistics: ByName, params: Params) -> pd.DataFrame:
     """The summary of rows that have names, costs and scores, but no verdicts yet."""
     table = pd.DataFrame(rows).astype({"seed": "Int64", "train_size": "Int64"})

@@ -9,6 +9,7 @@ from pipeline.config.checkpoints import CheckpointParams
 from pipeline.config.data import DataParams, FileData
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.initializations import Initializations
+from pipeline.config.inspection import InspectionParams
 from pipeline.config.kv_prefix import KVPrefixParams
 from pipeline.config.memory import MemoryParams
 from pipeline.config.mlflow import MLflowParams
@@ -42,6 +43,7 @@ class Params(Section):
     evaluate: EvaluateParams
     baselines: UntrainedBaselines
     trained_baselines: TrainedBaselines
+    inspection: InspectionParams
     report: ReportParams
     mlflow: MLflowParams = MLflowParams()
 

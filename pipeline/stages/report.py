@@ -1,7 +1,5 @@
 """Stage `report`: every variant and baseline side by side, on disk and in MLflow."""
 
-import shutil
-
 from pipeline.adapters.export import export_best
 from pipeline.comparison.loss_curves import loss_curves, mean_over_seeds
 from pipeline.comparison.over_seeds import over_seeds
@@ -14,7 +12,8 @@ from pipeline.config import Params
 from pipeline.inference.selection import best_of
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_csv, write_text
-from pipeline.sweep.grid import all_baselines, all_rows, sweep
+from pipeline.sweep.grid import all_baselines, sweep
+from pipeline.sweep.unlisted import remove_unlisted
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation_log import log_baseline, log_variant
 from pipeline.tracking.registered_model import mark_best
@@ -26,7 +25,7 @@ from pipeline.workspace.checkpoints import remove_checkpoints
 
 def run(params: Params) -> None:
     """Write data/report, print the summary table, and complete MLflow from the files."""
-    _remove_unlisted(params)
+    remove_unlisted(params)
     statistics = statistics_of_all(params)
     table = summarize(params, statistics)
     seeds = over_seeds(table, statistics, params)
@@ -55,16 +54,3 @@ def run(params: Params) -> None:
         children |= {b.name: log_baseline(params, b) for b in all_baselines(params)}
         mark_best(params, children[best])
         log_sweep(params, paths.REPORT, timed, children.values())
-
-
-def _remove_unlisted(params: Params) -> None:
-    """Remove outputs of variants and baselines that params.yaml no longer lists.
-
-    They lie inside this stage's dependencies, so that a workspace that once had more variants
-    would differ from a fresh clone. DVC's cache keeps them: listing a variant again restores it.
-    """
-    listed = {row.name for row in all_rows(params)}
-    for folder in (paths.TRAIN, paths.EVALUATE):
-        for path in sorted(folder.iterdir()):
-            if path.is_dir() and path.name not in listed:
-                shutil.rmtree(path)

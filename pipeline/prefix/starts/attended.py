@@ -40,6 +40,16 @@ def most_attended(
         num_virtual_tokens: how many of its tokens to choose.
         inputs: token ids of each training input.
     """
+    return picked(model, kv, places_attended(model, kv, num_virtual_tokens, inputs))
+
+
+def places_attended(
+    model: PrefixModel, kv: KVPrefix, num_virtual_tokens: int, inputs: Iterable[list[int]]
+) -> list[int]:
+    """Where in a corpus the tokens stand that `most_attended` chooses, ascending.
+
+    Arguments are those of `most_attended`.
+    """
     if num_virtual_tokens > len(kv):
         raise PrefixError(
             f"the corpus has {len(kv)} cached tokens, fewer than the {num_virtual_tokens} virtual "
@@ -48,10 +58,14 @@ def most_attended(
     received = attention_received(model, inputs)
     if kv.begins_text:
         received[0] = float("inf")
-    chosen = torch.topk(received, num_virtual_tokens).indices.sort().values
-    picked = KVPrefix(
+    return torch.topk(received, num_virtual_tokens).indices.sort().values.tolist()
+
+
+def picked(model: PrefixModel, kv: KVPrefix, chosen: list[int]) -> KVPrefix:
+    """The tokens of a corpus that stand at `chosen`, ascending, moved together to the front."""
+    of_them = KVPrefix(
         tuple(key[:, chosen] for key in kv.keys), tuple(value[:, chosen] for value in kv.values)
     )
     with model.frozen() as frozen:
-        moved = moved_to_front(frozen, picked, chosen.tolist())
+        moved = moved_to_front(frozen, of_them, chosen)
     return moved.beginning_text(kv.begins_text)
