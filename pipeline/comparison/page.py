@@ -1,6 +1,6 @@
 """The report as one self-contained HTML page, and as Markdown."""
 
-import base64
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -9,8 +9,11 @@ from typing import Any
 import pandas as pd
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
+from markupsafe import Markup
 
 from pipeline.comparison.conclusion import conclude
+from pipeline.comparison.plots.embedding import Embedding, digest, drawing_script
+from pipeline.comparison.plots.style import Chart
 from pipeline.comparison.plots.table import pictures_of_page
 from pipeline.comparison.side_by_side import side_by_side
 from pipeline.comparison.summary import ByName
@@ -31,7 +34,7 @@ SECTIONS = (
 
 _LIBRARIES = (
     *("torch", "transformers", "tokenizers", "safetensors", "datasets", "peft", "sacrebleu"),
-    *("rouge-score", "numpy", "pandas", "matplotlib", "dvc", "mlflow"),
+    *("rouge-score", "numpy", "pandas", "altair", "vl-convert-python", "dvc", "mlflow"),
 )
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -42,14 +45,15 @@ def write_page(
     seeds: pd.DataFrame,
     statistics: ByName,
     best: str,
+    charts: Mapping[str, Chart],
     folder: Path,
 ) -> None:
     """Write `report.html` and `report.md` into `folder`, whose `plots` hold the pictures.
 
-    `best` is the run whose prefix lies in `folder/best`. The same tables give the same bytes: no
-    date, duration or path of the machine is on the page.
+    `best` is the run whose prefix lies in `folder/best`, `charts` are those of `plots.table`. The
+    same tables give the same bytes: no date, duration or path of the machine is on the page.
     """
-    facts = _facts(params, table, seeds, statistics, best, folder)
+    facts = _facts(params, table, seeds, statistics, best, charts)
     for name, escaped in ((HTML, True), (MARKDOWN, False)):
         write_text(folder / name, _render(f"{name}.jinja", facts, escaped))
 
@@ -60,7 +64,7 @@ def _facts(
     seeds: pd.DataFrame,
     statistics: ByName,
     best: str,
-    folder: Path,
+    charts: Mapping[str, Chart],
 ) -> dict[str, Any]:
     shown = shown_summary(table, params)
     facts: dict[str, Any] = {
@@ -70,7 +74,8 @@ def _facts(
         "run_kinds": _kinds(table),
         "seeds": None,
         "pictures": pictures_of_page(params),
-        "plots": folder / "plots",
+        "embedding": Embedding(),
+        "charts": charts,
         "split": params.report.split,
         "examples": side_by_side(list(table["name"]), params),
         "params": shown_params(params, SECTIONS),
@@ -113,9 +118,9 @@ def _count(value: float | None) -> str:
     return "" if value is None or value != value else f"{int(value):,}"
 
 
-def _data_uri(path: Path) -> str:
-    """The picture itself, for a page without other files."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _source(name: str) -> Markup:
+    """A script or style sheet of the templates, as it is."""
+    return Markup((_TEMPLATES / name).read_text("utf-8"))
 
 
 def _versions() -> list[tuple[str, str]]:
@@ -138,7 +143,7 @@ def _render(name: str, facts: dict[str, Any], escaped: bool) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = _cell
-    environment.filters["data_uri"] = _data_uri
+    environment.globals |= {"source": _source, "drawing_script": drawing_script, "digest": digest}
     environment.filters["markdown_table"] = ShownTable.markdown
     try:
         return environment.get_template(name).render(facts)

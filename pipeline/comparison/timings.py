@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
+from pipeline.comparison.choice import setting_of
 from pipeline.comparison.plots.by_cost import by_training_seconds
-from pipeline.comparison.plots.style import save
+from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.subject import Subject
 from pipeline.comparison.tables import judged_by, shown_name
 from pipeline.config import Params
@@ -28,7 +29,9 @@ _FIGURES = {
 }
 
 
-def write_timings(params: Params, table: pd.DataFrame, folder: Path) -> list[Path]:
+def write_timings(
+    params: Params, table: pd.DataFrame, seeds: pd.DataFrame, folder: Path
+) -> list[Path]:
     """Write `timings.md` and, where trainings were timed, the picture; returns what it wrote."""
     metric = METRICS[params.report.sort_by]
     timings = [read_timing(name) for name in table["name"]]
@@ -48,11 +51,10 @@ def write_timings(params: Params, table: pd.DataFrame, folder: Path) -> list[Pat
     written = [folder / TABLE]
     timed = table.assign(training_seconds=[t.get("training_seconds", 0.0) for t in timings])
     if (timed["training_seconds"] > 0).any():
+        of_setting = timed.groupby(timed["name"].map(setting_of))["training_seconds"].mean()
+        with_seconds = seeds.assign(training_seconds=seeds["name"].map(of_setting))
         with atomic_file(folder / PICTURE) as aside:
-            # matplotlib goes by the suffix.
-            picture = aside.with_suffix(".png")
-            subject = Subject(timed, pd.DataFrame(), params.report.split, metric)
-            save(by_training_seconds(subject), picture, params.report.dpi)
-            picture.replace(aside)
+            subject = Subject(timed, with_seconds, pd.DataFrame(), params.report.split, metric)
+            save(by_training_seconds(subject), aside, params.report.dpi)
         written.append(folder / PICTURE)
     return written

@@ -4,6 +4,7 @@ from pipeline.adapters.export import export_best
 from pipeline.comparison.loss_curves import loss_curves, mean_over_seeds
 from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.page import HTML, write_page
+from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.table import draw
 from pipeline.comparison.summary import loss_by_length, statistics_of_all, summarize
 from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
@@ -38,11 +39,13 @@ def run(params: Params) -> None:
     write_csv(paths.REPORT / "over_seeds.csv", seeds)
     write_csv(paths.REPORT / "loss_by_length.csv", loss_by_length(table, params))
     write_csv(paths.REPORT / "loss_curves.csv", mean_over_seeds(curves))
+    charts = draw(params, table, seeds, curves)
     with atomic_folder(paths.REPORT / "plots") as folder:
-        draw(params, table, curves, folder)
+        for file, chart in charts.items():
+            save(chart, folder / file, params.report.dpi)
     export_best(params, best, paths.REPORT / "best")
-    write_page(params, table, seeds, statistics, best, paths.REPORT)
-    timed = write_timings(params, table, paths.TIMINGS)
+    write_page(params, table, seeds, statistics, best, charts, paths.REPORT)
+    timed = write_timings(params, table, seeds, paths.TIMINGS)
     print(text)
     for variant in sweep(params):
         # Trained, evaluated and kept by DVC: nothing is to be resumed any more.

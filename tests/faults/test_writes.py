@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import vl_convert
 from click.testing import CliRunner, Result
-from matplotlib.figure import Figure
 
 from pipeline.cli.main import main
 from tests.conftest import sweep_of
@@ -47,7 +47,7 @@ def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_params(folder, params)
     with pytest.MonkeyPatch.context() as patch:
         # Drawing takes most of a second; what is tried here is where the pictures are written.
-        patch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(b"picture"))
+        patch.setattr(vl_convert, "vegalite_to_png", lambda *_, **__: b"picture")
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
