@@ -30,7 +30,7 @@ _POINTS = {f"{s}@3-{n}-0" for s in ("train", "evaluate") for n in ("random", "co
 def test_a_length_added_to_a_finished_sweep(copy: Workspace) -> None:
     copy.edit(lambda p: p["sweep"]["lengths"].append(3))
     output = copy.run("dvc", "repro").stdout
-    assert ran(output) == {*_POINTS, "report"}
+    assert ran(output) == {*_POINTS, "inspect", "report"}
     assert "len3-corpus-seed0" in (copy.root / "data" / "report" / "summary.md").read_text()
     assert len(runs(copy, "tags.state = 'current' and tags.kind = 'variant'")) == 6
 
@@ -38,7 +38,7 @@ def test_a_length_added_to_a_finished_sweep(copy: Workspace) -> None:
 def test_a_removed_variant_leaves_the_comparison(copy: Workspace) -> None:
     copy.edit(lambda p: p["sweep"].update(lengths=[4]))
     output = copy.run("dvc", "repro").stdout
-    assert ran(output) == {"report"}
+    assert ran(output) == {"inspect", "report"}
     assert "len2-" not in (copy.root / "data" / "report" / "summary.md").read_text()
     assert not (copy.root / "data" / "train" / "len2-random-seed0").exists()
 

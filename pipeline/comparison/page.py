@@ -12,6 +12,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from pipeline.comparison.conclusion import conclude
+from pipeline.comparison.inspected import inside_of, start_words
 from pipeline.comparison.plots.embedding import Embedding, digest, drawing_script
 from pipeline.comparison.plots.style import Chart
 from pipeline.comparison.plots.table import pictures_of_page
@@ -81,6 +82,8 @@ def _facts(
         "params": shown_params(params, SECTIONS),
         "versions": _versions(),
         "best": best,
+        "inside": inside_of(best),
+        "starts": start_words(),
     }
     if len(seeds) < len(table):
         facts["seeds"] = _with_costs(shown_over_seeds(seeds, params), seeds)

@@ -1,5 +1,6 @@
 """The summary table: a row a variant and a baseline, best first, with intervals and p values."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -8,6 +9,7 @@ from pipeline.comparison.choice import best_first, best_run
 from pipeline.config import Params
 from pipeline.statistics.per_example import Comparer, Statistics, intervals, read_statistics
 from pipeline.storage.records import read_json
+from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.grid import all_baselines, all_rows, kind_of, sweep
 from pipeline.workspace import paths
 
@@ -44,7 +46,9 @@ def best_evaluated(params: Params) -> str:
 
     Raises PipelineError for a variant that is not trained or evaluated yet.
     """
-    best = best_run(pd.DataFrame(_rows(params)), "variant", params)
+    adapters = [b for b in all_baselines(params) if kind_of(params, b.name) == "variant"]
+    rows = [*_variant_rows(params), *_baseline_rows(params, adapters)]
+    best = best_run(pd.DataFrame(rows), "variant", params)
     assert best is not None
     return best
 
@@ -102,6 +106,10 @@ _OF_A_TRAINING = ("train_size", "trainable_parameters", "stored_bytes")
 
 
 def _rows(params: Params) -> list[dict[str, Any]]:
+    return [*_variant_rows(params), *_baseline_rows(params, all_baselines(params))]
+
+
+def _variant_rows(params: Params) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for variant in sweep(params):
         trained = read_json(paths.TRAIN / variant.name / "metrics.json")
@@ -119,7 +127,12 @@ def _rows(params: Params) -> list[dict[str, Any]]:
                 **_flat(measured),
             }
         )
-    for baseline in all_baselines(params):
+    return rows
+
+
+def _baseline_rows(params: Params, baselines: Iterable[Baseline]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for baseline in baselines:
         measured = read_json(paths.EVALUATE / baseline.name / "metrics.json")
         rows.append(
             {

@@ -12,11 +12,9 @@ from dataclasses import replace
 import pandas as pd
 from tqdm import tqdm
 
+from pipeline.inspection.blocks import MOST_GROUPS, blocks
 from pipeline.inspection.movement import ALONE
 from pipeline.prefix import KVPrefix, PrefixModel
-
-MOST_GROUPS = 32
-"""So many blocks of adjacent virtual tokens are tried at the most, and so many of layers."""
 
 Loss = Callable[[PrefixModel], float]
 """A model's loss on the examples, nats per target token."""
@@ -60,16 +58,14 @@ def _tried(
         def measured(loss: Loss) -> float:
             model.load_kv_prefix(other)
             try:
-                # As the others are measured: in padded batches.
-                with model.without([]):
-                    return loss(model)
+                return loss(model)
             finally:
                 model.load_kv_prefix(kv)
 
         return measured
 
     nothing: Row = {"part": None, "first": None, "last": None}
-    yield {"without": "nothing", **nothing}, hiding([], None)
+    yield {"without": "nothing", **nothing}, lambda loss: loss(model)
     yield {"without": "prefix", **nothing}, hiding(None, None)
     if start is not None:
         yield {"without": "training", **nothing}, exchanged(start)
@@ -85,9 +81,3 @@ def _tried(
             layers = [kv.places[at][1] for at in places]
             ends = {"part": part or ALONE, "first": layers[0], "last": layers[-1]}
             yield {"without": "layers", **ends}, hiding(None, places)
-
-
-def blocks(count: int, most: int = MOST_GROUPS) -> list[range]:
-    """0 to count-1 in at most `most` blocks of adjacent ones, all but the last of one size."""
-    size = -(-count // most)
-    return [range(first, min(first + size, count)) for first in range(0, count, size)]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.inspection.looking import Found
+from pipeline.inspection.found import Found
 from pipeline.storage.records import read_csv, read_json, write_csv, write_json
 
 _FACTS = "facts.json"

@@ -1,8 +1,7 @@
 """All that is looked at in one prefix, as tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.data.batching import Example
 from pipeline.errors import PipelineError
 from pipeline.inspection.ablation import ablation
+from pipeline.inspection.found import Found
 from pipeline.inspection.inputs import calls_of, loss_on
 from pipeline.inspection.movement import ALONE, movement, movement_of_tokens
 from pipeline.inspection.words import nearest_words
@@ -37,15 +37,6 @@ class Prefix:
     words: list[str] | None
     split: str
     examples: Sequence[Example]
-
-
-@dataclass
-class Found:
-    """The tables, those that could be made, by their names; facts, and what could not be shown."""
-
-    facts: dict[str, Any]
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def look_into(prefix: Prefix, max_tokens: int, title: str | None = None) -> Found:

@@ -3,7 +3,7 @@
 import pandas as pd
 from tabulate import tabulate
 
-from pipeline.inspection.looking import Found
+from pipeline.inspection.found import Found
 from pipeline.inspection.summary import by_layer, by_token, losses
 
 MOST_ROWS = 32
@@ -53,16 +53,21 @@ def sentences(found: Found) -> dict[str, float]:
     return {said[name]: loss for name, loss in losses(found.tables).items()}
 
 
-def _table(table: pd.DataFrame) -> str:
+def cells(table: pd.DataFrame) -> dict[str, list[str]]:
+    """A table of `summary` as texts, column by column, by what heads each."""
     if "part" in table and table["part"].nunique() == 1:
         table = table.drop(columns="part")
-    cells = {
+    return {
         _HEADERS.get(str(name), str(name)): [_cell(str(name), value) for value in table[name]]
         for name in table
     }
+
+
+def _table(table: pd.DataFrame) -> str:
+    columns = cells(table)
     left = ("started as", "nearest words (cosine)", "part")
-    align = ["left" if name in left else "right" for name in cells]
-    return str(tabulate(cells, headers="keys", colalign=align, disable_numparse=True))
+    align = ["left" if name in left else "right" for name in columns]
+    return str(tabulate(columns, headers="keys", colalign=align, disable_numparse=True))
 
 
 def _cell(name: str, value: object) -> str:

@@ -2,8 +2,6 @@
 
 import pandas as pd
 
-from pipeline.inspection.words import visible
-
 Tables = dict[str, pd.DataFrame]
 
 LAYER = ["part", "layer"]
@@ -87,3 +85,8 @@ def losses(tables: Tables) -> dict[str, float]:
         return {}
     wholes = tables["ablation"].query("without not in ('tokens', 'layers')")
     return {str(row["without"]): float(row["loss"]) for row in wholes.to_dict("records")}
+
+
+def visible(word: str) -> str:
+    """A word with its white space to be seen."""
+    return word.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")

@@ -68,11 +68,6 @@ def words_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     ]
 
 
-def visible(word: str) -> str:
-    """A word with its white space to be seen."""
-    return word.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
-
-
 def _candidates(
     model: PreTrainedModel, vocabulary: torch.Tensor, own: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:

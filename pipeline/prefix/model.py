@@ -143,9 +143,9 @@ class PrefixModel(PackedModel):
             return self.frozen_model.generate(*args, **kwargs)
 
     @property
-    def hides(self) -> bool:
-        """Whether this thread is within `without`."""
-        return self._injection.hides
+    def hidden(self) -> torch.Tensor | None:
+        """Which virtual tokens are hidden in this thread, boolean `[places, p]`: see `without`."""
+        return self._injection.hidden
 
     @contextmanager
     def without(
@@ -153,9 +153,9 @@ class PrefixModel(PackedModel):
     ) -> Iterator[None]:
         """Within it no query of this thread attends to some virtual tokens, in some layers.
 
-        They are hidden by the attention's mask: all else stands where it stood, an input after p
-        tokens. Without `tokens` all of them, without `places` everywhere; places count as the
-        tensors of `kv_prefix` do. Packed rows have no mask, and are not used within it.
+        They are hidden as by the attention's mask: all else stands where it stood, an input after
+        p tokens. Without `tokens` all of them, without `places` everywhere; places count as the
+        tensors of `kv_prefix` do.
 
         Raises PrefixError for a token or place that the prefix has not.
         """

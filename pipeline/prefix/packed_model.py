@@ -16,7 +16,6 @@ from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.architecture.reach import reach_of, rotary_switch
 from pipeline.prefix.architecture.turns import turn_of
-from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.recomputation import Recomputation
 from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.packed.gate import why_not_decoding, why_not_packed
@@ -44,8 +43,8 @@ class PackedModel(TrainerModel):
 
     @property
     @abstractmethod
-    def hides(self) -> bool:
-        """Whether some virtual tokens are hidden (`PrefixModel.without`)."""
+    def hidden(self) -> torch.Tensor | None:
+        """Virtual tokens that are hidden (`PrefixModel.without`), boolean `[places, p]`."""
 
     @property
     def config(self) -> Any:
@@ -64,8 +63,8 @@ class PackedModel(TrainerModel):
         long one; `decoding` asks for greedy decoding of packed rows too. See
         `pipeline.prefix.packed.gate`.
         """
-        if self.hides:
-            return "virtual tokens are hidden by a mask, which packed rows have not"
+        if decoding and self.hidden is not None:
+            return "virtual tokens are hidden, which packed rows do not know in decoding"
         with turn_of(self.frozen_model):
             # A model without a prefix is trained with its own dropout.
             key = self.frozen_model.training, tokens
@@ -104,12 +103,11 @@ class PackedModel(TrainerModel):
         The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
         after another, `lengths` their tokens. The numbers are those of `forward`.
         """
-        if self.hides:
-            raise PrefixError("virtual tokens are hidden by a mask, which packed rows have not")
         frozen = self.frozen_model
         replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
         with turn_of(frozen), self._without_dropout(), replayed:
-            return packed_logits(frozen, input_ids, lengths, self.encoder.given(), keep)
+            prefix, hidden = self.encoder.given(), self.hidden
+            return packed_logits(frozen, input_ids, lengths, prefix, keep, hidden=hidden)
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any

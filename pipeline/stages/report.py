@@ -1,6 +1,7 @@
 """Stage `report`: every variant and baseline side by side, on disk and in MLflow."""
 
 from pipeline.adapters.export import export_best
+from pipeline.comparison.inspected import stills_inside
 from pipeline.comparison.loss_curves import loss_curves, mean_over_seeds
 from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.page import HTML, write_page
@@ -41,7 +42,7 @@ def run(params: Params) -> None:
     write_csv(paths.REPORT / "loss_curves.csv", mean_over_seeds(curves))
     charts = draw(params, table, seeds, curves)
     with atomic_folder(paths.REPORT / "plots") as folder:
-        for file, chart in charts.items():
+        for file, chart in (charts | stills_inside(best)).items():
             save(chart, folder / file, params.report.dpi)
     export_best(params, best, paths.REPORT / "best")
     write_page(params, table, seeds, statistics, best, charts, paths.REPORT)

@@ -27,6 +27,7 @@ STAGES: dict[str, tuple[list[str], list[str]]] = {
     "train": (["train", *_OF_VARIANT], [f"data/train/{VARIANT.name}"]),
     "evaluate": (["evaluate", *_OF_VARIANT], [f"data/evaluate/{VARIANT.name}"]),
     "baselines": (["baselines", "no_prefix"], ["data/evaluate/no_prefix"]),
+    "inspect": (["inspect"], ["data/inspection"]),
     "report": (["report"], ["data/report"]),
 }
 

@@ -85,17 +85,22 @@ def test_a_hidden_token_is_one_of_a_key_that_no_query_meets(name: str) -> None:
 
 @torch.no_grad()
 def test_without_any_token_an_input_still_stands_after_them() -> None:
-    frozen = build("llama")
+    frozen = build("llama", {"head_dim": 16})
     model = drawn(PrefixModel(frozen, PrefixConfig(num_virtual_tokens=P)))
     batch = ids().to(frozen.device)
     with model.without():
         hidden = model(input_ids=batch, use_cache=False).logits
-        assert model.why_not_packed() is not None
-        with pytest.raises(PrefixError, match="hidden by a mask"):
-            model.packed_logits(batch[0], [TOKENS], torch.arange(TOKENS))
+        assert model.why_not_packed(decoding=True) is not None
+        packed = model.packed_logits(batch[0], [TOKENS], torch.arange(TOKENS))
+    torch.testing.assert_close(packed, hidden[0], atol=1e-5, rtol=1e-5)
+    with model.without([0, 2], places=[1]):
+        padded = model(input_ids=batch, use_cache=False).logits
+        packed = model.packed_logits(batch[0], [TOKENS], torch.arange(TOKENS))
+    torch.testing.assert_close(packed, padded[0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(packed, hidden[0], atol=1e-3)
     positions = torch.arange(P, P + TOKENS, device=frozen.device)[None]
     torch.testing.assert_close(hidden, frozen(input_ids=batch, position_ids=positions).logits)
-    assert model.why_not_packed() is None
+    assert model.why_not_packed(decoding=True) is None
 
 
 @pytest.mark.parametrize(("given", "said"), [({"tokens": [5]}, "token 5"), ({"places": [2]}, "2")])

@@ -78,9 +78,9 @@ class Injection:
             self._at_work.hidden = before
 
     @property
-    def hides(self) -> bool:
-        """Whether virtual tokens are hidden in this thread, if only none of them."""
-        return self._at_work.hidden is not None
+    def hidden(self) -> torch.Tensor | None:
+        """Which virtual tokens are hidden in this thread, boolean `[places, p]`."""
+        return self._at_work.hidden
 
     def new_cache(self) -> Cache | None:
         """An empty growing cache; None where the model makes its own (an encoder-decoder)."""
