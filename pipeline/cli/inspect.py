@@ -55,6 +55,7 @@ def inspect(
 def _inspect(
     params: Params, variant: str, examples: int | None, split: str | None, output: Path | None
 ) -> None:
+    from pipeline.comparison.plots.inside import write_pictures
     from pipeline.comparison.summary import best_evaluated
     from pipeline.inference.selection import choose, load_prefix
     from pipeline.inspection.folder import is_of_found, write_found
@@ -80,4 +81,5 @@ def _inspect(
     found = look_into(prefix, params.memory.max_tokens_per_batch, title="inspect")
     with atomic_folder(folder) as aside:
         write_found(found, aside)
+        write_pictures(found, aside, params.report.dpi)
     click.echo(f"{shown(found)}\n\nTables and pictures: {folder}")
