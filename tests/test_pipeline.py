@@ -198,7 +198,7 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
     "the memory of a batch": (_allow_memory, set()),
     "how often a training is saved": (_save_more_often, set()),
     "how often a step is logged": (_log_less, set()),
-    "a plot setting": (_change_plot, {"report"}),
+    "a plot setting": (_change_plot, {"inspect", "report"}),
     "the inputs that are looked at": (_look_at_more, {"inspect", "report"}),
     "the order of a list": (_reorder_lists, {"inspect", "report"}),
     "nothing but a comment": (_add_comment, set()),

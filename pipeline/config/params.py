@@ -193,6 +193,13 @@ class Params(Section):
                 f"evaluate.splits: 'test_unseen' is listed, but data.{where}.test_unseen names no "
                 "such split; name one or leave test_unseen out"
             )
+        lacks = files is not None and files.test_unseen is None
+        if lacks and self.inspection.split == "test_unseen":
+            where = "files" if self.data.source == "files" else "splits"
+            raise ValueError(
+                f"inspection.split: 'test_unseen' is asked for, but data.{where}.test_unseen names "
+                "no such split; name one or use validation or test"
+            )
         if self.report.split not in self.evaluate.splits:
             raise ValueError(
                 f"report.split: '{self.report.split}' is not in evaluate.splits = "

@@ -71,9 +71,7 @@ def look_into(prefix: Prefix, max_tokens: int, title: str | None = None) -> Foun
     except PipelineError as error:
         found.notes.append(str(error))
     if not prefix.examples:
-        found.notes.append(
-            "attention, ablation: inspection.examples is null, so that no input is read"
-        )
+        found.notes.append("attention, ablation: no input is read, of which they would be")
         return found
     _add_attention(prefix, found)
     loss = loss_on(prefix.examples, max_tokens)
