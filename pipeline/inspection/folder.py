@@ -20,7 +20,11 @@ def read_found(folder: Path) -> Found:
     """What `write_found` wrote. Raises PipelineError where it is not there."""
     facts = read_json(folder / _FACTS)
     notes, names = facts.pop("notes"), facts.pop("tables")
-    return Found(facts, {name: read_csv(folder / f"{name}.csv") for name in names}, notes)
+    tables = {name: read_csv(folder / f"{name}.csv") for name in names}
+    if "ablation" in tables:
+        # Empty cells beside whole numbers would make them fractions.
+        tables["ablation"] = tables["ablation"].astype({"first": "Int64", "last": "Int64"})
+    return Found(facts, tables, notes)
 
 
 def _rounded(value: object) -> object:
