@@ -281,7 +281,8 @@ def test_a_winner_is_told_by_how_much() -> None:
     assert "token behind; significant at 5% (p ≤ 0.0010)." in text
     assert (
         "It keeps 5.0 MB beside the frozen model (1,234 trained numbers), and a query goes on from "
-        "8 tokens (184.3 kB of cache), where base takes 2000 tokens (46.0 MB of cache)." in text
+        "8 tokens (184.3 kB of cache), where base takes 2,000 tokens (46.0 MB of cache): 1,992 "
+        "tokens saved with every query." in text
     )
 
 
