@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page
 
 from pipeline.config import Params
-from tests.browser import needs_chromium, open_page
+from tests.browser import needs_chromium, open_page, open_report
 from tests.written_sweep import params_of, write_report, write_sweep
 
 pytestmark = [pytest.mark.slow, needs_chromium]
@@ -46,8 +46,7 @@ class Browser:
         self.asked.clear()
         self.said.clear()
         self.page.set_viewport_size({"width": width, "height": 900})
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-drawn]", state="attached")
+        open_report(self.page, path)
         return self.page
 
 
@@ -83,7 +82,9 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     starts: dict[str, Any] = {
         name: {"type": "random", "path": "data/model/config.json"} for name in names
     }
+    bare = {"type": "no_prefix", "path": "data/model/config.json"}
     params = params_of(
+        baselines={"no_prefix": bare, "nothing_before_a_query_" * 2 + "at_all": bare},
         initializations=starts,
         sweep={"lengths": [4, 8, 16, 32], "initializations": names, "seeds": [0, 1, 2]},
         kv_prefix={"max_length": 64},

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import escape
 
 from pipeline.comparison.differences import Piece, differences
 from pipeline.comparison.summary import ByName
@@ -21,12 +22,12 @@ COUNT = 100
 """The most examples that are chosen."""
 
 ROOM = 600_000
-"""Characters of all chosen examples together, so that a page stays small for a large sweep."""
+"""Bytes of all chosen examples on a page, so that it stays small for a large sweep."""
 
 _LONGEST_INPUT, _LONGEST_OUTPUT = 6000, 2000
 _MOST_OUTPUTS = 24
-# What a row of the page takes beside its text.
-_ROW = 120
+# What a row of the page, and a marked piece of text, take beside their text.
+_ROW, _TAGS = 120, 13
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 
 
@@ -66,7 +67,7 @@ class Example:
 def side_by_side(
     table: pd.DataFrame, statistics: ByName, params: Params, count: int = COUNT
 ) -> list[Example]:
-    """At most `count` examples of `report.split`, in its order, within `ROOM` characters.
+    """At most `count` examples of `report.split`, in its order, within `ROOM` bytes.
 
     In turns one of those spread evenly, the first among them; of those whose outputs differ most;
     of those that the best prefix does worst, and best, by `report.sort_by`. `table` is the summary,
@@ -180,12 +181,16 @@ def _shown(text: str, longest: int) -> str:
 
 
 def _size(example: Example) -> int:
-    """About as many characters as the page has for it."""
-    size = len(example.input) + sum(map(len, example.references))
+    """About as many bytes as the page has for it."""
+    size = sum(map(_bytes, (example.input, *example.references)))
     for output in example.outputs:
-        pieces = sum(len(piece.text) + 40 for piece in output.pieces)
+        pieces = sum(_bytes(piece.text) + _TAGS for piece in output.pieces)
         size += pieces + _ROW + sum(len(name) + 2 for name in output.names)
     return size
+
+
+def _bytes(text: str) -> int:
+    return len(str(escape(text)).encode(errors="replace"))
 
 
 def _predictions(name: str, params: Params) -> list[dict[str, Any]]:
