@@ -142,7 +142,12 @@ def test_variants_and_baselines_have_the_same_metrics_in_mlflow(
     assert experiment is not None
     wanted = {f"test/{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")}
     wanted |= {f"measured_validation/{metric}" for metric in METRICS}
-    wanted |= {"trainable_parameters", "stored_bytes", "time/decoding_tokens_per_second"}
+    wanted |= {
+        "trainable_parameters",
+        "stored_bytes",
+        "time/decoding_tokens_per_second",
+        "time/first_token_ms",
+    }
     found = client.search_runs(
         [experiment.experiment_id], "tags.state = 'current' and tags.kind != 'sweep'"
     )
@@ -197,10 +202,14 @@ def test_timings_are_kept_apart_from_what_dvc_compares(
     found = read_timing("lora-seed0")
     assert set(found) == {
         *("training_seconds", "training_tokens_per_second"),
-        *("evaluation_seconds", "decoding_tokens_per_second"),
+        *("evaluation_seconds", "decoding_tokens_per_second", "first_token_ms"),
     }
     assert all(value > 0 for value in found.values())
-    assert set(read_timing("no_prefix")) == {"evaluation_seconds", "decoding_tokens_per_second"}
+    assert set(read_timing("no_prefix")) == {
+        "evaluation_seconds",
+        "decoding_tokens_per_second",
+        "first_token_ms",
+    }
     for folder in (paths.TRAIN, paths.EVALUATE, paths.REPORT):
         for path in folder.rglob("metrics.json"):
             assert not [key for key in read_json(path) if "second" in key]

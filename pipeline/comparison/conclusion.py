@@ -124,13 +124,16 @@ def _cost(winner: dict[Any, Any], baselines: list[dict[Any, Any]]) -> str:
         f"({int(winner['trainable_parameters']):,} trained numbers), and a query goes on from "
         f"{_context(winner)}"
     )
-    if baselines and baselines[0]["length"]:
-        said += f", where {baselines[0]['name']} takes {_context(baselines[0])}"
+    texts = [row for row in baselines if row["length"] > winner["length"]]
+    if texts:
+        saved = texts[0]["length"] - winner["length"]
+        said += f", where {texts[0]['name']} takes {_context(texts[0])}: {saved:,} tokens saved"
+        said += " with every query"
     return f"{said}."
 
 
 def _context(row: dict[Any, Any]) -> str:
-    return f"{row['length']} tokens ({shown_bytes(row['cache_bytes'])} of cache)"
+    return f"{row['length']:,} tokens ({shown_bytes(row['cache_bytes'])} of cache)"
 
 
 def _caution(

@@ -13,6 +13,7 @@ from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
 from pipeline.data.task_type import task_of
 from pipeline.evaluation.classes import measure_classes
+from pipeline.evaluation.first_token import first_token_ms
 from pipeline.evaluation.generation import measure_examples
 from pipeline.evaluation.metrics import for_dvc, kept_of, scores
 from pipeline.evaluation.outcome import Outcome
@@ -81,6 +82,9 @@ def measure_splits(
         seconds = max(sum(outcome.decoding_seconds for outcome in outcomes), 1e-9)
         tokens = sum(outcome.generated_tokens for outcome in outcomes)
         figures["decoding_tokens_per_second"] = tokens / seconds
+        if not model.config.is_encoder_decoder:
+            rows_of_split = split.select_columns(["input_ids", "target_start"]).to_list()
+            figures["first_token_ms"] = first_token_ms(model, rows_of_split)
     record_timing(folder.name, **figures)
 
 

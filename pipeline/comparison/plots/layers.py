@@ -11,6 +11,9 @@ import altair as alt
 from pipeline.comparison.plots.style import Series, look
 from pipeline.comparison.plots.subject import Row, Subject
 
+# Pixels that the narrowest panel has for a reference line's name; the legend has the whole name.
+_NAME = 200
+
 _OF_A_SETTING = (
     *(("name", "setting"), ("initialisation", "initialisation"), ("length", "length")),
     *(("seeds", "seeds"), ("score", "score")),
@@ -44,7 +47,8 @@ def score_layers(
         sides = {row["side"] for row in rows if row["mark"] == "level"}
         for align in [side for side in SIDES if side in sides]:
             named = level.transform_filter(alt.datum.side == align)
-            text = named.mark_text(align=align, dy=-6, dx=4 if align == "left" else -4, fontSize=10)
+            dx = 4 if align == "left" else -4
+            text = named.mark_text(align=align, dy=-6, dx=dx, fontSize=10, limit=_NAME)
             place = 0 if align == "left" else "width"
             layers.append(
                 text.encode(x=alt.value(place), y=y, text="name:N", color=colours["color"])

@@ -28,7 +28,7 @@ def loss_curves(subject: Subject) -> Chart:
         alt.Tooltip("step:Q", title="step"),
         alt.Tooltip("score:N", title="loss"),
     ]
-    pointed = base.mark_point(size=90, filled=True, opacity=0)
+    pointed = base.mark_point(size=90, filled=True, opacity=0, aria=False)
     layers = [
         base.mark_line(strokeWidth=1.6).encode(x=x, y=_y("y"), **line),
         # Nothing to see: where a pointer finds the values.

@@ -49,8 +49,11 @@ def series_of(table: pd.DataFrame) -> list[Series]:
     baselines = sorted(set(table.loc[table["kind"] == "baseline", "initialization"]))
     shown = [series(index, name) for index, name in enumerate(variants)]
     for index, name in enumerate(baselines):
+        rows = table[(table["kind"] == "baseline") & (table["initialization"] == name)]
+        has_points = rows["length"].nunique() > 1 or bool(rows["train_size"].notna().any())
+        shape = SHAPES[-1 - index % len(SHAPES)] if has_points else "stroke"
         dash = _BASELINE_DASHES[index % len(_BASELINE_DASHES)]
-        shown.append(Series(series_label("baseline", name), BASELINE_COLOUR, dash, "stroke"))
+        shown.append(Series(series_label("baseline", name), BASELINE_COLOUR, dash, shape))
     return shown
 
 
@@ -116,6 +119,8 @@ def styled(chart: Chart, title: str) -> Chart:
             titleFontWeight="normal", gridColor="#e6e6e6", domainColor="#888888",
             tickColor="#888888", labelOverlap="greedy",
         ),
+        # A name at the end of an axis would else stand out of the picture.
+        axisX=alt.AxisConfig(labelBound=6),
         legend=alt.LegendConfig(
             labelLimit=0, titleLimit=0, symbolLimit=0, labelFontSize=11, symbolOpacity=1,
             symbolStrokeWidth=2,

@@ -61,14 +61,15 @@
           this.logarithmic = !this.logarithmic;
           this.draw();
           return this.logarithmic;
-        }, false));
+        }, false, null, "switch"));
       }
     }
 
     // A button that is pressed or not, as `toggle` says.
-    button(text, toggle, pressed, before) {
+    button(text, toggle, pressed, before, kind = "series") {
       const button = document.createElement("button");
       button.type = "button";
+      button.className = kind;
       button.setAttribute("aria-pressed", String(pressed));
       if (before) button.append(before);
       button.append(document.createTextNode(text));
