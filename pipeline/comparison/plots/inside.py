@@ -114,7 +114,7 @@ def movement_lines(found: Found) -> Chart:
         color=alt.Color(
             "of:N", title=None, scale=alt.Scale(domain=["keys", "values"], range=COLOURS[:2])
         ),
-        shape=alt.Shape("of:N", title=None),
+        shape=alt.Shape("of:N", title=None, scale=alt.Scale(domain=["keys", "values"])),
         tooltip=[
             *_tooltip("of", "tensor"), *_tooltip("place", "layer"),
             alt.Tooltip("moved:Q", format=".1%"),
