@@ -206,6 +206,16 @@ def test_a_legend_turns_series_off(browser: Browser, small: Path) -> None:
     button.press("Enter")
     page.wait_for_timeout(300)
     assert points.count() == before
+    everything = figure.get_by_role("button", name="all", exact=True)
+    everything.click()
+    page.wait_for_timeout(300)
+    assert points.count() == 0
+    button.click()
+    page.wait_for_timeout(300)
+    assert points.count() == 3
+    everything.click()
+    page.wait_for_timeout(300)
+    assert points.count() == before
 
 
 def test_a_scale_may_be_logarithmic(browser: Browser, small: Path) -> None:

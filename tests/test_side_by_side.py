@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markupsafe import Markup
@@ -71,7 +72,7 @@ def test_examples_are_those_that_tell_runs_apart(
     params = params_of(report={"resamples": 100})
     write_sweep(tmp_path, params, examples=40)
     best = next(
-        row["name"] for row in summarize_in(tmp_path, params, monkeypatch) if row["is_best"]
+        str(row["name"]) for row in summarize_in(tmp_path, params, monkeypatch) if row["is_best"]
     )
     edit(tmp_path, best, 23, loss=900.0)
     edit(tmp_path, best, 31, loss=0.0)
@@ -122,7 +123,7 @@ def test_json_ends_no_script() -> None:
 
 
 def test_rows_become_columns() -> None:
-    rows = [{"a": "x", "b": 1}, {"a": "y", "b": None}, {"a": "x"}]
+    rows: list[dict[str, Any]] = [{"a": "x", "b": 1}, {"a": "y", "b": None}, {"a": "x"}]
     assert columns_of(rows) == {
         "columns": {"a": [0, 1, 0], "b": [1, None, None]},
         "texts": {"a": ["x", "y"]},
@@ -158,7 +159,7 @@ def test_what_a_query_waits_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             {"name": "in_context", "kind": "baseline", "length": 2000, "is_best": False},
             {"name": "no_prefix", "kind": "baseline", "length": 0, "is_best": False},
         ]
-    ).assign(trainable_parameters=[9, 9, 9, None, 0])
+    ).assign(trainable_parameters=[9, 9, 9, float("nan"), 0])
     times = {"len8-a": 41.5, "lora-seed0": 60, "in_context": 130, "no_prefix": 40, "len4-a": 1}
     timings = {name: {"first_token_ms": float(ms)} for name, ms in times.items()}
     (said,) = first_token(table, timings)

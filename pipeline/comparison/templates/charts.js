@@ -3,6 +3,7 @@
 (() => {
   "use strict";
   const shared = JSON.parse(document.getElementById("chart-data").textContent);
+  const FEW = 3;
   const SHAPES = {
     circle: "M5 0A5 5 0 1 1 -5 0A5 5 0 1 1 5 0Z", square: "M-4.5 -4.5H4.5V4.5H-4.5Z",
     "triangle-up": "M0 -5.5L5.5 4.5H-5.5Z", "triangle-down": "M0 5.5L5.5 -4.5H-5.5Z",
@@ -46,22 +47,42 @@
     }
 
     legend(place, meta) {
-      for (const series of meta.legend || []) {
-        place.append(this.button(series.label, () => {
-          const off = this.hidden.includes(series.label);
-          this.hidden = off
-            ? this.hidden.filter((label) => label !== series.label)
-            : [...this.hidden, series.label];
-          this.chart.signal("hidden", this.hidden).runAsync();
-          return off;
-        }, true, symbol(series)));
-      }
+      const labels = (meta.legend || []).map((series) => series.label);
       if (meta.is_positive) {
         place.append(this.button("log scale", () => {
           this.logarithmic = !this.logarithmic;
           this.draw();
           return this.logarithmic;
         }, false, null, "switch"));
+      }
+      const buttons = new Map();
+      let all;
+      const hide = (hidden) => {
+        this.hidden = hidden;
+        for (const [label, button] of buttons) {
+          button.setAttribute("aria-pressed", String(!hidden.includes(label)));
+        }
+        if (all) all.setAttribute("aria-pressed", String(hidden.length === 0));
+        this.chart.signal("hidden", hidden).runAsync();
+      };
+      if (labels.length > FEW) {
+        // Of many series a few are seen sooner by starting from none.
+        all = this.button("all", () => {
+          hide(this.hidden.length ? [] : labels);
+          return this.hidden.length === 0;
+        }, true, null, "switch");
+        place.append(all);
+      }
+      for (const series of meta.legend || []) {
+        const button = this.button(series.label, () => {
+          const off = this.hidden.includes(series.label);
+          hide(off
+            ? this.hidden.filter((label) => label !== series.label)
+            : [...this.hidden, series.label]);
+          return off;
+        }, true, symbol(series));
+        buttons.set(series.label, button);
+        place.append(button);
       }
     }
 
