@@ -70,7 +70,7 @@ def test_a_finished_sweep_is_read(copy: Workspace) -> None:
         output
         for cell in notebook.cells
         for output in cell.get("outputs", [])
-        if "image/svg+xml" in output.get("data", {})
+        if "image/png" in output.get("data", {})
     ]
     assert len(pictures) == 2
 

@@ -13,6 +13,8 @@ from pipeline.cli.stages import STAGES
 PAGE = "docs/reference/command_line.md"
 _PLACE = re.compile(r"<!-- commands -->.*<!-- /commands -->", re.DOTALL)
 _PROGRAM = "python -m pipeline"
+# As many as the page has room for.
+_COLUMNS = 84
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -35,6 +37,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _described(name: str) -> str:
     command = main.commands[name]
-    within = click.Context(main, info_name=_PROGRAM, terminal_width=88)
-    context = click.Context(command, info_name=name, parent=within, terminal_width=88)
+    within = click.Context(main, info_name=_PROGRAM, terminal_width=_COLUMNS)
+    context = click.Context(command, info_name=name, parent=within, terminal_width=_COLUMNS)
     return f"### {name}\n\n```text\n{command.get_help(context)}\n```"

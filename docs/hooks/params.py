@@ -80,7 +80,7 @@ def _table(section: Schema, known: Schema) -> str:
     rows = ["| key | takes | default |", "| --- | --- | --- |"]
     for key, asked, required in _keys(section, known):
         default = "" if required else f"`{json.dumps(asked['default'])}`"
-        takes = _words(asked, known).replace("|", "\\|")
+        takes = _words(asked, known)
         rows.append(f"| `{key}` | {takes} | {'has to be given' if required else default} |")
     return "\n".join(rows)
 
@@ -133,5 +133,7 @@ def _bounds(asked: Schema) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {asked[key]:g}" for key, sign in signs.items() if key in asked]
     if "pattern" in asked:
-        bounds.append(f"like `{asked['pattern']}`")
+        # What Markdown would take for its own, the table's bar first of all, is written by number.
+        pattern = re.sub(r"[^\w ]|_", lambda sign: f"&#{ord(sign[0])};", asked["pattern"])
+        bounds.append(f"like <code>{pattern}</code>")
     return f" {', '.join(bounds)}" if bounds else ""
