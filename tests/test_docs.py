@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -49,6 +50,7 @@ class _Read(HTMLParser):
             self.loaded.append(found["href"])
 
 
+@cache
 def read(path: Path) -> _Read:
     """A Markdown page or a notebook as GitHub has it: its headings' anchors, its links."""
     text = path.read_text(encoding="utf-8")

@@ -30,17 +30,20 @@ def test_a_prefix_is_trained_saved_and_loaded(tmp_path: Path, model_folder: Path
         (tmp_path / "data" / "raw" / f"{split}.jsonl").write_text(lines)
 
     asked = (
-        "print(json.dumps([losses, difference, unchanged, same_answers, peft_difference,"
-        " len(after), len(trained), trainable]))"
+        "moved = (trained.keys[0] - start.keys[0]).abs().max().item()\n"
+        "seen = (with_prefix - frozen_model(asked).logits).abs().max().item()\n"
+        "same = all(map(torch.equal, again.kv_prefix().keys, trained.keys))\n"
+        "print(json.dumps([losses, [difference, peft_difference], [moved, seen],"
+        " [same, unchanged, same_answers], [len(after), len(trained), trainable]]))"
     )
     told = printed(execute("train_a_prefix.ipynb", tmp_path, asked)).splitlines()[-1]
-    losses, difference, unchanged, same_answers, peft_difference, *counts = json.loads(told)
+    losses, none, some, true, counts = json.loads(told)
     assert len(losses) == 30
-    assert sum(losses[-5:]) < sum(losses[:5])
-    assert 0 <= difference < 1e-4
-    assert 0 <= peft_difference < 1e-4
-    assert unchanged is True
-    assert same_answers is True
+    # Three batches of eight are twice the twelve examples.
+    assert sum(losses[-3:]) < sum(losses[:3]) - 0.05
+    assert max(none) < 1e-4
+    assert min(some) > 1e-3
+    assert true == [True, True, True]
     # Two layers, keys and values, two heads of eight.
     assert counts == [5, 32, 32 * 2 * 2 * 2 * 8]
 
