@@ -1,12 +1,13 @@
 """The notebooks of docs/, executed: by tests in a toy workspace, and to keep what they print.
 
-`python -m tests.notebooks` runs both in the repository, after a `dvc repro` of the default run,
-and writes their outputs into them. What stands there belongs to the code beside it: the notebook
-keeps the digest of the code that printed it.
+`python -m tests.notebooks [NAME...]` runs them in the repository, after a `dvc repro` of the
+default run, and writes their outputs into them. What stands there belongs to the code beside it:
+the notebook keeps the digest of the code that printed it.
 """
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,7 +34,8 @@ def execute(name: str, workspace: Path, asked: str | None = None) -> Any:
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     if asked is not None:
         notebook.cells.append(nbformat.v4.new_code_cell(asked))
-    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", record_timing=False)
+    how = {"kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
+    client = NotebookClient(notebook, timeout=1800, **how)
     # Progress bars and warnings of libraries are no part of what is read.
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
     with mock.patch.dict(os.environ, quiet | {"HF_HUB_OFFLINE": "1"}):
@@ -47,19 +49,22 @@ def printed(notebook: Any) -> str:
     return "".join(output["text"] for output in outputs if output["output_type"] == "stream")
 
 
+def keep(notebook: Any, path: Path) -> None:
+    """Write a notebook with what it printed, and no trace of when and how often it ran."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for counted in (cell, *cell.outputs):
+                if "execution_count" in counted:
+                    counted["execution_count"] = None
+    notebook.metadata[DIGEST] = digest(notebook)
+    nbformat.write(notebook, path)
+
+
 def main() -> None:
-    """Execute every notebook in the repository and keep what it shows."""
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        notebook = execute(path.name, ROOT)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                kept = [output for output in cell.outputs if output.get("name") != "stderr"]
-                cell.outputs, cell.execution_count = kept, None
-                for output in cell.outputs:
-                    if "execution_count" in output:
-                        output["execution_count"] = None
-        notebook.metadata[DIGEST] = digest(notebook)
-        nbformat.write(notebook, path)
+    """Execute the notebooks named, or all of them, in the repository."""
+    for name in sys.argv[1:] or sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")):
+        keep(execute(name, ROOT), NOTEBOOKS / name)
 
 
 if __name__ == "__main__":
