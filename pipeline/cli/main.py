@@ -8,6 +8,7 @@ import click
 
 from pipeline.cli.adapters import export, import_adapter
 from pipeline.cli.generate import generate
+from pipeline.cli.init import init
 from pipeline.cli.params import params
 from pipeline.cli.stages import STAGES
 from pipeline.config import load_params
@@ -55,7 +56,7 @@ def main() -> None:
     """
 
 
-for _command in (*STAGES, generate, export, import_adapter, params):
+for _command in (*STAGES, init, generate, export, import_adapter, params):
     main.add_command(_command)
 
 
