@@ -128,7 +128,9 @@ def _named_tags(columns: Iterable[Column]) -> list[str]:
     return [column.name for column in columns if words_of(column.name) in _TAGS]
 
 
-def _by_names(usable: Mapping[str, Column], inputs: Sequence[str], target: str | None) -> Roles | None:
+def _by_names(
+    usable: Mapping[str, Column], inputs: Sequence[str], target: str | None
+) -> Roles | None:
     named = {name: words_of(name) for name in usable}
     for is_exact in (True, False):
         for reads, writes in _PAIRS:
@@ -195,7 +197,9 @@ def _cannot_tell(columns: Mapping[str, Column], usable: Mapping[str, Column]) ->
             "and one that it is to write are needed, or one with the turns of a chat, each with a "
             "role and a content"
         )
-    what = "cannot tell which column is read and which is written" if usable else "no column is text"
+    what = (
+        "cannot tell which column is read and which is written" if usable else "no column is text"
+    )
     return PipelineError(
         f"--data: {what} (columns: {_listed(columns)}); name them with --input and --target"
     )

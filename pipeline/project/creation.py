@@ -111,11 +111,13 @@ def _refuse_content(folder: Path, replace: bool) -> None:
 
 def _experiment(folder: Path) -> str:
     """The folder's name without what MLflow takes in no name."""
-    return "".join("-" if c in "/:?%'\"`" or not c.isprintable() else c for c in folder.resolve().name)
+    return "".join(
+        "-" if c in "/:?%'\"`" or not c.isprintable() else c for c in folder.resolve().name
+    )
 
 
 def _copied(corpus: Path | None, folder: Path) -> str | None:
-    """Where the project has the text. Raises PipelineError when it is missing, no UTF-8, or empty."""
+    """Where the project has the text. Raises PipelineError for one that is missing or empty."""
     if corpus is None:
         return None
     if not corpus.is_file():

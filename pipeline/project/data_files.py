@@ -40,8 +40,8 @@ def read_files(paths: Sequence[Path]) -> Given:
         split = _split_of(path)
         if split is None:
             raise PipelineError(
-                f"--data: '{path}' does not say in its name which split it is; name each of several "
-                "files after train, validation (or dev), test or test_unseen, or give one alone"
+                f"--data: '{path}' does not say in its name which split it is; name several files "
+                "after train, validation (or dev), test or test_unseen, or give one alone"
             )
         if split in found:
             raise PipelineError(

@@ -1,4 +1,4 @@
-"""What a new project has of this one: the code, the graph of its stages, what they are pinned to."""
+"""What a new project has of this one: the code, the graph of its stages, and their libraries."""
 
 import shutil
 from importlib.metadata import PackageNotFoundError, files

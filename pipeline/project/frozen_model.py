@@ -55,7 +55,9 @@ def chosen_model(said: str) -> ModelChoice:
         )
     section = {"source": "hub", "path": "requirements.lock", "id": said, "revision": "main"}
     is_chat = _INSTRUCTED.search(said) is not None
-    why = f"the model's name says that it {'follows' if is_chat else 'does not follow'} instructions"
+    why = (
+        f"the model's name says that it {'follows' if is_chat else 'does not follow'} instructions"
+    )
     kind = "decoder"
     if not is_chat:
         kind = "encoder_decoder" if _ENCODER_DECODERS.search(said) else kind

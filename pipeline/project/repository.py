@@ -16,7 +16,9 @@ _MESSAGE = "Begin a comparison of prefixes"
 def refuse_without_git() -> None:
     """Raise PipelineError where there is no git, on which DVC builds."""
     if shutil.which("git") is None:
-        raise PipelineError("git: is not installed; install it, DVC keeps a project's history in it")
+        raise PipelineError(
+            "git: is not installed; install it, DVC keeps a project's history in it"
+        )
 
 
 def record(folder: Path, origin: Path) -> Iterator[str]:

@@ -91,7 +91,7 @@ def _max_length(
     can_cut = task.keys["messages_column"] is None and task.type != "token_cls"
     keys["task.too_long"] = "truncate" if can_cut and above > len(lengths) // 2 else "drop"
     guesses["task.too_long"] = (
-        f"{above} of {len(lengths)} examples may have more than task.max_length tokens; raise that, "
+        f"{above} of {len(lengths)} examples may have more tokens than task.max_length; raise it, "
         "up to the model's context, where time and memory allow"
     )
 
@@ -121,7 +121,9 @@ def _prefixes(
     cached = next((n for n in (128, 64, 32, 16, 8) if n <= fewest), 4)
     keys["kv_prefix.max_length"] = cached
     keys["sweep.lengths"] = [min(16, cached)]
-    guesses["sweep.lengths"] = "one length for a first pair; add more lengths or starts for more variants"
+    guesses["sweep.lengths"] = (
+        "one length for a first pair; add more lengths or starts for more variants"
+    )
 
 
 def _answers(
@@ -143,7 +145,9 @@ def _answers(
     # ROUGE knows Latin letters and digits alone.
     if not is_short and sum(t.isascii() for t in targets) < len(targets) // 2:
         keys["evaluate.metrics"] = ["chrf", "bleu"]
-    guesses["evaluate.metrics"] = f"most targets have {'at most' if is_short else 'more than'} {_SHORT} words"
+    guesses["evaluate.metrics"] = (
+        f"most targets have {'at most' if is_short else 'more than'} {_SHORT} words"
+    )
 
 
 def refuse_without_room(sizes: Sizes, model: ModelChoice) -> None:

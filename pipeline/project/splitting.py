@@ -95,7 +95,9 @@ def split(
             taken += groups[order.pop(0)]
         found[name] = taken
     found["train"] = [index for key in order for index in groups[key]]
-    return {name: [examples[index] for index in sorted(found[name])] for name in ("train", *fractions)}
+    return {
+        name: [examples[index] for index in sorted(found[name])] for name in ("train", *fractions)
+    }
 
 
 def with_all_labels_in_training(

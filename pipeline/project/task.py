@@ -59,9 +59,7 @@ class Task:
         return (shown, target) if shown.strip() and target.strip() else None
 
 
-def task_of(
-    roles: Roles, rows: Sequence[Row], model: ModelChoice, kind: str | None = None
-) -> Task:
+def task_of(roles: Roles, rows: Sequence[Row], model: ModelChoice, kind: str | None = None) -> Task:
     """The task that the columns are, `kind` where a person says so.
 
     Raises PipelineError for one that the model or the columns cannot be.

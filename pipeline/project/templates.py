@@ -1,7 +1,6 @@
 """Templates over the columns that were told apart."""
 
 import re
-from collections.abc import Callable
 
 from jinja2 import meta
 from jinja2.sandbox import SandboxedEnvironment
@@ -39,7 +38,9 @@ def input_template(roles: Roles, is_continued: bool) -> str:
             printed = "\n\n" + printed
             parts[-1] = parts[-1].removesuffix("\n\n")
         inner = printed + gap
-        parts.append(f"{{% if {variable(column.name)} %}}{inner}{{% endif %}}" if has_gaps else inner)
+        parts.append(
+            f"{{% if {variable(column.name)} %}}{inner}{{% endif %}}" if has_gaps else inner
+        )
     asked = f"\n\n{_title(roles.target.name)}:" if is_continued else ""
     return "".join(parts) + asked
 
@@ -76,5 +77,3 @@ def _printed(column: Column, between: str, first_of_list: bool = False) -> str:
 def _title(name: str) -> str:
     words = " ".join(re.sub(r"[\W_]+", " ", name).split())
     return words[:1].upper() + words[1:] if words else "Answer"
-
-
