@@ -88,6 +88,7 @@ def _tell(folder: Path, project: "Project") -> None:
     click.echo(f"{folder}: a project, in which params.yaml has what was guessed:")
     for key, why in guesses_of(project.plan).items():
         click.echo(f"  {key}: {why}")
+    click.echo(f"model: {project.plan.model.told}")
     counts = ", ".join(f"{len(rows)} {split}" for split, rows in project.splits.items())
     divided = project.plan.divided
     click.echo(f"examples: {counts}" + (f", {divided}" if divided else ""))

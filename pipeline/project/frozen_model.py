@@ -10,7 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.preflight.context import context_of
 from pipeline.preflight.model import writes_no_text
 
-_OF_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
+_OF_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # What a name says of a model that is not here yet.
 _ENCODER_DECODERS = re.compile(r"t5|bart|pegasus|marian|opus-mt|prophetnet|nllb|m2m", re.I)
 _ENCODERS = re.compile(r"bert|electra|mpnet|xlm-r|luke|erine|ernie", re.I)
@@ -32,6 +32,14 @@ class ModelChoice:
     why_chat_template: str
     context: int | None = None
     folder: Path | None = None
+
+    @property
+    def told(self) -> str:
+        """What it is, and where it comes from."""
+        if self.section is None:
+            return f"{self.name}, which the first stage fetches"
+        is_local = self.section["source"] == "local"
+        return str(self.folder) if is_local else f"{self.name} of the Hugging Face Hub"
 
 
 def default_model() -> ModelChoice:

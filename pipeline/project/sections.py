@@ -76,7 +76,6 @@ def comments_of(plan: Plan) -> dict[str, str]:
         )
     if plan.blank:
         comments["task.empty"] = f"{plan.blank} rows have an empty input or target"
-    comments["initializations"] = "`random` is here to be added to sweep.initializations"
     comments["baselines"] = "what the prefixes are measured against"
     return comments
 
@@ -84,7 +83,6 @@ def comments_of(plan: Plan) -> dict[str, str]:
 def _initializations(plan: Plan) -> dict[str, Any]:
     demonstrations = {"type": "demonstrations", "path": "data/raw/train.jsonl"}
     found: dict[str, Any] = {
-        "random": {"type": "random", "path": _CONFIG},
         "vocabulary": {"type": "vocabulary", "path": _CONFIG},
         "demonstrations": demonstrations,
     }

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,9 @@ from pipeline.project.task import Task
 _TRAINED_TOKENS = 60_000
 _MOST = {"train": 240, "validation": 32, "test": 64, "test_unseen": 64}
 _STEPS = 30
-_LONGEST, _AROUND = 1024, 64
+_LONGEST, _FREE = 1024, 512
+_ROOM = 64  # tokens that a model has beside an example, for a prefix
+_TEMPLATE = 64  # tokens of a chat template around an example
 _LONGEST_ANSWER = 128
 _SHORT = 5  # words
 _PIECES = re.compile(r"[A-Za-z]+|[^\sA-Za-z]")
@@ -33,31 +35,12 @@ class Sizes:
 
 def sizes_of(splits: Mapping[str, Sequence[Example]], task: Task, model: ModelChoice) -> Sizes:
     """The lengths of examples, answers and prefixes, and how much is trained and measured."""
-    train = splits["train"]
     keys: dict[str, Any] = {}
     guesses: dict[str, str] = {}
     _max_length(splits, task, model, keys, guesses)
-    tokens = fmean(estimated_tokens(e.input) + estimated_tokens(e.target) for e in train)
-    most = dict(_MOST)
-    most["train"] = min(most["train"], max(32, int(_TRAINED_TOKENS / (tokens + 20))))
-    kept = min(len(train), most["train"])
-    batch = 8 if kept >= 32 else 4
-    epochs: float = min(10, math.ceil(_STEPS * batch / kept))
-    guesses["train.epochs"] = f"about {_STEPS} steps on {kept} examples; more may be better"
-    if task.params.is_classification and kept < len(train):
-        # A sample could lack a label that another split has.
-        epochs = round(kept / len(train), 4)
-        guesses["train.epochs"] = f"a first look, {kept} of {len(train)} examples; more is better"
-    limits = {name: most[name] for name in splits if len(splits[name]) > most[name]}
-    if task.params.is_classification:
-        limits.pop("train", None)
-    keys |= {"data.max_examples": limits, "train.batch_size": batch, "train.epochs": epochs}
-    if limits:
-        guesses["data.max_examples"] = (
-            "fewer than there are, so that a first result comes soon; leave it out to use all"
-        )
-    _prefixes(train[:kept], task, keys, guesses)
-    _answers(splits, task, model, keys, guesses)
+    kept = _training(splits, task, keys, guesses)
+    _prefixes(splits["train"][:kept], task, keys, guesses)
+    _answers(splits, task, keys, guesses)
     return Sizes(keys, guesses)
 
 
@@ -70,6 +53,37 @@ def estimated_tokens(text: str) -> int:
     return sum(math.ceil(len(p) / 3) if p.isascii() else len(p.encode()) for p in pieces)
 
 
+def _training(
+    splits: Mapping[str, Sequence[Example]],
+    task: Task,
+    keys: dict[str, Any],
+    guesses: dict[str, str],
+) -> int:
+    """How much is trained and measured; the number of training examples that are kept."""
+    train, limit = splits["train"], keys["task.max_length"]
+    lengths = (estimated_tokens(e.input) + estimated_tokens(e.target) for e in train)
+    tokens = fmean(min(length + _TEMPLATE, limit) for length in lengths)
+    most = {**_MOST, "train": min(_MOST["train"], max(32, int(_TRAINED_TOKENS / tokens)))}
+    kept = min(len(train), most["train"])
+    batch = 8 if kept >= 32 else 4
+    affordable = int(_TRAINED_TOKENS / (tokens * kept))
+    epochs: float = max(1, min(10, affordable, math.ceil(_STEPS * batch / kept)))
+    steps = math.ceil(kept / batch) * epochs
+    guesses["train.epochs"] = f"{steps} steps of {batch} examples; more may be better"
+    limits = {name: most[name] for name in splits if len(splits[name]) > most[name]}
+    if task.params.is_classification and "train" in limits:
+        # A sample could lack a label that another split has.
+        epochs = round(kept / len(train), 4)
+        guesses["train.epochs"] = f"a first look, {kept} of {len(train)} examples; more is better"
+        del limits["train"]
+    if limits:
+        guesses["data.max_examples"] = (
+            "fewer than there are, so that a first result comes soon; leave it out to use all"
+        )
+    keys |= {"data.max_examples": limits, "train.batch_size": batch, "train.epochs": epochs}
+    return kept
+
+
 def _max_length(
     splits: Mapping[str, Sequence[Example]],
     task: Task,
@@ -78,9 +92,9 @@ def _max_length(
     guesses: dict[str, str],
 ) -> None:
     examples = [example for split in splits.values() for example in split]
-    count = _counting(task, model)
+    count = _counting(examples, task, model)
     lengths = sorted(count(example) for example in examples)
-    limit = _LONGEST if model.context is None else min(_LONGEST, model.context - _AROUND)
+    limit = _LONGEST if model.context is None else min(_LONGEST, model.context - _ROOM)
     needed = 16 * math.ceil((lengths[-1] + 2) / 16)
     keys["task.max_length"] = min(needed, limit)
     how = "measured with the model's tokenizer" if model.folder else "estimated generously"
@@ -96,10 +110,21 @@ def _max_length(
     )
 
 
-def _counting(task: Task, model: ModelChoice) -> Any:
-    """Counts an example's tokens, by the model's own tokenizer where it is here."""
+def _counting(
+    examples: Sequence[Example], task: Task, model: ModelChoice
+) -> Callable[[Example], int]:
+    """Counts an example's tokens, by the model's own tokenizer where it is here.
+
+    Else a token a byte, which is the most there can be, where that is a limit that costs nothing.
+    """
     if model.folder is None:
-        return lambda e: estimated_tokens(e.input) + estimated_tokens(e.target) + _AROUND
+
+        def most(example: Example) -> int:
+            return len(f"{example.input}{example.target}".encode()) + _TEMPLATE
+
+        if max(map(most, examples)) <= _FREE:
+            return most
+        return lambda e: estimated_tokens(e.input) + estimated_tokens(e.target) + _TEMPLATE
     from pipeline.data.rendering import Renderer
     from pipeline.models.tokenizer import load_tokenizer
 
@@ -129,7 +154,6 @@ def _prefixes(
 def _answers(
     splits: Mapping[str, Sequence[Example]],
     task: Task,
-    model: ModelChoice,
     keys: dict[str, Any],
     guesses: dict[str, str],
 ) -> None:

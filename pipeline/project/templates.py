@@ -1,6 +1,7 @@
 """Templates over the columns that were told apart."""
 
 import re
+from keyword import iskeyword
 
 from jinja2 import meta
 from jinja2.sandbox import SandboxedEnvironment
@@ -16,7 +17,7 @@ _TAKEN = (*_ENVIRONMENT.globals, ALL_COLUMNS, "loop", "self", "super", "caller")
 
 def variable(name: str) -> str:
     """A column in a template: its name, or `row['its name']` where that is no word of its own."""
-    if name.isascii() and name.isidentifier() and name not in _TAKEN:
+    if name.isascii() and name.isidentifier() and name not in _TAKEN and not iskeyword(name):
         try:
             if meta.find_undeclared_variables(_ENVIRONMENT.parse(f"{{{{ {name} }}}}")) == {name}:
                 return name
@@ -29,7 +30,7 @@ def variable(name: str) -> str:
 
 def input_template(roles: Roles, is_continued: bool) -> str:
     """What the model reads; where it goes on from it by itself, with a word that asks for it."""
-    parts = []
+    parts: list[str] = []
     for column in roles.inputs:
         printed = _printed(column, "\n\n")
         has_gaps = column.blanks > 0 and column is not roles.main
