@@ -13,8 +13,8 @@ from pipeline.errors import PipelineError
 from pipeline.preflight.files import check_files
 from pipeline.project.columns import roles_of
 from pipeline.project.data_files import WHOLE, Given, read_files, write_files
-from pipeline.project.files import PARAMS, copy_pipeline, origin
-from pipeline.project.frozen_model import ModelChoice, chosen_model, default_model
+from pipeline.project.files import PARAMS, copy_pipeline, default_params, origin
+from pipeline.project.frozen_model import ModelChoice, chosen_model, model_of
 from pipeline.project.page import project_page
 from pipeline.project.repository import DATA, record, refuse_without_git
 from pipeline.project.sections import Plan, comments_of, sections_of
@@ -67,7 +67,8 @@ def create(folder: Path, data: Sequence[Path], wishes: Wishes, replace: bool) ->
     _refuse_content(folder, replace)
     refuse_without_git()
     root = origin()
-    model = default_model() if wishes.model is None else chosen_model(wishes.model)
+    base = default_params()
+    model = model_of(base) if wishes.model is None else chosen_model(wishes.model)
     given = read_files(data)
     task = _task(given, model, wishes)
     examples = {name: examples_of(task, rows) for name, (_, rows) in given.items()}
@@ -83,7 +84,7 @@ def create(folder: Path, data: Sequence[Path], wishes: Wishes, replace: bool) ->
         source = given[WHOLE if WHOLE in given else "train"][0].name
         divided = None if splits.keys() == given.keys() else f"drawn from {source}"
         plan = Plan(name, names, DATA, task, sizes, model, corpus, blank, divided)
-        text = params_text(root / PARAMS, sections_of(plan), comments_of(plan))
+        text = params_text(base, sections_of(plan), comments_of(plan))
         write_text(aside / PARAMS, text)
         write_text(aside / "README.md", project_page(name))
         with contextlib.chdir(aside):

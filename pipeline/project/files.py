@@ -7,6 +7,9 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 
 PARAMS = "params.yaml"
+# In a project, whose own are a person's: the default ones, which another project begins with.
+_KEPT = "pipeline/project/params.yaml"
+_DEFAULTS = (_KEPT, "params.yaml.before", PARAMS)
 _DISTRIBUTION = "prefix-tuning-pipeline"
 _PACKAGE = Path(__file__).resolve().parents[1]
 _BESIDE = ("dvc.yaml", "requirements.lock", ".dvcignore", ".gitignore", "data/README.md")
@@ -35,8 +38,23 @@ def origin() -> Path:
     )
 
 
+def default_params() -> Path:
+    """The params that a project begins with; where an example was put over them, those of before.
+
+    Raises PipelineError where there are none.
+    """
+    root = origin()
+    found = next((root / name for name in _DEFAULTS if (root / name).is_file()), None)
+    if found is None:
+        raise PipelineError(f"{root / PARAMS}: is missing; get it again from the repository")
+    return found
+
+
 def copy_pipeline(folder: Path) -> None:
-    """Write the code, its license, and the files that DVC, git and pip read into `folder`."""
+    """Write the code, its license, and the files that DVC, git and pip read into `folder`.
+
+    The default params are kept beside the code.
+    """
     root = origin()
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(_PACKAGE, folder / "pipeline", ignore=ignored)
@@ -48,5 +66,6 @@ def copy_pipeline(folder: Path) -> None:
             copied = folder / path.relative_to(root)
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copied)
+    shutil.copyfile(default_params(), folder / _KEPT)
     if (root / "LICENSE").is_file():
         shutil.copyfile(root / "LICENSE", folder / "pipeline" / "LICENSE")

@@ -2,10 +2,11 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.load import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.preflight.context import context_of
 from pipeline.preflight.model import writes_no_text
@@ -42,8 +43,14 @@ class ModelChoice:
         return str(self.folder) if is_local else f"{self.name} of the Hugging Face Hub"
 
 
-def default_model() -> ModelChoice:
-    """That of the default params, SmolLM2-135M-Instruct."""
+def model_of(params: Path) -> ModelChoice:
+    """That of default params: SmolLM2-135M-Instruct, unless a person has named another there."""
+    section = read_yaml(params).get("model") or {}
+    if section.get("source") == "local":
+        return chosen_model(str(params.parent / section["path"]))
+    if section.get("source") == "hub":
+        chosen = chosen_model(section["id"])
+        return replace(chosen, section={**section, "path": "requirements.lock"})
     why = "the model follows instructions"
     return ModelChoice("SmolLM2-135M-Instruct", None, "decoder", True, why, context=8192)
 

@@ -47,15 +47,25 @@ def sections_of(plan: Plan) -> dict[str, Any]:
             "empty": "drop" if plan.blank else "refuse",
         },
         "initializations": _initializations(plan),
-        "sweep": {"lengths": sizes["sweep.lengths"], "initializations": starts, "in_context": []},
+        # Also what a person may have changed of the default params, so that all goes together.
+        "sweep": {
+            **{"lengths": sizes["sweep.lengths"], "initializations": starts, "seeds": [0]},
+            **{"train_sizes": [], "in_context": []},
+        },
         "kv_prefix": {"max_length": sizes["kv_prefix.max_length"]},
-        "train": {"batch_size": sizes["train.batch_size"], "epochs": sizes["train.epochs"]},
+        "prefix": {"num_frozen_tokens": 0, "parts": None},
+        "train": {
+            **{"batch_size": sizes["train.batch_size"], "gradient_accumulation_steps": 1},
+            **{"epochs": sizes["train.epochs"], "max_steps": None},
+        },
         "evaluate": {
             "splits": [split for split in ("test", "test_unseen") if split in plan.files],
             "metrics": sizes["evaluate.metrics"],
             "max_new_tokens": sizes.get("evaluate.max_new_tokens", 32),
         },
         "baselines": _baselines(plan),
+        "trained_baselines": {},
+        "report": {"sort_by": "loss", "split": "test"},
         "mlflow": {"experiment": plan.name},
     }
     return found

@@ -72,6 +72,9 @@ def task_of(roles: Roles, rows: Sequence[Row], model: ModelChoice, kind: str | N
             "tokens and tags"
         )
     keys: dict[str, Any] = {"type": told, "messages_column": None, "references_column": None}
+    # Also what a person may have changed of the default params.
+    keys |= {"loss_on": "last", "word_separator": None}
+    keys["chat_template_date"] = "2025-01-01"
     guesses = {"type": _why(told, kind, roles, labels)}
     is_chat = told == "causal_lm" and model.has_chat_template
     if roles.is_chat:

@@ -72,6 +72,17 @@ def test_the_commands_of_the_page_lead_to_a_compared_pair(clone: Workspace) -> N
     assert {"params.yaml", "dvc.yaml", "inputs.dvc", "pipeline/__main__.py"} <= set(tracked)
     assert not [path for path in tracked if path.startswith("inputs/")]
     assert "up to date" in project.run("dvc", "status").stdout
+    # Another project begins with the default params, whatever this one's are.
+    assert (
+        "params.yaml is valid"
+        in project.pipeline("init", "../next", "--data", "../clone/reviews.csv").stdout
+    )
+    following = (project.root.parent / "next" / "params.yaml").read_text()
+    assert following.count("guessed: 'Verdict'") == 2
+    assert (
+        following.replace("experiment: next ", "experiment: my-project ").split()
+        == (project.root / "params.yaml").read_text().split()
+    )
     # An edit of the data is noticed.
     with (project.root / "inputs" / "train.jsonl").open("a") as file:
         file.write('{"Review": "One more?", "Verdict": "good"}\n')

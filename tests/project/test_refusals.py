@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
+from pipeline.config.load import read_yaml
+from pipeline.project import creation
+from tests.conftest import ROOT
 from tests.project.conftest import init, questions, write_rows
 
 ONE = [{"text": f"line {index}"} for index in range(30)]
@@ -141,6 +145,30 @@ def test_the_folder_that_one_is_in(in_place: Path, monkeypatch: pytest.MonkeyPat
     assert init(".", "--data", "../good.csv").exit_code == 0
     assert Path("params.yaml").exists()
     assert "experiment: here" in Path("params.yaml").read_text()
+
+
+def test_what_a_person_has_changed_of_the_default_params(
+    in_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = read_yaml(ROOT / "params.yaml")
+    mine["train"] |= {"epochs": None, "max_steps": 7, "learning_rate": 0.25}
+    mine["sweep"] |= {"seeds": [1, 2], "train_sizes": [50], "lengths": [200]}
+    mine["prefix"] |= {"num_frozen_tokens": 100}
+    mine["task"] |= {"loss_on": "all", "input_template": "", "chat_template_date": "2026-01-01"}
+    mine["report"]["sort_by"] = "chrf"
+    mine["model"] = {"source": "hub", "path": "requirements.lock", "id": "gpt2", "revision": "abc"}
+    mine["trained_baselines"] = {"lora": {"type": "lora"}}
+    with (in_place / "changed.yaml").open("w") as file:
+        YAML(typ="safe").dump(mine, file)
+    monkeypatch.setattr(creation, "default_params", lambda: in_place / "changed.yaml")
+    write_rows(in_place / "good.csv", questions())
+    result = init("new", "--data", "good.csv")
+    assert result.exit_code == 0, result.stderr
+    params = read_yaml(in_place / "new" / "params.yaml")
+    assert params["train"]["learning_rate"] == 0.25
+    assert (params["model"]["id"], params["model"]["revision"]) == ("gpt2", "abc")
+    assert params["task"]["use_chat_template"] is False
+    assert params["trained_baselines"] == {}
 
 
 def test_without_data_or_git(in_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
