@@ -9,15 +9,18 @@ from pipeline.project.values import ANSWERS, TEXT, TEXTS, TURNS, Column
 
 _TEXTS = (
     *("text", "sentence", "review", "comment", "tweet", "post", "message", "utterance", "content"),
-    *("body", "description", "document", "email", "title", "headline", "question", "query"),
+    *("body", "abstract", "description", "document", "email", "title", "headline", "question"),
 )
 # Names of what is read beside names of what is written, the surest first; in each the best first.
 _PAIRS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
-        ("question", "query", "problem", "frage"),
-        ("answer", "answers", "response", "solution", "reply", "antwort"),
+        ("question", "query", "problem", "q"),
+        ("answer", "answers", "response", "solution", "reply", "a", "sql", "query"),
     ),
-    (("instruction", "prompt"), ("completion", "output", "response", "answer", "chosen")),
+    (
+        ("instruction", "prompt"),
+        ("completion", "output", "response", "answer", "chosen", "solution"),
+    ),
     (
         ("article", "document", "dialogue", "dialog", "text", "body", "content", "passage"),
         ("highlights", "summary", "abstract", "headline", "tldr"),
@@ -36,7 +39,16 @@ _PAIRS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 )
 # What is read with it, before it or after it.
 _BEFORE = {
-    "question": ("context", "passage", "paragraph", "document", "record", "evidence", "table"),
+    "question": (
+        "context",
+        "passage",
+        "paragraph",
+        "document",
+        "record",
+        "evidence",
+        "table",
+        "schema",
+    ),
     "query": ("context", "passage", "document"),
 }
 _AFTER = {
@@ -150,10 +162,16 @@ def _by_names(
 def _first(
     wanted: Sequence[str], named: Mapping[str, str], is_exact: bool, but: set[str | None]
 ) -> str | None:
-    for words in wanted:
-        for name, own in named.items():
-            if name not in but and (own == words or (not is_exact and own.endswith(f"_{words}"))):
-                return name
+    """The column of the first of the names that one has; else, if not `is_exact`, ends with."""
+    forms = ("{}", "{}_text") if is_exact else ("{}", "{}_text", "_{}")
+    for form in forms:
+        # `option_a` is no answer.
+        for word in (word for word in wanted if form == "{}" or len(word) > 1):
+            sought = form.format(word)
+            for name, own in named.items():
+                is_found = own.endswith(sought) if form == "_{}" else own == sought
+                if is_found and name not in but:
+                    return name
     return None
 
 

@@ -76,6 +76,23 @@ READ_AND_WRITTEN: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
         {"text": text, "label": lambda i: i % 3, "label_text": label},
         ("{{ text }}", "{{ label_text }}"),
     ),
+    "a source and a target, as texts": (
+        {"target_text": long, "source_text": short},
+        ("{{ source_text }}", "{{ target_text }}"),
+    ),
+    "a name of a label before one that ends with one": (
+        {"product_category": label, "review_body": text, "stars": lambda i: i % 5},
+        ("{{ review_body }}", "{{ stars }}"),
+    ),
+    "questions that a query answers": (
+        {"schema": text, "query": short, "question": long},
+        ("{{ schema }}\n\n{{ question }}", "{{ query }}"),
+    ),
+    "an option is no answer": (
+        {"question": text, "option_a": short, "option_b": short, "correct_answer": label},
+        ("{{ question }}", "{{ correct_answer }}"),
+    ),
+    "Q and A": ({"A": long, "Q": short}, ("{{ Q }}", "{{ A }}")),
     "names of several words": (
         {"Customer Review": text, "Overall Rating": lambda i: i % 5 + 1, "reviewId": number},
         ("{{ row['Customer Review'] }}", "{{ row['Overall Rating'] }}"),
