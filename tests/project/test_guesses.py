@@ -251,9 +251,14 @@ def test_the_head_that_was_offered(begin: Begin) -> None:
 
 
 def test_a_rare_label_is_one_of_training(begin: Begin) -> None:
-    table = rows(text=text, label=lambda i: "rare" if i == 3 else "often" if i % 2 else "seldom")
-    begun = begin(table, "--task", "seq_cls")
-    assert "rare" in [row["label"] for row in begun.rows("train")]
+    table = rows(text=text, label=lambda i: "often" if i % 2 else "seldom")
+    tested = begin(table, "--task", "seq_cls").rows("test")[0]
+    for row in table:
+        row["label"] = "rare" if row["text"] == tested["text"] else row["label"]
+    again = begin(table, "--task", "seq_cls", "--force")
+    assert "rare" in [row["label"] for row in again.rows("train")]
+    assert "rare" not in [row["label"] for row in again.rows("test")]
+    assert tested["text"] not in [row["text"] for row in again.rows("test")]
 
 
 def test_many_different_texts_are_no_labels(begin: Begin) -> None:
