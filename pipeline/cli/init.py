@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.errors import PipelineError
-
 if TYPE_CHECKING:
     from pipeline.project.creation import Project
 
@@ -74,8 +72,6 @@ def init(
     """
     if not data:
         raise click.UsageError("give --data, a file with an example a row")
-    if corpus is not None and not corpus.is_file():
-        raise PipelineError(f"--corpus: there is no file '{corpus}'")
     from pipeline.project.creation import Wishes, create
 
     wishes = Wishes(inputs, target, task, model, corpus, name)

@@ -74,7 +74,7 @@ def create(folder: Path, data: Sequence[Path], wishes: Wishes, replace: bool) ->
     examples = {name: examples_of(task, rows) for name, (_, rows) in given.items()}
     blank = sum(len(rows) - len(examples[name]) for name, (_, rows) in given.items())
     splits = splits_of(examples, task, blank)
-    sizes = sizes_of(splits, task, model)
+    sizes = sizes_of(splits, task, model, _text_of(wishes.corpus))
     refuse_without_room(sizes, model)
     with _written_into(folder) as aside:
         copy_pipeline(aside)
@@ -117,14 +117,22 @@ def _experiment(folder: Path) -> str:
     )
 
 
-def _copied(corpus: Path | None, folder: Path) -> str | None:
-    """Where the project has the text. Raises PipelineError for one that is missing or empty."""
+def _text_of(corpus: Path | None) -> str | None:
+    """The text of a corpus. Raises PipelineError when it is missing, no UTF-8, or empty."""
     if corpus is None:
         return None
     if not corpus.is_file():
         raise PipelineError(f"--corpus: there is no file '{corpus}'")
-    if not read_text(corpus).strip():
+    text = read_text(corpus)
+    if not text.strip():
         raise PipelineError(f"--corpus: '{corpus}' is empty")
+    return text
+
+
+def _copied(corpus: Path | None, folder: Path) -> str | None:
+    """Where the project has a corpus."""
+    if corpus is None:
+        return None
     (folder / "corpora").mkdir()
     shutil.copyfile(corpus, folder / "corpora" / corpus.name)
     return f"corpora/{corpus.name}"

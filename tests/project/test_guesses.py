@@ -295,6 +295,10 @@ def test_a_corpus_is_a_third_start(begin: Begin, in_place: Any) -> None:
     assert begun.params["initializations"]["corpus"]["path"] == "corpora/handbook.txt"
     assert (begun.root / "corpora" / "handbook.txt").exists()
     assert begun.params["mlflow"]["experiment"] == "hills"
+    # No more tokens are cached than a short text has.
+    (in_place / "handbook.txt").write_text("Hills are measured from the level of the sea.")
+    params = begin(questions(), "--corpus", "handbook.txt", "--force").params
+    assert params["kv_prefix"]["max_length"] == params["sweep"]["lengths"][0] == 4
 
 
 def test_long_examples(begin: Begin) -> None:
