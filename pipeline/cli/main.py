@@ -14,6 +14,7 @@ from pipeline.config import load_params
 from pipeline.errors import PipelineError
 from pipeline.errors.failures import explained
 from pipeline.preflight.files import check_files
+from pipeline.progress.watching import quiet_libraries
 
 
 class _Group(click.Group):
@@ -22,6 +23,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         # Set before torch or tokenizers load: forked workers would only warn.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        quiet_libraries()
         try:
             return super().invoke(ctx)
         except PipelineError as error:

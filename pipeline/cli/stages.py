@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli.sweep_progress import sweep_shown
 from pipeline.config import Params, load_params
 from pipeline.preflight.files import check_files, check_tokenized
 from pipeline.preflight.names import check_in_context
@@ -70,9 +71,10 @@ def _variant_options(command: Any) -> Any:
 def train(length: int, initialization: str, seed: int, train_size: int | None) -> None:
     """Train one variant's prefix into data/train."""
     params = _checked_params()
-    from pipeline.stages import train as stage
+    with sweep_shown(params):
+        from pipeline.stages import train as stage
 
-    stage.run(params, Variant(length, initialization, seed, train_size))
+        stage.run(params, Variant(length, initialization, seed, train_size))
 
 
 @click.command()
@@ -80,9 +82,10 @@ def train(length: int, initialization: str, seed: int, train_size: int | None) -
 def evaluate(length: int, initialization: str, seed: int, train_size: int | None) -> None:
     """Measure one trained variant on validation and the test splits into data/evaluate."""
     params = _checked_params()
-    from pipeline.stages import evaluate as stage
+    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
+        from pipeline.stages import evaluate as stage
 
-    stage.run(params, Variant(length, initialization, seed, train_size))
+        stage.run(params, Variant(length, initialization, seed, train_size))
 
 
 @click.command()
@@ -90,9 +93,10 @@ def evaluate(length: int, initialization: str, seed: int, train_size: int | None
 def baselines(baseline: str) -> None:
     """Measure BASELINE on validation and the test splits into data/evaluate."""
     params = _checked_params()
-    from pipeline.stages import baselines as stage
+    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
+        from pipeline.stages import baselines as stage
 
-    stage.run(params, baseline)
+        stage.run(params, baseline)
 
 
 @click.command("in_context")
@@ -102,9 +106,10 @@ def in_context(length: int, initialization: str) -> None:
     """Measure the first tokens of an initialisation's text, untrained, into data/evaluate."""
     params = _checked_params()
     check_in_context(params, length, initialization)
-    from pipeline.stages import in_context as stage
+    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
+        from pipeline.stages import in_context as stage
 
-    stage.run(params, length, initialization)
+        stage.run(params, length, initialization)
 
 
 def _baseline_options(command: Any) -> Any:
@@ -122,9 +127,10 @@ def _baseline_options(command: Any) -> Any:
 def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
     """Train BASELINE, one of trained_baselines, into data/train."""
     params = _checked_params()
-    from pipeline.stages import train_baseline as stage
+    with sweep_shown(params):
+        from pipeline.stages import train_baseline as stage
 
-    stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
+        stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
 
 
 @click.command("evaluate_baseline")
@@ -132,9 +138,10 @@ def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
 def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
     """Measure a trained BASELINE on validation and the test splits into data/evaluate."""
     params = _checked_params()
-    from pipeline.stages import evaluate_baseline as stage
+    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
+        from pipeline.stages import evaluate_baseline as stage
 
-    stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
+        stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
 
 
 @click.command()

@@ -35,7 +35,9 @@ def experiment_named(name: str) -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _SECONDS)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
 
-    # The first use of a SQLite store prints every database migration.
+    # The first use of a SQLite store prints every database migration, and that of an experiment
+    # that it is made.
+    logging.getLogger("mlflow.tracking.fluent").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
     if location.is_temporary() and not os.environ.get("MLFLOW_TRACKING_URI"):
