@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro ui test test-fast test-all lint bench clean
+.PHONY: help setup setup-dev repro demo ui test test-fast test-all lint bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ setup-dev: $(READY_DEV) ## Add what tests, lint and benchmarks need
 repro: setup ## Run what changed; PARAMS=examples/webnlg.yaml puts an example over params.yaml first
 	$(if $(PARAMS),python -m pipeline params "$(PARAMS)")
 	dvc repro
+
+demo: setup ## See in minutes what one trained prefix answers beside the bare model
+	python -m pipeline demo
 
 ui: setup ## Compare the runs in MLflow's UI
 	mlflow ui

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pipeline.cli.adapters import export, import_adapter
+from pipeline.cli.demo import demo
 from pipeline.cli.generate import generate
 from pipeline.cli.params import params
 from pipeline.cli.stages import STAGES
@@ -51,13 +52,14 @@ def main() -> None:
     """Prefix tuning of a frozen language model, steered by params.yaml and run by DVC.
 
     `dvc repro` calls the stages below in their order; `python -m pipeline check` validates
-    params.yaml without running any. With what they trained, `generate` answers texts, `export`
+    params.yaml without running any, `demo` shows one variant before the others. With what they
+    trained, `generate` answers texts, `export`
     writes a PEFT adapter, and `import` lets one join the comparison. `params` puts an example over
     params.yaml.
     """
 
 
-for _command in (*STAGES, generate, export, import_adapter, params):
+for _command in (*STAGES, demo, generate, export, import_adapter, params):
     main.add_command(_command)
 
 

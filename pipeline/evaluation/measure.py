@@ -64,7 +64,7 @@ def measure_splits(
     for name in params.measured_splits:
         split = load_split(paths.TOKENIZED / "splits", name)
         split = following(split, model.begins_text) if follow is None else follow(split)
-        rows, measured = _measure(
+        rows, measured = measure_split(
             model, tokenizer, params, name, split, max_tokens, task.end, until
         )
         metrics[name] = scores(rows, names_of(OfLabels) if is_classifier(model) else params.metrics)
@@ -84,7 +84,7 @@ def measure_splits(
     record_timing(folder.name, **figures)
 
 
-def _measure(
+def measure_split(
     model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
     params: EvaluateParams,
@@ -92,8 +92,10 @@ def _measure(
     split: Dataset,
     max_tokens: int,
     end: int | None,
-    until: str | None,
+    until: str | None = None,
 ) -> tuple[list[dict[str, Any]], list[Outcome]]:
+    """The lines of predictions.jsonl of a split's examples, and (but of a classifier) what was
+    generated for each; the arguments are those of `measure_examples`."""
     if is_classifier(model):
         return measure_classes(model, split, name, max_tokens), []
     outcomes = measure_examples(model, tokenizer, split, params, name, max_tokens, end, until)
