@@ -11,7 +11,7 @@ from pipeline.inference.side_by_side import SideBySide
 from pipeline.standing.first import soonest_to_tell
 from pipeline.sweep.variants import Variant
 from tests.conftest import Workspace, tiny_params
-from tests.sweep_runs import VARIANTS, ran
+from tests.sweep_runs import VARIANTS
 
 
 def line(text: str, prediction: str, loss: float) -> dict[str, Any]:
@@ -66,7 +66,7 @@ STARTS = {
     "written": {"type": "corpus_text", "path": "texts/corpus.txt"},
     "longer": {
         "type": "trained_variant",
-        "path": "data/train/len2-random-seed0/prefix.safetensors",
+        "path": f"data/train/{VARIANTS[0]}/prefix.safetensors",
     },
 }
 
@@ -104,9 +104,7 @@ def test_the_demo_is_the_first_part_of_the_sweep(copy: Workspace) -> None:
     again = copy.pipeline("demo", "--questions", "3")
     assert "train@6-corpus-0" not in again.stderr
     assert again.stdout == shown.stdout
-    left = ran(copy.run("dvc", "repro", "--dry").stdout)
-    assert "train@6-corpus-0" not in left
-    assert {"evaluate@6-corpus-0", "train@6-random-0"} <= left
+    assert "up to date" in copy.run("dvc", "status", "train@6-corpus-0").stdout
 
 
 @pytest.mark.real

@@ -100,6 +100,26 @@ def test_ci_has_none(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert capfd.readouterr().err == ""
 
 
+LIBRARIES = """
+from pipeline.progress.watching import quiet_libraries
+quiet_libraries()
+from huggingface_hub.utils import tqdm as of_the_hub
+from tqdm import tqdm
+from tqdm.auto import tqdm as auto
+for bar in (tqdm, auto, of_the_hub):
+    assert list(bar(range(3))) == [0, 1, 2]
+print("after")
+"""
+
+
+def test_libraries_draw_bars_on_a_terminal_alone() -> None:
+    root = Path(__file__).parent.parent
+    command = (sys.executable, "-c", LIBRARIES)
+    log = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert (log.stdout, log.stderr) == ("after\n", "")
+    assert on_a_terminal(*command, cwd=root).count("3/3") == 3
+
+
 def test_a_bar_that_is_not_shown_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     moved: list[float] = []
     overall = Overall(2, 0, 1, lambda fraction, _: moved.append(fraction) or "")  # type: ignore[func-returns-value]
@@ -286,6 +306,8 @@ def test_dvc_repro_shows_the_sweep(copy: Workspace) -> None:
             env={**environment, **variables},
         ).stderr  # fmt: skip
 
+    # A new store: MLflow has much to say of it.
+    (copy.root / "mlflow.db").unlink()
     log = logged("dvc", "repro", "evaluate@3-corpus-0")
     assert DRAWN not in log
     lines = log.splitlines()

@@ -38,9 +38,12 @@ class Bar:
         if self._shown:
             if self._watching is Watching.TERMINAL:
                 self._bar = tqdm(
-                    total=self._total, initial=self._initial, desc=self._title, unit=self._unit,
-                    dynamic_ncols=True, disable=False,
-                )  # fmt: skip
+                    total=self._total,
+                    initial=self._initial,
+                    desc=self._title,
+                    unit=self._unit,
+                    dynamic_ncols=True,
+                )
             overall.begin(self._initial / max(1, self._total))
         return self
 

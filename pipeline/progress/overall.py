@@ -44,9 +44,12 @@ class Overall:
         self._skipped += fraction / self._pieces
         if watching() is Watching.TERMINAL:
             self._bar = tqdm(
-                total=self._steps, position=1, leave=False, dynamic_ncols=True, disable=False,
+                total=self._steps,
+                position=1,
+                leave=False,
+                dynamic_ncols=True,
                 bar_format="sweep: {percentage:3.0f}%|{bar}| {desc}",
-            )  # fmt: skip
+            )
             self.move(fraction)
 
     def move(self, fraction: float) -> None:

@@ -36,3 +36,4 @@ def quiet_libraries() -> None:
         for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
             os.environ.setdefault(name, "1")
         os.environ.setdefault("PIP_PROGRESS_BAR", "off")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
