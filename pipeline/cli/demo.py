@@ -45,7 +45,7 @@ def demo(variant: str | None, questions: int) -> None:
     chosen = soonest_to_tell(params) if variant is None else variant_named(params, variant)
     click.echo(f"{chosen.name}, one variant of params.yaml:", err=True)
     _repro(chosen)
-    click.echo(f"both answer {questions} questions ...", err=True)
+    click.echo("asking both ...", err=True)
     from pipeline.inference.side_by_side import side_by_side
 
     result = side_by_side(params, chosen, questions)
