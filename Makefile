@@ -7,9 +7,11 @@ READY_DEV := $(VENV)/.installed-dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
+# The theme would speak of MkDocs 2 in every build.
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro ui test test-fast test-all lint bench clean
+.PHONY: help setup setup-dev repro demo ui test test-fast test-all lint bench docs docs-serve notebooks clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -32,8 +34,11 @@ repro: setup ## Run what changed; PARAMS=examples/webnlg.yaml puts an example ov
 	$(if $(PARAMS),python -m pipeline params "$(PARAMS)")
 	dvc repro
 
+demo: setup ## See in minutes what one trained prefix answers beside the bare model
+	python -m pipeline demo
+
 ui: setup ## Compare the runs in MLflow's UI
-	mlflow ui
+	@python -m pipeline ui
 
 lint: setup-dev ## Check style, types and the walls between rooms
 	ruff check .
@@ -55,6 +60,15 @@ test-all: lint ## Run all tests, with many more kills and odd params
 bench: setup-dev ## Compare training and evaluation speed with PEFT
 	python -m benchmarks
 
+docs: setup-dev ## Build the docs site into site/; a warning fails
+	python -m mkdocs build --strict
+
+docs-serve: setup-dev ## Show the docs site while pages are edited
+	python -m mkdocs serve
+
+notebooks: setup-dev ## Run the notebooks on the default run, and keep what they print
+	python -m tests.notebooks
+
 clean: ## Remove what the stages wrote (DVC's cache and MLflow's runs stay)
 	find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
@@ -32,3 +33,9 @@ def open_page(width: int = 1280, height: int = 900) -> Iterator[Page]:
         yield page
         browser.close()
     assert not errors, errors
+
+
+def open_report(page: Page, path: Path) -> None:
+    """Open a report's page and wait until all of its charts are drawn."""
+    page.goto(path.resolve().as_uri())
+    page.wait_for_selector("html[data-drawn]", state="attached")

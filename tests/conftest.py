@@ -37,7 +37,9 @@ CHAT_TEMPLATE = (
 LONGEST_FIRST = (
     *("test_reruns.py", "test_writes.py", "test_pipeline.py", "test_smollm2.py", "test_kills.py"),
     *("test_fuzz.py", "test_dvc.py", "test_using.py", "test_steering.py", "test_tasks.py"),
+    *("test_docs.py", "test_notebooks.py"),
     *("test_forking.py", "test_architectures.py", "test_mlflow.py", "test_encoders.py"),
+    "test_dvc_commands.py",
 )
 
 
@@ -179,6 +181,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         "evaluate": {"splits": ["test"], "max_new_tokens": 4},
         "baselines": {"no_prefix": {"type": "no_prefix", "path": "data/model/config.json"}},
         "trained_baselines": {},
+        "inspection": {"examples": 2},
         "report": {"dpi": 60, "resamples": 100},
         "mlflow": {"experiment": "tiny"},
     }

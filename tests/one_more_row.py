@@ -28,20 +28,20 @@ METRICS["characters"] = OfText(
 
 
 def main() -> None:
-    from matplotlib.figure import Figure
+    import altair as alt
 
     from pipeline.comparison.plots import table
-    from pipeline.comparison.plots.style import new_figure
+    from pipeline.comparison.plots.style import Chart, finished, series_of
     from pipeline.comparison.plots.subject import Subject
     from pipeline.config import load_params
     from pipeline.stages import baselines, evaluate, report
     from pipeline.sweep.grid import sweep
 
-    def one_bar_each(subject: Subject) -> Figure:
-        figure, axes = new_figure()
-        axes.bar(subject.table["name"], subject.table[subject.column])
-        axes.set_ylabel(subject.metric.axis)
-        return figure
+    def one_bar_each(subject: Subject) -> Chart:
+        rows = alt.InlineData(values=list(subject.rows(subject.seeds)))
+        bars = alt.Chart(rows).mark_bar()
+        chart = bars.encode(x="name:N", y=alt.Y("y:Q", title=subject.metric.axis))
+        return finished(chart, subject.against("name"), series_of(subject.seeds))
 
     row = table.Plot(
         file="{split}_{metric}_bars.png",

@@ -13,22 +13,23 @@ FOLDERS = {
     "tokenize": ("splits/train/data.arrow", "statistics.json"),
     "kv_prefix": ("prefix.safetensors",),
     "train": ("prefix.safetensors", "metrics.json", "history.csv"),
-    "evaluate": ("predictions.jsonl", "metrics.json", "summary.json"),
-    "baselines": ("predictions.jsonl", "metrics.json", "summary.json"),
-    "in_context": ("predictions.jsonl", "metrics.json", "summary.json"),
+    "evaluate": ("predictions.jsonl", "metrics.json"),
+    "baselines": ("predictions.jsonl", "metrics.json"),
+    "in_context": ("predictions.jsonl", "metrics.json"),
     "train_baseline": ("weights/adapter_model.safetensors", "metrics.json", "history.csv"),
-    "evaluate_baseline": ("predictions.jsonl", "metrics.json", "summary.json"),
+    "evaluate_baseline": ("predictions.jsonl", "metrics.json"),
+    "inspect": ("starts.csv", "best/facts.json"),
     "report": (
         *("summary.csv", "summary.md", "plots/a.png"),
         *("over_seeds.csv", "over_seeds.md", "report.html", "report.md", "best/README.md"),
-        *("loss_by_length.csv", "loss_curves.csv"),
+        *("loss_by_length.csv", "loss_curves.csv", "scores.csv", "best.json", "../dvc/a.json"),
     ),
 }
 
 
 def main(stage: str, *arguments: str) -> None:
     measuring = ("baselines", "in_context", "evaluate_baseline")
-    own = {"fetch_data": "raw", "tokenize": "tokenized"}
+    own = {"fetch_data": "raw", "tokenize": "tokenized", "inspect": "inspection"}
     written = "evaluate" if stage in measuring else own.get(stage, stage.removesuffix("_baseline"))
     folder = Path("data", written)
     names = [argument for argument in arguments[:1] if not argument.startswith("--")]

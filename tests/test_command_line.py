@@ -5,7 +5,7 @@ import sys
 
 from tests.conftest import ROOT
 
-HEAVY = ("torch", "transformers", "datasets", "pandas", "mlflow", "matplotlib", "dvc", "sacrebleu")
+HEAVY = ("torch", "transformers", "datasets", "pandas", "mlflow", "altair", "dvc", "sacrebleu")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -7,7 +7,7 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.metrics import for_dvc, kept_of, kept_of_labels, scores
+from pipeline.evaluation.metrics import kept_of, kept_of_labels, scores
 from pipeline.metrics.metric import OfLabels, OfText, Row
 from pipeline.metrics.table import METRICS, names_of
 
@@ -112,19 +112,3 @@ def test_of_labels_they_are_scikit_learns(drawn: list[list[tuple[int, int]]]) ->
     assert found["accuracy"] == pytest.approx(accuracy_score(given_, chosen))
     expected = f1_score(given_, chosen, average="macro", zero_division=0.0)
     assert found["f1"] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("splits", "shown"),
-    [
-        (("validation", "test", "test_unseen"), "test"),
-        (("test_unseen", "test"), "test_unseen"),
-        (("validation",), "validation"),
-    ],
-)
-def test_dvc_shows_the_first_split_that_is_not_for_choosing(
-    splits: tuple[str, ...], shown: str
-) -> None:
-    every = {"loss": 1.0, "perplexity": math.e, "exact_match": 0.5}
-    metrics = {"context_tokens": 8, "stored_bytes": 9, **dict.fromkeys(splits, every)}
-    assert for_dvc(metrics) == {"context_tokens": 8, shown: {"loss": 1.0, "exact_match": 0.5}}

@@ -34,6 +34,9 @@ def _set(path: str, value: Any) -> Edit:
 
 
 WRONG: dict[str, tuple[Edit, str]] = {
+    "no input to look at": (_set("inspection.examples", 0), "inspection.examples = 0 should be greater than or equal to 1."),
+    "inputs of the training": (_set("inspection.split", "train"), "inspection.split = 'train' should be 'validation', 'test' or 'test_unseen'."),
+    "inputs of a split that there is not": (_set("inspection.split", "test_unseen"), "inspection.split: 'test_unseen' is asked for, but data.files.test_unseen names no such split"),
     "a seed of more than 64 bits": (_set("sweep.seeds", [2**64]), "sweep.seeds.0 = 18446744073709551616 should be less than 18446744073709551616."),
     "unknown key": (_set("train.learning_rat", 1e-3), "train.learning_rat: unknown key; did you mean 'learning_rate'?"),
     "key of another section": (_set("evaluate.max_tokens_per_batch", 9), "evaluate.max_tokens_per_batch: unknown key; write it as memory.max_tokens_per_batch."),

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.storage.records import read_csv
+from pipeline.tracking.results import SCORES
 from tests.conftest import Workspace
 from tests.sweep_runs import VARIANTS, client, ran, runs
 
@@ -19,7 +22,7 @@ def test_every_stage_is_done_and_status_is_clean(finished: Workspace) -> None:
     stages = {name.split("@")[0] for name in lock["stages"]}
     assert stages == {
         *("fetch_model", "fetch_data", "tokenize", "kv_prefix"),
-        *("train", "evaluate", "baselines", "report"),
+        *("train", "evaluate", "baselines", "inspect", "report"),
     }
 
 
@@ -29,41 +32,15 @@ def test_the_summary_is_on_the_terminal(finished: Workspace) -> None:
         assert name in output
 
 
-def test_metrics_show_has_a_row_a_variant_and_a_baseline(finished: Workspace) -> None:
-    """And few columns: token statistics of the data are no metrics."""
-    table = finished.run("dvc", "metrics", "show", "--md").stdout.strip().splitlines()
-    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    scores = [f"test.{name}" for name in ("bleu", "chrf", "exact_match", "loss", "rouge_l")]
-    assert header == ["Path", "context_tokens", *scores, "test.token_f1"]
-    paths = [f"data/evaluate/{name}/summary.json" for name in [*VARIANTS, "no_prefix"]]
-    assert sorted(row[0] for row in rows) == sorted(paths)
-    assert all("-" not in row[1:] for row in rows)
-    for path in paths:
-        summary, metrics = (
-            json.loads((finished.root / path).with_name(f"{name}.json").read_text())
-            for name in ("summary", "metrics")
-        )
-        assert summary["test"].items() <= metrics["test"].items()
-        assert set(metrics["test"]) - set(summary["test"]) == {"perplexity"}
-
-
-def test_plots_show_draws_curves_and_loss_against_length(finished: Workspace) -> None:
-    finished.run("dvc", "plots", "show", "--out", "plots")
-    page = (finished.root / "plots" / "index.html").read_text()
-    assert "Evaluation loss against prefix length" in page
-    assert "Training loss of every variant" in page
-    for name in VARIANTS:
-        assert f"Training loss, {name}" in page
-
-
 def test_a_current_run_for_each_variant(finished: Workspace) -> None:
     current = runs(finished, "tags.state = 'current' and tags.kind = 'variant'")
-    assert sorted(run.info.run_name for run in current) == sorted(VARIANTS)
-    (parent,) = runs(finished, "tags.kind = 'sweep'")
+    assert sorted(run.data.tags["variant"] for run in current) == sorted(VARIANTS)
+    (report_run,) = runs(finished, "tags.kind = 'sweep'")
     mlflow = client(finished)
     for run in current:
         assert run.info.status == "FINISHED"
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.run_name == f"{run.data.tags['score']} · {run.data.tags['variant']}"
+        assert "mlflow.parentRunId" not in run.data.tags
         assert run.data.tags["dvc_stage"].startswith("train@")
         assert len(run.data.tags["git_commit"]) == 40
         assert run.data.params["train.learning_rate"] == "0.005"
@@ -73,9 +50,46 @@ def test_a_current_run_for_each_variant(finished: Workspace) -> None:
         assert "train/tokens_per_second" in run.data.metrics
         assert {d.dataset.name for d in run.inputs.dataset_inputs} == {"train", "validation"}
         artifacts = {item.path for item in mlflow.list_artifacts(run.info.run_id)}
-        assert {"prefix", "predictions.json", "history.csv"} <= artifacts
-    report = {item.path for item in mlflow.list_artifacts(parent.info.run_id, "report")}
+        assert {"prefix", "predictions.json", "scores.json", "history.csv"} <= artifacts
+    report = {item.path for item in mlflow.list_artifacts(report_run.info.run_id, "report")}
     assert {"report/summary.csv", "report/plots"} <= report
+
+
+def test_a_metric_says_what_no_other_says(finished: Workspace, tmp_path: Path) -> None:
+    """Each is a chart in MLflow: what bounds, or restates, another one is none."""
+    splits = ("measured_validation", "test")
+    measured = ("loss", "exact_match", "token_f1", "bleu", "chrf", "rouge_l")
+    scored = {f"{split}/{name}" for split in splits for name in measured}
+    costs = {"cache_bytes", "time/evaluation_seconds", "time/decoding_tokens_per_second"}
+    trained = {"trainable_parameters", "stored_bytes", "validation/initial_loss"}
+    timed = {"time/training_seconds", "time/training_tokens_per_second"}
+    steps = {f"train/{name}" for name in ("loss", "learning_rate", "gradient_norm")}
+    steps |= {"train/tokens_per_second", "train/best_step", "validation/loss"}
+    summary = read_csv(finished.root / "data" / "report" / "summary.csv").set_index("name")
+    for run in runs(finished, "tags.kind = 'variant'"):
+        assert set(run.data.metrics) == scored | costs | trained | timed | steps
+        row = summary.loc[run.data.tags["variant"]]
+        ends = f"[{row['test_loss_low']:.3f}, {row['test_loss_high']:.3f}]"
+        assert run.data.tags["test/loss interval"] == ends
+        kept = client(finished).download_artifacts(run.info.run_id, SCORES, str(tmp_path))
+        table = json.loads(Path(kept).read_text())
+        rows = [dict(zip(table["columns"], cells, strict=True)) for cells in table["data"]]
+        (of_loss,) = (r for r in rows if (r["split"], r["metric"]) == ("test", "loss"))
+        assert of_loss["low"] == pytest.approx(row["test_loss_low"])
+    for run in runs(finished, "tags.kind = 'baseline'"):
+        assert set(run.data.metrics) == scored | costs | {"trainable_parameters", "stored_bytes"}
+
+
+def test_durations_are_the_trainings(finished: Workspace) -> None:
+    """Not those of what was logged after it; what is not trained has none."""
+    for run in runs(finished, "tags.kind = 'variant'"):
+        seconds = (run.info.end_time - run.info.start_time) / 1000
+        assert seconds >= run.data.metrics["time/training_seconds"] - 1
+        measured = finished.root / "data" / "evaluate" / run.data.tags["variant"] / "metrics.json"
+        assert run.info.end_time / 1000 < measured.stat().st_mtime
+    others = runs(finished, "tags.kind != 'variant'")
+    assert {run.data.tags["variant"] for run in others} == {"no_prefix", "sweep"}
+    assert all(run.info.status == "FINISHED" and not run.info.end_time for run in others)
 
 
 def test_outs_hold_no_path_of_the_machine(finished: Workspace) -> None:
@@ -140,6 +154,10 @@ def _change_plot(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["report"].update(dpi=70))
 
 
+def _look_at_more(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["inspection"].update(examples=3))
+
+
 def _reorder_lists(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["sweep"]["lengths"].reverse())
 
@@ -159,20 +177,20 @@ def _points(*lengths: int, names: tuple[str, ...] = ("random", "corpus")) -> set
 
 
 EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
-    "a length": (_add_length, {*_points(3), "report"}),
+    "a length": (_add_length, {*_points(3), "inspect", "report"}),
     "a text-based initialisation": (
         _add_initialization,
-        {"kv_prefix@other", *_points(2, 4, names=("other",)), "report"},
+        {"kv_prefix@other", *_points(2, 4, names=("other",)), "inspect", "report"},
     ),
     "a corpus text": (
         _change_corpus,
-        {"kv_prefix@corpus", *_points(2, 4, names=("corpus",)), "report"},
+        {"kv_prefix@corpus", *_points(2, 4, names=("corpus",)), "inspect", "report"},
     ),
-    "a learning rate": (_change_learning_rate, {*_points(2, 4), "report"}),
+    "a learning rate": (_change_learning_rate, {*_points(2, 4), "inspect", "report"}),
     "a generation setting": (
         _change_generation,
         {f"evaluate@{p}-{n}-0" for p in (2, 4) for n in ("random", "corpus")}
-        | {"baselines@no_prefix", "report"},
+        | {"baselines@no_prefix", "inspect", "report"},
     ),
     "a training size": (
         _add_training_size,
@@ -182,20 +200,21 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
             for length in (2, 4)
             for name in ("random", "corpus")
         }
-        | {"report"},
+        | {"inspect", "report"},
     ),
     "baselines": (
         _add_baselines,
         {
             *("train_baseline@lora-0", "evaluate_baseline@lora-0"),
-            *("in_context@2-corpus", "in_context@4-corpus", "report"),
+            *("in_context@2-corpus", "in_context@4-corpus", "inspect", "report"),
         },
     ),
     "the memory of a batch": (_allow_memory, set()),
     "how often a training is saved": (_save_more_often, set()),
     "how often a step is logged": (_log_less, set()),
-    "a plot setting": (_change_plot, {"report"}),
-    "the order of a list": (_reorder_lists, {"report"}),
+    "a plot setting": (_change_plot, {"inspect", "report"}),
+    "the inputs that are looked at": (_look_at_more, {"inspect", "report"}),
+    "the order of a list": (_reorder_lists, {"inspect", "report"}),
     "nothing but a comment": (_add_comment, set()),
 }
 
@@ -209,19 +228,3 @@ def test_an_edit_runs_only_what_it_can_change(copy: Workspace, name: str) -> Non
     output = copy.run("dvc", "repro").stdout
     assert ran(output) == expected
     assert "up to date" in copy.run("dvc", "status").stdout
-
-
-def test_an_experiment_from_the_command_line(copy: Workspace) -> None:
-    copy.run("git", "add", "-A")
-    copy.run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "done")
-    copy.run("dvc", "exp", "run", "-S", "train.learning_rate=1e-3")
-    assert copy.params["train"]["learning_rate"] == 1e-3
-    # What the readme gives as the way to compare experiments: what differs, without checksums.
-    show = ("dvc", "exp", "show", "--only-changed", "--drop", "^[^:]*/[^:]*$")
-    columns = copy.run(*show, "--csv").stdout.splitlines()[0].split(",")
-    losses = [f"data/evaluate/{name}/summary.json:test.loss" for name in VARIANTS]
-    assert set(columns[4:]) == {*losses, "train.learning_rate"}
-    changed = copy.run("dvc", "metrics", "diff").stdout.splitlines()[1:]
-    assert sorted(line.split()[0] for line in changed) == sorted(
-        loss.partition(":")[0] for loss in losses
-    )

@@ -21,7 +21,13 @@ def test_repro_force_gives_the_same_hashes(copy: Workspace) -> None:
     copy.run("dvc", "repro", "--force")
     assert (copy.root / "dvc.lock").read_text() == before
     assert len(runs(copy, "tags.state = 'current' and tags.kind = 'variant'")) == len(VARIANTS)
-    assert len(runs(copy, "tags.state = 'superseded' and tags.kind = 'variant'")) == len(VARIANTS)
+    current = {run.data.tags["variant"]: run for run in runs(copy, "tags.state = 'current'")}
+    superseded = runs(copy, "tags.state = 'superseded' and tags.kind = 'variant'")
+    assert len(superseded) == len(VARIANTS)
+    for run in superseded:
+        # MLflow's list folds it below the one that took its place.
+        parent = current[run.data.tags["variant"]].info.run_id
+        assert run.data.tags["mlflow.parentRunId"] == parent
 
 
 _POINTS = {f"{s}@3-{n}-0" for s in ("train", "evaluate") for n in ("random", "corpus")}
@@ -30,7 +36,7 @@ _POINTS = {f"{s}@3-{n}-0" for s in ("train", "evaluate") for n in ("random", "co
 def test_a_length_added_to_a_finished_sweep(copy: Workspace) -> None:
     copy.edit(lambda p: p["sweep"]["lengths"].append(3))
     output = copy.run("dvc", "repro").stdout
-    assert ran(output) == {*_POINTS, "report"}
+    assert ran(output) == {*_POINTS, "inspect", "report"}
     assert "len3-corpus-seed0" in (copy.root / "data" / "report" / "summary.md").read_text()
     assert len(runs(copy, "tags.state = 'current' and tags.kind = 'variant'")) == 6
 
@@ -38,9 +44,23 @@ def test_a_length_added_to_a_finished_sweep(copy: Workspace) -> None:
 def test_a_removed_variant_leaves_the_comparison(copy: Workspace) -> None:
     copy.edit(lambda p: p["sweep"].update(lengths=[4]))
     output = copy.run("dvc", "repro").stdout
-    assert ran(output) == {"report"}
+    assert ran(output) == {"inspect", "report"}
     assert "len2-" not in (copy.root / "data" / "report" / "summary.md").read_text()
     assert not (copy.root / "data" / "train" / "len2-random-seed0").exists()
+    (report,) = runs(copy, "tags.kind = 'sweep' and tags.state = 'current'")
+    unlisted = runs(copy, "tags.state = 'unlisted'")
+    assert {run.data.tags["variant"] for run in unlisted} == set(VARIANTS[:2])
+    assert {run.data.tags["mlflow.parentRunId"] for run in unlisted} == {report.info.run_id}
+
+
+def test_runs_that_an_earlier_version_hung_below_the_sweep_are_rows_again(copy: Workspace) -> None:
+    mlflow = client(copy)
+    (sweep,) = runs(copy, "tags.kind = 'sweep'")
+    for run in runs(copy, "tags.kind != 'sweep'"):
+        mlflow.set_tag(run.info.run_id, "mlflow.parentRunId", sweep.info.run_id)
+    copy.pipeline("report")
+    assert len(runs(copy)) == len(VARIANTS) + 2
+    assert not any("mlflow.parentRunId" in run.data.tags for run in runs(copy))
 
 
 def test_a_restored_clone_gets_its_runs_from_the_files(copy: Workspace) -> None:
@@ -49,7 +69,7 @@ def test_a_restored_clone_gets_its_runs_from_the_files(copy: Workspace) -> None:
     copy.run("dvc", "checkout")
     copy.run("dvc", "repro", "--force", "--single-item", "report")
     current = runs(copy, "tags.state = 'current' and tags.kind = 'variant'")
-    assert sorted(run.info.run_name for run in current) == sorted(VARIANTS)
+    assert sorted(run.data.tags["variant"] for run in current) == sorted(VARIANTS)
     for run in current:
         assert run.data.metrics["test/loss"] > 0
         assert run.data.params["train.learning_rate"] == "0.005"

@@ -5,16 +5,9 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
-from pipeline.comparison.plots import table
-from pipeline.comparison.plots.style import new_figure
-from pipeline.comparison.plots.subject import Subject
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.report import ReportParams
 from pipeline.evaluation.metrics import kept_of, kept_of_labels
@@ -22,7 +15,7 @@ from pipeline.metrics.metric import OfLabels, OfTarget, OfText
 from pipeline.metrics.table import METRICS, names_of
 from tests.conftest import ROOT, Workspace
 from tests.sweep_runs import VARIANTS, runs
-from tests.test_report import Page, big_params, big_table
+from tests.test_report import Page
 
 
 def test_the_schema_lists_the_table() -> None:
@@ -38,7 +31,7 @@ def test_the_schema_needs_no_library_of_scores() -> None:
     code = "import pipeline.config, sys; print(*sys.modules)"
     command = [sys.executable, "-c", code]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    heavy = {"torch", "numpy", "pandas", "sacrebleu", "rouge_score", "matplotlib"}
+    heavy = {"torch", "numpy", "pandas", "sacrebleu", "rouge_score", "altair"}
     assert not heavy & set(loaded.split())
 
 
@@ -59,22 +52,6 @@ def test_metrics_are_shown_as_their_field_writes_them() -> None:
     assert shown["perplexity"] == ("0.250", "0.250")
     assert shown["bleu"] == ("0.2", "0.2 points")
     assert shown["f1"] == ("25.0%", "25.0 percentage points")
-
-
-def test_a_picture_that_fails_leaves_no_figure_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(subject: Subject) -> Figure:
-        new_figure()
-        raise ValueError("no such data")
-
-    params = big_params()
-    row = table.Plot(file="a.png", title="a", draw=fails, shows=table.once)
-    monkeypatch.setattr(table, "PLOTS", (row,))
-    with pytest.raises(ValueError, match="no such data"):
-        table.draw(params, big_table(params), pd.DataFrame(), tmp_path)
-    assert not plt.get_fignums()
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.real

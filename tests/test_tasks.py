@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from pipeline.inference.generator import Decoding, generator_of
 from pipeline.prefix import KVPrefix
-from pipeline.stages import baselines, evaluate, report, train
+from pipeline.stages import baselines, evaluate, inspect, report, train
 from pipeline.storage.records import read_jsonl
 from pipeline.sweep.grid import sweep
 from tests.task_runs import params_for, run_stages
@@ -76,6 +77,11 @@ def test_every_stage(folder: Path, model: str, kind: str, starts: tuple[str, ...
         expected = {"seq2seq_lm": {"encoder", "decoder", "cross"}}.get(kind, {"encoder"})
         assert set(kv.parts or {"encoder"}) == expected
         assert bool(kv.modules) == (kind != "seq2seq_lm")
+    inspect.run(params)
+    seen = pd.read_csv(folder / "data/inspection/best/attention_of_layers.csv")
+    assert (seen["prefix"] + seen["input"]).round(4).eq(1).all()
+    looked_at = json.loads((folder / "data/inspection/best/facts.json").read_text())
+    assert looked_at["layers"] == len(kv.keys)
     rows = read_jsonl(folder / "data/evaluate/len4-corpus-seed0/predictions.jsonl")
     assert [row["split"] for row in rows] == ["test"] * 9 + ["validation"] * 6
     if kind == "token_cls":

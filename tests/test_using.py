@@ -220,7 +220,7 @@ def test_an_imported_adapter_joins_the_comparison(copy: Workspace, exported: Pat
         "path": "adapters/elsewhere",
     }
     output = copy.run("dvc", "repro").stdout
-    assert ran(output) == {"baselines@elsewhere", "report"}
+    assert ran(output) == {"baselines@elsewhere", "inspect", "report"}
     measured = copy.root / "data" / "evaluate" / "elsewhere" / "metrics.json"
     trained = copy.root / "data" / "evaluate" / NAME / "metrics.json"
     assert json.loads(measured.read_text())["test"] == json.loads(trained.read_text())["test"]

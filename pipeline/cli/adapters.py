@@ -22,6 +22,10 @@ def export(folder: Path, variant: str, base_model: str | None, force: bool) -> N
 
     The card, README.md, states base model, data, params and metrics, and how to load the adapter
     in PEFT and in plain transformers.
+
+    \b
+    python -m pipeline export my-adapter
+    python -m pipeline export my-adapter --variant len32-demonstrations-seed0 --force
     """
     params = load_params()
     from pipeline.adapters.export import export_adapter
@@ -44,6 +48,9 @@ def import_adapter(folder: Path, name: str | None) -> None:
 
     Copies it to adapters/NAME and lists it under baselines of params.yaml, so that `dvc repro`
     measures it as it is beside the variants.
+
+    \b
+    python -m pipeline import path/to/adapter --name theirs
     """
     params = load_params()
     from pipeline.adapters.joining import join

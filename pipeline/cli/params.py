@@ -4,11 +4,14 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.names import complete_examples
 from pipeline.config.compose import BEFORE, compose, restore
 
 
 @click.command()
-@click.argument("example", required=False, type=click.Path(path_type=Path))
+@click.argument(
+    "example", required=False, type=click.Path(path_type=Path), shell_complete=complete_examples
+)
 @click.option("--restore", "back", is_flag=True, help="Put the params of before back in place.")
 def params(example: Path | None, back: bool) -> None:
     """Put EXAMPLE, which says what differs, over params.yaml; the params of before are kept aside.

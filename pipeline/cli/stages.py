@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from pipeline.cli.names import completing
+from pipeline.cli.sweep_progress import sweep_shown
 from pipeline.config import Params, load_params
 from pipeline.preflight.files import check_files, check_tokenized
 from pipeline.preflight.names import check_in_context
@@ -19,7 +21,11 @@ def _checked_params() -> Params:
 
 @click.command("fetch_model")
 def fetch_model() -> None:
-    """Bring the frozen model into data/model."""
+    """Bring the frozen model into data/model.
+
+    \b
+    python -m pipeline fetch_model
+    """
     from pipeline.stages import fetch_model as stage
 
     stage.run(_checked_params())
@@ -27,7 +33,11 @@ def fetch_model() -> None:
 
 @click.command("fetch_data")
 def fetch_data() -> None:
-    """Bring the raw splits into data/raw."""
+    """Bring the raw splits into data/raw.
+
+    \b
+    python -m pipeline fetch_data
+    """
     from pipeline.stages import fetch_data as stage
 
     stage.run(_checked_params())
@@ -35,7 +45,11 @@ def fetch_data() -> None:
 
 @click.command()
 def tokenize() -> None:
-    """Render and tokenize the raw splits into data/tokenized."""
+    """Render and tokenize the raw splits into data/tokenized.
+
+    \b
+    python -m pipeline tokenize
+    """
     params = _checked_params()
     from pipeline.stages import tokenize as stage
 
@@ -45,22 +59,52 @@ def tokenize() -> None:
 
 
 @click.command("kv_prefix")
-@click.argument("initialization")
+@click.argument("initialization", shell_complete=completing("initializations"))
 def kv_prefix(initialization: str) -> None:
-    """Compute the KV cache that INITIALIZATION starts from into data/kv_prefix."""
+    """Compute the KV cache that INITIALIZATION starts from into data/kv_prefix.
+
+    \b
+    python -m pipeline kv_prefix demonstrations
+    """
     params = _checked_params()
     from pipeline.stages import kv_prefix as stage
 
     stage.run(params, initialization)
 
 
+_LENGTH = click.option(
+    "--length",
+    type=int,
+    required=True,
+    shell_complete=completing("sweep", "lengths"),
+    help="One of sweep.lengths.",
+)
+_SEED = click.option(
+    "--seed",
+    type=int,
+    required=True,
+    shell_complete=completing("sweep", "seeds"),
+    help="One of sweep.seeds.",
+)
+_TRAIN_SIZE = click.option(
+    "--train-size",
+    type=int,
+    shell_complete=completing("sweep", "train_sizes"),
+    help="One of sweep.train_sizes; default: all.",
+)
+
+
+def _initialization(key: str) -> Any:
+    return click.option(
+        "--initialization",
+        required=True,
+        shell_complete=completing("sweep", key),
+        help=f"One of sweep.{key}.",
+    )
+
+
 def _variant_options(command: Any) -> Any:
-    for option in (
-        click.option("--train-size", type=int, help="One of sweep.train_sizes; default: all."),
-        click.option("--seed", type=int, required=True, help="One of sweep.seeds."),
-        click.option("--initialization", required=True, help="One of sweep.initializations."),
-        click.option("--length", type=int, required=True, help="One of sweep.lengths."),
-    ):
+    for option in (_TRAIN_SIZE, _SEED, _initialization("initializations"), _LENGTH):
         command = option(command)
     return command
 
@@ -68,43 +112,63 @@ def _variant_options(command: Any) -> Any:
 @click.command()
 @_variant_options
 def train(length: int, initialization: str, seed: int, train_size: int | None) -> None:
-    """Train one variant's prefix into data/train."""
-    params = _checked_params()
-    from pipeline.stages import train as stage
+    """Train one variant's prefix into data/train.
 
-    stage.run(params, Variant(length, initialization, seed, train_size))
+    \b
+    python -m pipeline train --length 8 --initialization random --seed 0
+    """
+    params = _checked_params()
+    with sweep_shown(params):
+        from pipeline.stages import train as stage
+
+        stage.run(params, Variant(length, initialization, seed, train_size))
 
 
 @click.command()
 @_variant_options
 def evaluate(length: int, initialization: str, seed: int, train_size: int | None) -> None:
-    """Measure one trained variant on validation and the test splits into data/evaluate."""
-    params = _checked_params()
-    from pipeline.stages import evaluate as stage
+    """Measure one trained variant on validation and the test splits into data/evaluate.
 
-    stage.run(params, Variant(length, initialization, seed, train_size))
+    \b
+    python -m pipeline evaluate --length 8 --initialization random --seed 0
+    """
+    params = _checked_params()
+    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
+        from pipeline.stages import evaluate as stage
+
+        stage.run(params, Variant(length, initialization, seed, train_size))
 
 
 @click.command()
-@click.argument("baseline")
+@click.argument("baseline", shell_complete=completing("baselines"))
 def baselines(baseline: str) -> None:
-    """Measure BASELINE on validation and the test splits into data/evaluate."""
-    params = _checked_params()
-    from pipeline.stages import baselines as stage
+    """Measure BASELINE on validation and the test splits into data/evaluate.
 
-    stage.run(params, baseline)
+    \b
+    python -m pipeline baselines no_prefix
+    """
+    params = _checked_params()
+    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
+        from pipeline.stages import baselines as stage
+
+        stage.run(params, baseline)
 
 
 @click.command("in_context")
-@click.option("--length", type=int, required=True, help="One of sweep.lengths.")
-@click.option("--initialization", required=True, help="One of sweep.in_context.")
+@_LENGTH
+@_initialization("in_context")
 def in_context(length: int, initialization: str) -> None:
-    """Measure the first tokens of an initialisation's text, untrained, into data/evaluate."""
+    """Measure the first tokens of an initialisation's text, untrained, into data/evaluate.
+
+    \b
+    python -m pipeline in_context --length 8 --initialization demonstrations
+    """
     params = _checked_params()
     check_in_context(params, length, initialization)
-    from pipeline.stages import in_context as stage
+    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
+        from pipeline.stages import in_context as stage
 
-    stage.run(params, length, initialization)
+        stage.run(params, length, initialization)
 
 
 def _baseline_options(command: Any) -> Any:
@@ -120,26 +184,40 @@ def _baseline_options(command: Any) -> Any:
 @click.command("train_baseline")
 @_baseline_options
 def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
-    """Train BASELINE, one of trained_baselines, into data/train."""
-    params = _checked_params()
-    from pipeline.stages import train_baseline as stage
+    """Train BASELINE, one of trained_baselines, into data/train.
 
-    stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
+    \b
+    python -m pipeline train_baseline lora --seed 0
+    """
+    params = _checked_params()
+    with sweep_shown(params):
+        from pipeline.stages import train_baseline as stage
+
+        stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
 
 
 @click.command("evaluate_baseline")
 @_baseline_options
 def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
-    """Measure a trained BASELINE on validation and the test splits into data/evaluate."""
-    params = _checked_params()
-    from pipeline.stages import evaluate_baseline as stage
+    """Measure a trained BASELINE on validation and the test splits into data/evaluate.
 
-    stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
+    \b
+    python -m pipeline evaluate_baseline lora --seed 0
+    """
+    params = _checked_params()
+    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
+        from pipeline.stages import evaluate_baseline as stage
+
+        stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
 
 
 @click.command()
 def report() -> None:
-    """Compare all variants and baselines in data/report and in MLflow."""
+    """Compare all variants and baselines in data/report and in MLflow.
+
+    \b
+    python -m pipeline report
+    """
     params = _checked_params()
     from pipeline.stages import report as stage
 

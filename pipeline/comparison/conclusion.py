@@ -46,6 +46,20 @@ def conclude(
     return sentences
 
 
+def who_won(table: pd.DataFrame, params: Params) -> str:
+    """The outcome in a few words: the best prefix and the best baseline, each with its score."""
+    scores = table.set_index("name")[params.report.judged_by].map(
+        METRICS[params.report.sort_by].shown
+    )
+    winner = table[table["is_best"]].to_dict("records")[0]
+    name, baseline = winner["name"], winner["compared_with"]
+    said = f"Best prefix: `{name}`, {judged_by(params)} {scores[name]}"
+    # Empty where there is no baseline.
+    if isinstance(baseline, str):
+        said += f"; best baseline: `{baseline}`, {scores[baseline]}"
+    return f"{said}."
+
+
 def _winner(winner: dict[Any, Any], params: Params) -> str:
     key, metric = params.report.judged_by, METRICS[params.report.sort_by]
     interval = shown_interval(winner, key, metric.name)
@@ -124,13 +138,16 @@ def _cost(winner: dict[Any, Any], baselines: list[dict[Any, Any]]) -> str:
         f"({int(winner['trainable_parameters']):,} trained numbers), and a query goes on from "
         f"{_context(winner)}"
     )
-    if baselines and baselines[0]["length"]:
-        said += f", where {baselines[0]['name']} takes {_context(baselines[0])}"
+    texts = [row for row in baselines if row["length"] > winner["length"]]
+    if texts:
+        saved = texts[0]["length"] - winner["length"]
+        said += f", where {texts[0]['name']} takes {_context(texts[0])}: {saved:,} tokens saved"
+        said += " with every query"
     return f"{said}."
 
 
 def _context(row: dict[Any, Any]) -> str:
-    return f"{row['length']} tokens ({shown_bytes(row['cache_bytes'])} of cache)"
+    return f"{row['length']:,} tokens ({shown_bytes(row['cache_bytes'])} of cache)"
 
 
 def _caution(

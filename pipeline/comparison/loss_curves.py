@@ -25,11 +25,3 @@ def loss_curves(params: Params) -> pd.DataFrame:
             pd.DataFrame({**place, "seed": variant.seed, "step": history["step"], "loss": loss})
         )
     return pd.concat(tables, ignore_index=True)
-
-
-def mean_over_seeds(curves: pd.DataFrame) -> pd.DataFrame:
-    """The curves that DVC draws: columns series (initialisation, length), step, loss."""
-    keys = ["initialization", "length", "step"]
-    means = curves.groupby(keys, as_index=False)["loss"].mean()
-    series = means["initialization"] + ", length " + means["length"].astype(str)
-    return means.assign(series=series)[["series", "step", "loss"]]

@@ -1,23 +1,26 @@
 """The report as one self-contained HTML page, and as Markdown."""
 
-import base64
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from typing import Any
 
 import pandas as pd
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
 
 from pipeline.comparison.conclusion import conclude
+from pipeline.comparison.inspected import inside_of, start_words
+from pipeline.comparison.page_table import page_table
+from pipeline.comparison.plots.embedding import Embedding
+from pipeline.comparison.plots.style import Chart
 from pipeline.comparison.plots.table import pictures_of_page
+from pipeline.comparison.rendering import render
 from pipeline.comparison.side_by_side import side_by_side
 from pipeline.comparison.summary import ByName
-from pipeline.comparison.tables import ShownTable, shown_over_seeds, shown_summary, sorted_by
+from pipeline.comparison.tables import shown_over_seeds, shown_summary, sorted_by
 from pipeline.config import Params
 from pipeline.config.shown import shown_params
-from pipeline.errors import PipelineError
+from pipeline.metrics.table import METRICS
 from pipeline.storage.records import read_json, write_text
 from pipeline.workspace import paths
 
@@ -29,11 +32,16 @@ SECTIONS = (
 )
 """The params that the page shows; dvc.yaml lists them under `report`, so that they are today's."""
 
+OPEN = 8
+"""Examples that the page shows unfolded."""
+
+IN_MARKDOWN = 10
+"""Examples of the Markdown, spread evenly over those of the page."""
+
 _LIBRARIES = (
     *("torch", "transformers", "tokenizers", "safetensors", "datasets", "peft", "sacrebleu"),
-    *("rouge-score", "numpy", "pandas", "matplotlib", "dvc", "mlflow"),
+    *("rouge-score", "numpy", "pandas", "altair", "vl-convert-python", "dvc", "mlflow"),
 )
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(
@@ -42,16 +50,17 @@ def write_page(
     seeds: pd.DataFrame,
     statistics: ByName,
     best: str,
+    charts: Mapping[str, Chart],
     folder: Path,
 ) -> None:
     """Write `report.html` and `report.md` into `folder`, whose `plots` hold the pictures.
 
-    `best` is the run whose prefix lies in `folder/best`. The same tables give the same bytes: no
-    date, duration or path of the machine is on the page.
+    `best` is the run whose prefix lies in `folder/best`, `charts` are those of `plots.table`. The
+    same tables give the same bytes: no date, duration or path of the machine is on the page.
     """
-    facts = _facts(params, table, seeds, statistics, best, folder)
+    facts = _facts(params, table, seeds, statistics, best, charts)
     for name, escaped in ((HTML, True), (MARKDOWN, False)):
-        write_text(folder / name, _render(f"{name}.jinja", facts, escaped))
+        write_text(folder / name, render(f"{name}.jinja", facts, escaped))
 
 
 def _facts(
@@ -60,62 +69,36 @@ def _facts(
     seeds: pd.DataFrame,
     statistics: ByName,
     best: str,
-    folder: Path,
+    charts: Mapping[str, Chart],
 ) -> dict[str, Any]:
-    shown = shown_summary(table, params)
-    facts: dict[str, Any] = {
+    shown, over_seeds = shown_summary(table, params), shown_over_seeds(seeds, params)
+    return {
         "conclusion": conclude(table, seeds, statistics, params, _validation_examples()),
         "sorted_by": sorted_by(params),
-        "runs": _with_costs(shown, table),
-        "run_kinds": _kinds(table),
-        "seeds": None,
+        "tables": {
+            "runs": (page_table(table, shown.note, params), shown),
+            "seeds": (page_table(seeds, over_seeds.note, params), over_seeds),
+        },
+        "has_seeds": len(seeds) < len(table),
         "pictures": pictures_of_page(params),
-        "plots": folder / "plots",
+        "embedding": Embedding(),
+        "charts": charts,
         "split": params.report.split,
-        "examples": side_by_side(list(table["name"]), params),
+        "examples": side_by_side(table, statistics, params),
+        "metric": METRICS[params.report.sort_by].title,
+        "is_ascending": params.report.ascending,
+        "open_examples": OPEN,
+        "in_markdown": IN_MARKDOWN,
         "params": shown_params(params, SECTIONS),
         "versions": _versions(),
         "best": best,
+        "inside": inside_of(best),
+        "starts": start_words(),
     }
-    if len(seeds) < len(table):
-        facts["seeds"] = _with_costs(shown_over_seeds(seeds, params), seeds)
-        facts["seed_kinds"] = _kinds(seeds)
-    return facts
-
-
-def _with_costs(shown: ShownTable, table: pd.DataFrame) -> ShownTable:
-    """A shown table with two more columns: what was trained, and what is stored.
-
-    A p value stands beside the names, where no scrolling hides it.
-    """
-    costs = [
-        [_count(row["trainable_parameters"]), _count(row["stored_bytes"])]
-        for row in table.to_dict("records")
-    ]
-    rows = [[*row, *cost] for row, cost in zip(shown.rows, costs, strict=True)]
-    headers = [*shown.headers, "trained numbers", "stored bytes"]
-    order = sorted(range(len(headers)), key=lambda i: (i > 0, not headers[i].startswith("p (")))
-    return ShownTable(
-        [headers[i] or "name" for i in order], [[row[i] for i in order] for row in rows], shown.note
-    )
-
-
-def _kinds(table: pd.DataFrame) -> list[str]:
-    """Each row's style: winner, variant or baseline."""
-    return list(table["kind"].mask(table["is_best"], "winner"))
 
 
 def _validation_examples() -> int:
     return int(read_json(paths.TOKENIZED / "statistics.json")["validation"]["examples"])
-
-
-def _count(value: float | None) -> str:
-    return "" if value is None or value != value else f"{int(value):,}"
-
-
-def _data_uri(path: Path) -> str:
-    """The picture itself, for a page without other files."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _versions() -> list[tuple[str, str]]:
@@ -126,27 +109,3 @@ def _versions() -> list[tuple[str, str]]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _render(name: str, facts: dict[str, Any], escaped: bool) -> str:
-    environment = SandboxedEnvironment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=escaped,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _cell
-    environment.filters["data_uri"] = _data_uri
-    environment.filters["markdown_table"] = ShownTable.markdown
-    try:
-        return environment.get_template(name).render(facts)
-    except TemplateError as error:
-        raise PipelineError(f"{_TEMPLATES / name}: {error}") from error
-
-
-def _cell(text: str) -> str:
-    """A text inside a cell of a Markdown table."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return "<br>".join(escaped.splitlines())

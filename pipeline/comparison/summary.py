@@ -1,5 +1,6 @@
 """The summary table: a row a variant and a baseline, best first, with intervals and p values."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -8,6 +9,7 @@ from pipeline.comparison.choice import best_first, best_run
 from pipeline.config import Params
 from pipeline.statistics.per_example import Comparer, Statistics, intervals, read_statistics
 from pipeline.storage.records import read_json
+from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.grid import all_baselines, all_rows, kind_of, sweep
 from pipeline.workspace import paths
 
@@ -39,6 +41,18 @@ def summarize(params: Params, statistics: ByName) -> pd.DataFrame:
     return judged(_rows(params), statistics, params)
 
 
+def best_evaluated(params: Params) -> str:
+    """The variant that `summarize` will call the best, from the same scores.
+
+    Raises PipelineError for a variant that is not trained or evaluated yet.
+    """
+    adapters = [b for b in all_baselines(params) if kind_of(params, b.name) == "variant"]
+    rows = [*_variant_rows(params), *_baseline_rows(params, adapters)]
+    best = best_run(pd.DataFrame(rows), "variant", params)
+    assert best is not None
+    return best
+
+
 def judged(rows: list[dict[str, Any]], statistics: ByName, params: Params) -> pd.DataFrame:
     """The summary of rows that have names, costs and scores, but no verdicts yet."""
     table = pd.DataFrame(rows).astype({"seed": "Int64", "train_size": "Int64"})
@@ -63,27 +77,6 @@ def judged(rows: list[dict[str, Any]], statistics: ByName, params: Params) -> pd
     return table[[*_FIRST, *_measured_columns(table, params)]]
 
 
-def loss_by_length(table: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Evaluation loss of every variant: columns series (initialisation, split), length, loss.
-
-    Several seeds are one point, their mean; variants of `sweep.train_sizes` are left out.
-    """
-    whole = {variant.name for variant in sweep(params) if variant.train_size is None}
-    variants = table[table["name"].isin(whole)]
-    tables = []
-    for split in params.evaluate.splits:
-        means = variants.groupby(["initialization", "length"], as_index=False)[
-            f"{split}_loss"
-        ].mean()
-        series = means["initialization"] + ", " + split
-        tables.append(
-            pd.DataFrame(
-                {"series": series, "length": means["length"], "loss": means[f"{split}_loss"]}
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
-
-
 _FIRST = (
     *("name", "kind", "length", "initialization", "seed", "train_size"),
     *("trainable_parameters", "stored_bytes", "cache_bytes", "compared_with", "is_best"),
@@ -92,6 +85,10 @@ _OF_A_TRAINING = ("train_size", "trainable_parameters", "stored_bytes")
 
 
 def _rows(params: Params) -> list[dict[str, Any]]:
+    return [*_variant_rows(params), *_baseline_rows(params, all_baselines(params))]
+
+
+def _variant_rows(params: Params) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for variant in sweep(params):
         trained = read_json(paths.TRAIN / variant.name / "metrics.json")
@@ -109,7 +106,12 @@ def _rows(params: Params) -> list[dict[str, Any]]:
                 **_flat(measured),
             }
         )
-    for baseline in all_baselines(params):
+    return rows
+
+
+def _baseline_rows(params: Params, baselines: Iterable[Baseline]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for baseline in baselines:
         measured = read_json(paths.EVALUATE / baseline.name / "metrics.json")
         rows.append(
             {

@@ -36,7 +36,7 @@ def over_seeds_as_markdown(table: pd.DataFrame, params: Params) -> str:
 
 def shown_summary(table: pd.DataFrame, params: Params) -> ShownTable:
     """The summary: losses to 3 digits, rates in percent, intervals on `report.split`."""
-    columns = _columns(params)
+    columns = shown_columns(params)
     rows = [
         [
             *_name(row),
@@ -52,7 +52,7 @@ def shown_summary(table: pd.DataFrame, params: Params) -> ShownTable:
 
 def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
     """The table over seeds: mean ± standard deviation of the seeds, where there are several."""
-    columns = _columns(params)
+    columns = shown_columns(params)
     rows = [
         [
             *_name(row),
@@ -81,14 +81,17 @@ def judged_by(params: Params) -> str:
 def _shown(
     first: list[str], rows: list[list[str]], note: str, table: pd.DataFrame, params: Params
 ) -> ShownTable:
-    headers = [*first, *(f"{split} {METRICS[metric].title}" for split, metric in _columns(params))]
+    headers = [
+        *first,
+        *(f"{split} {METRICS[metric].title}" for split, metric in shown_columns(params)),
+    ]
     headers.append(f"p ({judged_by(params)})")
     if not table["compared_with"].notna().any():
         headers, rows = headers[:-1], [row[:-1] for row in rows]
     return ShownTable(headers, rows, note)
 
 
-def _columns(params: Params) -> list[tuple[str, str]]:
+def shown_columns(params: Params) -> list[tuple[str, str]]:
     """What tables are sorted by, and every metric on reported splits.
 
     What another metric restates is left to the CSV table, unless it is what is sorted by.

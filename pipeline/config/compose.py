@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
 from pipeline.config.load import load_params, read_yaml
 from pipeline.config.params import Params
@@ -39,7 +41,7 @@ def compose(example: Path) -> None:
     something of the person's would be lost.
     """
     base = _base()
-    text = _composed(base, example)
+    text = composed(base, example)
     digest = hashlib.sha256(text.encode()).hexdigest()
     _validate(text, example)
     with atomic_file(BEFORE) as aside:
@@ -75,8 +77,11 @@ def _base() -> Path:
     return BEFORE
 
 
-def _composed(base: Path, example: Path) -> str:
-    """The base's text, its comments included, with the example's keys."""
+def composed(base: Path, example: Path) -> str:
+    """The text of the file `base`, its comments included, with the keys of the file `example`.
+
+    Raises PipelineError for an example that has other sections, or none that can be told apart.
+    """
     text = _MARK.sub("", base.read_text(encoding="utf-8"), count=1)
     params, changes = read_yaml(base), read_yaml(example)
     _refuse_what_is_no_section(changes, example)
@@ -94,13 +99,13 @@ def _composed(base: Path, example: Path) -> str:
     for name in changes.keys() - expected.keys():
         expected[name] = changes[name]
         parts.append("\n" + theirs.get(name, ("", ""))[1])
-    composed = "".join(parts)
-    if YAML(typ="safe").load(composed) != expected:
+    whole = "".join(parts)
+    if YAML(typ="safe").load(whole) != expected:
         raise PipelineError(
             f"{example}: cannot be put over {base}; begin each section of both with its name and "
             "a colon at the beginning of a line, and use no anchors across sections"
         )
-    return composed
+    return whole
 
 
 def _refuse_what_is_no_section(changes: dict[str, Any], example: Path) -> None:
@@ -145,6 +150,8 @@ def _with_values(body: str, values: dict[str, Any]) -> str:
     """A section's lines with other values; comments beside and between the keys stay."""
     yaml = YAML()
     yaml.width = 10_000
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), _null)
     section = yaml.load(body)
     _update(section, values)
     into = io.StringIO()
@@ -152,12 +159,30 @@ def _with_values(body: str, values: dict[str, Any]) -> str:
     return into.getvalue()
 
 
+def _null(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
 def _update(known: Any, values: dict[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, dict) and isinstance(known.get(key), dict):
             _update(known[key], value)
         else:
-            known[key] = value
+            known[key] = _written_as(known.get(key), value)
+
+
+def _written_as(known: Any, value: Any) -> Any:
+    """A value written as the one before it was: a list on one line, a text in its quotes."""
+    if isinstance(value, str) and "\n" in value and value.strip() == value:
+        return LiteralScalarString(value)
+    if isinstance(value, str) and isinstance(known, DoubleQuotedScalarString):
+        return DoubleQuotedScalarString(value)
+    if isinstance(value, list) and isinstance(known, CommentedSeq):
+        items = CommentedSeq(value)
+        if known.fa.flow_style():
+            items.fa.set_flow_style()
+        return items
+    return value
 
 
 def _validate(text: str, example: Path) -> None:

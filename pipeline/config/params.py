@@ -9,6 +9,7 @@ from pipeline.config.checkpoints import CheckpointParams
 from pipeline.config.data import DataParams, FileData
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.initializations import Initializations
+from pipeline.config.inspection import InspectionParams
 from pipeline.config.kv_prefix import KVPrefixParams
 from pipeline.config.memory import MemoryParams
 from pipeline.config.mlflow import MLflowParams
@@ -42,6 +43,7 @@ class Params(Section):
     evaluate: EvaluateParams
     baselines: UntrainedBaselines
     trained_baselines: TrainedBaselines
+    inspection: InspectionParams
     report: ReportParams
     mlflow: MLflowParams = MLflowParams()
 
@@ -190,6 +192,13 @@ class Params(Section):
             raise ValueError(
                 f"evaluate.splits: 'test_unseen' is listed, but data.{where}.test_unseen names no "
                 "such split; name one or leave test_unseen out"
+            )
+        lacks = files is not None and files.test_unseen is None
+        if lacks and self.inspection.split == "test_unseen":
+            where = "files" if self.data.source == "files" else "splits"
+            raise ValueError(
+                f"inspection.split: 'test_unseen' is asked for, but data.{where}.test_unseen names "
+                "no such split; name one or use validation or test"
             )
         if self.report.split not in self.evaluate.splits:
             raise ValueError(

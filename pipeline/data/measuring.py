@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
-from tqdm import tqdm
 
 from pipeline.data.batching import Example, by_length
+from pipeline.progress.bar import Bar
 
 Result = TypeVar("Result")
 
@@ -25,7 +25,7 @@ def over_batches(
     a progress bar.
     """
     results: list[tuple[list[int], Result]] = []
-    bar = tqdm(total=len(rows), desc=title, unit="example", disable=title is None)
+    bar = Bar(len(rows), title or "", "example", shown=title is not None)
     with torch.inference_mode(), bar:
         for indices in by_length(lengths, max_tokens, packed):
             results.append((indices, measure([rows[i] for i in indices])))

@@ -4,12 +4,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from pipeline.data.example import TokenizedExample
 from pipeline.data.rendering import Renderer
 from pipeline.data.templates import EmptyRowError
 from pipeline.errors import PipelineError
+from pipeline.progress.bar import following
 
 Counts = dict[str, float]
 
@@ -24,7 +23,7 @@ def tokenized_split(
     task = renderer.task
     kept: list[TokenizedExample] = []
     counts: Counts = {"dropped_empty": 0, "dropped_too_long": 0, "truncated": 0}
-    for row in tqdm(rows, desc=f"tokenize {name}", unit="example"):
+    for row in following(rows, f"tokenize {name}", "example"):
         try:
             examples = renderer.examples(row)
         except EmptyRowError as error:

@@ -13,8 +13,9 @@ from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
 from pipeline.data.task_type import task_of
 from pipeline.evaluation.classes import measure_classes
+from pipeline.evaluation.first_token import first_token_ms
 from pipeline.evaluation.generation import measure_examples
-from pipeline.evaluation.metrics import for_dvc, kept_of, scores
+from pipeline.evaluation.metrics import kept_of, scores
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.for_model import is_classifier
 from pipeline.metrics.metric import OfLabels
@@ -38,8 +39,7 @@ def measure_splits(
 ) -> None:
     """Write what a model, with or without a prefix, comes to into `folder`.
 
-    `metrics.json` has every metric, `summary.json` those that DVC shows, `predictions.jsonl` a
-    line for each example.
+    `metrics.json` has every metric, `predictions.jsonl` a line for each example.
 
     Metrics a split: `loss` (nats per target token, the end of the target included), `perplexity`
     (its exponential), and those of `params.metrics`, of greedy generation; of a classifier those
@@ -64,7 +64,7 @@ def measure_splits(
     for name in params.measured_splits:
         split = load_split(paths.TOKENIZED / "splits", name)
         split = following(split, model.begins_text) if follow is None else follow(split)
-        rows, measured = _measure(
+        rows, measured = measure_split(
             model, tokenizer, params, name, split, max_tokens, task.end, until
         )
         metrics[name] = scores(rows, names_of(OfLabels) if is_classifier(model) else params.metrics)
@@ -74,17 +74,19 @@ def measure_splits(
         print(f"{name}: {shown}")
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "metrics.json", metrics)
-    write_json(folder / "summary.json", for_dvc(metrics))
     figures = {"evaluation_seconds": time.perf_counter() - began}
     # A classifier writes nothing.
     if outcomes:
         seconds = max(sum(outcome.decoding_seconds for outcome in outcomes), 1e-9)
         tokens = sum(outcome.generated_tokens for outcome in outcomes)
         figures["decoding_tokens_per_second"] = tokens / seconds
+        if not model.config.is_encoder_decoder:
+            rows_of_split = split.select_columns(["input_ids", "target_start"]).to_list()
+            figures["first_token_ms"] = first_token_ms(model, rows_of_split)
     record_timing(folder.name, **figures)
 
 
-def _measure(
+def measure_split(
     model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
     params: EvaluateParams,
@@ -92,8 +94,10 @@ def _measure(
     split: Dataset,
     max_tokens: int,
     end: int | None,
-    until: str | None,
+    until: str | None = None,
 ) -> tuple[list[dict[str, Any]], list[Outcome]]:
+    """The lines of predictions.jsonl of a split's examples, and (but of a classifier) what was
+    generated for each; the arguments are those of `measure_examples`."""
     if is_classifier(model):
         return measure_classes(model, split, name, max_tokens), []
     outcomes = measure_examples(model, tokenizer, split, params, name, max_tokens, end, until)

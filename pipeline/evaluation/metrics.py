@@ -1,6 +1,6 @@
-"""What is kept of each example that is measured, the scores of a split, and those DVC shows."""
+"""What is kept of each example that is measured, and the scores of a split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.metrics.metric import OfLabels, OfTarget, OfText, Row
@@ -36,17 +36,3 @@ def scores(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
         metric = METRICS[name]
         measured[name] = float(metric.score(metric.matrix(rows).sum(axis=0)))
     return measured
-
-
-def for_dvc(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What `dvc metrics show` prints of a `metrics.json`: a row that fits a terminal.
-
-    The context's tokens and, under the split's name, the metrics of the first split that is not
-    for choosing (validation only where there is no other), without those that restate another.
-    """
-    splits = [key for key, value in metrics.items() if isinstance(value, Mapping)]
-    split = next((name for name in splits if name != "validation"), splits[0])
-    shown = {
-        name: score for name, score in metrics[split].items() if METRICS[name].restates is None
-    }
-    return {"context_tokens": metrics["context_tokens"], split: shown}

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pipeline.data.conversation import Turns, as_text
 from pipeline.errors import PipelineError
 from pipeline.inference.generator import Decoding, TextGenerator
 from pipeline.inference.inputs import Input
 from pipeline.inference.streaming import TerminalStreamer
+from pipeline.progress.bar import following
 from pipeline.storage.records import write_jsonl
 
 
@@ -51,8 +50,8 @@ def _answers(
     asked: Sequence[str | Turns],
     decoding: Decoding,
 ) -> Iterator[dict[str, Any]]:
-    pairs = zip(given, asked, strict=True)
-    for item, query in tqdm(pairs, total=len(asked), desc="generate", unit="input"):
+    pairs = list(zip(given, asked, strict=True))
+    for item, query in following(pairs, "generate", "input"):
         known = {"id": item["id"]} if not isinstance(item, str) and "id" in item else {}
         text = query if isinstance(query, str) else as_text(query)
         yield {**known, "input": text, "prediction": generator(query, decoding)}

@@ -74,6 +74,10 @@ class StartContext(Protocol):
         """What the stage `kv_prefix` kept of the initialisation."""
 
     @property
+    def cached_tokens(self) -> list[int]:
+        """The token ids that `cached` was computed of, where it was."""
+
+    @property
     def kv_shapes(self) -> "Shapes":
         """The shapes of keys and values in every layer that gets a prefix."""
 

@@ -47,7 +47,16 @@ class TextStart(Start):
         else:
             kv = kv_prefix_from_source_tokens(context.frozen_model, corpus.tokens, corpus.written)
         kv = kv.beginning_text(corpus.begins_text)
-        return Cached(kv, f"KV cache of {len(corpus.tokens)} tokens", corpus.text)
+        summary = f"KV cache of {len(corpus.tokens)} tokens"
+        return Cached(kv, summary, corpus.text, corpus.tokens)
+
+    def origin(self) -> str:
+        """The file."""
+        return f"tokens of {self.path}"
+
+    def tokens(self, context: StartContext) -> list[int]:
+        """The first p tokens that were prefilled."""
+        return context.cached_tokens[: context.length]
 
     def start(self, context: StartContext) -> "KVPrefix":
         """The cache's first p entries."""

@@ -1,6 +1,7 @@
 """`most_attended`: the tokens of a text file that training inputs make use of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -10,7 +11,7 @@ from pipeline.schema.section import Count
 from pipeline.storage.records import read_text
 
 if TYPE_CHECKING:
-    from pipeline.prefix import KVPrefix
+    from pipeline.prefix import KVPrefix, PrefixModel
 
 
 class MostAttended(TextStart):
@@ -31,16 +32,35 @@ class MostAttended(TextStart):
 
     def start(self, context: StartContext) -> "KVPrefix":
         """The tokens that the training inputs attend to most, with the whole text before them."""
+        from pipeline.prefix.starts.attended import picked
+
+        with self._whole(context) as whole:
+            return picked(whole, context.cached, self._places(whole, context))
+
+    def tokens(self, context: StartContext) -> list[int]:
+        """Those tokens themselves."""
+        with self._whole(context) as whole:
+            return [context.cached_tokens[place] for place in self._places(whole, context)]
+
+    @contextmanager
+    def _whole(self, context: StartContext) -> "Iterator[PrefixModel]":
+        """The model with the whole text before its inputs."""
         from pipeline.prefix import PrefixConfig, PrefixModel
-        from pipeline.prefix.starts.attended import most_attended
 
         corpus = context.cached
         config = PrefixConfig(num_virtual_tokens=len(corpus))
         whole = PrefixModel(context.frozen_model, config).eval()
         whole.load_kv_prefix(corpus)
-        kv = most_attended(whole, corpus, context.length, context.inputs(self.inputs))
-        whole.detach()
-        return kv
+        try:
+            yield whole
+        finally:
+            whole.detach()
+
+    def _places(self, whole: "PrefixModel", context: StartContext) -> list[int]:
+        """Where in the text the chosen tokens stand."""
+        from pipeline.prefix.starts.attended import places_attended
+
+        return places_attended(whole, context.cached, context.length, context.inputs(self.inputs))
 
     def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:
         """`corpus_tokens`, or the whole text where it is shorter."""

@@ -17,6 +17,15 @@ class Random(Start):
     type: Literal["random"]
     scale: Annotated[float, Field(gt=0)] = 1.0
 
+    @property
+    def is_drawn(self) -> bool:
+        """Each seed has its own noise."""
+        return True
+
+    def origin(self) -> str:
+        """Noise."""
+        return f"noise of standard deviation {self.scale:g}"
+
     def start(self, context: StartContext) -> "KVPrefix":
         """Noise of the variant's seed, of standard deviation `scale`."""
         from pipeline.prefix import random_kv_prefix

@@ -27,6 +27,10 @@ class SavedPrefixStart(Start):
 
         return stretched_kv_prefix(context.cached, context.length)
 
+    def origin(self) -> str:
+        """The file, whose virtual tokens are no text's any more."""
+        return f"virtual tokens of {self.path}"
+
     def _read(self, context: CacheContext) -> "KVPrefix":
         from pipeline.prefix import KVPrefix
         from pipeline.prefix.architecture.shapes import adapter_shapes

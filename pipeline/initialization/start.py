@@ -1,7 +1,7 @@
 """What every initialisation of params.yaml is and does."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 class Cached:
     """What the stage `kv_prefix` keeps of an initialisation, once for all lengths.
 
-    `summary` says in a few words what `kv` is; `text` is the text that it was computed from.
+    `summary` says in a few words what `kv` is; `text` is the text that it was computed from, and
+    `tokens` those of it that it has a key and a value of.
     """
 
     kv: "KVPrefix"
     summary: str
     text: str | None = None
+    tokens: Sequence[int] | None = None
 
 
 class Start(Section):
@@ -56,6 +58,23 @@ class Start(Section):
 
         Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
         """
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether each seed has a start of its own."""
+        return False
+
+    def origin(self) -> str:
+        """What its virtual tokens come from, in a few words."""
+        return f"{self.type} of {self.path}"
+
+    def tokens(self, context: StartContext) -> "list[int] | None":
+        """The token that each of `context.length` virtual tokens was computed of, at the start.
+
+        Of an encoder-decoder those that its encoder reads. None for what is of no text's tokens.
+        Raises PipelineError or PrefixError as `start` does.
+        """
+        return None
 
     def check_lengths(self, name: str, longest: int, cached_tokens: int) -> None:
         """Raise ValueError when a prefix cannot be as long as the longest of the sweep.

@@ -17,6 +17,23 @@ class Vocabulary(Start):
     type: Literal["vocabulary"]
     words: Annotated[list[str], Field(min_length=1)] | None = None
 
+    @property
+    def is_drawn(self) -> bool:
+        """Without words each seed draws its own."""
+        return self.words is None
+
+    def origin(self) -> str:
+        """Words."""
+        return "words of the vocabulary" if self.words is None else "the words that are given"
+
+    def tokens(self, context: StartContext) -> list[int]:
+        """The words' tokens, or those that the seed draws."""
+        from pipeline.prefix.starts.drawn import tokens_of_words
+
+        return tokens_of_words(
+            context.frozen_model, context.tokenizer, self.words, context.length, context.generator
+        )
+
     def start(self, context: StartContext) -> "KVPrefix":
         """The words' cache, repeated to the length; without words, of tokens of the seed."""
         from pipeline.prefix.starts.drawn import kv_prefix_from_words

@@ -14,6 +14,10 @@ class Zero(Start):
 
     type: Literal["zero"]
 
+    def origin(self) -> str:
+        """Zeros."""
+        return "zeros"
+
     def start(self, context: StartContext) -> "KVPrefix":
         """Zeros, the same for every seed."""
         from pipeline.prefix.starts.drawn import zero_kv_prefix

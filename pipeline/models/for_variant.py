@@ -9,10 +9,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
-from pipeline.models.definition import read_definition
+from pipeline.errors import PipelineError
+from pipeline.models.definition import TOKENS, read_definition
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.parameters.encoder import Shapes
+from pipeline.storage.records import read_json
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
@@ -43,6 +45,16 @@ class ForVariant:
     def cached(self) -> KVPrefix:
         """What the stage `kv_prefix` kept."""
         return KVPrefix.load(_folder(self.variant) / "prefix.safetensors")
+
+    @property
+    def cached_tokens(self) -> list[int]:
+        """The tokens of what the stage `kv_prefix` kept."""
+        path = _folder(self.variant) / TOKENS
+        if not path.exists():
+            raise PipelineError(
+                f"{path}: is not there; run `dvc repro kv_prefix@{self.variant.initialization}`"
+            )
+        return [int(token) for token in read_json(path)["tokens"]]
 
     @property
     def kv_shapes(self) -> Shapes:

@@ -1,7 +1,7 @@
 """`PrefixModel`: a frozen transformers model with a trainable prefix."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -33,7 +33,7 @@ from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed_model import PackedModel
 from pipeline.prefix.parameters.config import PrefixConfig
-from pipeline.prefix.parameters.encoder import Shapes, build_encoder
+from pipeline.prefix.parameters.encoder import PrefixEncoder, Shapes, build_encoder
 from pipeline.prefix.parameters.heads import TrainedModules
 
 
@@ -141,6 +141,35 @@ class PrefixModel(PackedModel):
             if cached and self._injection.through_cache:
                 kwargs.setdefault("past_key_values", self.new_cache())
             return self.frozen_model.generate(*args, **kwargs)
+
+    @property
+    def hidden(self) -> torch.Tensor | None:
+        """Which virtual tokens are hidden in this thread, boolean `[places, p]`: see `without`."""
+        return self._injection.hidden
+
+    @contextmanager
+    def without(
+        self, tokens: Collection[int] | None = None, places: Collection[int] | None = None
+    ) -> Iterator[None]:
+        """Within it no query of this thread attends to some virtual tokens, in some layers.
+
+        They are hidden as by the attention's mask: all else stands where it stood, an input after
+        p tokens. Without `tokens` all of them, without `places` everywhere; places count as the
+        tensors of `kv_prefix` do.
+
+        Raises PrefixError for a token or place that the prefix has not.
+        """
+        p = self.prefix_length
+        count = len(self.encoder.shapes) if isinstance(self.encoder, PrefixEncoder) else 0
+        hidden = torch.zeros(count, p, dtype=torch.bool)
+        for name, given, most in (("token", tokens, p), ("place", places, count)):
+            if absent := [index for index in given or () if not 0 <= index < most]:
+                raise PrefixError(f"the prefix has no {name} {absent[0]}, only 0 to {most - 1}")
+        rows = torch.tensor(sorted(range(count) if places is None else places), dtype=torch.long)
+        columns = torch.tensor(sorted(range(p) if tokens is None else tokens), dtype=torch.long)
+        hidden[rows[:, None], columns] = True
+        with self._injection.hiding(hidden):
+            yield
 
     @contextmanager
     def _injected(self) -> Iterator[None]:

@@ -42,6 +42,11 @@ class PackedModel(TrainerModel):
         """For each place of a prefix `(num_kv_heads, head_dim)` of keys and of values."""
 
     @property
+    @abstractmethod
+    def hidden(self) -> torch.Tensor | None:
+        """Virtual tokens that are hidden (`PrefixModel.without`), boolean `[places, p]`."""
+
+    @property
     def config(self) -> Any:
         """The frozen model's configuration, as transformers' tools expect it."""
         return self.frozen_model.config
@@ -58,6 +63,8 @@ class PackedModel(TrainerModel):
         long one; `decoding` asks for greedy decoding of packed rows too. See
         `pipeline.prefix.packed.gate`.
         """
+        if decoding and self.hidden is not None:
+            return "virtual tokens are hidden, which packed rows do not know in decoding"
         with turn_of(self.frozen_model):
             # A model without a prefix is trained with its own dropout.
             key = self.frozen_model.training, tokens
@@ -99,7 +106,8 @@ class PackedModel(TrainerModel):
         frozen = self.frozen_model
         replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
         with turn_of(frozen), self._without_dropout(), replayed:
-            return packed_logits(frozen, input_ids, lengths, self.encoder.given(), keep)
+            prefix, hidden = self.encoder.given(), self.hidden
+            return packed_logits(frozen, input_ids, lengths, prefix, keep, hidden=hidden)
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any

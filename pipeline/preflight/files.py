@@ -12,8 +12,8 @@ from pipeline.config.data import FileData
 from pipeline.config.model import LocalModel
 from pipeline.errors import PipelineError
 from pipeline.preflight.context import check_examples, check_lengths
-from pipeline.preflight.current import LastRuns
 from pipeline.preflight.model import check_model_fits_task
+from pipeline.standing.last_runs import LastRuns
 from pipeline.storage.records import read_json
 from pipeline.workspace import paths
 

@@ -27,7 +27,7 @@ def check_model_fits_task(params: Params, config: Mapping[str, Any]) -> None:
             "seq2seq_lm, or another model"
         )
     named = (config.get("architectures") or [""])[0]
-    if kind == "causal_lm" and named.endswith(_HEADS_WITHOUT_TEXT):
+    if kind == "causal_lm" and writes_no_text(config):
         raise PipelineError(
             f"task.type: causal_lm needs a model that writes text, which a {named} does not; use "
             "seq_cls or token_cls, or another model"
@@ -37,3 +37,8 @@ def check_model_fits_task(params: Params, config: Mapping[str, Any]) -> None:
         raise PipelineError(
             f"prefix.parts: {parts} needs an encoder-decoder, which {model} is not; use null"
         )
+
+
+def writes_no_text(config: Mapping[str, Any]) -> bool:
+    """Whether the model has a head that fills in or classifies, by its configuration."""
+    return (config.get("architectures") or [""])[0].endswith(_HEADS_WITHOUT_TEXT)

@@ -16,7 +16,7 @@ def file_rows(params: FileData, _: Path) -> dict[str, Rows]:
             columns than the training split.
     """
     files = {split: path for split, path in params.files.model_dump().items() if path is not None}
-    splits = {split: _read(Path(path), f"data.files.{split}") for split, path in files.items()}
+    splits = {split: read_file(Path(path), f"data.files.{split}") for split, path in files.items()}
     train = splits["train"]
     # A column without a name is mostly the index that a library wrote beside the data.
     needed = set(train.columns) - train.optional - {""}
@@ -30,7 +30,8 @@ def file_rows(params: FileData, _: Path) -> dict[str, Rows]:
     return splits
 
 
-def _read(path: Path, key: str) -> Rows:
+def read_file(path: Path, key: str) -> Rows:
+    """The rows of one file. Raises PipelineError, naming `key`, for what `file_rows` refuses."""
     kind = kind_of(path)
     if kind not in READERS:
         raise PipelineError(

@@ -2,10 +2,10 @@
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.models.definition import write_definition
+from pipeline.models.definition import TOKENS, write_definition
 from pipeline.models.for_initialization import ForInitialization
 from pipeline.storage.atomic import atomic_folder
-from pipeline.storage.records import write_text
+from pipeline.storage.records import write_json, write_text
 from pipeline.workspace import paths
 
 
@@ -26,5 +26,7 @@ def run(params: Params, name: str) -> None:
             return
         if cached.text is not None:
             write_text(folder / "text.txt", cached.text)
+        if cached.tokens is not None:
+            write_json(folder / TOKENS, {"tokens": list(cached.tokens)})
         cached.kv.save(folder / "prefix.safetensors")
         print(f"{name}: {cached.summary}")

@@ -1,20 +1,24 @@
 """Stage `report`: every variant and baseline side by side, on disk and in MLflow."""
 
-import shutil
-
 from pipeline.adapters.export import export_best
-from pipeline.comparison.loss_curves import loss_curves, mean_over_seeds
+from pipeline.comparison.conclusion import who_won
+from pipeline.comparison.drawn_by_dvc import write_drawn
+from pipeline.comparison.inspected import stills_inside
+from pipeline.comparison.loss_curves import loss_curves
 from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.page import HTML, write_page
+from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.table import draw
-from pipeline.comparison.summary import loss_by_length, statistics_of_all, summarize
+from pipeline.comparison.shown_by_dvc import write_for_dvc
+from pipeline.comparison.summary import statistics_of_all, summarize
 from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
 from pipeline.comparison.timings import write_timings
 from pipeline.config import Params
 from pipeline.inference.selection import best_of
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_csv, write_text
-from pipeline.sweep.grid import all_baselines, all_rows, sweep
+from pipeline.sweep.grid import all_baselines, sweep
+from pipeline.sweep.unlisted import remove_unlisted
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation_log import log_baseline, log_variant
 from pipeline.tracking.registered_model import mark_best
@@ -25,8 +29,8 @@ from pipeline.workspace.checkpoints import remove_checkpoints
 
 
 def run(params: Params) -> None:
-    """Write data/report, print the summary table, and complete MLflow from the files."""
-    _remove_unlisted(params)
+    """Write data/report and data/dvc, print the summary, and complete MLflow from the files."""
+    remove_unlisted(params)
     statistics = statistics_of_all(params)
     table = summarize(params, statistics)
     seeds = over_seeds(table, statistics, params)
@@ -37,13 +41,15 @@ def run(params: Params) -> None:
     write_csv(paths.REPORT / "summary.csv", table)
     write_text(paths.REPORT / "over_seeds.md", over_seeds_as_markdown(seeds, params) + "\n")
     write_csv(paths.REPORT / "over_seeds.csv", seeds)
-    write_csv(paths.REPORT / "loss_by_length.csv", loss_by_length(table, params))
-    write_csv(paths.REPORT / "loss_curves.csv", mean_over_seeds(curves))
+    write_for_dvc(table, params, paths.DVC, paths.REPORT / "best.json")
+    write_drawn(table, params, paths.REPORT)
+    charts = draw(params, table, seeds, curves)
     with atomic_folder(paths.REPORT / "plots") as folder:
-        draw(params, table, curves, folder)
+        for file, chart in (charts | stills_inside(best)).items():
+            save(chart, folder / file, params.report.dpi)
     export_best(params, best, paths.REPORT / "best")
-    write_page(params, table, seeds, statistics, best, paths.REPORT)
-    timed = write_timings(params, table, paths.TIMINGS)
+    write_page(params, table, seeds, statistics, best, charts, paths.REPORT)
+    timed = write_timings(params, table, seeds, paths.TIMINGS)
     print(text)
     for variant in sweep(params):
         # Trained, evaluated and kept by DVC: nothing is to be resumed any more.
@@ -51,20 +57,7 @@ def run(params: Params) -> None:
     print(f"\nThe report, with plots and examples: {paths.REPORT / HTML}")
     with never_fatal("log the report"):
         deliver_pending()
-        children = {v.name: log_variant(params, v) for v in sweep(params)}
-        children |= {b.name: log_baseline(params, b) for b in all_baselines(params)}
-        mark_best(params, children[best])
-        log_sweep(params, paths.REPORT, timed, children.values())
-
-
-def _remove_unlisted(params: Params) -> None:
-    """Remove outputs of variants and baselines that params.yaml no longer lists.
-
-    They lie inside this stage's dependencies, so that a workspace that once had more variants
-    would differ from a fresh clone. DVC's cache keeps them: listing a variant again restores it.
-    """
-    listed = {row.name for row in all_rows(params)}
-    for folder in (paths.TRAIN, paths.EVALUATE):
-        for path in sorted(folder.iterdir()):
-            if path.is_dir() and path.name not in listed:
-                shutil.rmtree(path)
+        runs = {v.name: log_variant(params, v) for v in sweep(params)}
+        runs |= {b.name: log_baseline(params, b) for b in all_baselines(params)}
+        mark_best(params, runs[best])
+        log_sweep(params, paths.REPORT, timed, runs, who_won(table, params))

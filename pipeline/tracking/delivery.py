@@ -4,17 +4,18 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Metric, Run
 from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.data.splits import load_split
 from pipeline.errors import first_line
 from pipeline.tracking.inputs import as_inputs
 from pipeline.tracking.outbox import Entry, Outbox, close_abandoned, pending
-from pipeline.tracking.runs import SUPERSEDED, make_current, runs_where, sha256
+from pipeline.tracking.results import outcome
+from pipeline.tracking.runs import log_params, sha256
+from pipeline.tracking.state import is_current, make_current, runs_where
 from pipeline.tracking.store import experiment_named
 
 _BATCH = 1000  # metrics in one request, MLflow's limit
@@ -63,16 +64,16 @@ class Delivery:
             experiment_id, header["start_time"], tags=tags, run_name=header["name"]
         )
         self._run_id = str(run.info.run_id)
-        _log_params(self._run_id, header["params"])
+        log_params(self._run_id, header["params"])
         name = header["tags"]["variant"]
-        # Delivered late, it may be older than the current one.
         label = header["tags"]["workspace"]
-        latest = runs_where(experiment_id, f"tags.variant = '{name}'", label)[0]
-        if latest.info.run_id == self._run_id:
-            make_current(experiment_id, name, self._run_id)
-        else:
-            client.set_tag(self._run_id, "state", SUPERSEDED)
-            client.set_tag(self._run_id, "mlflow.runName", f"{header['name']} ({SUPERSEDED})")
+        runs = runs_where(experiment_id, f"tags.variant = '{name}'", label)
+        current = runs[0]
+        if current.info.run_id != self._run_id:
+            # Delivered late: a newer one is there, and one of the others current.
+            others = (run for run in runs if run.info.run_id != self._run_id)
+            current = next((run for run in others if is_current(run)), current)
+        make_current(experiment_id, name, str(current.info.run_id), label)
 
     def _send_steps(self, steps: list[Entry]) -> None:
         batch: list[Metric] = []
@@ -100,7 +101,7 @@ class Delivery:
 
     def _send_end(self, end: Entry) -> None:
         client = MlflowClient()
-        if metrics := end.get("metrics"):
+        if metrics := outcome(end.get("metrics", {})):
             points = [Metric(key, value, end["time"], 0) for key, value in metrics.items()]
             client.log_batch(self._run_id, metrics=points)
         if reason := end.get("reason"):
@@ -201,12 +202,6 @@ def _earlier_run(experiment_id: str, token: str, header: Entry) -> Run | None:
         if run.info.status != "FINISHED"
     ]
     return resumable[0] if resumable else None
-
-
-def _log_params(run_id: str, params: dict[str, Any]) -> None:
-    items = [Param(key, str(value)) for key, value in params.items()]
-    for start in range(0, len(items), 100):
-        MlflowClient().log_batch(run_id, params=items[start : start + 100])
 
 
 def _shown(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from pipeline.config import Params
@@ -45,15 +45,14 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
     client = MlflowClient()
     tags = client.get_run(run_id).data.tags
     if tags.get("model_sha256") != digest:
-        with mlflow.start_run(run_id=run_id):
-            made = _log(params, name, settings, prefix)
-            mlflow.set_tags(
-                {
-                    "model_id": made.model_id,
-                    "model_version": made.registered_model_version,
-                    "model_sha256": digest,
-                }
-            )
+        made = _log(params, name, run_id, settings, prefix)
+        # The digest last: a run without it was cut short, and its model is logged again.
+        for key, value in (
+            ("model_id", made.model_id),
+            ("model_version", made.registered_model_version),
+            ("model_sha256", digest),
+        ):
+            client.set_tag(run_id, key, value)
         tags = client.get_run(run_id).data.tags
     client.set_registered_model_alias(params.mlflow.model_name, name, tags["model_version"])
     return str(tags["model_id"])
@@ -90,7 +89,7 @@ def _settings(params: Params, name: str) -> dict[str, Any]:
     }
 
 
-def _log(params: Params, name: str, settings: dict[str, Any], prefix: Path) -> Any:
+def _log(params: Params, name: str, run_id: str, settings: dict[str, Any], prefix: Path) -> Any:
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema([ColSpec(DataType.string)]),
@@ -109,8 +108,13 @@ def _log(params: Params, name: str, settings: dict[str, Any], prefix: Path) -> A
         artifacts = {"prefix": str(prefix), "settings": str(Path(folder) / "settings.json")}
         if params.mlflow.models == "complete":
             artifacts["frozen_model"] = str(paths.MODEL)
-        return mlflow.pyfunc.log_model(
+        # As mlflow.pyfunc.log_model does, which would make the run an active one: its end, and so
+        # its duration, would no longer be those of the training.
+        return Model.log(
+            artifact_path=None,
             name=name,
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
             python_model=str(here.with_name("text_model.py")),
             artifacts=artifacts,
             model_config={"frozen_model": str(paths.MODEL.resolve())},

@@ -1,22 +1,21 @@
-"""Finding, starting and superseding the runs of one variant or baseline."""
+"""What a run of a variant or a baseline is made with: its name, tags and params."""
 
 import hashlib
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Param
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.git_utils import get_git_commit
 
 from pipeline.config import Params
 from pipeline.sweep.variants import Variant
+from pipeline.tracking.state import CURRENT, make_current, shown_name
 from pipeline.workspace import location
-
-CURRENT = "current"
-SUPERSEDED = "superseded"
 
 
 def metric_group(split: str) -> str:
@@ -33,32 +32,38 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def runs_named(experiment_id: str, name: str) -> list[Run]:
-    """All runs of a variant, a baseline or the sweep, newest first, of this workspace alone.
+def start_run(
+    experiment_id: str,
+    name: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    seconds: float | None = None,
+) -> str:
+    """Create a run named after its variant, make it the current one, and return its id.
 
-    Others log to the same server under the same names; their runs are theirs.
+    It is of something that is over. `seconds` is how long its training took; where nothing was
+    trained, or nobody knows, MLflow shows no duration rather than that of the logging.
     """
-    return runs_where(experiment_id, f"tags.variant = '{name}'", location.label())
+    client = MlflowClient()
+    end = int(time.time() * 1000)
+    start = end - int(1000 * (seconds or 0))
+    tags = resolve_tags(run_tags(name, tags))
+    made = client.create_run(experiment_id, start, tags=tags, run_name=shown_name(name))
+    run_id = str(made.info.run_id)
+    log_params(run_id, params)
+    if seconds is None:
+        client.update_run(run_id, status="FINISHED")
+    else:
+        client.set_terminated(run_id, "FINISHED", end)
+    make_current(experiment_id, name, run_id)
+    return run_id
 
 
-def runs_where(experiment_id: str, condition: str, workspace: str) -> list[Run]:
-    """The runs of the workspace with this label that meet a condition, newest first."""
-    return list(
-        MlflowClient().search_runs(
-            [experiment_id],
-            f"{condition} AND tags.workspace = '{workspace}'",
-            order_by=["attributes.start_time DESC"],
-        )
-    )
-
-
-def start_run(experiment_id: str, name: str, params: dict[str, Any], tags: dict[str, str]) -> str:
-    """Create a run named after its variant, make it the current one, and return its id."""
-    tags = run_tags(name, tags)
-    with mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags) as run:
-        mlflow.log_params(params)
-    make_current(experiment_id, name, run.info.run_id)
-    return str(run.info.run_id)
+def log_params(run_id: str, params: dict[str, Any]) -> None:
+    """Log params, as many in a request as MLflow takes."""
+    items = [Param(key, str(value)) for key, value in params.items()]
+    for start in range(0, len(items), 100):
+        MlflowClient().log_batch(run_id, params=items[start : start + 100])
 
 
 def run_tags(name: str, tags: dict[str, str]) -> dict[str, str]:
@@ -69,22 +74,6 @@ def run_tags(name: str, tags: dict[str, str]) -> dict[str, str]:
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = experiment
     return tags
-
-
-def make_current(experiment_id: str, name: str, run_id: str) -> None:
-    """Mark one run of a variant current and every other superseded, in tag and name.
-
-    Superseded runs stay, so that earlier results can still be compared.
-    """
-    client = MlflowClient()
-    for run in runs_named(experiment_id, name):
-        current = run.info.run_id == run_id
-        state = CURRENT if current else SUPERSEDED
-        if run.data.tags.get("state") != state:
-            client.set_tag(run.info.run_id, "state", state)
-        shown = name if current else f"{name} ({SUPERSEDED})"
-        if run.info.run_name != shown:
-            client.set_tag(run.info.run_id, "mlflow.runName", shown)
 
 
 def variant_params(params: Params, variant: Variant) -> dict[str, Any]:

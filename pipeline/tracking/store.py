@@ -31,16 +31,22 @@ def open_experiment(params: Params) -> str:
 
 def experiment_named(name: str) -> str:
     """As `open_experiment`, by name."""
-    # MLflow's own 120 seconds and 7 retries could hold a stage up for half an hour.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _SECONDS)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
-
-    # The first use of a SQLite store prints every database migration.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+    prepare()
     if location.is_temporary() and not os.environ.get("MLFLOW_TRACKING_URI"):
         _use_store_at(location.home(), name)
     return str(mlflow.set_experiment(name).experiment_id)
+
+
+def prepare() -> None:
+    """Before MLflow is first asked: let it neither wait nor tell too long."""
+    # MLflow's own 120 seconds and 7 retries could hold a stage up for half an hour.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _SECONDS)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
+    # The first use of a SQLite store prints every database migration, and that of an experiment
+    # that it is made.
+    logging.getLogger("mlflow.tracking.fluent").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
 
 
 def _use_store_at(home: Path, experiment: str) -> None:

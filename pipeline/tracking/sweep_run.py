@@ -1,26 +1,31 @@
-"""The sweep's own run: parent of the current runs, with the summary table and the plots."""
+"""The run that holds the report: a row of its own, beside the runs that it compares."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import mlflow
 from mlflow import MlflowClient
 
 from pipeline.config import Params
-from pipeline.tracking.runs import flatten, make_current, runs_named, sha256, start_run
+from pipeline.sweep.grid import all_rows
+from pipeline.tracking.runs import flatten, sha256, start_run
+from pipeline.tracking.state import SWEEP, make_current, runs_named, unlist_others
 from pipeline.tracking.store import open_experiment
-from pipeline.tracking.view import comparison_url
+from pipeline.tracking.view import describe, save_view, told_way
 
-SWEEP = "sweep"
+_SHOWN = ("sweep", "report", "model", "data")
 
 
-def log_sweep(params: Params, report: Path, timed: Iterable[Path], children: Iterable[str]) -> str:
-    """Log the report folder, and files of timings, on the sweep's run; hang `children` below it.
+def log_sweep(
+    params: Params, report: Path, timed: Iterable[Path], runs: Mapping[str, str], won: str
+) -> str:
+    """Log the report folder, and files of timings, on the report's run; returns its id.
 
-    A report with the same summary as an earlier one finds that run again; a new one supersedes
-    it. Returns the run's id.
+    `runs` are the runs of all that is compared, by name; `won` says in a few words who won, and
+    becomes the experiment's description, with a link to the comparison. A report with the same
+    summary as an earlier one finds its run again; a new one supersedes it.
     """
     experiment_id = open_experiment(params)
+    client = MlflowClient()
     digest = sha256(report / "summary.csv")
     known = [
         run
@@ -29,23 +34,17 @@ def log_sweep(params: Params, report: Path, timed: Iterable[Path], children: Ite
     ]
     if known:
         run_id = str(known[0].info.run_id)
-        make_current(experiment_id, SWEEP, run_id)
     else:
-        settings = flatten(params.model_dump(include={"sweep", "report", "model", "data"}))
+        settings = flatten(params.model_dump(include=set(_SHOWN)))
         run_id = start_run(experiment_id, SWEEP, settings, {"kind": SWEEP})
-    with mlflow.start_run(run_id=run_id):
-        mlflow.log_artifacts(str(report), "report")
-        for path in timed:
-            mlflow.log_artifact(str(path), "timings")
-        # Last: a run without it was cut short, and is not found again.
-        mlflow.set_tag("summary_sha256", digest)
-    client = MlflowClient()
-    for child in children:
-        if client.get_run(child).data.tags.get("mlflow.parentRunId") != run_id:
-            client.set_tag(child, "mlflow.parentRunId", run_id)
-    url = comparison_url(params, experiment_id)
-    # MLflow shows this tag as the experiment's description.
-    note = f"[Compare the current runs]({url})"
-    client.set_experiment_tag(experiment_id, "mlflow.note.content", note)
-    print(f"All runs side by side, after `mlflow ui`: {url}")
+    client.log_artifacts(run_id, str(report), "report")
+    for path in timed:
+        client.log_artifact(run_id, str(path), "timings")
+    # Last: a run without it was cut short, and is not found again.
+    client.set_tag(run_id, "summary_sha256", digest)
+    make_current(experiment_id, SWEEP, run_id)
+    unlist_others(experiment_id, {row.name for row in all_rows(params)}, run_id)
+    save_view(params, experiment_id)
+    describe(experiment_id, won, run_id)
+    print(told_way(experiment_id))
     return run_id

@@ -18,10 +18,12 @@ from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import Courier
 from pipeline.tracking.inputs import as_inputs
 from pipeline.tracking.outbox import Outbox, close_abandoned, failed, now
+from pipeline.tracking.results import outcome
 from pipeline.tracking.runs import run_tags, sha256, start_run, variant_params, variant_tags
 from pipeline.tracking.store import open_experiment
 from pipeline.workspace import location, paths
 from pipeline.workspace.checkpoints import FILE, checkpoint_name
+from pipeline.workspace.timings import read_timing
 
 
 class TrainingRun:
@@ -112,6 +114,7 @@ def log_training_from_files(params: Params, variant: Variant, folder: Path) -> s
         variant.name,
         variant_params(params, variant),
         {**variant_tags(variant), "restored": "true"},
+        read_timing(variant.name).get("training_seconds"),
     )
     log_history(run_id, folder)
     tokenized = paths.TOKENIZED / "splits"
@@ -135,9 +138,8 @@ def log_history(run_id: str, folder: Path) -> None:
 
 
 def _log_outcome(run_id: str, folder: Path, metrics: Mapping[str, float]) -> None:
-    prefix = folder / "prefix.safetensors"
-    with mlflow.start_run(run_id=run_id):
-        mlflow.log_metrics(dict(metrics))
-        mlflow.log_artifact(str(prefix), "prefix")
-        mlflow.log_artifact(str(folder / "history.csv"))
-        mlflow.set_tag("prefix_sha256", sha256(prefix))
+    client, prefix = MlflowClient(), folder / "prefix.safetensors"
+    mlflow.log_metrics(outcome(metrics), run_id=run_id)
+    client.log_artifact(run_id, str(prefix), "prefix")
+    client.log_artifact(run_id, str(folder / "history.csv"))
+    client.set_tag(run_id, "prefix_sha256", sha256(prefix))

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from tqdm import tqdm
 
 from pipeline.config.train import TrainParams
 from pipeline.data.batching import training_order
@@ -15,6 +14,7 @@ from pipeline.errors import DivergedError, StoppedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
 from pipeline.prefix import PrefixModel
+from pipeline.progress.bar import Bar
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.interruption import Interruption, interruptible
@@ -93,7 +93,7 @@ def train_prefix(
     order = islice(order, result.step, None)
     best = result.best_loss
     last = result.step if progress.is_finished else steps
-    bar = tqdm(total=steps, initial=result.step, desc="train", unit="step")
+    bar = Bar(steps, "train", "step", initial=result.step)
     with interruptible() as asked, bar:
         for step in range(result.step + 1, last + 1):
             began = time.perf_counter()
@@ -130,8 +130,7 @@ def train_prefix(
                     progress.waited += 1
             result.history.append(row)
             log_step(step, {**_measured(row), "train/tokens_per_second": speed})
-            bar.update()
-            bar.set_postfix_str(f"loss {loss:.3f}, best {best:.3f}, {speed:.0f} tokens/s")
+            bar.update(note=f"loss {loss:.3f}, best {best:.3f}, {speed:.0f} tokens/s")
             patience = params.early_stopping_patience
             result.stopped_early = patience is not None and progress.waited >= patience
             progress.is_finished = step == steps or result.stopped_early

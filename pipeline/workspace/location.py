@@ -44,16 +44,21 @@ def label() -> str:
     container, or moved, a workspace goes on with the runs and registered models that it has. A copy
     beside its original is another workspace.
     """
+    name, experiment = home_label(), os.environ.get("DVC_EXP_NAME")
+    label = f"{name}#{experiment}" if experiment and is_temporary() else name
+    # MLflow's filters quote with it.
+    return label.replace("'", "_")
+
+
+def home_label() -> str:
+    """What the labels of the repository itself and of its temporary copies begin with."""
     root = home()
     try:
         name = _kept_label(root)
     except OSError:
         # Where nothing can be written a training may still go on.
         name = _new_label(root)
-    experiment = os.environ.get("DVC_EXP_NAME")
-    label = f"{name}#{experiment}" if experiment and is_temporary() else name
-    # MLflow's filters quote with it.
-    return label.replace("'", "_")
+    return name.replace("'", "_")
 
 
 def _kept_label(root: Path) -> str:

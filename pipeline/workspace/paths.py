@@ -10,7 +10,11 @@ TOKENIZED = DATA / "tokenized"
 KV_PREFIX = DATA / "kv_prefix"
 TRAIN = DATA / "train"
 EVALUATE = DATA / "evaluate"
+INSPECTION = DATA / "inspection"
+BEST_INSPECTION = INSPECTION / "best"
+STARTS = INSPECTION / "starts.csv"
 REPORT = DATA / "report"
+DVC = DATA / "dvc"
 TIMINGS = DATA / "timings"
 
 # Beside what was fetched from the Hub: the commit that it is from.

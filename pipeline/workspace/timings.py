@@ -20,7 +20,7 @@ def record_timing(name: str, **figures: float) -> None:
     """Add figures to those of a variant or baseline; one of the same key is replaced.
 
     Keys in use: `training_seconds`, `training_tokens_per_second`, `evaluation_seconds`,
-    `decoding_tokens_per_second`.
+    `decoding_tokens_per_second`, `first_token_ms`.
     """
     write_json(paths.TIMINGS / f"{name}.json", {**read_timing(name), **figures})
 

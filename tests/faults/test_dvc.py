@@ -38,7 +38,7 @@ def test_a_clone_pulls_a_finished_sweep_and_runs_nothing(copy: Workspace, tmp_pa
     copy.run("git", "clone", "-q", str(copy.root), str(clone.root))
     clone.run("dvc", "pull")
     assert ran(clone.run("dvc", "repro").stdout) == set()
-    for name in ("train", "evaluate", "report"):
+    for name in ("train", "evaluate", "inspection", "report"):
         found = sorted(path.name for path in (clone.root / "data" / name).rglob("*"))
         assert found == sorted(path.name for path in (copy.root / "data" / name).rglob("*"))
 

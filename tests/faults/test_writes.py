@@ -5,12 +5,16 @@ import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import vl_convert
+from altair import Chart, InlineData
 from click.testing import CliRunner, Result
-from matplotlib.figure import Figure
 
 from pipeline.cli.main import main
+from pipeline.comparison.plots.table import pictures
+from pipeline.config import Params
 from tests.conftest import sweep_of
 from tests.faults.injection import Faults, errors, injected
 from tests.faults.training_folder import VARIANT, faulty_params, make_training_folder, write_params
@@ -27,10 +31,18 @@ STAGES: dict[str, tuple[list[str], list[str]]] = {
     "train": (["train", *_OF_VARIANT], [f"data/train/{VARIANT.name}"]),
     "evaluate": (["evaluate", *_OF_VARIANT], [f"data/evaluate/{VARIANT.name}"]),
     "baselines": (["baselines", "no_prefix"], ["data/evaluate/no_prefix"]),
+    "inspect": (["inspect"], ["data/inspection"]),
     "report": (["report"], ["data/report"]),
 }
 
 pytestmark = pytest.mark.slow
+
+_CHART = Chart(InlineData(values=[])).mark_point()
+
+
+def _charts(params: Params) -> dict[str, Any]:
+    """Pictures of nothing, in their files."""
+    return {picture.file: _CHART for picture in pictures(params)}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +59,9 @@ def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_params(folder, params)
     with pytest.MonkeyPatch.context() as patch:
         # Drawing takes most of a second; what is tried here is where the pictures are written.
-        patch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(b"picture"))
+        patch.setattr("pipeline.stages.report.draw", lambda params, *_: _charts(params))
+        patch.setattr("pipeline.comparison.timings.by_training_seconds", lambda _: _CHART)
+        patch.setattr(vl_convert, "vegalite_to_png", lambda *_, **__: b"picture")
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -27,7 +27,7 @@ LIBRARIES = (
     *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
     *("mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
     *("mlflow.store.model_registry.sqlalchemy_store", "datasets", "pandas", "scipy.stats"),
-    *("matplotlib.pyplot", "git", "nltk", "rouge_score.rouge_scorer", "sacrebleu", "gguf"),
+    *("altair", "git", "nltk", "rouge_score.rouge_scorer", "sacrebleu", "gguf"),
     *("click", "jinja2", "pydantic", "psutil", "ruamel.yaml", "tabulate"),
 )
 # Libraries read these while they are imported or loaded; PYTHONPATH alone is followed here.

@@ -21,6 +21,8 @@ APART = {
     "pipeline.preflight": "refuses, or lets pass",
     "pipeline.errors": "words what went wrong",
     "pipeline.tracking": "mirrors to MLflow what was written",
+    "pipeline.progress": "shows how far work is",
+    "pipeline.standing": "tells how much of the sweep is done",
     "pipeline.workspace": "says where files lie, which dvc.yaml says too, and how long things took",
     "pipeline.schema.section": "checks values, and gives none",
     "pipeline.schema.alternatives": "tells kinds apart by their tag",

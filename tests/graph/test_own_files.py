@@ -12,7 +12,7 @@ from tests.sweep_runs import ran
 pytestmark = pytest.mark.real
 
 EVERY_STAGE = {
-    *("fetch_data", "tokenize", "baselines@no_prefix", "report"),
+    *("fetch_data", "tokenize", "baselines@no_prefix", "inspect", "report"),
     *(f"train@{p}-{name}-0" for p in (2, 4) for name in ("random", "corpus")),
     *(f"evaluate@{p}-{name}-0" for p in (2, 4) for name in ("random", "corpus")),
 }

@@ -1,1 +1,1 @@
-"""The pictures of the report, one row each in `table`, drawn with matplotlib."""
+"""The pictures of the report, one row each in `table`: Vega-Lite charts, drawn with Altair."""

@@ -1,69 +1,56 @@
 """The low-data curve (Li and Liang 2021, figure 3): quality against training examples."""
 
-from typing import Any
-
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from pipeline.comparison.plots.style import (
-    BASELINE_COLOUR,
-    baseline_style,
-    colour,
-    line_style,
-    marker,
-    new_panels,
-)
-from pipeline.comparison.plots.subject import Subject
+from pipeline.comparison.plots.layers import is_positive, level_rows, score_layers
+from pipeline.comparison.plots.panels import in_panels
+from pipeline.comparison.plots.style import Chart, finished, series_of
+from pipeline.comparison.plots.subject import Row, Subject
 
 
-def by_train_size(subject: Subject) -> Figure:
-    """A panel for each prefix length, a line for each initialisation, bands over seeds.
+def by_train_size(subject: Subject) -> Chart:
+    """A panel for each prefix length, a line for each initialisation, with intervals and seeds.
 
-    Trained baselines are lines in every panel, the others horizontal lines.
+    Trained baselines are lines in every panel, the others level.
     """
-    table, column = subject.table, subject.column
-    variants = table[(table["kind"] == "variant") & table["train_size"].notna()]
-    lengths = sorted(variants["length"].unique())
-    figure, panels = new_panels(len(lengths))
-    for axes, length in zip(panels, lengths, strict=True):
-        for index, (name, group) in enumerate(variants.groupby("initialization", sort=True)):
-            style = {"color": colour(index), "marker": marker(index), "ls": line_style(index)}
-            _line(axes, group[group["length"] == length], column, str(name), style)
-        _baselines(axes, table[table["kind"] == "baseline"], column, length)
-        axes.set_xscale("log")
-        sizes = sorted(variants["train_size"].unique())
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.minorticks_off()
-        axes.set_title(f"{length} virtual tokens", fontsize="medium")
-        axes.grid(alpha=0.3)
-        if subject.metric.higher_is_better:
-            axes.set_ylim(bottom=0)
-    figure.supxlabel("training examples", fontsize="medium")
-    figure.supylabel(subject.metric.axis, fontsize="medium")
-    figure.suptitle(subject.against("training examples"))
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize="small", loc="outside right upper")
-    return figure
+    settings = subject.seeds
+    shown = series_of(settings)
+    trained = settings["train_size"].notna()
+    variants = settings[trained & (settings["kind"] == "variant")]
+    lengths = sorted({int(length) for length in variants["length"]})
+    sizes = dict(zip(settings["name"], settings["train_size"], strict=True))
+    rows: list[Row] = []
+    for length in lengths:
+        of_length = variants[variants["length"] == length]
+        baselines = settings[trained & (settings["kind"] == "baseline")]
+        drawn = [
+            *(row for group in (of_length, baselines) for row in subject.rows(group)),
+            *(row for group in (of_length, baselines) for row in subject.runs(group)),
+        ]
+        points = [{**row, "x": int(sizes[row["setting"]])} for row in drawn]
+        level = level_rows(list(subject.rows(_level(subject, length))))
+        rows += [{**row, "panel": _panel(length)} for row in [*points, *level]]
+    ticks = sorted({row["x"] for row in rows if "x" in row})
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    x = alt.X(
+        "x:Q", title="training examples", scale=scale, axis=alt.Axis(values=ticks, format="d")
+    )
+    layers = score_layers(rows, x, subject, shown, None)
+    chart = in_panels(layers, rows, [_panel(length) for length in lengths])
+    title = subject.against("training examples")
+    return finished(chart, title, shown, is_positive=is_positive(rows))
 
 
-def _baselines(axes: Axes, baselines: pd.DataFrame, column: str, length: int) -> None:
-    for index, (name, group) in enumerate(baselines.groupby("initialization", sort=True)):
-        style: dict[str, Any] = {"color": BASELINE_COLOUR, "ls": baseline_style(index)}
-        label = f"{name} (baseline)"
-        if group["train_size"].notna().any():
-            _line(axes, group, column, label, {**style, "marker": marker(index), "mfc": "white"})
-            continue
-        # Of a text in the context the line is that of the panel's length.
-        same = group[group["length"] == length]
-        rows = same if len(group) > 1 and len(same) else group
-        axes.axhline(rows[column].mean(), label=label, **style)
+def _level(subject: Subject, length: int) -> pd.DataFrame:
+    """What is not trained; of a text in the context the one of the panel's length."""
+    settings = subject.seeds
+    untrained = settings[settings["train_size"].isna()]
+    same = untrained["length"] == length
+    families = untrained["initialization"]
+    has_same = families.isin(set(families[same]))
+    return untrained[same | ~has_same].drop_duplicates("initialization")
 
 
-def _line(axes: Axes, group: pd.DataFrame, column: str, label: str, style: dict[str, Any]) -> None:
-    if group.empty:
-        return
-    by_size = group.groupby("train_size")[column].agg(["mean", "min", "max"])
-    sizes = by_size.index.astype(int)
-    axes.plot(sizes, by_size["mean"], label=label, **style)
-    axes.fill_between(sizes, by_size["min"], by_size["max"], color=style["color"], alpha=0.2, lw=0)
+def _panel(length: int) -> str:
+    return f"{length} virtual tokens"

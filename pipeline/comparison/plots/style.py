@@ -1,56 +1,131 @@
-"""What all pictures have in common: colours, figures, and files that are the same on every run."""
+"""What all pictures have in common: colours, shapes, scales and fonts."""
 
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import altair as alt
+import pandas as pd
 
-# Okabe and Ito's palette, told apart with every common colour blindness; markers help in grey.
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart
+
+# Okabe and Ito's palette, told apart with every common colour blindness; shapes help in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 BASELINE_COLOUR = "#555555"
 
+# Another kind of line for each round through the colours.
+_DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
+# Of baselines, whose patterns have to differ at a glance.
+_BASELINE_DASHES = ((2, 3), (7, 4), (8, 3, 2, 3), (12, 3), (8, 2, 1, 2, 1, 2), (1, 6))
 
-def colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+HIDDEN = "hidden"
+"""The parameter of a chart that lists the series a reader has turned off; of a still one none."""
 
+WIDTH, HEIGHT = 520, 300
+"""Of a picture with one panel, in pixels at 72 dots per inch; a page makes it as wide as it has."""
 
-def marker(index: int) -> str:
-    return MARKERS[index % len(MARKERS)]
-
-
-def line_style(index: int) -> str:
-    """Another kind of line for each round through the colours."""
-    return ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
-
-
-def baseline_style(index: int) -> str:
-    """Lines for six baselines whose patterns differ at a glance."""
-    styles = (":", "--", "-.", (0, (8, 2, 1, 2, 1, 2)), (0, (12, 3)), (0, (1, 5)))
-    return styles[index % len(styles)]  # type: ignore[return-value]
+_FIGURES = 6
 
 
-def new_figure(width: float = 7.6, height: float = 4.2) -> tuple[Figure, Axes]:
-    """A figure of its own, not one of pyplot's, which would be kept until it is closed."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+@dataclass(frozen=True)
+class Series:
+    """Points that belong together, and how they are told apart from others."""
+
+    label: str
+    colour: str
+    dash: tuple[int, ...]
+    shape: str
 
 
-def new_panels(count: int) -> tuple[Figure, list[Axes]]:
-    """Panels with shared scales, row by row; those left over in the last row are not drawn."""
-    columns = 2 if count == 4 else min(3, count)
-    rows = -(-count // columns)
-    size = (max(7.6, 3.6 * columns), 0.8 + 3.2 * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    panels = list(grid.flat)
-    for axes in panels[count:]:
-        axes.remove()
-    for axes in panels[max(0, count - columns) : count]:
-        axes.tick_params(labelbottom=True)
-    return figure, panels[:count]
+def series_label(kind: str, family: str) -> str:
+    """What a legend calls the rows of a kind (variant or baseline) and an initialisation."""
+    return family if kind == "variant" else f"{family} (baseline)"
 
 
-def save(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a picture without date or version in it: the same table gives the same bytes."""
-    figure.savefig(path, dpi=dpi, metadata={"Software": None})
+def series_of(table: pd.DataFrame) -> list[Series]:
+    """The series of a summary table, variants first; the same families always look alike."""
+    variants = sorted(set(table.loc[table["kind"] == "variant", "initialization"]))
+    baselines = sorted(set(table.loc[table["kind"] == "baseline", "initialization"]))
+    shown = [series(index, name) for index, name in enumerate(variants)]
+    for index, name in enumerate(baselines):
+        rows = table[(table["kind"] == "baseline") & (table["initialization"] == name)]
+        has_points = rows["length"].nunique() > 1 or bool(rows["train_size"].notna().any())
+        shape = SHAPES[-1 - index % len(SHAPES)] if has_points else "stroke"
+        dash = _BASELINE_DASHES[index % len(_BASELINE_DASHES)]
+        shown.append(Series(series_label("baseline", name), BASELINE_COLOUR, dash, shape))
+    return shown
+
+
+def series(index: int, label: str, colour: str | None = None) -> Series:
+    """The look of the `index`-th series that is no baseline."""
+    return Series(
+        label,
+        colour or COLOURS[index % len(COLOURS)],
+        _DASHES[index // len(COLOURS) % len(_DASHES)],
+        SHAPES[index % len(SHAPES)],
+    )
+
+
+def look(shown: Sequence[Series], title: str | None = None) -> dict[str, Any]:
+    """The channels color, strokeDash and shape of the field `series`, with one legend for all."""
+    names = [one.label for one in shown]
+
+    def scale(values: Iterable[Any]) -> alt.Scale:
+        return alt.Scale(domain=names, range=list(values))
+
+    channel: dict[str, Any] = {"field": "series", "type": "nominal", "title": title, "sort": None}
+    return {
+        "color": alt.Color(**channel, scale=scale(one.colour for one in shown)),
+        "strokeDash": alt.StrokeDash(**channel, scale=scale(list(one.dash) for one in shown)),
+        "shape": alt.Shape(**channel, scale=scale(one.shape for one in shown)),
+    }
+
+
+def number(value: float) -> float | None:
+    """A number as charts keep it: six figures, and nothing for what is no number."""
+    value = float(value)
+    if value != value or value in (float("inf"), float("-inf")):
+        return None
+    return float(f"{value:.{_FIGURES}g}")
+
+
+def finished(chart: Chart, title: str, shown: Sequence[Series], **facts: Any) -> Chart:
+    """A chart with its title, fonts, and what a page needs for a legend that turns series off.
+
+    The chart's rows have a field `series`. `facts` join what the page reads: `is_positive`, whether
+    the vertical axis may be logarithmic.
+    """
+    chart = chart.transform_filter(f"indexof({HIDDEN}, datum.series) < 0")
+    given: Any = [] if chart.params is alt.Undefined else chart.params
+    chart.params = [*given, alt.param(name=HIDDEN, value=[]).param]
+    legend = [
+        {"label": one.label, "colour": one.colour, "dash": list(one.dash), "shape": one.shape}
+        for one in shown
+    ]
+    chart.usermeta = {"legend": legend, **facts}
+    return styled(chart, title)
+
+
+def styled(chart: Chart, title: str) -> Chart:
+    """A chart with its title and the fonts and margins of all; no text is ever cut off."""
+    chart.title = title
+    return chart.configure(
+        font="DejaVu Sans, Verdana, sans-serif",
+        background="#ffffff",
+        padding=8,
+        axis=alt.AxisConfig(
+            labelLimit=0, titleLimit=0, labelFontSize=11, titleFontSize=12,
+            titleFontWeight="normal", gridColor="#e6e6e6", domainColor="#888888",
+            tickColor="#888888", labelOverlap="greedy",
+        ),
+        # A name at the end of an axis would else stand out of the picture.
+        axisX=alt.AxisConfig(labelBound=6),
+        legend=alt.LegendConfig(
+            labelLimit=0, titleLimit=0, symbolLimit=0, labelFontSize=11, symbolOpacity=1,
+            symbolStrokeWidth=2,
+        ),
+        header=alt.HeaderConfig(labelLimit=0, labelFontSize=12, titleLimit=0),
+        title=alt.TitleConfig(limit=0, fontSize=13, fontWeight="normal", anchor="start"),
+        view=alt.ViewConfig(stroke="#cccccc"),
+    )  # fmt: skip

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pipeline.comparison.plots.by_cost import by_stored_bytes
 from pipeline.comparison.plots.by_length import by_length
 from pipeline.comparison.plots.by_train_size import by_train_size
 from pipeline.comparison.plots.loss_curves import loss_curves
-from pipeline.comparison.plots.style import save
+from pipeline.comparison.plots.style import Chart
 from pipeline.comparison.plots.subject import Subject
 from pipeline.config import Params
 from pipeline.metrics.table import METRICS
@@ -30,7 +28,7 @@ class Picture:
     """Whether it has several panels, which half a page's width would make too small."""
     split: str
     metric: str
-    draw: Callable[[Subject], Figure]
+    draw: Callable[[Subject], Chart]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Plot:
 
     file: str
     title: str
-    draw: Callable[[Subject], Figure]
+    draw: Callable[[Subject], Chart]
     shows: Callable[[Params], list[Shown]]
     is_wide: bool = False
 
@@ -132,11 +130,16 @@ def pictures_of_page(params: Params) -> list[Picture]:
     ]
 
 
-def draw(params: Params, table: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> None:
-    """Write every picture of a summary table and its loss curves into `folder`.
+def draw(
+    params: Params, table: pd.DataFrame, seeds: pd.DataFrame, curves: pd.DataFrame
+) -> dict[str, Chart]:
+    """Every picture of a summary table, of its settings and their loss curves: file to chart.
 
-    The same tables give the same bytes.
+    The same tables give the same charts.
     """
+    charts = {}
     for picture in pictures(params):
-        subject = Subject(table, curves, picture.split, METRICS[picture.metric])
-        save(picture.draw(subject), folder / picture.file, params.report.dpi)
+        metric = METRICS[picture.metric]
+        subject = Subject(table, seeds, curves, picture.split, metric)
+        charts[picture.file] = picture.draw(subject)
+    return charts

@@ -102,7 +102,7 @@ class CausalInjection(Injection):
         for module in self._model.modules():
             if name := cache_argument(module):
                 # No function of its own: a copy's hooks are the copy's, and can be pickled.
-                hook = partial(self._give, name, self._shows(module))
+                hook = partial(self._give, name, self._shows(module), self._place(module))
                 yield module.register_forward_pre_hook(hook, with_kwargs=True)
 
     @contextmanager
@@ -250,10 +250,18 @@ class CausalInjection(Injection):
             return False
         return True if self._config.prefix_always_visible else None
 
+    def _place(self, module: nn.Module) -> int | None:
+        """Which of the prefix's tensors this layer's are; None where it has none."""
+        layer, layers = layer_index(module), self._config.layers
+        if layer is None or layers is None:
+            return layer
+        return layers.index(layer) if layer in layers else None
+
     def _give(
         self,
         name: str,
         shows: bool | None,
+        place: int | None,
         module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -265,4 +273,7 @@ class CausalInjection(Injection):
             kwargs = {**kwargs, name: cache}
         if shows is not None and layout is not None:
             kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
+        hidden = self._at_work.hidden
+        if hidden is not None and place is not None and layout is not None and hidden[place].any():
+            kwargs = masked(module, args, kwargs, layout.of_tokens(hidden[place]), False)
         return args, kwargs

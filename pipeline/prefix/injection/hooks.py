@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import Cache, PreTrainedModel
 
@@ -20,6 +21,8 @@ class AtWork(threading.local):
     """
 
     active = False
+    hidden: torch.Tensor | None = None
+    """Which virtual tokens no query attends to, in each place of the prefix: `[places, p]`."""
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """A copy, or what is unpickled, is at work nowhere."""
@@ -64,6 +67,20 @@ class Injection:
                 yield
             finally:
                 self._at_work.active = before
+
+    @contextmanager
+    def hiding(self, hidden: torch.Tensor) -> Iterator[None]:
+        """Let no query of this thread attend to some virtual tokens: boolean `[places, p]`."""
+        before, self._at_work.hidden = self._at_work.hidden, hidden
+        try:
+            yield
+        finally:
+            self._at_work.hidden = before
+
+    @property
+    def hidden(self) -> torch.Tensor | None:
+        """Which virtual tokens are hidden in this thread, boolean `[places, p]`."""
+        return self._at_work.hidden
 
     def new_cache(self) -> Cache | None:
         """An empty growing cache; None where the model makes its own (an encoder-decoder)."""

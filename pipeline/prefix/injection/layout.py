@@ -46,6 +46,11 @@ class Layout:
     order: torch.Tensor | None
     is_prefix: torch.Tensor
 
+    def of_tokens(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Where a key is one of some virtual tokens, boolean `[p]`; shaped as `is_prefix`."""
+        token = (self.is_prefix.long().cumsum(-1) - 1).clamp(0, len(chosen) - 1)
+        return self.is_prefix & chosen.to(token.device)[token]
+
 
 def lay_out(mask: torch.Tensor, prefix_length: int, ordered: bool) -> Layout:
     """The layout for a mask `[batch, tokens]` of the input's tokens, past ones included."""
@@ -72,8 +77,8 @@ def show_prefix(
     """
     if attention_mask.ndim != 4:
         raise PrefixError(
-            "layers and prefix_always_visible need an attention that takes a mask of four "
-            "dimensions; load the model with attn_implementation='sdpa' or 'eager'"
+            "layers, prefix_always_visible and hidden virtual tokens need an attention that takes "
+            "a mask of four dimensions; load the model with attn_implementation='sdpa' or 'eager'"
         )
     chosen = is_prefix[:, None, None, :]
     if attention_mask.dtype == torch.bool:

@@ -23,6 +23,7 @@ from pipeline.prefix.architecture.parts import Place, chosen_places, takes
 from pipeline.prefix.architecture.routing import AttentionCall, routed
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.attention_modules import by_name
+from pipeline.prefix.injection.hiding import hiding
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.part_exactness import is_exact_part
 from pipeline.prefix.injection.replay import Contexts
@@ -71,6 +72,8 @@ class PartInjection(Injection):
             self._model.dtype,
             self._window,
             self._counts,
+            self._at_work.hidden,
+            self._model.config._attn_implementation.endswith("eager"),
         )
         self._at_work.handler = handler
         try:
@@ -159,8 +162,15 @@ class _Handler:
         dtype: torch.dtype,
         window: int | None,
         counts: Counter[int],
+        hidden: torch.Tensor | None,
+        is_eager: bool,
     ) -> None:
         self._counts = counts
+        self._is_eager = is_eager
+        self._hidden = {
+            (id(place.module), place.call): tokens
+            for place, tokens in zip(places, () if hidden is None else hidden, strict=False)
+        }
         self.length = len(kv)
         self._biased = biased
         self._window = window
@@ -201,6 +211,8 @@ class _Handler:
         call.mask = self._mask(place, call, queries, keys)
         call.key = torch.cat([key.expand(batch, -1, -1, -1), call.key], dim=2)
         call.value = torch.cat([value.expand(batch, -1, -1, -1), call.value], dim=2)
+        if (hidden := self._hidden.get(at)) is not None and hidden.any():
+            call.mask = hiding(call, hidden, self._is_eager)
 
     def _mask(
         self, place: Place, call: AttentionCall, queries: int, keys: int

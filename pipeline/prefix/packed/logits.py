@@ -35,6 +35,15 @@ class Packing:
     prefix: KVPrefix | None
     cache: PackedCache | None = None
     decoding: bool = False
+    hidden: torch.Tensor | None = None
+
+    def pair(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The prefix's keys and values in a layer, without hidden tokens; None for none."""
+        pair = None if self.prefix is None else self.prefix.layer(layer)
+        if pair is None or self.hidden is None:
+            return pair
+        shown = ~self.hidden[layer].to(pair[0].device)
+        return (pair[0][:, shown], pair[1][:, shown]) if bool(shown.any()) else None
 
     @property
     def longest(self) -> int:
@@ -54,6 +63,7 @@ def packed_logits(
     prefix: KVPrefix | None,
     keep: torch.Tensor,
     cache: PackedCache | None = None,
+    hidden: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The frozen model's logits at some positions of packed examples.
 
@@ -63,6 +73,7 @@ def packed_logits(
         prefix: what stands before every example; None for nothing.
         keep: indices `[n]` into `input_ids` of the positions whose logits are wanted.
         cache: filled with the examples' first keys and values, to decode from.
+        hidden: boolean `[layers, p]`, virtual tokens that no query attends to.
 
     Returns:
         `[n, vocabulary]`, those of the same example alone after the prefix.
@@ -72,7 +83,7 @@ def packed_logits(
             long; `pipeline.prefix.packed.gate` says so before.
     """
     positions = [position for length in lengths for position in range(length)]
-    packing = Packing(lengths, prefix, cache)
+    packing = Packing(lengths, prefix, cache, hidden=hidden)
     return _packed(frozen_model, input_ids, positions, packing, keep)
 
 
@@ -146,8 +157,7 @@ def _forward(
         asked.append(f"a window of {window} tokens")
     if prefix_packing is None or asked:
         raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")
-    prefix, cache = prefix_packing.prefix, prefix_packing.cache
-    pair = None if prefix is None else prefix.layer(module.layer_idx)
+    cache, pair = prefix_packing.cache, prefix_packing.pair(module.layer_idx)
     query, key, value = query.squeeze(0), key.squeeze(0), value.squeeze(0)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cache is not None and prefix_packing.decoding:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import torch
 
-from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.attention import attention_by_place
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
@@ -22,30 +22,8 @@ def attention_received(model: PrefixModel, inputs: Iterable[list[int]]) -> torch
     The mean over inputs, their positions, layers and heads. Raises PrefixError for a model that
     cannot show its attention.
     """
-    frozen = model.frozen_model
-    p = model.prefix_length
-    total, queries = torch.zeros(p, dtype=torch.float64), 0
-    with turn_of(frozen):
-        before = frozen.config._attn_implementation
-        frozen.set_attn_implementation("eager")
-        try:
-            for ids in inputs:
-                batch = torch.tensor([ids], device=frozen.device)
-                weights = model(input_ids=batch, output_attentions=True, use_cache=False).attentions
-                if not weights or any(layer is None for layer in weights):
-                    raise PrefixError(
-                        f"{type(frozen).__name__} does not show its attention weights"
-                    )
-                for layer in weights:
-                    # Added up on the CPU: Apple's MPS has no float64.
-                    received = layer[0, :, :, :p].cpu().double().mean(0).sum(0)
-                    total += received / len(weights)
-                queries += len(ids)
-        finally:
-            frozen.set_attn_implementation(before)
-    if not queries:
-        raise PrefixError("no input to measure attention with; give at least one")
-    return total / queries
+    calls = ({"input_ids": torch.tensor([ids], device=model.device)} for ids in inputs)
+    return attention_by_place(model, calls).tokens.mean(0)
 
 
 def most_attended(
@@ -62,6 +40,16 @@ def most_attended(
         num_virtual_tokens: how many of its tokens to choose.
         inputs: token ids of each training input.
     """
+    return picked(model, kv, places_attended(model, kv, num_virtual_tokens, inputs))
+
+
+def places_attended(
+    model: PrefixModel, kv: KVPrefix, num_virtual_tokens: int, inputs: Iterable[list[int]]
+) -> list[int]:
+    """Where in a corpus the tokens stand that `most_attended` chooses, ascending.
+
+    Arguments are those of `most_attended`.
+    """
     if num_virtual_tokens > len(kv):
         raise PrefixError(
             f"the corpus has {len(kv)} cached tokens, fewer than the {num_virtual_tokens} virtual "
@@ -70,10 +58,14 @@ def most_attended(
     received = attention_received(model, inputs)
     if kv.begins_text:
         received[0] = float("inf")
-    chosen = torch.topk(received, num_virtual_tokens).indices.sort().values
-    picked = KVPrefix(
+    return torch.topk(received, num_virtual_tokens).indices.sort().values.tolist()
+
+
+def picked(model: PrefixModel, kv: KVPrefix, chosen: list[int]) -> KVPrefix:
+    """The tokens of a corpus that stand at `chosen`, ascending, moved together to the front."""
+    of_them = KVPrefix(
         tuple(key[:, chosen] for key in kv.keys), tuple(value[:, chosen] for value in kv.values)
     )
     with model.frozen() as frozen:
-        moved = moved_to_front(frozen, picked, chosen.tolist())
+        moved = moved_to_front(frozen, of_them, chosen)
     return moved.beginning_text(kv.begins_text)

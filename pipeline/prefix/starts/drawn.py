@@ -39,6 +39,19 @@ def kv_prefix_from_words(
     Without `words`, of tokens drawn from the vocabulary, special tokens left out. Before either
     stands what the tokenizer begins a text with (BOS), the first virtual token then.
     """
+    tokens = tokens_of_words(frozen_model, tokenizer, words, num_virtual_tokens, generator)
+    kv = kv_prefix_from_tokens(frozen_model, tokens)
+    return kv.beginning_text(is_decoder_only(frozen_model) and bool(tokens_before(tokenizer)))
+
+
+def tokens_of_words(
+    frozen_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    words: list[str] | None,
+    num_virtual_tokens: int,
+    generator: torch.Generator,
+) -> list[int]:
+    """The tokens whose KV cache `kv_prefix_from_words` is, for the same arguments."""
     begin = tokens_before(tokenizer) if is_decoder_only(frozen_model) else []
     most = max(num_virtual_tokens - len(begin), 0)
     if words is not None:
@@ -50,8 +63,7 @@ def kv_prefix_from_words(
         ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
         drawn = torch.randint(len(ordinary), (most,), generator=generator)
         chosen = torch.tensor(ordinary)[drawn].tolist()
-    kv = kv_prefix_from_tokens(frozen_model, [*begin, *chosen])
-    return kv.beginning_text(bool(begin))
+    return [*begin, *chosen]
 
 
 def _width(shapes: Shapes) -> int:

@@ -1,0 +1,133 @@
+"""What the page says of the inside of the best prefix, and of what every start is made of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pipeline.comparison.plots.inside import Pictures, pictures_inside
+from pipeline.comparison.plots.style import Chart
+from pipeline.comparison.tables import ShownTable
+from pipeline.inspection.folder import read_found
+from pipeline.inspection.found import Found
+from pipeline.inspection.shown import cells, sentences
+from pipeline.inspection.summary import by_layer, by_token, losses, visible
+from pipeline.storage.records import read_csv
+from pipeline.workspace import paths
+
+STILL = ("attention", "movement", "losses")
+"""The pictures that are drawn into files, too."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The section of the best prefix: sentences, charts and tables."""
+
+    facts: dict[str, Any]
+    conclusion: list[str]
+    losses: dict[str, float]
+    pictures: Pictures
+    tokens: ShownTable
+    layers: ShownTable
+    notes: list[str]
+
+    @property
+    def stills(self) -> dict[str, str]:
+        """The titles of the pictures that are in files as well, by their files."""
+        return {
+            f"inside_{name}.png": title
+            for name, (title, _) in self.pictures.items()
+            if name in STILL
+        }
+
+
+@dataclass(frozen=True)
+class StartWords:
+    """A start of the sweep, and the words that its virtual tokens came from, in their order."""
+
+    initialization: str
+    length: int
+    seed: int | None
+    origin: str
+    words: list[str]
+
+
+def inside_of(best: str) -> Inside | None:
+    """What the stage `inspect` found in the best prefix; None where it looked into no such one."""
+    if not paths.BEST_INSPECTION.exists():
+        return None
+    found = read_found(paths.BEST_INSPECTION)
+    if found.facts["variant"] != best:
+        return None
+    return Inside(
+        found.facts,
+        keys_and_values(found),
+        sentences(found),
+        pictures_inside(found),
+        _shown(by_token(found.tables)),
+        _shown(by_layer(found.tables)),
+        found.notes,
+    )
+
+
+def stills_inside(best: str) -> dict[str, Chart]:
+    """The pictures for the Markdown page, by their files; the tables there say the rest."""
+    inside = inside_of(best)
+    if inside is None:
+        return {}
+    charts = dict(inside.pictures.values())
+    return {file: charts[title] for file, title in inside.stills.items()}
+
+
+def keys_and_values(found: Found) -> list[str]:
+    """How far keys and values moved, and what either is worth, each in a sentence."""
+    said = []
+    if "movement" in found.tables:
+        layers = by_layer(found.tables)
+        key, value = layers["key_moved"].median(), layers["value_moved"].median()
+        if key == key and value == value:
+            said.append(
+                f"In the median layer training moved keys by {key:.0%} and values by {value:.0%} "
+                "of their start's norm."
+            )
+    measured = losses(found.tables)
+    if "training" in measured:
+        without = {name: measured[f"trained {name}"] for name in ("keys", "values")}
+        said.append(
+            f"The loss is {measured['nothing']:.3f}; with the start's keys beside the trained "
+            f"values {without['keys']:.3f}, with the start's values beside the trained keys "
+            f"{without['values']:.3f}, with the start {measured['training']:.3f}, without a prefix "
+            f"{measured['prefix']:.3f}."
+        )
+        gained = measured["training"] - measured["nothing"]
+        if gained > 0:
+            shares = {
+                name: (measured["training"] - loss) / gained for name, loss in without.items()
+            }
+            said.append(
+                f"The trained values alone keep {shares['keys']:.0%} of what training gained, the "
+                f"trained keys alone {shares['values']:.0%}."
+            )
+    return said
+
+
+def start_words() -> list[StartWords]:
+    """Every start of the sweep, as the stage `inspect` listed them; none before it ran."""
+    if not paths.STARTS.exists():
+        return []
+    table = read_csv(paths.STARTS)
+    found = []
+    keys = ["initialization", "length", "seed", "origin"]
+    for _, rows in table.groupby(keys, dropna=False, sort=False):
+        start = rows.to_dict("records")[0]
+        words = [visible(str(word)) for word in rows["word"] if word == word]
+        name, length, seed, origin = (start[key] for key in keys)
+        seed = None if pd.isna(seed) else int(seed)
+        found.append(StartWords(str(name), int(length), seed, str(origin), words))
+    return found
+
+
+def _shown(table: pd.DataFrame) -> ShownTable:
+    headers = cells(table)
+    rows = zip(*headers.values(), strict=True)
+    return ShownTable(list(headers), [list(row) for row in rows], "")

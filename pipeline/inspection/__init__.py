@@ -1,0 +1,1 @@
+"""Looking into a prefix: what training moved, what inputs attend to, and what it is worth."""

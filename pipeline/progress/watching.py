@@ -1,0 +1,39 @@
+"""Who watches: a person at a terminal, a log, or a service that builds and tests."""
+
+import os
+import sys
+from enum import Enum
+
+
+class Watching(Enum):
+    """What standard error is; every bar goes by it."""
+
+    TERMINAL = "terminal"
+    """A person, who sees lines drawn over."""
+
+    LOG = "log"
+    """A file or a pipe, where each line stays."""
+
+    CI = "ci"
+    """The log of a continuous integration, which only has to say what went wrong."""
+
+
+def watching() -> Watching:
+    """By standard error, and by the variable `CI`, which such services set."""
+    if sys.stderr.isatty():
+        return Watching.TERMINAL
+    return (
+        Watching.CI if os.environ.get("CI", "").lower() not in ("", "0", "false") else Watching.LOG
+    )
+
+
+def quiet_libraries() -> None:
+    """Without a terminal no library draws bars: a log would keep each of their hundreds of states.
+
+    Set before the libraries are imported, and never over what the user has set.
+    """
+    if watching() is not Watching.TERMINAL:
+        for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
+        os.environ.setdefault("PIP_PROGRESS_BAR", "off")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -1,0 +1,94 @@
+"""What the values of a column are, as far as a template has to know."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from pipeline.sources.rows import Row
+
+TEXT, TEXTS, TURNS, ANSWERS, OTHER = "text", "texts", "turns", "answers", "other"
+"""A text or number; a list of these; a chat's turns; SQuAD's answers; what no template prints."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's values in all rows: of one kind, `OTHER` where they are not.
+
+    `length` is the mean number of characters of those that are not blank, `distinct` how many
+    different ones there are, `longest` the characters of the longest, `blanks` how many are null,
+    empty, or white space.
+    """
+
+    name: str
+    kind: str
+    length: float
+    distinct: int
+    longest: int
+    blanks: int
+    is_numeric: bool
+
+
+def column_of(name: str, rows: Sequence[Row]) -> Column:
+    """Look at a column in all rows."""
+    values = [row.get(name) for row in rows]
+    shown = [value for value in values if not is_blank(value)]
+    texts = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in shown]
+    kinds = {_kind(value) for value in shown}
+    return Column(
+        name=name,
+        kind=kinds.pop() if len(kinds) == 1 else OTHER,
+        length=fmean(map(len, texts)) if texts else 0.0,
+        distinct=len(set(texts)),
+        longest=max(map(len, texts), default=0),
+        blanks=len(values) - len(shown),
+        is_numeric=bool(texts) and all(_is_number(value) for value in shown),
+    )
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a template would print nothing of it."""
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return TURNS if _are_turns(_parsed(value)) else TEXT
+    if isinstance(value, int | float):
+        return TEXT
+    if isinstance(value, Mapping):
+        texts = value.get("text")
+        return ANSWERS if isinstance(texts, list) else OTHER
+    if isinstance(value, list):
+        if _are_turns(value):
+            return TURNS
+        return TEXTS if all(isinstance(item, str | int | float) for item in value) else OTHER
+    return OTHER
+
+
+def _parsed(text: str) -> Any:
+    # A CSV file has to hold turns so.
+    if not text.lstrip().startswith("[{"):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _are_turns(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(turn, Mapping) and turn.get("role") for turn in value)
+        and all("content" in turn for turn in value)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

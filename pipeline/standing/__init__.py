@@ -1,0 +1,1 @@
+"""How far the sweep is, by what DVC recorded and how long its stages took."""

@@ -1,0 +1,148 @@
+"""What of a training and a measurement is a metric of its run, a tag, or a table beside it.
+
+MLflow draws a chart of every metric, so that a metric says what no other one, and no param, says.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+
+from pipeline.config import Params
+from pipeline.metrics.table import METRICS
+from pipeline.statistics.per_example import intervals, read_statistics
+from pipeline.storage.records import read_json, read_jsonl
+from pipeline.tracking.runs import metric_group, sha256
+from pipeline.workspace.timings import read_timing
+
+PREDICTIONS, SCORES = "predictions.json", "scores.json"
+"""Tables among the artifacts, which MLflow's page of a run shows: a row an example, a metric."""
+
+# By what is there anyway: the params `length` and `train_size`, or data.max_examples; the last step
+# of `train/loss`; and what validation comes to in the end.
+_RESTATED = frozenset(("context_tokens", "train_size", "train/steps", "validation/best_loss"))
+
+
+def outcome(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a training's `metrics.json` says that nothing else on its run does."""
+    return {key: float(value) for key, value in metrics.items() if key not in _RESTATED}
+
+
+def scores(metrics: Mapping[str, Any], sort_by: str) -> dict[str, float]:
+    """`{"test": {"loss": 1}}` as `{"test/loss": 1.0}`: MLflow draws a group for each split.
+
+    Validation is `measured_validation`, since trainings log `validation/loss` step by step. Single
+    numbers, such as a baseline's `trainable_parameters`, keep their names. A metric that restates
+    another one, as perplexity does loss, is there where all is sorted by it.
+    """
+    found: dict[str, float] = {}
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            shown = {name: n for name, n in value.items() if _has_a_chart(name, value, sort_by)}
+            found |= {f"{metric_group(key)}/{name}": float(n) for name, n in shown.items()}
+        else:
+            found |= outcome({key: value})
+    return found
+
+
+def log_results(params: Params, run_id: str, folder: Path, model_id: str | None = None) -> None:
+    """Log what `folder` holds of a measurement, once: metrics, scores' intervals, predictions."""
+    tell_score(params, run_id, folder)
+    metrics = read_json(folder / "metrics.json")
+    digest = sha256(folder / "metrics.json") + sha256(folder / "predictions.jsonl")
+    if (sort_by := params.report.sort_by) and METRICS[sort_by].restates:
+        digest = hashlib.sha256(f"{digest} {sort_by}".encode()).hexdigest()
+    if MlflowClient().get_run(run_id).data.tags.get("evaluation_sha256") == digest:
+        return
+    figures = {**scores(metrics, sort_by), **timings(folder.name)}
+    mlflow.log_metrics(figures, run_id=run_id, model_id=model_id)
+    _log_table(run_id, _with_intervals(params, metrics, folder), SCORES)
+    _log_table(run_id, columns(read_jsonl(folder / "predictions.jsonl")), PREDICTIONS)
+    # Last: a run without it was cut short, and is logged again.
+    MlflowClient().set_tag(run_id, "evaluation_sha256", digest)
+
+
+def timings(name: str) -> dict[str, float]:
+    """`time/training_seconds` and the like of a variant or baseline, as far as measured here."""
+    return {f"time/{key}": value for key, value in read_timing(name).items()}
+
+
+def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns, lists joined, which is what MLflow's tables take.
+
+    Statistics that scores are made from are left out: they say nothing to a reader.
+    """
+    return {
+        key: [
+            " | ".join(map(str, row[key])) if isinstance(row[key], list) else row[key]
+            for row in rows
+        ]
+        for key in rows[0]
+        if not key.endswith("_statistics")
+    }
+
+
+def tell_score(params: Params, run_id: str, folder: Path) -> None:
+    """Tag a run with the score that it is sorted by, and the interval of the one it is judged by.
+
+    The first is in its name, the second a column of the comparison.
+    """
+    metric = METRICS[params.report.sort_by]
+    chosen = read_json(folder / "metrics.json")["validation"][metric.name]
+    tags = {"score": metric.shown(chosen)}
+    if params.report.split in params.evaluate.splits:
+        statistics = read_statistics(folder, [params.report.split], [metric.name])
+        low, high = intervals([statistics]).values()
+        if low == low:  # NaN: a single example has none
+            tags[interval_tag(params)] = f"[{metric.number(low)}, {metric.number(high)}]"
+    known = MlflowClient().get_run(run_id).data.tags
+    for key, value in tags.items():
+        if known.get(key) != value:
+            MlflowClient().set_tag(run_id, key, value)
+
+
+def interval_tag(params: Params) -> str:
+    """The tag that holds the 95% interval of what variants are judged by."""
+    return f"{params.report.split}/{params.report.sort_by} interval"
+
+
+def _has_a_chart(name: str, beside: Mapping[str, Any], sort_by: str) -> bool:
+    metric = METRICS.get(name)
+    return name == sort_by or metric is None or metric.restates not in beside
+
+
+def _with_intervals(
+    params: Params, metrics: Mapping[str, Any], folder: Path
+) -> dict[str, list[Any]]:
+    """A row a split and metric, with the ends of its 95% interval where examples give one."""
+    statistics = read_statistics(folder, params.evaluate.splits, params.metrics)
+    ends = intervals([statistics])
+    rows = [
+        {
+            "split": split,
+            "metric": name,
+            "score": float(value),
+            "low": ends.get((split, f"{name}_low")),
+            "high": ends.get((split, f"{name}_high")),
+        }
+        for split, values in metrics.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    ]
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _log_table(run_id: str, table: dict[str, list[Any]], file: str) -> None:
+    """Log a table in place of the one that may be there, to which MLflow would append."""
+    client = MlflowClient()
+    logged = json.loads(client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
+    if any(entry.get("path") == file for entry in logged):
+        text = pd.DataFrame(table).to_json(orient="split", index=False, date_format="iso")
+        client.log_text(run_id, text, file)
+    else:
+        client.log_table(run_id, table, file)
