@@ -253,6 +253,7 @@ def test_a_conversation_without_an_answer_is_empty(talk: Any, sentence: str) -> 
         ({"talk": "Hello"}, "is no list of turns"),
         ({"talk": [{"content": "x"}]}, "is no list of turns"),
         ({"talk": [{"role": None, "content": "x"}, TALK[1]]}, "is no list of turns"),
+        ({"talk": [{"from": "human"}, TALK[1]]}, "is no list of turns"),
         (
             {"talk": [{"role": "user", "content": [{"type": "image"}]}, TALK[1]]},
             r"content of a turn \(user\) in example 7 is a list; a text is needed, or parts",
@@ -289,6 +290,16 @@ def test_parts_are_a_text_and_a_text_is_a_part(template: str) -> None:
     assert [whole.count(turn["content"]) for turn in TALK] == [1, 1, 1, 1]
     assert whole.endswith("3 km<end_of_turn>")
     assert "type" not in whole
+
+
+@pytest.mark.parametrize("own", ["gpt", "chatgpt", "assistant"])
+def test_turns_of_sharegpt_are_turns(own: str) -> None:
+    names = {"user": "human", "assistant": own}
+    shared = [{"from": names[turn["role"]], "value": turn["content"]} for turn in TALK]
+    rendered = renderer(tokenizer_that(template=GEMMA), messages_column="talk")
+    plain = rendered.tokenize({"id": "7", "talk": TALK})
+    assert rendered.tokenize({"id": "7", "talk": shared}) == plain
+    assert rendered.tokenize({"id": "7", "talk": json.dumps(shared)}) == plain
 
 
 def test_turns_that_a_template_refuses_are_named() -> None:

@@ -11,12 +11,15 @@ Turns = list[dict[str, Any]]
 
 # Those whose content is what somebody says; a tool's may be data, which a template writes out.
 _SPEAKERS = ("system", "developer", "user", "assistant")
+# ShareGPT's names of them; a turn of it has `from` and `value` in place of `role` and `content`.
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
 
 
 def turns_of(row: Mapping[str, Any], column: str) -> Turns:
-    """The turns in a row's column: a list of objects, or the JSON of one.
+    """The turns in a row's column, each with role and content: a list of objects, or the JSON of one.
 
-    A content that is a list of parts is the text of its parts. Raises PipelineError for a column
+    Turns of ShareGPT, with from and value, get these names, and human and gpt the roles user and
+    assistant. A content that is a list of parts is the text of its parts. Raises PipelineError for a column
     that is missing or holds anything else, and for parts that are no text.
     """
     if column not in row:
@@ -29,13 +32,36 @@ def turns_of(row: Mapping[str, Any], column: str) -> Turns:
             value = json.loads(value)
         except ValueError:
             value = None
-    whole = isinstance(value, Sequence) and not isinstance(value, str)
-    if not whole or not all(isinstance(turn, Mapping) and turn.get("role") for turn in value):
+    if not are_turns(value):
         raise PipelineError(
             f"task.messages_column: '{column}' of example {example} is no list of turns, each with "
-            "a role and a content"
+            "a role and a content, or a from and a value"
         )
-    return [_turn(turn, example) for turn in value]
+    return [_turn(_with_role(turn), example) for turn in value]
+
+
+def are_turns(value: Any) -> bool:
+    """Whether a value is a list of turns, in either way to name their parts."""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and all(
+            isinstance(turn, Mapping) and (turn.get("role") or _is_of_sharegpt(turn))
+            for turn in value
+        )
+    )
+
+
+def _is_of_sharegpt(turn: Mapping[str, Any]) -> bool:
+    return isinstance(turn.get("from"), str) and "value" in turn
+
+
+def _with_role(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    if turn.get("role"):
+        return turn
+    rest = {key: item for key, item in turn.items() if key not in ("from", "value")}
+    role = _ROLES.get(turn["from"], turn["from"])
+    return {**rest, "role": role, "content": turn["value"]}
 
 
 def _turn(turn: Mapping[str, Any], example: Any) -> dict[str, Any]:

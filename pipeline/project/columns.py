@@ -213,7 +213,7 @@ def _cannot_tell(columns: Mapping[str, Column], usable: Mapping[str, Column]) ->
         return PipelineError(
             f"--data: it has one column, '{next(iter(columns))}'; a column that the model reads "
             "and one that it is to write are needed, or one with the turns of a chat, each with a "
-            "role and a content"
+            "role and a content, or a from and a value"
         )
     what = (
         "cannot tell which column is read and which is written" if usable else "no column is text"

@@ -97,7 +97,8 @@ def task_of(roles: Roles, rows: Sequence[Row], model: ModelChoice, kind: str | N
             keys["references_column"] = references_column(roles)
     if not roles.is_chat:
         read = " and ".join(f"'{column.name}'" for column in roles.inputs)
-        guesses["input_template"] = f"{read} is what the model reads, {roles.why}"
+        verb = "is" if len(roles.inputs) == 1 else "are"
+        guesses["input_template"] = f"{read} {verb} what the model reads, {roles.why}"
         guesses["target_template"] = f"'{roles.target.name}' is what it is to write, {roles.why}"
     keys["use_chat_template"] = is_chat
     guesses["use_chat_template"] = model.why_chat_template
@@ -139,6 +140,8 @@ def _why(told: str, kind: str | None, roles: Roles, labels: int) -> str:
             f"'{roles.target.name}' has {labels} different values, which the model is to write as "
             "text; with --task seq_cls a classifier's head is trained beside the prefix instead"
         )
+    if roles.is_chat:
+        return f"the last answer in '{roles.target.name}' is what the model is to write"
     return f"'{roles.target.name}' is a text that the model is to write"
 
 

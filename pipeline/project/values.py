@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from pipeline.data.conversation import are_turns
 from pipeline.sources.rows import Row
 
 TEXT, TEXTS, TURNS, ANSWERS, OTHER = "text", "texts", "turns", "answers", "other"
@@ -79,10 +80,9 @@ def _parsed(text: str) -> Any:
 
 def _are_turns(value: Any) -> bool:
     return (
-        isinstance(value, list)
+        are_turns(value)
         and bool(value)
-        and all(isinstance(turn, Mapping) and turn.get("role") for turn in value)
-        and all("content" in turn for turn in value)
+        and all("content" in turn or "value" in turn for turn in value)
     )
 
 

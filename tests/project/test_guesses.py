@@ -215,6 +215,20 @@ def test_turns_of_a_chat(begin: Begin, suffix: str) -> None:
     assert len(shown) == 2
 
 
+def test_turns_of_sharegpt(begin: Begin) -> None:
+    def shared(index: int) -> list[dict[str, str]]:
+        names = {"user": "human", "assistant": "gpt"}
+        return [{"from": names[t["role"]], "value": t["content"]} for t in turns(index)]
+
+    begun = begin(rows(id=number, conversations=shared))
+    assert begun.params["task"]["messages_column"] == "conversations"
+    assert (
+        "task.type: the last answer in 'conversations' is what the model is to write" in begun.said
+    )
+    shown = [i for i in range(40) if f"  user: {text(i)}\n    -> {short(i)}\n" in begun.said]
+    assert len(shown) == 2
+
+
 def test_words_and_their_labels(begin: Begin) -> None:
     columns = {
         "tokens": lambda i: text(i).split(),

@@ -27,8 +27,8 @@ def files(folder: Path) -> None:
     write_rows(folder / "blank.csv", [*blank, *questions(3)])
     objects = [{"a": {"b": index}, "c": {"d": 1}} for index in range(30)]
     write_rows(folder / "objects.jsonl", objects)
-    share = [{"from": "human", "value": "hi"}]
-    write_rows(folder / "sharegpt.jsonl", [{"conversations": share} for _ in range(30)])
+    said = [{"speaker": "human", "text": "hi"}]
+    write_rows(folder / "speakers.jsonl", [{"conversations": said} for _ in range(30)])
     (folder / "empty.csv").touch()
     (folder / "notes.docx").write_text("x")
     (folder / "semicolons.csv").write_text("question;answer\nwhy?;so\n")
@@ -63,7 +63,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "other delimiters": (["--data", "semicolons.csv"], "which ';' seems to divide"),
     "another encoding": (["--data", "latin.csv"], "line 2 is not UTF-8 text"),
     "no column that is text": (["--data", "objects.jsonl"], "no column is text (columns: a, c)"),
-    "turns of another form": (["--data", "sharegpt.jsonl"], "each with a role and a content"),
+    "turns of another form": (["--data", "speakers.jsonl"], "each with a role and a content, or"),
     "no such input": (
         ["--data", "good.csv", "--input", "q"],
         "--input: 'q' is no column; there are: question, answer",
