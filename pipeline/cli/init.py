@@ -92,6 +92,11 @@ def _tell(folder: Path, project: "Project") -> None:
         click.echo(f"left out: {project.plan.blank} rows with an empty input or target")
     if project.shared:
         click.echo(f"warning: {project.shared} examples have an input that another split has too")
+    for name in project.plan.task.nameless:
+        click.echo(
+            f"warning: '{_short(name)}' is taken for a column's name; if it is a value, give the "
+            "file a first line with names"
+        )
     click.echo("two of them, as the model reads and writes them:")
     for example in project.splits["train"][:2]:
         click.echo(f"  {_short(example.input)}\n    -> {_short(example.target)}")

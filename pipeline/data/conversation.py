@@ -16,11 +16,11 @@ _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "a
 
 
 def turns_of(row: Mapping[str, Any], column: str) -> Turns:
-    """The turns in a row's column, each with role and content: a list of objects, or the JSON of one.
+    """The turns in a row's column, a list of objects or the JSON of one: role and content of each.
 
     Turns of ShareGPT, with from and value, get these names, and human and gpt the roles user and
-    assistant. A content that is a list of parts is the text of its parts. Raises PipelineError for a column
-    that is missing or holds anything else, and for parts that are no text.
+    assistant. A content that is a list of parts is the text of its parts. Raises PipelineError for
+    a column that is missing or holds anything else, and for parts that are no text.
     """
     if column not in row:
         raise no_column("task.messages_column", column, row)

@@ -18,6 +18,10 @@ _PAIRS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
         ("answer", "answers", "response", "solution", "reply", "a", "sql", "query"),
     ),
     (
+        ("user", "human"),
+        ("assistant", "gpt", "bot"),
+    ),
+    (
         ("instruction", "prompt"),
         ("completion", "output", "response", "answer", "chosen", "solution"),
     ),
@@ -52,6 +56,7 @@ _BEFORE = {
     "query": ("context", "passage", "document"),
 }
 _AFTER = {
+    "question": ("choices", "options"),
     "instruction": ("input", "context"),
     "prompt": ("context", "input"),
     "premise": ("hypothesis",),
@@ -153,7 +158,7 @@ def _by_names(
             if main not in usable or told not in usable:
                 continue
             columns = [usable[name] for name in inputs] or [
-                usable[name] for name in _read_with(main, named, told)
+                usable[name] for name in _read_with(main, usable, told)
             ]
             return Roles(tuple(columns), usable[main], usable[told], "by their names")
     return None
@@ -175,10 +180,15 @@ def _first(
     return None
 
 
-def _read_with(main: str, named: Mapping[str, str], target: str) -> list[str]:
+def _read_with(main: str, usable: Mapping[str, Column], target: str) -> list[str]:
     """The columns that belong to the main one, in the order in which they are read."""
+    named = {name: words_of(name) for name in usable}
     kind = next((k for k in (*_BEFORE, *_AFTER) if re.search(rf"(^|_){k}$", named[main])), "")
-    others = {name: words for name, words in named.items() if name not in (main, target)}
+    others = {
+        name: named[name]
+        for name, column in usable.items()
+        if name not in (main, target) and column.kind in (TEXT, TEXTS)
+    }
     before = _first(_BEFORE.get(kind, ()), others, True, but=set())
     after = _first(_AFTER.get(kind, ()), others, True, but=set())
     return [name for name in (before, main, after) if name is not None]
@@ -190,6 +200,9 @@ def _by_lengths(
     said = [c for c in usable.values() if c.distinct > 1 and not _is_no_content(c)]
     main = usable.get(inputs[-1]) if inputs else None
     told = usable.get(target) if target is not None else None
+    if main is told is None and len(said) == 2 and _are_alike(*said):
+        why = "by their order: the first is read, the second is written"
+        return _roles(said[:1], said[1], why)
     if main is None:
         longest = [column for column in said if column is not told and column.kind != ANSWERS]
         main = max(longest, key=lambda column: column.length, default=None)
@@ -203,9 +216,15 @@ def _by_lengths(
     return Roles(tuple(columns), main, told, why)
 
 
+def _are_alike(one: Column, other: Column) -> bool:
+    """Whether lengths tell neither from the other, as of a text and its translation."""
+    shorter, longer = sorted((one.length, other.length))
+    return ANSWERS not in (one.kind, other.kind) and shorter >= 0.5 * longer
+
+
 def _is_no_content(column: Column) -> bool:
     words = words_of(column.name)
-    return not words or _NO_CONTENT.search(words) is not None
+    return not words or column.is_code or _NO_CONTENT.search(words) is not None
 
 
 def _cannot_tell(columns: Mapping[str, Column], usable: Mapping[str, Column]) -> PipelineError:

@@ -97,6 +97,14 @@ def _task(given: Given, model: ModelChoice, wishes: Wishes) -> Task:
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: column_of(name, rows) for name in names}
     roles = roles_of(columns, wishes.inputs, wishes.target)
+    for path, others in given.values():
+        found = dict.fromkeys(name for row in others for name in row)
+        for column in (*roles.inputs, roles.target):
+            if column.name not in found:
+                raise PipelineError(
+                    f"--data: '{path}' has no column '{column.name}', which another file has; its "
+                    f"columns are: {', '.join(found)}"
+                )
     return task_of(roles, rows, model, wishes.task)
 
 

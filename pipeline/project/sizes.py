@@ -107,10 +107,12 @@ def _max_length(
     if not above:
         return
     can_cut = task.keys["messages_column"] is None and task.type != "token_cls"
-    keys["task.too_long"] = "truncate" if can_cut and above > len(lengths) // 2 else "drop"
+    is_cut = can_cut and above > len(lengths) // 2
+    keys["task.too_long"] = "truncate" if is_cut else "drop"
+    what = "lose the beginning of their inputs" if is_cut else "are left out"
     guesses["task.too_long"] = (
-        f"{above} of {len(lengths)} examples may have more tokens than task.max_length; raise it, "
-        "up to the model's context, where time and memory allow"
+        f"{above} of {len(lengths)} examples may have more tokens than task.max_length and then "
+        f"{what}; raise it, up to the model's context, where time and memory allow"
     )
 
 

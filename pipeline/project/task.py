@@ -24,11 +24,15 @@ _MOST_LABELS, _LONGEST_LABEL, _ROWS_A_LABEL = 20, 40, 5
 
 @dataclass(frozen=True)
 class Task:
-    """The keys of `task`, and for each that was guessed a sentence that says how."""
+    """The keys of `task`, and for each that was guessed a sentence that says how.
+
+    `nameless` are the columns whose names may be no names.
+    """
 
     keys: dict[str, Any]
     guesses: dict[str, str]
     labels: int = 0
+    nameless: tuple[str, ...] = ()
 
     @property
     def type(self) -> str:
@@ -104,7 +108,8 @@ def task_of(roles: Roles, rows: Sequence[Row], model: ModelChoice, kind: str | N
     guesses["use_chat_template"] = model.why_chat_template
     # Keys of the file that is written over that only a chat template has a use for.
     keys["system_prompt"] = "" if is_chat and not roles.is_chat else None
-    return Task(keys, guesses, labels)
+    used = dict.fromkeys((*roles.inputs, roles.target))
+    return Task(keys, guesses, labels, tuple(c.name for c in used if c.may_be_nameless))
 
 
 def _labels(roles: Roles, rows: int) -> int:

@@ -8,10 +8,12 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from pipeline.data.templates import ALL_COLUMNS
 from pipeline.errors import PipelineError
-from pipeline.project.columns import Roles
+from pipeline.project.columns import Roles, words_of
 from pipeline.project.values import ANSWERS, TEXTS, TURNS, Column
 
 _ENVIRONMENT = SandboxedEnvironment()
+# A list of these is one target; of all others each item is a target of its own.
+_SETS = ("labels", "tags", "topics", "categories", "classes", "emotions", "genres", "keywords")
 _TAKEN = (*_ENVIRONMENT.globals, ALL_COLUMNS, "loop", "self", "super", "caller")
 
 
@@ -48,7 +50,9 @@ def input_template(roles: Roles, is_continued: bool) -> str:
 
 def target_template(roles: Roles, is_continued: bool) -> str:
     """What it is to write."""
-    return (" " if is_continued else "") + _printed(roles.target, "\n", first_of_list=True)
+    of_a_list = _is_set(roles.target)
+    printed = _printed(roles.target, ", " if of_a_list else "\n", first_of_list=not of_a_list)
+    return (" " if is_continued else "") + printed
 
 
 def word_templates(roles: Roles, separator: str) -> tuple[str, str]:
@@ -60,7 +64,15 @@ def word_templates(roles: Roles, separator: str) -> tuple[str, str]:
 
 def references_column(roles: Roles) -> str | None:
     """The target's column where it lists several accepted ones."""
-    return roles.target.name if roles.target.kind in (ANSWERS, TEXTS) else None
+    is_list = roles.target.kind in (ANSWERS, TEXTS) and not _is_set(roles.target)
+    return roles.target.name if is_list else None
+
+
+def _is_set(column: Column) -> bool:
+    named = words_of(column.name)
+    return column.kind == TEXTS and any(
+        named == name or named.endswith(f"_{name}") for name in _SETS
+    )
 
 
 def _printed(column: Column, between: str, first_of_list: bool = False) -> str:

@@ -12,6 +12,8 @@ from pipeline.sources.rows import Row
 TEXT, TEXTS, TURNS, ANSWERS, OTHER = "text", "texts", "turns", "answers", "other"
 """A text or number; a list of these; a chat's turns; SQuAD's answers; what no template prints."""
 
+_LONGEST_NAME = 5  # words
+
 
 @dataclass(frozen=True)
 class Column:
@@ -19,7 +21,8 @@ class Column:
 
     `length` is the mean number of characters of those that are not blank, `distinct` how many
     different ones there are, `longest` the characters of the longest, `blanks` how many are null,
-    empty, or white space.
+    empty, or white space. `is_code`: each is another one, of one word with a digit, as of articles.
+    `has_own_name`: one of them is the column's name, which then may be no name.
     """
 
     name: str
@@ -29,6 +32,14 @@ class Column:
     longest: int
     blanks: int
     is_numeric: bool
+    is_code: bool = False
+    has_own_name: bool = False
+
+    @property
+    def may_be_nameless(self) -> bool:
+        """Whether its name reads like one of its values, as where a file has no line of names."""
+        is_long = len(self.name.split()) > _LONGEST_NAME and 2 * len(self.name) > self.length
+        return self.has_own_name or is_long
 
 
 def column_of(name: str, rows: Sequence[Row]) -> Column:
@@ -37,6 +48,7 @@ def column_of(name: str, rows: Sequence[Row]) -> Column:
     shown = [value for value in values if not is_blank(value)]
     texts = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in shown]
     kinds = {_kind(value) for value in shown}
+    is_numeric = bool(texts) and all(_is_number(value) for value in shown)
     return Column(
         name=name,
         kind=kinds.pop() if len(kinds) == 1 else OTHER,
@@ -44,7 +56,9 @@ def column_of(name: str, rows: Sequence[Row]) -> Column:
         distinct=len(set(texts)),
         longest=max(map(len, texts), default=0),
         blanks=len(values) - len(shown),
-        is_numeric=bool(texts) and all(_is_number(value) for value in shown),
+        is_numeric=is_numeric,
+        is_code=not is_numeric and 1 < len(texts) == len(set(texts)) and all(map(_is_code, texts)),
+        has_own_name=name.strip() in texts,
     )
 
 
@@ -84,6 +98,10 @@ def _are_turns(value: Any) -> bool:
         and bool(value)
         and all("content" in turn or "value" in turn for turn in value)
     )
+
+
+def _is_code(text: str) -> bool:
+    return len(text.split()) == 1 and any(map(str.isdigit, text))
 
 
 def _is_number(value: Any) -> bool:

@@ -124,6 +124,26 @@ READ_AND_WRITTEN: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
         {"loop": long, "not": short},
         ("{{ row['loop'] }}", "{{ row['not'] }}"),
     ),
+    "who speaks": (
+        {"assistant": long, "user": short},
+        ("{{ user }}", "{{ assistant }}"),
+    ),
+    "a text and its translation, in the file's order": (
+        {"id": number, "en": text, "de": lambda i: text(i) + " schnell"},
+        ("{{ en }}", "{{ de }}"),
+    ),
+    "numbers of articles left out": (
+        {"sku": lambda i: f"A-{i}", "blurb": long, "name": short},
+        ("{{ blurb }}", "{{ name }}"),
+    ),
+    "a question with choices": (
+        {"question": text, "choices": lambda i: [short(i), "no"], "answer": lambda i: i % 2},
+        ("{{ question }}\n\n{{ choices | join('\\n\\n') }}", "{{ answer }}"),
+    ),
+    "several labels at once": (
+        {"text": text, "labels": lambda i: ["good", "so so"][: 1 + i % 2]},
+        ("{{ text }}", "{{ labels | join(', ') }}"),
+    ),
     "several answers": (
         {"question": text, "answers": lambda i: [short(i), "it"]},
         ("{{ question }}", "{{ answers[0] }}"),
@@ -160,6 +180,22 @@ def test_what_is_read_and_what_is_written(begin: Begin, name: str) -> None:
         )
         assert f"  task.{key}: " in begun.said
     assert "params.yaml is valid" in begun.said
+
+
+@pytest.mark.parametrize(
+    ("columns", "nameless"),
+    [
+        ({"text": text, "label": label}, []),
+        ({"The service was slow and the soup cold": text, "bad": label}, [0, 1]),
+        ({"How do you like our new hall?": label, "Why?": lambda i: long(i) * 2}, [0]),
+    ],
+)
+def test_a_first_row_that_may_be_no_names(
+    begin: Begin, columns: dict[str, Any], nameless: list[int]
+) -> None:
+    said = begin(rows(**columns), suffix=".csv").said
+    found = [name for name in columns if f"warning: '{name}' is taken for a column's name" in said]
+    assert found == [list(columns)[index] for index in nameless]
 
 
 def test_two_examples_are_shown_as_they_are_rendered(begin: Begin) -> None:
@@ -320,6 +356,7 @@ def test_long_examples(begin: Begin) -> None:
     begun = begin(few)
     assert begun.params["task"]["too_long"] == "drop"
     assert "5 of 40 examples may have more tokens" in begun.said
+    assert "and then are left out" in begun.said
     most = rows(article=lambda i: text(i, 3000), summary=short)
     params = begin(most, "--force").params
     assert params["task"]["too_long"] == "truncate"

@@ -29,6 +29,7 @@ def files(folder: Path) -> None:
     write_rows(folder / "objects.jsonl", objects)
     said = [{"speaker": "human", "text": "hi"}]
     write_rows(folder / "speakers.jsonl", [{"conversations": said} for _ in range(30)])
+    write_rows(folder / "verdicts_test.csv", [{"text": "x", "verdict": "y"}])
     (folder / "empty.csv").touch()
     (folder / "notes.docx").write_text("x")
     (folder / "semicolons.csv").write_text("question;answer\nwhy?;so\n")
@@ -78,6 +79,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "'good.csv' does not say in its name",
     ),
     "two of one split": (["--data", "train.csv", "training.csv"], "are both train; give one"),
+    "other columns": (
+        ["--data", "train.csv", "verdicts_test.csv"],
+        "--data: 'verdicts_test.csv' has no column 'question', which another file has; its columns "
+        "are: text, verdict",
+    ),
     "no training": (["--data", "test.csv"], "none of test.csv is named after train"),
     "no such model": (
         ["--data", "good.csv", "--model", "./none"],
