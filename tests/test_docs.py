@@ -94,7 +94,9 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config)]
+    # `-P`: without the working folder on the path, as the script `mkdocs` runs.
+    command = [sys.executable, "-P", "-m", "mkdocs", "build", "--strict"]
+    command += ["--config-file", str(config)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(
         [*command, "--site-dir", str(site)],

@@ -6,10 +6,17 @@ no page is a copy, and a link that works on GitHub works in the site.
 """
 
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+
+# The next hooks import `pipeline`, which `mkdocs` itself, unlike `python -m mkdocs`, does not find;
+# MkDocs takes back what a hook does to the path, but not what it has imported.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import_module("pipeline")
 
 _LINK = re.compile(r"\]\(([^):#\s]+)(?:#[^)\s]*)?\)")
 

@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.preflight.files import check_files
 from pipeline.project.columns import roles_of
 from pipeline.project.data_files import WHOLE, Given, read_files, write_files
-from pipeline.project.files import PARAMS, copy_pipeline, default_params, origin
+from pipeline.project.files import PARAMS, copy_pipeline, default_params, is_project, origin
 from pipeline.project.frozen_model import ModelChoice, chosen_model, model_of
 from pipeline.project.page import project_page
 from pipeline.project.repository import DATA, record, refuse_without_git
@@ -27,8 +27,14 @@ from pipeline.sources.rows import Row
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import read_text, write_text
 
-# Of what an earlier run of this wrote; all else in the folder is the person's.
+# Folders and files that an earlier run of this wrote, and a later one writes anew.
 _REPLACED = ("pipeline", DATA)
+_OVERWRITTEN = (PARAMS, "dvc.yaml", "requirements.lock")
+# What is written once: a person's own words, rules and remotes stay.
+_ONCE = (
+    *("README.md", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
+    "data/README.md",
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,9 @@ def create(folder: Path, data: Sequence[Path], wishes: Wishes, replace: bool) ->
     Raises PipelineError, and writes nothing, for data or wishes that give no project, and for a
     folder with content where not `replace`; then all but what the project is made of stays there.
     """
-    _refuse_content(folder, replace)
+    has_content = folder.is_dir() and any(folder.iterdir())
+    _refuse_content(folder, has_content, replace)
+    _refuse_data_to_be_replaced(folder, data)
     refuse_without_git()
     root = origin()
     base = default_params()
@@ -89,7 +97,7 @@ def create(folder: Path, data: Sequence[Path], wishes: Wishes, replace: bool) ->
         write_text(aside / "README.md", project_page(name))
         with contextlib.chdir(aside):
             checks = [*check_files(load_params()), f"{PARAMS} is valid"]
-    return Project(plan, splits, checks, list(record(folder, root)))
+    return Project(plan, splits, checks, list(record(folder, root, has_content)))
 
 
 def _task(given: Given, model: ModelChoice, wishes: Wishes) -> Task:
@@ -108,14 +116,32 @@ def _task(given: Given, model: ModelChoice, wishes: Wishes) -> Task:
     return task_of(roles, rows, model, wishes.task)
 
 
-def _refuse_content(folder: Path, replace: bool) -> None:
+def _refuse_content(folder: Path, has_content: bool, replace: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise PipelineError(f"FOLDER: '{folder}' is a file; name a new folder")
-    if folder.is_dir() and any(folder.iterdir()) and not replace:
+    if has_content and folder.resolve() == origin().resolve() and not is_project(folder):
+        raise PipelineError(f"FOLDER: '{folder}' is the clone itself; name a new folder")
+    if has_content and not replace:
         raise PipelineError(
             f"FOLDER: '{folder}' is not empty; name a new folder, or add --force, which replaces "
-            f"the files of a project there ({PARAMS}, {', '.join(_REPLACED)}) and keeps all others"
+            f"the files of a project there ({', '.join((*_OVERWRITTEN, *_REPLACED))}) and keeps "
+            "all others"
         )
+    others = [name for name in (*_REPLACED, *_OVERWRITTEN) if (folder / name).exists()]
+    if others and not is_project(folder):
+        raise PipelineError(
+            f"FOLDER: '{folder}' is no project of init, and --force would replace its "
+            f"{', '.join(others)}; name another folder, or move these"
+        )
+
+
+def _refuse_data_to_be_replaced(folder: Path, data: Sequence[Path]) -> None:
+    for path in data:
+        for name in _REPLACED:
+            if path.exists() and path.resolve().is_relative_to(folder.resolve() / name):
+                raise PipelineError(
+                    f"--data: '{path}' is in {folder / name}, which --force replaces; move it"
+                )
 
 
 def _experiment(folder: Path) -> str:
@@ -150,7 +176,8 @@ def _copied(corpus: Path | None, folder: Path) -> str | None:
 def _written_into(folder: Path) -> Iterator[Path]:
     """An empty folder to write a project to, whose files are then those of `folder`.
 
-    A folder that is there stays, a shell may be in it; each file of it is replaced whole.
+    A folder that is there stays, a shell may be in it; each file of it is replaced whole, or kept
+    where it is one that is written once.
     """
     if not folder.exists():
         with atomic_folder(folder.resolve()) as aside:
@@ -162,8 +189,9 @@ def _written_into(folder: Path) -> Iterator[Path]:
         for old in _REPLACED:
             shutil.rmtree(folder / old, ignore_errors=True)
         for path in sorted(aside.rglob("*")):
-            placed = folder / path.relative_to(aside)
+            inner = path.relative_to(aside)
+            placed = folder / inner
             if path.is_dir():
                 placed.mkdir(exist_ok=True)
-            else:
+            elif inner.as_posix() not in _ONCE or not placed.exists():
                 path.replace(placed)

@@ -38,6 +38,11 @@ def origin() -> Path:
     )
 
 
+def is_project(folder: Path) -> bool:
+    """Whether this wrote the folder."""
+    return (folder / _KEPT).is_file()
+
+
 def default_params() -> Path:
     """The params that a project begins with; where an example was put over them, those of before.
 

@@ -21,15 +21,15 @@ def refuse_without_git() -> None:
         )
 
 
-def record(folder: Path, origin: Path) -> Iterator[str]:
+def record(folder: Path, origin: Path, had_content: bool) -> Iterator[str]:
     """Give the data to DVC and all else to git; a sentence for each.
 
     A folder within another git repository stays part of it, unless that is the clone at `origin`,
-    whose code this is: nothing is committed there. Raises PipelineError with what DVC or git says
-    where either refuses.
+    whose code this is: nothing is committed there, nor where other files stood before. Raises
+    PipelineError with what DVC or git says where either refuses.
     """
     around = _root_of_git(folder)
-    is_own = around is None or around == origin.resolve()
+    is_own = around is None or (around == origin.resolve() and around != folder.resolve())
     if is_own:
         _run(folder, "git", "init", "--quiet")
     _run(folder, sys.executable, "-m", "dvc", "add", "--quiet", DATA)
@@ -37,6 +37,12 @@ def record(folder: Path, origin: Path) -> Iterator[str]:
     if not is_own:
         name = "" if around == folder.resolve() else f" of {around}"
         yield f"git: nothing is committed; `git add` and commit it in the repository{name}"
+        return
+    if had_content:
+        yield (
+            "git: a repository of its own, nothing committed, since the folder held files before; "
+            "`git add` and commit what belongs to it"
+        )
         return
     _run(folder, "git", "add", "--all")
     if _has_identity(folder):

@@ -47,6 +47,8 @@ def in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def without_code(folder: Path) -> None:
         (folder / "requirements.lock").touch()
+        (folder / "pipeline" / "project").mkdir(parents=True)
+        (folder / "pipeline" / "project" / "params.yaml").touch()
 
     monkeypatch.setattr(creation, "copy_pipeline", without_code)
     monkeypatch.setattr(creation, "record", lambda *_: ())

@@ -83,6 +83,13 @@ def test_the_commands_of_the_page_lead_to_a_compared_pair(clone: Workspace) -> N
         following.replace("experiment: next ", "experiment: my-project ").split()
         == (project.root / "params.yaml").read_text().split()
     )
+    # Begun anew from within, it leaves what to commit to its owner.
+    (project.root / "notes.txt").touch()
+    (project.root / ".dvc" / "config").write_text("[core]\n    remote = mine\n")
+    again = project.pipeline("init", ".", "--data", "../clone/reviews.csv", "--force").stdout
+    assert "git: nothing is committed; `git add` and commit it in the repository" in again
+    assert len(project.run("git", "log", "--oneline").stdout.splitlines()) == 1
+    assert "remote = mine" in (project.root / ".dvc" / "config").read_text()
     # An edit of the data is noticed.
     with (project.root / "inputs" / "train.jsonl").open("a") as file:
         file.write('{"Review": "One more?", "Verdict": "good"}\n')

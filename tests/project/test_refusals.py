@@ -144,6 +144,51 @@ def test_force_replaces_the_projects_files_and_keeps_all_others(in_place: Path) 
     assert not list(in_place.glob(".project-*"))
 
 
+def test_force_keeps_what_a_person_wrote(in_place: Path) -> None:
+    files(in_place)
+    assert init("full", "--data", "train.csv", "--force").exit_code == 0
+    own = ("README.md", ".gitignore", ".dvc/config", "data/README.md")
+    for name in own:
+        (in_place / "full" / name).parent.mkdir(exist_ok=True)
+        (in_place / "full" / name).write_text("mine")
+    assert init("full", "--data", "good.csv", "--force").exit_code == 0
+    assert [(in_place / "full" / name).read_text() for name in own] == ["mine"] * len(own)
+
+
+@pytest.mark.parametrize("name", ["inputs/rows.csv", "pipeline/main.py", "dvc.yaml", "params.yaml"])
+def test_force_replaces_no_folder_of_anothers(in_place: Path, name: str) -> None:
+    files(in_place)
+    own = in_place / "full" / name
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("mine")
+    result = init("full", "--data", "good.csv", "--force")
+    assert result.exit_code == 1
+    top = Path(name).parts[0]
+    assert (
+        f"FOLDER: 'full' is no project of init, and --force would replace its {top}; "
+        in result.stderr
+    )
+    assert own.read_text() == "mine"
+
+
+def test_data_that_would_be_replaced(in_place: Path) -> None:
+    files(in_place)
+    assert init("full", "--data", "good.csv", "--force").exit_code == 0
+    own = in_place / "full" / "inputs" / "all.csv"
+    own.write_bytes((in_place / "good.csv").read_bytes())
+    result = init("full", "--data", own, "--force")
+    assert "is in full/inputs, which --force replaces; move it" in result.stderr
+    assert own.exists()
+
+
+def test_the_clone_is_no_project(in_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files(in_place)
+    monkeypatch.setattr(creation, "origin", lambda: in_place / "full")
+    for option in ((), ("--force",)):
+        result = init("full", "--data", "good.csv", *option)
+        assert "FOLDER: 'full' is the clone itself; name a new folder" in result.stderr
+
+
 def test_the_folder_that_one_is_in(in_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows(in_place / "good.csv", questions())
     (in_place / "here").mkdir()
