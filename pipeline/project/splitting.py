@@ -53,8 +53,18 @@ def splits_of(
     drawn = split(whole, missing, SEED)
     if task.params.is_classification:
         drawn = with_all_labels_in_training(drawn, task.labels_in)
+        _refuse_rare_labels(drawn, task)
     found = {**given, **drawn}
     return {name: found[name] for name in _ORDER if name in found}
+
+
+def _refuse_rare_labels(drawn: Mapping[str, Sequence[Example]], task: Task) -> None:
+    for name, examples in drawn.items():
+        if not examples:
+            raise PipelineError(
+                f"--task: a {task.type} needs labels that several rows have, and none is left for "
+                f"{name}; name the column of labels with --target, or leave --task out"
+            )
 
 
 def _refuse_too_few(examples: Sequence[Example], blank: int) -> None:

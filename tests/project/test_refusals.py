@@ -97,6 +97,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["--data", "good.csv", "--task", "token_cls"],
         "needs two columns",
     ),
+    "labels of one row each": (
+        ["--data", "good.csv", "--task", "seq_cls"],
+        "--task: a seq_cls needs labels that several rows have, and none is left for validation",
+    ),
     "no such corpus": (
         ["--data", "good.csv", "--corpus", "c.txt"],
         "--corpus: there is no file 'c.txt'",
