@@ -1,12 +1,16 @@
 """`python -m pipeline demo`: answers of one variant and of the bare model, a part of the sweep."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli.main import main
 from pipeline.config import Params
+from pipeline.inference import side_by_side
 from pipeline.inference.side_by_side import SideBySide
 from pipeline.standing.first import soonest_to_tell
 from pipeline.sweep.variants import Variant
@@ -22,6 +26,7 @@ def line(text: str, prediction: str, loss: float) -> dict[str, Any]:
     }
 
 
+demo = import_module("pipeline.cli.demo")  # `pipeline.cli.demo` is a module, `demo` a command in it
 QUESTION = "A record of many lines.\n\nNicaragua: what is the mean age\nat birth?"
 
 
@@ -58,6 +63,36 @@ def test_a_question_is_told_by_its_end(text: str, expected: str) -> None:
     rows = [line(text, "a", 1.0)]
     shown = SideBySide(Variant(8, "text", 0), "test", rows, rows, ["exact_match"]).answers()
     assert shown.splitlines()[0] == expected
+
+
+@pytest.mark.parametrize("has_make", [True, False])
+@pytest.mark.parametrize("kind", ["causal_lm", "seq_cls"])
+def test_the_next_commands_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, has_make: bool
+) -> None:
+    """A project of `init` has no Makefile, and a classifier writes no text."""
+    monkeypatch.chdir(tmp_path)
+    if has_make:
+        (tmp_path / "Makefile").touch()
+    keys = tiny_params(tmp_path)
+    keys["task"] |= {"type": kind, "use_chat_template": False, "system_prompt": None}
+    keys["baselines"] = {}
+    params = Params.model_validate(keys)
+    variant = Variant(8, "text", 0)
+    monkeypatch.setattr(demo, "load_params", lambda: params)
+    monkeypatch.setattr(demo, "check_files", lambda _: [])
+    monkeypatch.setattr(demo, "_repro", lambda _: None)
+    monkeypatch.setattr(demo, "soonest_to_tell", lambda _: variant)
+    rows = [line(QUESTION, "19.2 years", 1.0)]
+    result = SideBySide(variant, "test", rows, rows, ["exact_match"])
+    monkeypatch.setattr(side_by_side, "side_by_side", lambda *_: result)
+    said = CliRunner().invoke(main, ["demo"]).stdout
+    commands = [text.strip() for text in said.partition("Next:\n")[2].splitlines()[::2]]
+    asking = ['python -m pipeline generate "..." --variant len8-text-seed0']
+    assert commands == [
+        *(("make repro", "make ui") if has_make else ("dvc repro", "python -m pipeline ui")),
+        *(asking if kind == "causal_lm" else []),
+    ]
 
 
 STARTS = {
@@ -98,8 +133,9 @@ def test_the_demo_is_the_first_part_of_the_sweep(copy: Workspace) -> None:
         assert len(re.findall(f"^  {name} ", shown.stdout, flags=re.MULTILINE)) == 3
     assert re.search(r"^3 questions of test +loss +exact match", shown.stdout, re.MULTILINE)
     assert re.search(r"^len6-corpus-seed0 +\d", shown.stdout, re.MULTILINE)
-    for command in ("make repro", "make ui", "generate"):
+    for command in ("dvc repro", "python -m pipeline ui", "generate"):
         assert command in shown.stdout
+    assert "make " not in shown.stdout
     # Nothing is done twice, and the second call gives the same from what is there.
     again = copy.pipeline("demo", "--questions", "3")
     assert "train@6-corpus-0" not in again.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.config import load_params
+from pipeline.config import Params, load_params
 from pipeline.errors import PipelineError
 from pipeline.preflight.files import check_files
 from pipeline.standing.first import soonest_to_tell, variant_named
@@ -49,7 +49,7 @@ def demo(variant: str | None, questions: int) -> None:
     from pipeline.inference.side_by_side import side_by_side
 
     result = side_by_side(params, chosen, questions)
-    click.echo(f"\n{result.answers()}\n\n{result.figures()}\n\n{_next(chosen)}")
+    click.echo(f"\n{result.answers()}\n\n{result.figures()}\n\n{_next(params, chosen)}")
 
 
 def _repro(variant: Variant) -> None:
@@ -75,11 +75,17 @@ def _repro(variant: Variant) -> None:
         )
 
 
-def _next(variant: Variant) -> str:
-    return (
-        "Next:\n"
-        "  make repro    trains and measures the rest of params.yaml, and compares all\n"
-        "  make ui       shows the runs in MLflow\n"
-        f'  python -m pipeline generate "..." --variant {variant.name}\n'
-        "                answers a text of your own"
-    )
+def _next(params: Params, variant: Variant) -> str:
+    # A project of `init` has no Makefile.
+    has_make = Path("Makefile").is_file()
+    steps = [
+        (
+            "make repro" if has_make else "dvc repro",
+            "trains and measures the rest of params.yaml, and compares all",
+        ),
+        ("make ui" if has_make else "python -m pipeline ui", "shows the runs in MLflow"),
+    ]
+    if not params.task.is_classification:
+        asking = f'python -m pipeline generate "..." --variant {variant.name}'
+        steps.append((asking, "answers a text of your own"))
+    return "\n".join(["Next:", *(f"  {command}\n      {what}" for command, what in steps)])
