@@ -55,7 +55,7 @@ def inspect(
 def _inspect(
     params: Params, variant: str, examples: int | None, split: str | None, output: Path | None
 ) -> None:
-    from pipeline.comparison.plots.inside import write_pictures
+    from pipeline.comparison.inspected import write_pictures
     from pipeline.comparison.summary import best_evaluated
     from pipeline.inference.selection import choose, load_prefix
     from pipeline.inspection.folder import is_of_found, write_found

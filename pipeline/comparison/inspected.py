@@ -1,19 +1,25 @@
 """What the page says of the inside of the best prefix, and of what every start is made of."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pipeline.comparison.plots.embedding import Embedding
 from pipeline.comparison.plots.inside import Pictures, pictures_inside
+from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.style import Chart
+from pipeline.comparison.rendering import render
 from pipeline.comparison.tables import ShownTable
 from pipeline.inspection.folder import read_found
 from pipeline.inspection.found import Found
 from pipeline.inspection.shown import cells, sentences
 from pipeline.inspection.summary import by_layer, by_token, losses, visible
-from pipeline.storage.records import read_csv
+from pipeline.storage.records import read_csv, write_text
 from pipeline.workspace import paths
+
+PAGE = "inspection.html"
 
 STILL = ("attention", "movement", "losses")
 """The pictures that are drawn into files, too."""
@@ -79,6 +85,25 @@ def stills_inside(best: str) -> dict[str, Chart]:
     return {file: charts[title] for file, title in inside.stills.items()}
 
 
+def write_pictures(found: Found, folder: Path, dpi: int) -> None:
+    """Write every picture as PNG, and all of them to explore as `inspection.html`.
+
+    The page holds what draws them, and fetches nothing.
+    """
+    pictures = pictures_inside(found)
+    for file, (_, chart) in pictures.items():
+        save(chart, folder / f"{file}.png", dpi)
+    embedding = Embedding()
+    facts = {
+        "facts": found.facts,
+        "conclusion": keys_and_values(found),
+        "embedding": embedding,
+        "pictures": [embedding.add(chart, title) for title, chart in pictures.values()],
+        "notes": found.notes,
+    }
+    write_text(folder / PAGE, render("inspected.html.jinja", facts, escaped=True))
+
+
 def keys_and_values(found: Found) -> list[str]:
     """How far keys and values moved, and what either is worth, each in a sentence."""
     said = []
@@ -115,7 +140,7 @@ def start_words() -> list[StartWords]:
     """Every start of the sweep, as the stage `inspect` listed them; none before it ran."""
     if not paths.STARTS.exists():
         return []
-    table = read_csv(paths.STARTS)
+    table = read_csv(paths.STARTS, texts=("initialization", "origin", "word"))
     found = []
     keys = ["initialization", "length", "seed", "origin"]
     for _, rows in table.groupby(keys, dropna=False, sort=False):

@@ -20,7 +20,7 @@ def read_found(folder: Path) -> Found:
     """What `write_found` wrote. Raises PipelineError where it is not there."""
     facts = read_json(folder / _FACTS)
     notes, names = facts.pop("notes"), facts.pop("tables")
-    tables = {name: read_csv(folder / f"{name}.csv") for name in names}
+    tables = {name: read_csv(folder / f"{name}.csv", texts=("word", "start")) for name in names}
     if "ablation" in tables:
         # Empty cells beside whole numbers would make them fractions.
         tables["ablation"] = tables["ablation"].astype({"first": "Int64", "last": "Int64"})

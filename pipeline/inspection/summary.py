@@ -6,6 +6,8 @@ Tables = dict[str, pd.DataFrame]
 
 LAYER = ["part", "layer"]
 
+_SPACE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+
 
 def by_layer(tables: Tables) -> pd.DataFrame:
     """A row for each layer of each part.
@@ -88,5 +90,7 @@ def losses(tables: Tables) -> dict[str, float]:
 
 
 def visible(word: str) -> str:
-    """A word with its white space to be seen."""
-    return word.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+    """A word with its white space to be seen, and what a terminal would obey or hide by number."""
+    return "".join(
+        _SPACE.get(sign) or (sign if sign.isprintable() else f"\\u{ord(sign):04x}") for sign in word
+    )

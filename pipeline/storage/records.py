@@ -47,13 +47,23 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_csv(path: Path) -> "pd.DataFrame":
-    """A table. Raises PipelineError when the file is missing or is no CSV."""
+def read_csv(path: Path, texts: Iterable[str] = ()) -> "pd.DataFrame":
+    """A table, the columns `texts` as strings even where they hold numbers alone.
+
+    Raises PipelineError when the file is missing or is no CSV.
+    """
     import pandas as pd
 
     try:
-        # A name may be "NA" or "null"; only a cell without anything has no value.
-        return pd.read_csv(io.StringIO(read_text(path)), keep_default_na=False, na_values=[""])
+        return pd.read_csv(
+            io.StringIO(read_text(path, newline=""), newline=""),
+            # A name may be "NA" or "null"; only a cell without anything has no value.
+            keep_default_na=False,
+            na_values=[""],
+            dtype=dict.fromkeys(texts, object),
+            # A carriage return is a sign of a text: before Python 3.13 it is written unquoted.
+            lineterminator="\n",
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise PipelineError(f"{path}: is no CSV table; run its stage again") from error
 
@@ -79,10 +89,14 @@ def _encoded(path: Path, text: str) -> bytes:
         ) from error
 
 
-def read_text(path: Path) -> str:
-    """UTF-8 text, without a byte-order mark. Raises PipelineError when it is missing or none."""
+def read_text(path: Path, newline: str | None = None) -> str:
+    """UTF-8 text, without a byte-order mark; ends of lines as `open` has them by `newline`.
+
+    Raises PipelineError when it is missing or none.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            return file.read()
     except FileNotFoundError as error:
         raise PipelineError(f"{path}: no such file; run `dvc repro`") from error
     except UnicodeDecodeError as error:

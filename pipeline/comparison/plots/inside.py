@@ -1,13 +1,11 @@
 """The pictures of what is inside a prefix: heat map, lines by layer, and bars of loss."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.style import COLOURS, HEIGHT, WIDTH, Chart, number, styled
 from pipeline.inspection.blocks import blocks
 from pipeline.inspection.found import Found
@@ -15,8 +13,6 @@ from pipeline.inspection.summary import by_layer, by_token, losses, visible
 
 Pictures = dict[str, tuple[str, Chart]]
 """By the file's name without its end, a title and a chart."""
-
-PAGE = "inspection.html"
 
 MOST_COLUMNS = 64
 """Virtual tokens of a heat map; more share columns, block by block."""
@@ -34,20 +30,6 @@ LOSSES = {
 def pictures_inside(found: Found) -> Pictures:
     """The pictures of the tables that are there, each with its title and the fonts of all."""
     return {file: (title, styled(chart, title)) for file, (title, chart) in _drawn(found).items()}
-
-
-def write_pictures(found: Found, folder: Path, dpi: int) -> None:
-    """Write every picture as PNG, and all of them to explore as `inspection.html`.
-
-    The page holds what draws them, and fetches nothing.
-    """
-    for file, (_, chart) in pictures_inside(found).items():
-        save(chart, folder / f"{file}.png", dpi)
-    together = [chart.properties(title=title) for title, chart in _drawn(found).values()]
-    if together:
-        page = styled(alt.concat(*together, columns=1), found.facts["variant"])
-        page = page.resolve_scale(color="independent", shape="independent")
-        page.save(str(folder / PAGE), format="html", inline=True)
 
 
 def _drawn(found: Found) -> Pictures:
