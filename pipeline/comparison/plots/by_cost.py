@@ -41,7 +41,7 @@ def _by_cost(subject: Subject, cost: Cost) -> Chart:
         for row in subject.rows(settings[paid])
     ]
     free = settings[~paid & (settings["kind"] == "baseline")]
-    rows += level_rows(list(subject.rows(free)))
+    rows += level_rows(list(subject.rows(free)), rows, subject)
     axis = alt.Axis(tickCount=5, labelExpr=f"format(datum.value, '~s') + '{unit}'")
     scale = alt.Scale(type="log", nice=False, padding=24)
     x = alt.X("x:Q", title=label, scale=scale, axis=axis)
@@ -50,7 +50,9 @@ def _by_cost(subject: Subject, cost: Cost) -> Chart:
         points = alt.Chart().transform_filter(alt.datum.mark == "point")
         length = points.mark_text(align="left", dx=7, dy=-7, fontSize=10)
         colour = look(shown)["color"]
-        layers.append(length.encode(x=x, y=score_axis(subject), text="length:N", color=colour))
+        layers.append(
+            length.encode(x=x, y=score_axis(subject, rows), text="length:N", color=colour)
+        )
     data = alt.InlineData(values=rows)
     chart = alt.layer(*layers, data=data, width=WIDTH, height=HEIGHT)
     title = f"{subject.against(name)}; numbers: prefix length"

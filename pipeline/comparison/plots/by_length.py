@@ -29,7 +29,7 @@ def by_length(subject: Subject) -> Chart:
     for row in points:
         aside = _aside(places[row["series"]], len(places), lengths)
         rows.append({**row, "x": row["length"] * 2**aside})
-    rows += level_rows(list(subject.rows(settings[~at_a_length])))
+    rows += level_rows(list(subject.rows(settings[~at_a_length])), rows, subject)
     edge = 2 ** max(0.4, _SPREAD * _gap(lengths))
     scale = alt.Scale(type="log", base=2, domain=[lengths[0] / edge, lengths[-1] * edge])
     x = alt.X(

@@ -29,7 +29,7 @@ def by_train_size(subject: Subject) -> Chart:
             *(row for group in (of_length, baselines) for row in subject.runs(group)),
         ]
         points = [{**row, "x": int(sizes[row["setting"]])} for row in drawn]
-        level = level_rows(list(subject.rows(_level(subject, length))))
+        level = level_rows(list(subject.rows(_level(subject, length))), points, subject)
         rows += [{**row, "panel": _panel(length)} for row in [*points, *level]]
     ticks = sorted({row["x"] for row in rows if "x" in row})
     scale = alt.Scale(type="log", nice=False, padding=12)

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from pipeline.comparison.plots.layers import zoomable
+from pipeline.comparison.plots.layers import is_flat, zoomable
 from pipeline.comparison.plots.panels import heading, in_panels
 from pipeline.comparison.plots.style import Chart, Series, finished, look, number, series
 from pipeline.comparison.plots.subject import Row, Subject
@@ -19,7 +19,12 @@ def loss_curves(subject: Subject) -> Chart:
     shown = [_shade(place, length, len(lengths)) for place, length in enumerate(lengths)]
     names = sorted(set(curves["initialization"]))
     rows = curve_rows(curves)
-    x = alt.X("step:Q", title="optimizer step", scale=alt.Scale(nice=False, zero=False))
+    x = alt.X(
+        "step:Q",
+        title="optimizer step",
+        scale=alt.Scale(nice=False, zero=False),
+        axis=alt.Axis(tickMinStep=1),
+    )
     colours = look(shown, "prefix length")
     base = alt.Chart()
     line = {"color": colours["color"], "strokeDash": colours["strokeDash"]}
@@ -28,15 +33,17 @@ def loss_curves(subject: Subject) -> Chart:
         alt.Tooltip("step:Q", title="step"),
         alt.Tooltip("score:N", title="loss"),
     ]
-    pointed = base.mark_point(size=90, filled=True, opacity=0, aria=False)
+    # Where a pointer finds the values: nothing to see, unless a curve is of one step, thus no line.
+    alone = len(rows) == len({(row["panel"], row["series"]) for row in rows})
+    pointed = base.mark_point(size=90, filled=True, opacity=float(alone), aria=False)
+    flat = is_flat(rows)
     layers = [
-        base.mark_line(strokeWidth=1.6).encode(x=x, y=_y("y"), **line),
-        # Nothing to see: where a pointer finds the values.
-        zoomable(pointed.encode(x=x, y=_y("y"), tooltip=tips)),
+        base.mark_line(strokeWidth=1.6).encode(x=x, y=_y("y", flat), **line),
+        zoomable(pointed.encode(x=x, y=_y("y", flat), color=colours["color"], tooltip=tips)),
     ]
     if any("low" in row for row in rows):
         band = base.mark_area(opacity=0.18)
-        layers.insert(0, band.encode(x=x, y=_y("low"), y2="high:Q", color=colours["color"]))
+        layers.insert(0, band.encode(x=x, y=_y("low", flat), y2="high:Q", color=colours["color"]))
     chart = in_panels(layers, rows, [heading(name) for name in names])
     title = "Training loss by initialisation (running mean of 10 steps)"
     positive = all(row["y"] is None or row["y"] > 0 for row in rows)
@@ -74,12 +81,12 @@ def curve_rows(curves: pd.DataFrame, points: int = POINTS) -> list[Row]:
     return rows
 
 
-def _y(field: str) -> alt.Y:
+def _y(field: str, from_zero: bool) -> alt.Y:
     return alt.Y(
         field,
         type="quantitative",
         title="loss (nats per target token)",
-        scale=alt.Scale(type="linear", zero=False),
+        scale=alt.Scale(type="linear", zero=from_zero),
         axis=alt.Axis(tickCount=6),
     )
 

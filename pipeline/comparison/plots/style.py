@@ -117,7 +117,7 @@ def styled(chart: Chart, title: str) -> Chart:
         axis=alt.AxisConfig(
             labelLimit=0, titleLimit=0, labelFontSize=11, titleFontSize=12,
             titleFontWeight="normal", gridColor="#e6e6e6", domainColor="#888888",
-            tickColor="#888888", labelOverlap="greedy",
+            tickColor="#888888", labelOverlap="greedy", labelSeparation=4,
         ),
         # A name at the end of an axis would else stand out of the picture.
         axisX=alt.AxisConfig(labelBound=6),
