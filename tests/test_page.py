@@ -27,6 +27,14 @@ CUT_OFF = """() => [...document.querySelectorAll("figure.chart .view svg")].flat
       || own.top < box.top - 1 || own.bottom > box.bottom + 1);
   }).map((text) => text.textContent);
 })"""
+# Names of lines in a picture of which less than the whole is seen: its frame cuts them off.
+CUT_BY_FRAME = """() => [...document.querySelectorAll("svg .role-mark.mark-text text")].filter(
+  (text) => {
+    const frame = text.closest(".mark-text").parentElement.parentElement
+      .querySelector(":scope > path.background").getBoundingClientRect();
+    const own = text.getBoundingClientRect();
+    return own.top < frame.top - 1 || own.bottom > frame.bottom + 4;
+  }).map((text) => text.textContent)"""
 TOO_WIDE = """() => document.scrollingElement.scrollWidth > window.innerWidth"""
 TABLE = "document.querySelectorAll('.sortable')[0]"
 
@@ -122,6 +130,7 @@ def test_it_fits(browser: Browser, request: pytest.FixtureRequest, sweep: str, w
     path = request.getfixturevalue(sweep)
     page = browser.open(path, width)
     assert page.evaluate(CUT_OFF) == []
+    assert page.evaluate(CUT_BY_FRAME) == []
     assert not page.evaluate(TOO_WIDE)
     table = page.locator(".sortable .wide").first
     overflow = table.evaluate("box => box.scrollWidth - box.clientWidth")
@@ -305,6 +314,64 @@ def test_print_and_no_script(browser: Browser, small: Path) -> None:
     assert plain.locator(".sortable tbody tr").count() == 10
     assert plain.locator("figure noscript").first.is_visible()
     plain.close()
+
+
+def test_each_reference_has_a_line_of_its_own(browser: Browser, tmp_path: Path) -> None:
+    params = params_of(report={"resamples": 100})
+    write_sweep(tmp_path, params, examples=2)
+    arabic = "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 abc"
+    for file in (tmp_path / "data" / "evaluate").glob("*/predictions.jsonl"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        texts = [
+            json.dumps({**line, "references": ["one\ttab", arabic, "three"]}) for line in lines
+        ]
+        file.write_text("\n".join(texts) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        page = browser.open(write_report(params))
+    shown = page.locator(".example").first.locator(".reference li")
+    assert shown.all_text_contents() == ["one\ttab", arabic, "three"]
+    tops = shown.evaluate_all("all => all.map((one) => one.getBoundingClientRect().top)")
+    assert len(set(tops)) == 3
+    # A line of Arabic begins at the right, one of Latin letters at the left.
+    assert shown.evaluate_all("""all => all.map((one) => {
+      const range = document.createRange();
+      range.selectNodeContents(one);
+      return range.getBoundingClientRect().left - one.getBoundingClientRect().left < 1;
+    })""") == [True, False, True]
+
+
+def test_losses_that_are_no_numbers(browser: Browser, tmp_path: Path) -> None:
+    params = params_of(report={"resamples": 100})
+    write_sweep(tmp_path, params)
+    for name, loss in (("len2-corpus-seed0", float("nan")), ("len2-random-seed0", float("inf"))):
+        folder = tmp_path / "data" / "evaluate" / name
+        lines = [json.loads(line) for line in (folder / "predictions.jsonl").open()]
+        texts = [json.dumps({**line, "loss": loss}) for line in lines]
+        (folder / "predictions.jsonl").write_text("\n".join(texts) + "\n")
+        metrics = json.loads((folder / "metrics.json").read_text())
+        for split in params.evaluate.measured_splits:
+            metrics[split]["loss"] = loss
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        page = browser.open(write_report(params))
+    assert not browser.said
+    shown = dict(zip(cells(page, 0), cells(page, 3), strict=True))
+    assert shown["len2-corpus-seed0"] == "nan"
+    assert shown["len2-random-seed0"] == "inf"
+    assert "nan]" not in page.locator(".sortable").first.inner_text()
+
+
+def test_a_single_value_has_an_axis(browser: Browser, tmp_path: Path) -> None:
+    path = report_of(tmp_path, KINDS["one variant alone"], examples=1, steps=1)
+    page = browser.open(path)
+    assert "on 1 example." in page.locator(".conclusion").inner_text()
+    for title in ("test: loss against prefix length", "training loss"):
+        figure = page.locator("figure.chart", has=page.get_by_text(title, exact=True))
+        assert figure.locator(".role-axis-label text").count() > 4
+        point = figure.locator(".mark-symbol.role-mark path").last
+        assert point.get_attribute("opacity") != "0"
 
 
 KINDS: dict[str, Params] = {

@@ -72,7 +72,8 @@ def _winner(winner: dict[Any, Any], params: Params) -> str:
 
 def _chosen(winner: dict[Any, Any], params: Params, examples: int) -> str:
     score = METRICS[params.report.sort_by].shown(winner[params.report.chosen_by])
-    return f"It is chosen by its {sorted_by(params)}, {score} on {examples} examples."
+    counted = "1 example" if examples == 1 else f"{examples} examples"
+    return f"It is chosen by its {sorted_by(params)}, {score} on {counted}."
 
 
 def _against_baseline(
@@ -165,9 +166,10 @@ def _caution(
             "these very trainings"
         )
     if variants > 1 and validation_examples < FEW:
+        few = "examples are" if validation_examples != 1 else "example is"
         parts.append(
-            f"{validation_examples} validation examples are few to choose by: another setting "
-            "that is close may be as good"
+            f"{validation_examples} validation {few} few to choose by: another setting that is "
+            "close may be as good"
         )
     return [f"To bear in mind: {'; '.join(parts)}."] if parts else []
 

@@ -72,12 +72,13 @@ def _facts(
     charts: Mapping[str, Chart],
 ) -> dict[str, Any]:
     shown, over_seeds = shown_summary(table, params), shown_over_seeds(seeds, params)
+    note = f"In brackets: 95% interval over examples and seeds. {over_seeds.note}"
     return {
         "conclusion": conclude(table, seeds, statistics, params, _validation_examples()),
         "sorted_by": sorted_by(params),
         "tables": {
             "runs": (page_table(table, shown.note, params), shown),
-            "seeds": (page_table(seeds, over_seeds.note, params), over_seeds),
+            "seeds": (page_table(seeds, note, params), over_seeds),
         },
         "has_seeds": len(seeds) < len(table),
         "pictures": pictures_of_page(params),

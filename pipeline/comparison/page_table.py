@@ -115,8 +115,10 @@ def _columns(table: pd.DataFrame, params: Params) -> Iterator[Column]:
 
 def _cell(row: dict[Any, Any], key: str, params: Params) -> Cell:
     value = row[key]
+    metric = next((METRICS[name] for name in METRICS if key in _named(name, params)), None)
     if value is None or value is pd.NA or value != value:
-        return Cell("")
+        # Every row has its scores: one that is no number is that of a training gone wrong.
+        return Cell("" if metric is None else "nan")
     if key == "name":
         return Cell(shown_name(row))
     if key in ("cache_bytes", "stored_bytes"):
@@ -125,7 +127,7 @@ def _cell(row: dict[Any, Any], key: str, params: Params) -> Cell:
         return Cell(f"{value:.3f}", value=float(value))
     if key in ("length", "seeds", "trainable_parameters"):
         return Cell(f"{int(value):,}", value=float(value))
-    metric = METRICS[next(name for name in METRICS if key in _named(name, params))]
+    assert metric is not None, key
     below = []
     spread = row.get(f"{key}_std", float("nan"))
     if spread == spread:

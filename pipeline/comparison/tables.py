@@ -1,6 +1,7 @@
 """The tables as Markdown, which a terminal shows as well."""
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import pandas as pd
@@ -136,7 +137,8 @@ def _with_interval(row: dict[Any, Any], split: str, metric: str, params: Params)
 def shown_interval(row: dict[Any, Any], column: str, metric: str) -> str:
     """The brackets behind a score; nothing where there is no interval."""
     low, high = row[f"{column}_low"], row[f"{column}_high"]
-    if low != low:
+    # Of losses without end the resampled ones have none either.
+    if not (isfinite(low) and isfinite(high)):
         return ""
     return f" [{METRICS[metric].number(low)}, {METRICS[metric].number(high)}]"
 
