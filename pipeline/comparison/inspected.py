@@ -93,6 +93,8 @@ def write_pictures(found: Found, folder: Path, dpi: int) -> None:
     pictures = pictures_inside(found)
     for file, (_, chart) in pictures.items():
         save(chart, folder / f"{file}.png", dpi)
+    if not pictures:
+        return
     embedding = Embedding()
     facts = {
         "facts": found.facts,
