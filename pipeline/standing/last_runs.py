@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.config.load import read_yaml
+from pipeline.standing.lock_file import stages_of
 from pipeline.workspace import paths
 
 _LOCK = Path("dvc.lock")
@@ -24,13 +25,19 @@ class LastRuns:
     stages: dict[str, Any]
     params: dict[str, Any]
     _known: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
-    _makers: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
-    _hashes: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[str, tuple[str, str | None]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _read: dict[tuple[str, str | None], bool] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _hashes: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Note which stage makes which output."""
+        """Note which stage makes which output, and what it made last."""
         for stage, entry in self.stages.items():
-            self._makers.update({out["path"]: stage for out in entry.get("outs", ())})
+            for out in entry.get("outs", ()):
+                self._made[out["path"]] = (stage, out.get("md5"))
 
     @classmethod
     def read(cls) -> Self:
@@ -70,28 +77,34 @@ class LastRuns:
 
     def _is_as_read(self, dep: dict[str, Any]) -> bool:
         path = dep["path"]
-        maker = self._makers.get(path)
-        if maker is not None:
-            made = next(out for out in self.stages[maker]["outs"] if out["path"] == path)
-            return made.get("md5") == dep.get("md5") and self.is_up_to_date(maker)
+        if path in self._made:
+            stage, md5 = self._made[path]
+            return md5 == dep.get("md5") and self.is_up_to_date(stage)
+        # A file that many stages read is looked at once, in each state that they read it in.
+        key = (path, dep.get("md5"))
+        if key not in self._read:
+            self._read[key] = self._is_as_recorded(Path(path), dep)
+        return self._read[key]
+
+    def _is_as_recorded(self, path: Path, dep: dict[str, Any]) -> bool:
         # A file within a stage's output, as data/raw/train.jsonl.
-        above = (self._makers.get(str(parent)) for parent in Path(path).parents)
-        if not all(self.is_up_to_date(stage) for stage in above if stage is not None):
+        above = [self._made[str(p)][0] for p in path.parents if str(p) in self._made]
+        if not all(self.is_up_to_date(stage) for stage in above):
             return False
         # What is not here is as it was, as `--allow-missing` has it; without that DVC stops at it.
-        if not Path(path).exists():
+        if not path.exists():
             return True
         if dep.get("size", 0) > _LARGEST_READ:
-            return _size(Path(path)) == dep["size"]
+            return _size(path) == dep["size"]
         if path not in self._hashes:
-            self._hashes[path] = _md5(Path(path))
+            self._hashes[path] = _md5(path)
         return self._hashes[path] == dep.get("md5")
 
 
 @lru_cache(maxsize=1)
 def _stages_of(lock: Path, modified_ns: int) -> dict[str, Any]:
-    """The stages of a lock file as it was at that time; of a large sweep it takes seconds."""
-    return dict(read_yaml(lock).get("stages") or {})
+    """The stages of a lock file as it was at that time."""
+    return stages_of(lock)
 
 
 def _files(folder: Path) -> Iterable[Path]:

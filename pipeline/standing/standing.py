@@ -1,14 +1,15 @@
 """Where the sweep stands: what is trained and measured of it, and about how long the rest takes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
+from functools import cached_property
 from typing import Self
 
 from pipeline.config import Params
 from pipeline.standing.durations import duration
 from pipeline.standing.last_runs import LastRuns
-from pipeline.standing.steps import Kind, Step, all_steps
+from pipeline.standing.steps import Alike, Kind, Step, all_steps
 
 _TOLD_FROM = 0.1
 """The fraction of a stage after which its own pace tells how long it takes."""
@@ -36,7 +37,7 @@ class Standing:
         if current is None or last.is_up_to_date(stage):
             return None
         done = [step for step in steps if last.is_up_to_date(step.stage)]
-        waiting = [step for step in steps if step not in done and step != current]
+        waiting = [s for s in steps if s != current and not last.is_up_to_date(s.stage)]
         known = {step: duration(params, step) for step in steps}
         return cls(current, done, waiting, {s: d for s, d in known.items() if d is not None})
 
@@ -60,18 +61,12 @@ class Standing:
 
     def _left(self, fraction: float, elapsed: float) -> list[str]:
         """At most one phrase; of one kind alone where nothing tells how long the other takes."""
-        known = dict(self.seconds)
-        known.pop(self.current, None)
-        if fraction >= _TOLD_FROM:
-            known[self.current] = elapsed / fraction
-        left: dict[Kind, float] = {}
-        for step in (self.current, *self.waiting):
-            seconds = _expected(step, known)
-            if seconds is None:
-                left[step.kind] = float("nan")
-                continue
-            share = 1 - fraction if step == self.current else 1.0
-            left[step.kind] = left.get(step.kind, 0.0) + seconds * share
+        pace = elapsed / fraction if fraction >= _TOLD_FROM else None
+        current = pace or self._mean(self.current.kind, self.current.alike, None)
+        left = {self.current.kind: _times(current, 1 - fraction)}
+        for (kind, alike, measured), count in self._waiting.items():
+            seconds = measured or self._mean(kind, alike, pace)
+            left[kind] = left.get(kind, 0.0) + _times(seconds, count)
         told = {kind: seconds for kind, seconds in left.items() if seconds == seconds}
         if not told:
             return []
@@ -80,17 +75,38 @@ class Standing:
             return [f"{phrase} left"]
         return [f"{phrase} of {'training' if Kind.TRAINING in told else 'measuring'} left"]
 
+    @cached_property
+    def _waiting(self) -> Counter[tuple[Kind, Alike, float | None]]:
+        """How many wait that are alike and took as long, where they are known to have run."""
+        return Counter((step.kind, step.alike, self.seconds.get(step)) for step in self.waiting)
 
-def _expected(step: Step, known: dict[Step, float]) -> float | None:
-    """The mean of the measured steps that are most like this one; None without any of its kind."""
-    if step in known:
-        return known[step]
-    same_kind = [other for other in known if other.kind is step.kind]
-    for level, likeness in enumerate(step.alike):
-        alike = [known[other] for other in same_kind if other.alike[level] == likeness]
-        if alike:
-            return mean(alike)
-    return None
+    @cached_property
+    def _measured(self) -> dict[tuple[Kind, int, object], tuple[float, int]]:
+        """Of each likeness of other steps than the one at hand their seconds, and their number."""
+        sums: dict[tuple[Kind, int, object], tuple[float, int]] = {}
+        for step, seconds in self.seconds.items():
+            for level, likeness in enumerate(step.alike if step != self.current else ()):
+                total, count = sums.get((step.kind, level, likeness), (0.0, 0))
+                sums[step.kind, level, likeness] = (total + seconds, count + 1)
+        return sums
+
+    def _mean(self, kind: Kind, alike: Alike, pace: float | None) -> float | None:
+        """Of the measured steps that are most like it, the one at hand by its pace among them.
+
+        None without any of its kind.
+        """
+        for level, likeness in enumerate(alike):
+            total, count = self._measured.get((kind, level, likeness), (0.0, 0))
+            own = kind is self.current.kind and likeness == self.current.alike[level]
+            if pace is not None and own:
+                total, count = total + pace, count + 1
+            if count:
+                return total / count
+        return None
+
+
+def _times(seconds: float | None, count: float) -> float:
+    return float("nan") if seconds is None else seconds * count
 
 
 def _shown(seconds: float) -> str:

@@ -16,6 +16,10 @@ class Kind(Enum):
     MEASUREMENT = "evaluate"
 
 
+Alike = tuple[tuple[object, ...], ...]
+"""What stages share, the closest likeness first."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One stage of one variant or baseline; `stage` is its name in `dvc repro` and `dvc.lock`."""
@@ -25,11 +29,11 @@ class Step:
     stage: str
 
     @property
-    def alike(self) -> list[tuple[object, ...]]:
+    def alike(self) -> Alike:
         """What it shares with stages that take as long, the closest likeness first."""
         row, size = self.row, self.row.train_size if self.kind is Kind.TRAINING else None
         family = None if isinstance(row, Variant) else row.family
-        return [(family, size, row.length), (family, size), (isinstance(row, Variant), size), ()]
+        return ((family, size, row.length), (family, size), (isinstance(row, Variant), size), ())
 
 
 def all_steps(params: Params) -> list[Step]:

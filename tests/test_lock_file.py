@@ -1,0 +1,188 @@
+"""`dvc.lock` read at every stage: as YAML has it, and of a long sweep in a fraction of a second."""
+
+import hashlib
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.config import Params
+from pipeline.config.load import read_yaml
+from pipeline.errors import PipelineError
+from pipeline.standing.lock_file import stages_of
+from pipeline.standing.standing import Standing
+from pipeline.standing.steps import Kind, all_steps
+from pipeline.sweep.variants import Variant
+from pipeline.workspace import paths
+from tests.conftest import ROOT, Workspace
+
+
+def without_commands(stages: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {key: value for key, value in stage.items() if key != "cmd"}
+        for name, stage in stages.items()
+    }
+
+
+@pytest.mark.real
+def test_what_dvc_writes_is_read_as_yaml(finished: Workspace) -> None:
+    lock = finished.root / "dvc.lock"
+    stages = stages_of(lock)
+    assert stages == without_commands(read_yaml(lock)["stages"])
+    assert stages["train@2-random-0"]["params"]["params.yaml"]["train"]["learning_rate"] == 5e-3
+
+
+ODD = """\
+schema: '2.0'
+stages:
+  train@2-a-0:
+    cmd:
+    - echo one
+    - 'echo two: three'
+    deps:
+    - path: a file with spaces
+      hash: md5
+      md5: '12345678901234567890123456789012'
+      size: 7
+    - path: 'data/quoted: #1'
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef.dir
+      size: 7
+      nfiles: 2
+    params:
+      params.yaml:
+        task:
+          target_template: |-
+            deps:
+
+              - path: {{ answer }}
+          rate: 1e-3
+          none:
+    outs:
+    - path: data/plain
+      hash: md5
+      md5: abcdef
+      size: 12
+  '2':
+    cmd: "a long command that is folded over
+      lines"
+    deps:
+    - path: data/plain
+      md5: abcdef
+      size: 12
+      files:
+      - relpath: x
+        md5: y
+  bare:
+    cmd: x
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ODD,
+        ODD.replace("  '2':\n", "  other:\n"),
+        ODD.replace("    params:\n", "    params: &p\n").replace("cmd: x", "params: *p"),
+        ODD.replace("schema: '2.0'\n", "# a comment\nschema: '2.0'\n"),
+        ODD.replace("\n", "\r\n"),
+        "schema: '2.0'\nstages: {}\n",
+        "schema: '2.0'\n",
+    ],
+)
+def test_what_is_written_otherwise_is_read_as_yaml(text: str, tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    lock.write_bytes(text.encode())
+    expected = read_yaml(lock).get("stages") or {}
+    assert without_commands(stages_of(lock)) == without_commands(expected)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"\xff\xfe", ODD[:300].encode() + b"\n<<<<<<< HEAD\n", b"", ODD.replace("1e-3", "{").encode()],
+)
+def test_a_damaged_one_is_refused_in_a_sentence(damaged: bytes, tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    lock.write_bytes(damaged)
+    with pytest.raises(PipelineError, match=r"dvc\.lock: "):
+        stages_of(lock)
+
+
+def long_sweep() -> Params:
+    """512 variants by the default params."""
+    raw = read_yaml(ROOT / "params.yaml")
+    raw["sweep"].update(lengths=list(range(1, 65)), seeds=list(range(8)), in_context=[])
+    raw["sweep"]["initializations"] = ["random"]
+    dumped = io.StringIO()
+    YAML(typ="safe").dump(raw, dumped)
+    paths.PARAMS.write_text(dumped.getvalue())
+    return Params.model_validate(raw)
+
+
+def lock_of(params: Params) -> dict[str, Any]:
+    """The entries of all trainings, and of the measurements of the first half."""
+    described = read_yaml(ROOT / "dvc.yaml")["stages"]
+    raw = read_yaml(paths.PARAMS)
+    steps = [step for step in all_steps(params) if isinstance(step.row, Variant)]
+    entries: dict[str, Any] = {}
+    for step in steps:
+        stage = described[step.kind.value]
+
+        def of_variant(path: str, name: str = step.row.name) -> str:
+            if "len${" in path:
+                return "/".join(name if "len${" in part else part for part in path.split("/"))
+            return path.replace("${item.initialization}", "random")
+
+        for out in stage["outs"]:
+            Path(of_variant(out)).parent.mkdir(parents=True, exist_ok=True)
+            Path(of_variant(out)).touch()
+        hashed = [
+            {"path": path, "hash": "md5", "md5": hashlib.md5(path.encode()).hexdigest(), "size": 9}
+            for path in map(of_variant, (*stage["deps"], *stage["outs"]))
+        ]
+        entries[step.stage] = {
+            "cmd": f"python -m pipeline {step.stage}",
+            "deps": hashed[: len(stage["deps"])],
+            "params": {"params.yaml": {name: raw[name] for name in stage["params"]}},
+            "outs": hashed[len(stage["deps"]) :],
+        }
+    measured = [step.stage for step in steps if step.kind is Kind.MEASUREMENT]
+    return {k: v for k, v in entries.items() if k not in measured[len(measured) // 2 :]}
+
+
+def test_a_thousand_stages_cost_a_fraction_of_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = long_sweep()
+    # As DVC writes it; a YAML library takes ten seconds for that.
+    lines = ["schema: '2.0'", "stages:"]
+    for name, entry in lock_of(params).items():
+        text = io.StringIO()
+        yaml = YAML()
+        yaml.dump({"params": entry["params"]}, text)
+        lines += [f"  {name}:", f"    cmd: {entry['cmd']}", "    deps:"]
+        lines += [_line for dep in entry["deps"] for _line in file_lines(dep)]
+        lines += [f"    {line}".rstrip() for line in text.getvalue().splitlines()]
+        lines += ["    outs:", *(_line for out in entry["outs"] for _line in file_lines(out))]
+    Path("dvc.lock").write_text("\n".join(lines) + "\n")
+    current = all_steps(params)[-3]
+    began = time.process_time()
+    standing = Standing.at(params, current.stage)
+    assert standing is not None
+    assert standing.sentence() == "512 of 512 trained, 256 of 514 measured"
+    assert time.process_time() - began < 2
+    standing = Standing(current, [], standing.waiting, dict.fromkeys(standing.done, 60.0))
+    began = time.process_time()
+    for _ in range(20):
+        standing.sentence(0.5, 30.0)
+    # Drawn ten times a second.
+    assert time.process_time() - began < 0.2
+
+
+def file_lines(file: dict[str, Any]) -> list[str]:
+    first, *others = [f"{key}: {value}" for key, value in file.items()]
+    return [f"    - {first}", *(f"      {line}" for line in others)]
