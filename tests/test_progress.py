@@ -348,3 +348,10 @@ class _Silent:
     def set_description_str(self, *_: object, **__: object) -> None: ...
 
     def refresh(self) -> None: ...
+
+
+def test_every_bar_is_one_of_these() -> None:
+    """What draws by itself leaves hundreds of states in a log."""
+    root = Path(__file__).parent.parent / "pipeline"
+    drawing = {path.parent.name for path in root.rglob("*.py") if "import tqdm" in path.read_text()}
+    assert drawing == {"progress"}

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pandas as pd
-from tqdm import tqdm
 
 from pipeline.inspection.blocks import MOST_GROUPS, blocks
 from pipeline.inspection.movement import ALONE
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.progress.bar import Bar
 
 Loss = Callable[[PrefixModel], float]
 """A model's loss on the examples, nats per target token."""
@@ -31,8 +31,10 @@ def ablation(
     """
     rows: list[dict[str, object]] = []
     tried = list(_tried(model, start))
-    for row, measured in tqdm(tried, desc=title, unit="evaluation", disable=title is None):
-        rows.append({**row, "loss": measured(loss)})
+    with Bar(len(tried), title or "", "evaluation", shown=title is not None) as bar:
+        for row, measured in tried:
+            rows.append({**row, "loss": measured(loss)})
+            bar.update()
     table = pd.DataFrame(rows).astype({"first": "Int64", "last": "Int64"})
     table["increase"] = table["loss"] - table["loss"].iloc[0]
     return table[["without", "part", "first", "last", "loss", "increase"]]
