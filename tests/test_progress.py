@@ -286,8 +286,11 @@ def test_durations_are_those_of_todays_params(
     assert known == {Kind.TRAINING}
     record_duration(load_params(), steps[1], 7.5)
     assert duration(load_params(), steps[1]) == 7.5
-    (copy.root / "data" / "timings" / "stages" / f"{steps[1].stage}.json").write_text("{")
-    assert duration(load_params(), steps[1]) is None
+    path = copy.root / "data" / "timings" / "stages" / f"{steps[1].stage}.json"
+    noted = path.read_text()
+    for damaged in ("{", noted.replace("7.5", "NaN"), noted.replace("7.5", "Infinity")):
+        path.write_text(damaged)
+        assert duration(load_params(), steps[1]) is None
 
 
 @pytest.mark.real

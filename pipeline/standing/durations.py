@@ -6,6 +6,7 @@ and no stage depends on it.
 
 import hashlib
 import json
+import math
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
@@ -32,7 +33,9 @@ def duration(params: Params, step: Step) -> float | None:
         return None
     try:
         found = read_json(path)
-        return float(found["seconds"]) if found["of"] == _digest(params, step.kind) else None
+        seconds = float(found["seconds"])
+        is_time = 0 < seconds < math.inf
+        return seconds if is_time and found["of"] == _digest(params, step.kind) else None
     except (PipelineError, KeyError, TypeError, ValueError):
         # Damaged: nothing depends on it, and the next run replaces it.
         return None
