@@ -78,6 +78,14 @@ def test_a_terminal_has_a_bar_and_the_wholes_below_it() -> None:
     assert "sweep" not in drawn.rsplit("work: 100%", 1)[1].split("after")[0].rsplit("\x1b[A", 1)[-1]
 
 
+def test_ci_has_none_on_a_terminal_either() -> None:
+    """Some services run their commands on one, and keep each state of a bar."""
+    environment = {**os.environ, "CI": "true"}
+    root = Path(__file__).parent.parent
+    drawn = on_a_terminal(sys.executable, "-c", WORK, cwd=root, env=environment)
+    assert drawn.split() == ["after"]
+
+
 def test_a_log_has_few_lines(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,12 +19,12 @@ class Watching(Enum):
 
 
 def watching() -> Watching:
-    """By standard error, and by the variable `CI`, which such services set."""
-    if sys.stderr.isatty():
-        return Watching.TERMINAL
-    return (
-        Watching.CI if os.environ.get("CI", "").lower() not in ("", "0", "false") else Watching.LOG
-    )
+    """By the variable `CI`, which such services set, some of them beside a terminal; then by
+    standard error.
+    """
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        return Watching.CI
+    return Watching.TERMINAL if sys.stderr.isatty() else Watching.LOG
 
 
 def quiet_libraries() -> None:
