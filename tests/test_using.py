@@ -329,3 +329,15 @@ def test_greedy_choices_are_the_frozen_models_own(model: Any, tokenizer: Any) ->
     expected = generator("size: 3 km", Decoding(8))
     model.generation_config.update(do_sample=True, temperature=9.0, repetition_penalty=5.0)
     assert generator("size: 3 km", Decoding(8)) == expected
+
+
+@pytest.mark.parametrize("stage", ["inspect", "report"])
+def test_a_stage_typed_before_its_time_names_the_one_to_run(
+    workspace: Workspace, stage: str
+) -> None:
+    """No stage has run, and no folder of theirs is there."""
+    result = workspace.pipeline(stage, check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: data/")
+    assert "`dvc repro" in line

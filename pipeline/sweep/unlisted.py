@@ -21,6 +21,7 @@ def remove_unlisted(params: Params) -> None:
 
 
 def _keep(folder: Path, names: set[str]) -> None:
-    for path in sorted(folder.iterdir()):
+    # Before the first stage there is none.
+    for path in sorted(folder.glob("*")):
         if path.is_dir() and path.name not in names:
             shutil.rmtree(path)
