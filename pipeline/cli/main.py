@@ -58,7 +58,9 @@ class _Group(DYMGroup):
                 _fail(str(error))
             raise
         except KeyboardInterrupt:
-            _fail("stopped; `dvc repro` runs this stage again and keeps what is finished", code=130)
+            is_stage = any(ctx.invoked_subcommand == command.name for command in STAGES)
+            again = "; `dvc repro` runs this stage again and keeps what is finished"
+            _fail(f"stopped{again if is_stage else ''}", code=130)
         except Exception as error:
             if (sentence := explained(error, ctx.invoked_subcommand)) is None:
                 raise
