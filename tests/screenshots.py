@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from pipeline.config import load_params
-from pipeline.tracking.serving import free_port, serving
+from pipeline.tracking.serving import serving
 from pipeline.tracking.store import open_experiment
 from pipeline.tracking.view import view_link
 from pipeline.workspace import paths
@@ -41,7 +41,7 @@ def _of_mlflow(charts: bool) -> Callable[[Page], None]:
     def draw(page: Page) -> None:
         page.add_init_script(_SECOND_VISIT)
         experiment_id = open_experiment(load_params())
-        with serving(free_port(None)) as (address, _):
+        with serving() as (address, _):
             page.goto(f"{address}/{view_link(experiment_id, charts)}")
             page.get_by_text("matching runs").wait_for(timeout=120_000)
             page.wait_for_timeout(5000)  # charts are drawn one after another

@@ -14,7 +14,7 @@ from pipeline.cli.main import main
 from pipeline.config import load_params
 from pipeline.stages import report
 from pipeline.tracking import view
-from pipeline.tracking.serving import free_port, serving
+from pipeline.tracking.serving import serving
 from tests.conftest import Workspace
 from tests.sweep_runs import VARIANTS
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with database, pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", database.get_uri(driver="psycopg2"))
-        with serving(free_port(None)) as (address, _):
+        with serving() as (address, _):
             yield address
 
 

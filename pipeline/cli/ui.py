@@ -1,5 +1,7 @@
 """`python -m pipeline ui`: MLflow's UI, open at the comparison."""
 
+import signal
+
 import click
 
 from pipeline.config import load_params
@@ -23,6 +25,10 @@ def ui(port: int | None, browser: bool | None) -> None:
     python -m pipeline ui --port 8080
     """
     params = load_params()
+    # A terminal that is closed ends the server as Ctrl-C does; under nohup it goes on.
+    closed = getattr(signal, "SIGHUP", None)
+    if closed is not None and signal.getsignal(closed) is signal.SIG_DFL:
+        signal.signal(closed, signal.default_int_handler)
     from pipeline.tracking.ui import open_ui
 
     open_ui(params, port, browser)

@@ -10,13 +10,12 @@ from mlflow.entities import Metric, Run
 from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.data.splits import load_split
-from pipeline.errors import first_line
 from pipeline.tracking.inputs import as_inputs
 from pipeline.tracking.outbox import Entry, Outbox, close_abandoned, pending
 from pipeline.tracking.results import outcome
 from pipeline.tracking.runs import log_params, sha256
 from pipeline.tracking.state import is_current, make_current, runs_where
-from pipeline.tracking.store import experiment_named
+from pipeline.tracking.store import experiment_named, told
 
 _BATCH = 1000  # metrics in one request, MLflow's limit
 _PATIENCE = 20.0  # seconds that a finished training waits for its last metrics to arrive
@@ -181,7 +180,7 @@ class Courier(threading.Thread):
         if self._warned:
             return
         self._warned = True
-        reason = "no answer in time" if error is None else first_line(error)[:200]
+        reason = "no answer in time" if error is None else told(error)
         print(
             f"warning: MLflow is out of reach ({reason}); what it lacks is kept in "
             f"{_shown(self._outbox.path.parent)} and delivered by the next training or report",

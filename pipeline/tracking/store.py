@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,17 @@ def never_fatal(action: str) -> Iterator[None]:
         yield
     except Exception as error:
         print(
-            f"warning: could not {action} in MLflow ({first_line(error)}); the stage's files are "
+            f"warning: could not {action} in MLflow ({told(error)}); the stage's files are "
             "complete, and `dvc repro --force --single-item report` logs what is missing",
             file=sys.stderr,
         )
+
+
+def told(error: BaseException) -> str:
+    """What MLflow says of a failure, in a part of a sentence and without a password."""
+    return without_password(first_line(error))[:600]
+
+
+def without_password(text: str) -> str:
+    """A text whose addresses have lost their user and password; the path of a file is none."""
+    return re.sub(r"(?<=://)(?!/)\S*@", "…@", text)

@@ -10,9 +10,9 @@ import mlflow
 from mlflow import MlflowClient
 
 from pipeline.config import Params
-from pipeline.errors import PipelineError, first_line
-from pipeline.tracking.serving import free_port, serving
-from pipeline.tracking.store import prepare
+from pipeline.errors import PipelineError
+from pipeline.tracking.serving import serving
+from pipeline.tracking.store import prepare, told, without_password
 from pipeline.tracking.view import has_view, save_view, server, view_link
 
 _NOTHING = "nothing has been logged to MLflow yet; run `make repro` (or `dvc repro`) first"
@@ -30,7 +30,7 @@ def open_ui(params: Params, port: int | None, browser: bool | None) -> None:
     if address := server():
         _tell(address, experiment_id, browser)
         return
-    with suppress(KeyboardInterrupt), serving(free_port(port)) as (address, process):
+    with suppress(KeyboardInterrupt), serving(port) as (address, process):
         _tell(address, experiment_id, browser)
         print("Ctrl-C ends it.", flush=True)
         process.wait()
@@ -57,9 +57,9 @@ def _experiment(params: Params) -> str:
     except PipelineError:
         raise
     except Exception as error:  # MLflow's stores and servers raise all kinds
-        reason, named = first_line(error)[:200], _without_password(store)
         raise PipelineError(
-            f"MLflow's store {named} cannot be read ({reason}); MLFLOW_TRACKING_URI names it"
+            f"MLflow's store {without_password(store)} cannot be read ({told(error)}); "
+            "MLFLOW_TRACKING_URI names it"
         ) from error
     return experiment_id
 
@@ -78,8 +78,3 @@ def _has_desktop() -> bool:
     if sys.platform in ("darwin", "win32"):
         return True
     return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-
-
-def _without_password(store: str) -> str:
-    head, at, rest = store.rpartition("@")
-    return f"{head.split('://')[0]}://…@{rest}" if at else store

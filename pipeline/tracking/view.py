@@ -23,6 +23,7 @@ from pipeline.tracking.charts import SECTIONS, cards
 from pipeline.tracking.results import interval_tag
 from pipeline.tracking.runs import metric_group
 from pipeline.tracking.state import CURRENT, SWEEP
+from pipeline.tracking.store import without_password
 from pipeline.workspace import location
 
 _TAG = "mlflow.sharedViewState."
@@ -95,9 +96,14 @@ def told_way(experiment_id: str) -> str:
 
 
 def server() -> str | None:
-    """The address of the server that runs are logged to; None for a store without one."""
+    """The address of the server that runs are logged to; None for a store without one.
+
+    A password in it is left out: a browser asks for it.
+    """
     store = str(mlflow.get_tracking_uri())
-    return store.rstrip("/") if store.startswith(("http://", "https://")) else None
+    if not store.startswith(("http://", "https://")):
+        return None
+    return without_password(store).replace("…@", "").rstrip("/")
 
 
 def _state(params: Params) -> dict[str, Any]:
