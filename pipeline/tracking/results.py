@@ -5,6 +5,7 @@ MLflow draws a chart of every metric, so that a metric says what no other one, a
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from pipeline.workspace.timings import read_timing
 
 PREDICTIONS, SCORES = "predictions.json", "scores.json"
 """Tables among the artifacts, which MLflow's page of a run shows: a row an example, a metric."""
+
+_INTERVAL = " interval"
 
 # By what is there anyway: the params `length` and `train_size`, or data.max_examples; the last step
 # of `train/loss`; and what validation comes to in the end.
@@ -101,6 +104,11 @@ def tell_score(params: Params, run_id: str, folder: Path) -> None:
         if low == low:  # NaN: a single example has none
             tags[interval_tag(params)] = f"[{metric.number(low)}, {metric.number(high)}]"
     known = MlflowClient().get_run(run_id).data.tags
+    for key in known:
+        # Of what it was sorted by, or measured on, before.
+        told = re.fullmatch(rf"\w+/(\w+){_INTERVAL}", key)
+        if told and told[1] in METRICS and key not in tags:
+            MlflowClient().delete_tag(run_id, key)
     for key, value in tags.items():
         if known.get(key) != value:
             MlflowClient().set_tag(run_id, key, value)
@@ -108,7 +116,7 @@ def tell_score(params: Params, run_id: str, folder: Path) -> None:
 
 def interval_tag(params: Params) -> str:
     """The tag that holds the 95% interval of what variants are judged by."""
-    return f"{params.report.split}/{params.report.sort_by} interval"
+    return f"{params.report.split}/{params.report.sort_by}{_INTERVAL}"
 
 
 def _has_a_chart(name: str, beside: Mapping[str, Any], sort_by: str) -> bool:

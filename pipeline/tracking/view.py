@@ -11,6 +11,7 @@ import json
 import re
 import time
 import zlib
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -35,9 +36,8 @@ def save_view(params: Params, experiment_id: str) -> None:
     state = json.dumps(_state(params), separators=(",", ":")).encode()
     packed = base64.b64encode(zlib.compress(state, 9)).decode()
     now = int(time.time() * 1000)
-    whose = f" of {location.home_label().split(' ', 1)[-1]}" if server() else ""
     view = {
-        "name": f"Comparison{whose}",
+        "name": f"Comparison of {_whose()}" if _is_shared() else "Comparison",
         "createdAt": now,
         "updatedAt": now,
         "state": f"deflate;{packed}",
@@ -82,8 +82,10 @@ def describe(experiment_id: str, won: str, report: str) -> None:
         f"[report]({page})",
     )
     client = MlflowClient()
+    # An experiment has one description: it is of the workspace that reported last.
+    told = f"{_whose()}: {won}" if _is_shared() else won
     # MLflow shows this tag as the experiment's description.
-    client.set_experiment_tag(experiment_id, "mlflow.note.content", f"{won} {' · '.join(links)}")
+    client.set_experiment_tag(experiment_id, "mlflow.note.content", f"{told} {' · '.join(links)}")
     # Without it MLflow asks what kind of experiment it is.
     client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
 
@@ -104,6 +106,18 @@ def server() -> str | None:
     if not store.startswith(("http://", "https://")):
         return None
     return without_password(store).replace("…@", "").rstrip("/")
+
+
+def _whose() -> str:
+    """Whose workspace it is, and where, without the number of its label."""
+    return location.home_label().split(" ", 1)[-1]
+
+
+def _is_shared() -> bool:
+    """Whether other workspaces may log to this store: it lies outside the repository."""
+    store = str(mlflow.get_tracking_uri())
+    file = store.removeprefix("sqlite:///")
+    return file == store or Path(file).resolve().parent != location.home().resolve()
 
 
 def _state(params: Params) -> dict[str, Any]:
