@@ -20,7 +20,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The default params, an example, a trained variant that params.yaml no longer lists."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     adapter = "baselines:\n  theirs: {type: adapter, path: adapters/theirs}\n"
-    (tmp_path / "params.yaml").write_text(text.replace("baselines:\n", adapter, 1))
+    for found, put in (
+        ("baselines:\n", adapter),
+        ("trained_baselines: {}\n", "trained_baselines: {lora: {type: lora}}\n"),
+        ("  train_sizes: []", "  train_sizes: [50]"),
+    ):
+        assert found in text
+        text = text.replace(found, put, 1)
+    (tmp_path / "params.yaml").write_text(text)
     (tmp_path / "examples").mkdir()
     shutil.copy(ROOT / "examples" / "webnlg.yaml", tmp_path / "examples")
     trained = tmp_path / "data" / "train" / "len4-zero-seed7"
@@ -64,7 +71,12 @@ def test_variants_trained_and_to_be_trained_and_adapters(folder: Path) -> None:
         (["train", "--length", ""], ["8", "32"]),
         (["evaluate", "--seed", ""], ["0"]),
         (["in_context", "--initialization", ""], ["demonstrations"]),
-        (["train_baseline", ""], []),
+        (["train_baseline", ""], ["lora"]),
+        (["evaluate_baseline", "lora", "--seed", ""], ["0"]),
+        (["train_baseline", "lora", "--train-size", ""], ["50"]),
+        (["demo", "--variant", "len8-r"], ["len8-random-seed0", "len8-random-seed0-train50"]),
+        (["demo", "--variant", "b"], []),
+        (["inspect", "len4"], ["len4-zero-seed7"]),
         (["params", ""], ["examples/webnlg.yaml"]),
         (["params", "mine"], ["<file>"]),
         (["generate", "--file", ""], ["<file>"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.names import complete_sweep
 from pipeline.config import Params, load_params
 from pipeline.errors import PipelineError
 from pipeline.preflight.files import check_files
@@ -20,6 +21,7 @@ from pipeline.sweep.variants import Variant
 @click.option(
     "--variant",
     metavar="NAME",
+    shell_complete=complete_sweep,
     help="A variant of params.yaml, such as len8-random-seed0.  [default: of those that start from "
     "a text, one with the longest prefix]",
 )

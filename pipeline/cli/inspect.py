@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.names import complete_variants
 from pipeline.config import Params, load_params
 from pipeline.errors import PipelineError
 from pipeline.preflight.files import check_files
@@ -13,7 +14,7 @@ _SPLITS = click.Choice(["validation", "test", "test_unseen"])
 
 
 @click.command()
-@click.argument("variant", required=False)
+@click.argument("variant", required=False, shell_complete=complete_variants)
 @click.option(
     "--examples",
     type=click.IntRange(min=0),

@@ -5,13 +5,14 @@ Files are read and no library: a shell asks at every key. What cannot be read co
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from pipeline.sweep.variants import BEST
+from pipeline.sweep.variants import BEST, Variant
 from pipeline.workspace import paths
 
 Complete = Callable[[click.Context, click.Parameter, str], list[Any]]
@@ -27,13 +28,16 @@ def _variants() -> Iterable[str]:
     """The best, those trained, those of the sweep that are still to be, and imported adapters."""
     yield BEST
     yield from sorted(path.parent.name for path in paths.TRAIN.glob("*/prefix.safetensors"))
-    params = _params()
-    sweep = params["sweep"]
-    for length in sweep["lengths"]:
-        for start in sweep["initializations"]:
-            yield from (f"len{length}-{start}-seed{seed}" for seed in sweep["seeds"])
-    baselines = params.get("baselines", {}).items()
+    yield from _sweep()
+    baselines = _params().get("baselines", {}).items()
     yield from (name for name, baseline in baselines if baseline.get("type") == "adapter")
+
+
+def _sweep() -> Iterable[str]:
+    sweep = _params()["sweep"]
+    points = product(sweep["lengths"], sweep["initializations"], sweep["seeds"])
+    sized = product((None, *sweep.get("train_sizes", ())), list(points))
+    return (Variant(*point, size).name for size, point in sized)
 
 
 def completing(*keys: str) -> Complete:
@@ -74,3 +78,6 @@ def complete_examples(
 
 complete_variants = _of(_variants)
 """Completes with names of variants."""
+
+complete_sweep = _of(_sweep)
+"""Completes with names of the sweep's variants, trained or not."""

@@ -172,11 +172,8 @@ def in_context(length: int, initialization: str) -> None:
 
 
 def _baseline_options(command: Any) -> Any:
-    for option in (
-        click.option("--train-size", type=int, help="One of sweep.train_sizes; default: all."),
-        click.option("--seed", type=int, required=True, help="One of sweep.seeds."),
-        click.argument("baseline"),
-    ):
+    named = click.argument("baseline", shell_complete=completing("trained_baselines"))
+    for option in (_TRAIN_SIZE, _SEED, named):
         command = option(command)
     return command
 
