@@ -35,9 +35,9 @@ def _variants() -> Iterable[str]:
 
 def _sweep() -> Iterable[str]:
     sweep = _params()["sweep"]
-    points = product(sweep["lengths"], sweep["initializations"], sweep["seeds"])
-    sized = product((None, *sweep.get("train_sizes", ())), list(points))
-    return (Variant(*point, size).name for size, point in sized)
+    sizes = (None, *sweep.get("train_sizes", ()))
+    points = product(sizes, sweep["lengths"], sweep["initializations"], sweep["seeds"])
+    return (Variant(length, start, seed, size).name for size, length, start, seed in points)
 
 
 def completing(*keys: str) -> Complete:
