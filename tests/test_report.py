@@ -13,11 +13,14 @@ import pytest
 
 from pipeline.comparison.choice import setting_of
 from pipeline.comparison.conclusion import conclude
+from pipeline.comparison.plots.by_cost import by_stored_bytes
 from pipeline.comparison.plots.embedding import drawing_script
 from pipeline.comparison.plots.still import save
+from pipeline.comparison.plots.subject import Subject
 from pipeline.comparison.plots.table import draw
 from pipeline.config import Params
 from pipeline.config.shown import shown_params
+from pipeline.metrics.table import METRICS
 from tests.conftest import Workspace, tiny_params
 from tests.sweep_runs import VARIANTS, client, runs
 
@@ -225,6 +228,22 @@ def test_pictures_of_a_large_sweep(tmp_path: Path) -> None:
         width, height = struct.unpack(">II", content[16:24])
         assert width > 400
         assert height > 200
+
+
+def test_a_baseline_that_stores_something_has_a_mark() -> None:
+    params = big_params()
+    table = big_table(params)
+    text = {"kind": "baseline", "name": "text", "initialization": "text", "length": 100}
+    text |= {"stored_bytes": 500, "test_loss": 1.0}
+    table = pd.concat([table, pd.DataFrame([text])], ignore_index=True)
+    subject = Subject(table, over_one_seed(table), pd.DataFrame(), "test", METRICS["loss"])
+    encodings = [layer["encoding"] for layer in by_stored_bytes(subject).to_dict()["layer"]]
+    scales = [shown["shape"]["scale"] for shown in encodings if "shape" in shown]
+    for scale in scales:
+        shapes = dict(zip(scale["domain"], scale["range"], strict=True))
+        assert shapes["no_prefix (baseline)"] == "stroke"
+        assert shapes["text (baseline)"] != "stroke"
+    assert scales
 
 
 def test_params_are_shown_without_paths_of_the_machine() -> None:

@@ -33,8 +33,8 @@ def _by_cost(subject: Subject, cost: Cost) -> Chart:
     """
     name, label, unit = _COSTS[cost]
     settings = subject.of_whole_split
-    shown = series_of(settings)
     paid = settings[cost] > 0
+    shown = series_of(settings, points=set(settings.loc[paid, "initialization"]))
     costs = {row["name"]: number(row[cost]) for row in settings.to_dict("records")}
     rows: list[Row] = [
         {**row, "x": costs[row["name"]], "cost": f"{costs[row['name']]:,} {unit}"}
