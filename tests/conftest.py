@@ -62,6 +62,17 @@ def _environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _as_at_home() -> Iterator[None]:
+    """Workspaces run as a person's do, whoever runs the tests; those of CI set it themselves.
+
+    A command that a fixture runs in this process silences no bar of later children.
+    """
+    with mock.patch.dict(os.environ), mock.patch("pipeline.cli.main.quiet_libraries"):
+        os.environ.pop("CI", None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     # Tiny matrices: handing them to a second core costs more than it saves.
     torch.set_num_threads(1)

@@ -60,7 +60,8 @@ def test_a_metric_says_what_no_other_says(finished: Workspace, tmp_path: Path) -
     splits = ("measured_validation", "test")
     measured = ("loss", "exact_match", "token_f1", "bleu", "chrf", "rouge_l")
     scored = {f"{split}/{name}" for split in splits for name in measured}
-    costs = {"cache_bytes", "time/evaluation_seconds", "time/decoding_tokens_per_second"}
+    costs = {"cache_bytes", "time/first_token_ms"}
+    costs |= {"time/evaluation_seconds", "time/decoding_tokens_per_second"}
     trained = {"trainable_parameters", "stored_bytes", "validation/initial_loss"}
     timed = {"time/training_seconds", "time/training_tokens_per_second"}
     steps = {f"train/{name}" for name in ("loss", "learning_rate", "gradient_norm")}
