@@ -35,11 +35,13 @@ CHAT_TEMPLATE = (
 # The files that take longest, so that no worker begins one while the other has nothing left. The
 # first builds the sweep that others copy, and the second needs none.
 LONGEST_FIRST = (
-    *("test_reruns.py", "test_writes.py", "test_pipeline.py", "test_smollm2.py", "test_kills.py"),
+    *("test_reruns.py", "test_writes.py", "test_pipeline.py", "test_real_project.py"),
+    *("test_dvc_commands.py", "test_own_files.py", "test_smollm2.py", "test_kills.py"),
+    *("test_gpt2.py", "test_demo.py"),
     *("test_fuzz.py", "test_dvc.py", "test_using.py", "test_steering.py", "test_tasks.py"),
     *("test_docs.py", "test_notebooks.py"),
     *("test_forking.py", "test_architectures.py", "test_mlflow.py", "test_encoders.py"),
-    "test_dvc_commands.py",
+    *("test_page.py", "test_progress.py", "test_mlflow_ui.py"),
 )
 
 
