@@ -36,7 +36,7 @@ STAGES: dict[str, tuple[list[str], list[str]]] = {
     "report": (["report"], ["data/report"]),
 }
 
-# Stages that write many files each alike: `make test` fails each third write, `make test-all` every.
+# Stages that write many files alike: `make test` fails each third write, `make test-all` all.
 _STEP = dict.fromkeys(("inspect", "report"), int(os.environ.get("WRITES_STEP", "3")))
 
 pytestmark = pytest.mark.slow
