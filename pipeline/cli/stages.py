@@ -72,20 +72,19 @@ def kv_prefix(initialization: str) -> None:
     stage.run(params, initialization)
 
 
-_LENGTH = click.option(
-    "--length",
-    type=int,
-    required=True,
-    shell_complete=completing("sweep", "lengths"),
-    help="One of sweep.lengths.",
-)
-_SEED = click.option(
-    "--seed",
-    type=int,
-    required=True,
-    shell_complete=completing("sweep", "seeds"),
-    help="One of sweep.seeds.",
-)
+def _of_sweep(option: str, key: str, kind: type = int) -> Any:
+    """A required option whose values are those of a list of `sweep`."""
+    return click.option(
+        option,
+        type=kind,
+        required=True,
+        shell_complete=completing("sweep", key),
+        help=f"One of sweep.{key}.",
+    )
+
+
+_LENGTH = _of_sweep("--length", "lengths")
+_SEED = _of_sweep("--seed", "seeds")
 _TRAIN_SIZE = click.option(
     "--train-size",
     type=int,
@@ -94,17 +93,13 @@ _TRAIN_SIZE = click.option(
 )
 
 
-def _initialization(key: str) -> Any:
-    return click.option(
-        "--initialization",
-        required=True,
-        shell_complete=completing("sweep", key),
-        help=f"One of sweep.{key}.",
-    )
-
-
 def _variant_options(command: Any) -> Any:
-    for option in (_TRAIN_SIZE, _SEED, _initialization("initializations"), _LENGTH):
+    for option in (
+        _TRAIN_SIZE,
+        _SEED,
+        _of_sweep("--initialization", "initializations", str),
+        _LENGTH,
+    ):
         command = option(command)
     return command
 
@@ -156,7 +151,7 @@ def baselines(baseline: str) -> None:
 
 @click.command("in_context")
 @_LENGTH
-@_initialization("in_context")
+@_of_sweep("--initialization", "in_context", str)
 def in_context(length: int, initialization: str) -> None:
     """Measure the first tokens of an initialisation's text, untrained, into data/evaluate.
 

@@ -7,6 +7,7 @@ files not at all. A stage that is written in any other way than DVC's is YAML's 
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ def stages_of(lock: Path) -> dict[str, Any]:
 
     Raises PipelineError for what is no YAML.
     """
-    parsed = _once(_as_yaml)
-    files = _once(lambda part: _files(part, parsed))
+    # Of equal texts only once, and forgotten with the lock that they stand in.
+    parsed = cache(_as_yaml)
+    files = cache(lambda part: _files(part, parsed))
     try:
         head, _, stages = lock.read_text(encoding="utf-8").partition("stages:\n")
         found = list(_STAGE.finditer(stages))
@@ -67,15 +69,3 @@ def _facts(text: str) -> dict[str, Any]:
 
 def _as_yaml(text: str) -> Any:
     return YAML(typ="safe").load(text)
-
-
-def _once(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """The same, of equal texts only once."""
-    known: dict[str, Any] = {}
-
-    def reading(text: str) -> Any:
-        if text not in known:
-            known[text] = read(text)
-        return known[text]
-
-    return reading
