@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from pipeline.comparison.plots.embedding import digest, drawing_script
 from pipeline.comparison.tables import ShownTable
+from pipeline.data.spread import spread
 from pipeline.errors import PipelineError
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -46,8 +47,7 @@ def _breakable(name: str) -> Markup:
 
 def _evenly(examples: Sequence[Any], count: int) -> list[Any]:
     """So many of them, the first among them."""
-    count = min(count, len(examples))
-    return [examples[place * len(examples) // count] for place in range(count)]
+    return [examples[place] for place in spread(len(examples), count)]
 
 
 def _cell(text: str) -> str:

@@ -12,6 +12,7 @@ from markupsafe import escape
 from pipeline.comparison.differences import Piece, differences
 from pipeline.comparison.summary import ByName
 from pipeline.config import Params
+from pipeline.data.spread import spread
 from pipeline.errors import PipelineError
 from pipeline.metrics.answers import exact_match
 from pipeline.metrics.table import METRICS
@@ -121,8 +122,7 @@ def _scores(table: pd.DataFrame, statistics: ByName, params: Params) -> _Scores:
 def _in_turns(distinct: list[int], scores: np.ndarray, count: int, ascending: bool) -> list[int]:
     """Places of examples, those first that a page with room for few should have."""
     total = len(distinct)
-    count = min(count, total)
-    even = [place * total // count for place in range(count)]
+    even = spread(total, count)
     differing = sorted(range(total), key=lambda place: (-distinct[place], place))
     worst_first = np.argsort(scores if not ascending else -scores, kind="stable")
     known = [int(place) for place in worst_first if scores[place] == scores[place]]

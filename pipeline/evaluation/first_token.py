@@ -7,6 +7,7 @@ from statistics import median
 import torch
 
 from pipeline.data.batching import Example
+from pipeline.data.spread import spread
 from pipeline.evaluation.padded_batch import PaddedBatch
 from pipeline.prefix import PrefixModel
 
@@ -22,8 +23,7 @@ def first_token_ms(model: PrefixModel, rows: Sequence[Example]) -> float:
     query goes before those that are timed, since the first allocates. `rows` are tokenized examples
     of a decoder's split, which has at least one.
     """
-    count = min(QUERIES, len(rows))
-    chosen = [rows[place * len(rows) // count] for place in range(count)]
+    chosen = [rows[place] for place in spread(len(rows), QUERIES)]
     times = []
     for row in [chosen[0], *chosen]:
         began = time.perf_counter()

@@ -10,6 +10,7 @@ from tabulate import tabulate
 from pipeline.config import Params
 from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
+from pipeline.data.spread import spread
 from pipeline.data.task_type import task_of
 from pipeline.evaluation.measure import measure_split
 from pipeline.evaluation.metrics import scores
@@ -81,8 +82,7 @@ def side_by_side(params: Params, variant: Variant, questions: int) -> SideBySide
     """
     name = params.evaluate.splits[0]
     split = load_split(paths.TOKENIZED / "splits", name)
-    count = min(questions, len(split))
-    split = split.select([i * len(split) // count for i in range(count)])
+    split = split.select(spread(len(split), questions))
     task = task_of(paths.TOKENIZED / "splits")
     frozen, _ = load_for_task(paths.MODEL, params.evaluate, task, variant.seed)
     kv = KVPrefix.load(paths.TRAIN / variant.name / "prefix.safetensors")
