@@ -47,9 +47,17 @@ def needed(requirements: list[str], version: str) -> set[str]:
     return {name for name, _ in seen}
 
 
+OPTIONAL = ("bitsandbytes", "peft", "ray", "torchao")
 RUN = [needed(PROJECT["dependencies"], version) for version in VERSIONS]
 ALL = [
-    needed([*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["peft"]], version)
+    needed(
+        [
+            *PROJECT["dependencies"],
+            *EXTRAS["dev"],
+            *(line for extra in OPTIONAL for line in EXTRAS[extra]),
+        ],
+        version,
+    )
     for version in VERSIONS
 ]
 
