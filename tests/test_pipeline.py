@@ -131,6 +131,10 @@ def _allow_memory(workspace: Workspace) -> None:
     workspace.edit(lambda p: p.update(memory={"max_tokens_per_batch": 8192}))
 
 
+def _name_the_attention(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p.update(hardware={"attention": "operators"}))
+
+
 def _save_more_often(workspace: Workspace) -> None:
     workspace.edit(lambda p: p.update(checkpoints={"every_steps": 1}))
 
@@ -211,6 +215,7 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
         },
     ),
     "the memory of a batch": (_allow_memory, set()),
+    "how attention is computed": (_name_the_attention, set()),
     "how often a training is saved": (_save_more_often, set()),
     "how often a step is logged": (_log_less, set()),
     "a plot setting": (_change_plot, {"inspect", "report"}),

@@ -8,6 +8,7 @@ from pipeline.config.baselines import UntrainedBaselines
 from pipeline.config.checkpoints import CheckpointParams
 from pipeline.config.data import DataParams, FileData
 from pipeline.config.evaluate import EvaluateParams
+from pipeline.config.hardware import HardwareParams
 from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
 from pipeline.config.kv_prefix import KVPrefixParams
@@ -40,6 +41,7 @@ class Params(Section):
     train: TrainParams
     checkpoints: CheckpointParams = CheckpointParams()
     memory: MemoryParams = MemoryParams()
+    hardware: HardwareParams = HardwareParams()
     evaluate: EvaluateParams
     baselines: UntrainedBaselines
     trained_baselines: TrainedBaselines

@@ -35,6 +35,7 @@ APART = {
 
 SECTIONS_APART = {
     "mlflow": "where runs are logged",
+    "hardware": "what the machine is, which changes results by their rounding alone",
     "memory": "how much is measured at once, which changes results by their rounding alone",
     "checkpoints": "how often a training is saved, which changes nothing it gives",
 }
