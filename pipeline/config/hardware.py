@@ -5,7 +5,7 @@ from typing import Literal
 from pipeline.schema.section import Section
 
 # The rows of `pipeline.prefix.packed.backends`, which imports torch, and this file does not.
-Attention = Literal["auto", "kernel", "varlen", "flex", "operators"]
+Attention = Literal["auto", "kernel", "varlen", "efficient", "flex", "operators"]
 
 
 class HardwareParams(Section):

@@ -18,7 +18,7 @@ from pipeline.prefix.architecture.reach import reach_of, rotary_switch
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.injection.recomputation import Recomputation
 from pipeline.prefix.injection.replay import replayed_within
-from pipeline.prefix.packed.gate import why_not_decoding, why_not_packed
+from pipeline.prefix.packed.gate import why_not_packed
 from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes
@@ -71,10 +71,7 @@ class PackedModel(TrainerModel):
             if key not in self._why_not_packed:
                 reason = why_not_packed(self.frozen_model, self.prefix_config, tokens)
                 self._why_not_packed[key] = reason
-            reason = self._why_not_packed[key]
-        if reason is None and decoding:
-            return why_not_decoding(self.frozen_model, self.kv_shapes)
-        return reason
+            return self._why_not_packed[key]
 
     def padding_group(self, tokens: int, padded: int | None = None) -> int:
         """A number that examples share which can be padded together without changing each other.

@@ -6,6 +6,7 @@ from pipeline.evaluation.measure import measure_splits
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import PrefixModel
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.storage.records import read_json
 from pipeline.sweep.baselines import Baseline
 from pipeline.tracking.evaluation_log import log_baseline
@@ -15,6 +16,7 @@ from pipeline.workspace import paths
 
 def run(params: Params, baseline: Baseline) -> None:
     """Write data/evaluate/<baseline>: metrics a split, and every prediction."""
+    use_backend(params.hardware.attention)
     folder = paths.TRAIN / baseline.name
     trained = read_json(folder / "metrics.json")
     definition = params.trained_baselines[baseline.family]

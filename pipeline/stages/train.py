@@ -11,6 +11,7 @@ from pipeline.models.for_task import load_for_task
 from pipeline.models.for_variant import start_prefix
 from pipeline.models.trainable import prefix_config
 from pipeline.prefix import PrefixModel
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
 from pipeline.training.checkpoint import CheckpointFolder
@@ -24,6 +25,7 @@ from pipeline.workspace.timings import TrainingClock
 
 def run(params: Params, variant: Variant) -> None:
     """Write data/train/<variant>: the prefix, the loss history, and what training came to."""
+    use_backend(params.hardware.attention)
     splits = {
         name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
     }

@@ -11,6 +11,7 @@ from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.prefix import PrefixModel
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.baselines import Baseline
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import write_results
@@ -24,6 +25,7 @@ def run(params: Params, baseline: Baseline) -> None:
 
     MLflow gets it all from these files when the baseline is measured.
     """
+    use_backend(params.hardware.attention)
     if baseline.family not in params.trained_baselines or baseline.seed is None:
         known = ", ".join(params.trained_baselines) or "none"
         raise PipelineError(

@@ -20,11 +20,9 @@ from pipeline.prefix.architecture.reach import reach_of
 from pipeline.prefix.architecture.routing import reaches_attention
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.backends import why_not_decoded
-from pipeline.prefix.packed.call import StateKind
+from pipeline.prefix.packed.backends import any_backend
 from pipeline.prefix.packed.logits import NotPackableError, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
-from pipeline.prefix.parameters.encoder import Shapes
 
 # Sequences of up to so many tokens are tried at their own length.
 _SHORTEST, _LONGEST = 64, 2048
@@ -66,13 +64,6 @@ def why_not_packed(
     return _why_not_plain(frozen_model, config is not None, p + tokens)
 
 
-def why_not_decoding(frozen_model: PreTrainedModel, shapes: Shapes) -> str | None:
-    """Why rows that are packed cannot be decoded greedily from a `PackedCache`, in a clause."""
-    dims = frozenset(int(shape[-1]) for pair in shapes for shape in pair)
-    dtypes = frozenset({frozen_model.dtype})
-    return why_not_decoded(StateKind(frozen_model.device.type, dtypes, dims))
-
-
 def _why_not_plain(model: PreTrainedModel, prefixed: bool, tokens: int) -> str | None:
     """The verdict on an architecture, kept for every model that has it."""
     name = type(model).__name__
@@ -110,10 +101,12 @@ def _why_not_tried(model: PreTrainedModel, prefixed: bool, drops: bool, tried: i
     try:
         small = miniature_of(model)
         prefix = _drawn(small, draw) if prefixed else None
-        packed = packed_logits(small, ids, lengths, prefix, keep)
+        # The small model lies on the CPU, whose backend need not be the one that is named.
+        with any_backend():
+            packed = packed_logits(small, ids, lengths, prefix, keep)
         alone = torch.cat([_alone(small, part, prefix) for part in ids.split(lengths)])
         if drops:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), any_backend():
                 packed_logits(small.train(), ids, lengths, prefix, keep)
     except NotPackableError as error:
         return f"{name} computes more than scaled, causal softmax attention ({error})"

@@ -96,7 +96,8 @@ def packed_step(
     """Logits `[rows, vocabulary]` after one more token `[rows]` of each of the cache's rows."""
     positions = [cache.counts[row] for row in cache.rows]
     packing = Packing([1] * len(positions), prefix, cache, decoding=True)
-    return _packed(frozen_model, tokens, positions, packing, torch.arange(len(tokens)))
+    keep = torch.arange(len(tokens), device=tokens.device)
+    return _packed(frozen_model, tokens, positions, packing, keep)
 
 
 def _packed(
@@ -112,6 +113,9 @@ def _packed(
         if limit is not None and count > limit:
             name = type(frozen_model).__name__
             raise NotPackableError(f"{name} {reach.why}: {count} are too many for packed rows")
+    if getattr(frozen_model, "hf_device_map", None) is not None:
+        # The last layer's device is not the first's; indices on the CPU serve every device.
+        keep = keep.cpu()
     with packed_attention_on(frozen_model):
         output = frozen_model(
             input_ids=input_ids[None],
@@ -166,7 +170,8 @@ def _forward(
         if cache is not None:
             cache.prefill(module.layer_idx, key, value, prefix_packing.lengths)
         lengths = prefix_packing.lengths
-        prefix_key, prefix_value = pair or (None, None)
+        # Layers of a model may lie on several devices, and the prefix is trained on one.
+        prefix_key, prefix_value = (t.to(key.device) for t in pair) if pair else (None, None)
         if prefix_key is not None and prefix_key.shape[::2] != key.shape[::2]:
             # Multi-head latent attention: what is cached is expanded before it is attended to.
             raise NotPackableError("its cache holds other states than its attention sees")
