@@ -4,6 +4,7 @@ from datasets import Dataset
 
 from pipeline.config.train import TrainParams
 from pipeline.prefix import PrefixModel
+from pipeline.prefix.packed.logits import uncompile_layers
 from pipeline.progress.bar import Bar
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.interruption import interruptible
@@ -37,15 +38,19 @@ def train_prefix(
     training = Training(
         model, train, validation, params, seed, log_step, checkpoints, validation_tokens
     )
-    training.begin()
-    bar = Bar(training.steps, "train", "step", initial=training.result.step)
-    with interruptible() as asked, bar:
-        while not training.is_finished:
-            step = training.choose()
-            training.compute(step)
-            training.settle(step)
-            training.update(step)
-            bar.update(note=training.record(step))
-            training.keep()
-            training.stop_if_asked(asked)
+    try:
+        training.begin()
+        bar = Bar(training.steps, "train", "step", initial=training.result.step)
+        with interruptible() as asked, bar:
+            while not training.is_finished:
+                step = training.choose()
+                training.compute(step)
+                training.settle(step)
+                training.update(step)
+                bar.update(note=training.record(step))
+                training.keep()
+                training.stop_if_asked(asked)
+    finally:
+        # The frozen model may serve another training of its process, or a measurement.
+        uncompile_layers(model.frozen_model)
     return training.result

@@ -193,10 +193,21 @@ def compile_layers(frozen_model: PreTrainedModel) -> None:
     Raises:
         PrefixError: when transformers does not name the model's layers.
     """
-    names = set(getattr(frozen_model, "_no_split_modules", None) or ())
-    layers = [module for module in frozen_model.modules() if type(module).__name__ in names]
+    layers = _layers(frozen_model)
     if not layers:
         raise PrefixError(f"{type(frozen_model).__name__} does not name its layers; do not compile")
     AttentionInterface.register(_NAME, torch.compiler.disable(_forward))
     for layer in layers:
         layer.compile(dynamic=True)
+
+
+def uncompile_layers(frozen_model: PreTrainedModel) -> None:
+    """Have each layer run as it is again; nothing where none was compiled."""
+    for layer in _layers(frozen_model):
+        layer._compiled_call_impl = None
+    AttentionInterface.register(_NAME, _forward)
+
+
+def _layers(frozen_model: PreTrainedModel) -> list[torch.nn.Module]:
+    names = set(getattr(frozen_model, "_no_split_modules", None) or ())
+    return [module for module in frozen_model.modules() if type(module).__name__ in names]
