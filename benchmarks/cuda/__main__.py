@@ -9,20 +9,23 @@ is left out and said.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
-from benchmarks.cuda.exactness import checks
+from benchmarks.cuda.exactness import Models, checks
+from benchmarks.cuda.laws import laws
+from benchmarks.cuda.machine import Machine
 from benchmarks.cuda.models import SHAPES
-from benchmarks.cuda.speed import Machine, measurements, rate
+from benchmarks.cuda.speed import measurements, rate
 from benchmarks.cuda.table import table
 
 Check = tuple[str, Callable[[], dict[str, Any]]]
@@ -43,15 +46,13 @@ def main() -> int:
     logging.set_verbosity_error()
     machine = Machine(arguments.device, arguments.small)
     lengths = arguments.lengths or ([4, 16] if arguments.small else [16, 512, 2048, 8192])
-    found = run(
-        [
-            ("machine", lambda: rate(machine)),
-            *checks(arguments.device, arguments.small),
-            *measurements(machine, arguments.shapes, lengths),
-        ],
-        60 * arguments.minutes,
-        machine.free,
+    # One after another, so that a check's models are let go before the next is made.
+    rows = itertools.chain(
+        [("machine", lambda: rate(machine))],
+        _exactness(arguments.device, arguments.small),
+        measurements(machine, arguments.shapes, lengths),
     )
+    found = run(rows, 60 * arguments.minutes, machine.free)
     arguments.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"card": machine.name, "rows": found}, indent=2)
     (arguments.output / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -60,7 +61,13 @@ def main() -> int:
     return int(any("error" in row for row in found))
 
 
-def run(rows: list[Check], seconds: float, free: Callable[[], None]) -> list[dict[str, Any]]:
+def _exactness(device: str, small: bool) -> Iterator[Check]:
+    models = Models(device, small)
+    yield from laws(models)
+    yield from checks(models)
+
+
+def run(rows: Iterable[Check], seconds: float, free: Callable[[], None]) -> list[dict[str, Any]]:
     """What each check found, in the time there is: one is left out that would last too long.
 
     How long it would is taken from the longest of its sort so far.

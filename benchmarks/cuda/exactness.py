@@ -28,20 +28,22 @@ class InexactError(Exception):
     """What was to be equal is not."""
 
 
-def checks(device: str, small: bool) -> Iterator[Check]:
-    """Each check with its name; the models are made by the first that needs one."""
-    models = _Models(device, small)
+def checks(models: "Models") -> Iterator[Check]:
+    """Each check with its name."""
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         for other in ("padded", "PEFT"):
             yield f"exact, {name}: packed as {other}", _comparing(models, dtype, other)
-        # What compiles comes last.
-        for backend in sorted(BACKENDS, key=lambda row: row == "flex"):
+    yield "exact, float16: packed as padded", _comparing(models, torch.float16, "padded")
+    # What compiles comes last.
+    for backend in sorted(BACKENDS, key=lambda row: row == "flex"):
+        for dtype in (torch.float32, torch.bfloat16):
+            name = str(dtype).removeprefix("torch.")
             yield f"exact, {name}: by {backend}", _trying(models, dtype, backend)
 
 
-class _Models:
-    """One set of weights in each dtype, those of bfloat16 in both."""
+class Models:
+    """One set of weights in each dtype, those of bfloat16 in all; made when first asked for."""
 
     def __init__(self, device: str, small: bool) -> None:
         self.device, self._small = device, small
@@ -51,8 +53,9 @@ class _Models:
         """The frozen model in a dtype."""
         if not self._known:
             config = config_of(_SHAPE, self._small, _LAYERS)
-            half = build(config, torch.bfloat16, self.device)
-            self._known = {torch.bfloat16: half, torch.float32: copy.deepcopy(half).float()}
+            self._known[torch.bfloat16] = build(config, torch.bfloat16, self.device)
+        if dtype not in self._known:
+            self._known[dtype] = copy.deepcopy(self._known[torch.bfloat16]).to(dtype)
         return self._known[dtype]
 
     def rows(self) -> Rows:
@@ -60,7 +63,7 @@ class _Models:
         return examples(6, self.of(torch.float32).config.vocab_size, seed=2)
 
 
-def _comparing(models: _Models, dtype: torch.dtype, other: str) -> Callable[[], dict[str, Any]]:
+def _comparing(models: Models, dtype: torch.dtype, other: str) -> Callable[[], dict[str, Any]]:
     def compare() -> dict[str, Any]:
         theirs = _padded if other == "padded" else Peft
         found, texts = _numbers(models, dtype, Ours)
@@ -76,7 +79,7 @@ def _comparing(models: _Models, dtype: torch.dtype, other: str) -> Callable[[], 
     return compare
 
 
-def _trying(models: _Models, dtype: torch.dtype, backend: str) -> Callable[[], dict[str, Any]]:
+def _trying(models: Models, dtype: torch.dtype, backend: str) -> Callable[[], dict[str, Any]]:
     def attempt() -> dict[str, Any]:
         config = models.of(dtype).config
         device = torch.device(models.device).type
@@ -101,7 +104,7 @@ def _padded(frozen: PreTrainedModel, start: Any) -> Ours:
 
 
 def _numbers(
-    models: _Models, dtype: torch.dtype, make: Callable[..., System]
+    models: Models, dtype: torch.dtype, make: Callable[..., System]
 ) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
     """Logits, the prefix's gradient and greedy texts."""
     frozen, rows = models.of(dtype), models.rows()
@@ -118,14 +121,14 @@ def _numbers(
 
 
 def _apart(
-    models: _Models,
+    models: Models,
     dtype: torch.dtype,
     found: dict[str, torch.Tensor],
     expected: dict[str, torch.Tensor],
 ) -> dict[str, Any]:
     """How far numbers are apart. Raises InexactError for more than rounding explains."""
     if dtype == torch.float32:
-        apart = {name: _share(found[name], expected[name]) for name in found}
+        apart = {name: share_apart(found[name], expected[name]) for name in found}
         for name, share in apart.items():
             if not share < _TOLERANCES[name]:
                 raise InexactError(f"{name}: {share:.1e} of the largest apart")
@@ -140,7 +143,8 @@ def _apart(
     return said
 
 
-def _share(one: torch.Tensor, other: torch.Tensor) -> float:
+def share_apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference as a share of the largest number."""
     return float((one - other).abs().max() / other.abs().max())
 
 

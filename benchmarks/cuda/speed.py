@@ -1,80 +1,19 @@
 """Training and decoding in real tokens a second, beside PEFT and `generate`."""
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from benchmarks.cuda.models import build, config_of
+from benchmarks.cuda.machine import Machine
 from benchmarks.cuda.systems import Ours, Peft, Rows, System, start_of
 from benchmarks.examples import examples
 from benchmarks.operations import needed_operations
 
 # After so many steps that are not counted.
 _WARM_UP = 2
-
-
-class Machine:
-    """The device, its rate of products, and one frozen model at a time.
-
-    Attributes:
-        seconds: how long a system's steps are measured, after two that are not counted.
-    """
-
-    def __init__(self, device: str, small: bool) -> None:
-        self.device, self.small = device, small
-        self.seconds = 0.1 if small else 4.0
-        self._rate: float | None = None
-        self._kept: tuple[str, PreTrainedModel] | None = None
-
-    @property
-    def on_cuda(self) -> bool:
-        """Whether time passes on a GPU, and memory is its."""
-        return self.device.startswith("cuda")
-
-    @property
-    def name(self) -> str:
-        """The card's name."""
-        return torch.cuda.get_device_name(self.device) if self.on_cuda else "CPU"
-
-    def now(self) -> float:
-        """Seconds, once all that was begun has ended."""
-        if self.on_cuda:
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def rate(self) -> float:
-        """Floating-point operations a second of a bfloat16 product: the median of 30."""
-        if self._rate is None:
-            size = 128 if self.small else 8192
-            left, right = (
-                torch.randn(size, size, dtype=torch.bfloat16, device=self.device) for _ in range(2)
-            )
-            times = []
-            for _ in range(40):
-                began = self.now()
-                left @ right
-                times.append(self.now() - began)
-            self._rate = 2 * size**3 / median(times[10:])
-        return self._rate
-
-    def model(self, shape: str) -> PreTrainedModel:
-        """The frozen model of a shape, bfloat16; another one is let go before."""
-        if self._kept is None or self._kept[0] != shape:
-            self._kept = None
-            self.free()
-            made = build(config_of(shape, self.small), torch.bfloat16, self.device)
-            self._kept = shape, made
-        return self._kept[1]
-
-    def free(self) -> None:
-        """Give memory that nothing holds back to the device."""
-        if self.on_cuda:
-            torch.cuda.empty_cache()
 
 
 def rate(machine: Machine) -> dict[str, Any]:
@@ -114,12 +53,12 @@ def _trained(
     try:
         optimizer = torch.optim.AdamW(system.parameters(), lr=1e-3, fused=True)
         batches = itertools.cycle(rows[i : i + batch] for i in range(0, len(rows), batch))
-        resting = torch.cuda.memory_allocated(machine.device) if machine.on_cuda else 0
+        resting = machine.held()
         system.model.train()
         steps: list[tuple[Rows, float]] = []
         for number in itertools.count():
-            if machine.on_cuda and number == _WARM_UP:
-                torch.cuda.reset_peak_memory_stats(machine.device)
+            if number == _WARM_UP:
+                machine.forget_peak()
             step, began = next(batches), machine.now()
             targets = sum(len(row["input_ids"]) - row["target_start"] for row in step)
             for first in range(0, batch, at_once):
@@ -146,7 +85,7 @@ def _trained(
         "from": round(min(speeds)),
         "to": round(max(speeds)),
         "share of products": f"{median(shares):.0%}",
-        "peak MB above the model": None if peak is None else round(peak / 1e6),
+        "peak MB above the model": peak,
         "examples at once": at_once,
         "steps": len(counted),
     }
@@ -162,9 +101,8 @@ def decoding(
     system.model.eval()
     try:
         system.texts(chosen, 2)
-        if machine.on_cuda:
-            torch.cuda.reset_peak_memory_stats(machine.device)
-            resting = torch.cuda.memory_allocated(machine.device)
+        machine.forget_peak()
+        resting = machine.held()
         began = machine.now()
         texts = system.texts(chosen, most)
         seconds = machine.now() - began
@@ -177,7 +115,7 @@ def decoding(
         system.leave()
     return {
         "tokens a second": round(sum(map(len, texts)) / seconds),
-        "peak MB above the model": None if peak is None else round(peak / 1e6),
+        "peak MB above the model": peak,
     }
 
 
