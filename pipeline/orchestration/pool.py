@@ -17,5 +17,11 @@ class Pool(Protocol):
     def free(self) -> int:
         """The number of workers that wait for work."""
 
+    def stop(self) -> None:
+        """Ask those at work to end soon, a training after the step at hand; `wait` tells of each.
+
+        Called from a handler of signals.
+        """
+
     def close(self) -> None:
         """End all workers, those at work too."""
