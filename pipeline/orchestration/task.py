@@ -1,6 +1,10 @@
 """What a worker gets, and what comes back."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+LOGS = Path(".dvc", "tmp", "sweep")
+"""What each stage printed; neither git nor DVC sees the folder."""
 
 
 @dataclass(frozen=True)
@@ -11,6 +15,11 @@ class Task:
     """As dvc.lock names them: `train@8-random-0`."""
     commands: tuple[tuple[str, ...], ...]
     """One for each stage: the arguments after `python -m pipeline`."""
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes, relative to the repository's root."""
+        return LOGS / f"{self.stages[0]}.log"
 
 
 @dataclass(frozen=True)
