@@ -15,10 +15,10 @@ from pipeline.cli.init import init
 from pipeline.cli.inspect import inspect
 from pipeline.cli.params import params
 from pipeline.cli.stages import STAGES
+from pipeline.cli.sweep import sweep
 from pipeline.cli.ui import ui
 from pipeline.config import load_params
-from pipeline.errors import PipelineError
-from pipeline.errors.failures import explained
+from pipeline.errors.failures import sentence_of
 from pipeline.preflight.files import check_files
 from pipeline.progress.watching import quiet_libraries
 
@@ -50,24 +50,17 @@ class _Group(DYMGroup):
         quiet_libraries()
         try:
             return super().invoke(ctx)
-        except PipelineError as error:
-            _fail(str(error), code=error.exit_code)
-        except ValueError as error:
-            # PrefixError lives in the library, whose import costs seconds: tell it by its class.
-            if type(error).__module__.startswith("pipeline.prefix"):
-                _fail(str(error))
-            raise
         except KeyboardInterrupt:
             is_stage = any(ctx.invoked_subcommand == command.name for command in STAGES)
             again = "; `dvc repro` runs this stage again and keeps what is finished"
             _fail(f"stopped{again if is_stage else ''}", code=130)
         except Exception as error:
-            if (sentence := explained(error, ctx.invoked_subcommand)) is None:
+            if (sentence := sentence_of(error, ctx.invoked_subcommand)) is None:
                 raise
-            _fail(sentence)
+            _fail(sentence, code=getattr(error, "exit_code", 1))
 
 
-_FIRST = ("init", "check", "params", "demo", "completion")
+_FIRST = ("init", "check", "params", "demo", "sweep", "completion")
 
 
 def _fail(message: str, code: int = 1) -> None:
@@ -91,7 +84,7 @@ def main() -> None:
 
 _USE = (ui, generate, inspect, export, import_adapter)
 
-for _command in (*STAGES, init, params, demo, completion, *_USE):
+for _command in (*STAGES, init, params, demo, sweep, completion, *_USE):
     main.add_command(_command)
 
 

@@ -33,6 +33,15 @@ def _variants() -> Iterable[str]:
     yield from (name for name, baseline in baselines if baseline.get("type") == "adapter")
 
 
+def _stages() -> Iterable[str]:
+    """Groups of dvc.yaml, as `train`, and the stages that dvc.lock knows."""
+    from pipeline.config.load import read_yaml
+    from pipeline.standing.lock_file import stages_of
+
+    yield from read_yaml(Path("dvc.yaml"))["stages"]
+    yield from stages_of(Path("dvc.lock"))
+
+
 def _sweep() -> Iterable[str]:
     sweep = _params()["sweep"]
     sizes = (None, *sweep.get("train_sizes", ()))
@@ -78,6 +87,9 @@ def complete_examples(
 
 complete_variants = _of(_variants)
 """Completes with names of variants."""
+
+complete_stages = _of(_stages)
+"""Completes with stages, and groups of them."""
 
 complete_sweep = _of(_sweep)
 """Completes with names of the sweep's variants, trained or not."""

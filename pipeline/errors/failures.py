@@ -4,6 +4,7 @@ import errno
 import os
 
 from pipeline.errors.memory import how_to_save, is_out_of_memory
+from pipeline.errors.mistakes import PipelineError
 
 _REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -19,6 +20,19 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "use a shorter name",
 }
 _AGAIN = "and run `dvc repro` again; nothing half-written was left in place"
+
+
+def sentence_of(error: BaseException, command: str | None = None) -> str | None:
+    """What a user is told of any error: a mistake's sentence, or a failure's with its remedy.
+
+    None for what has neither, which is a bug. `command` as of `explained`.
+    """
+    if isinstance(error, PipelineError):
+        return str(error)
+    # PrefixError lives in the library, whose import costs seconds: tell it by its class.
+    if isinstance(error, ValueError) and type(error).__module__.startswith("pipeline.prefix"):
+        return str(error)
+    return explained(error, command)
 
 
 def explained(error: BaseException, command: str | None = None) -> str | None:

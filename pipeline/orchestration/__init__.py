@@ -1,0 +1,1 @@
+"""Stages run as `dvc repro` would run them, several at once, by workers that stay alive."""

@@ -1,0 +1,154 @@
+"""Workers that are processes of this machine."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from pipeline.orchestration.task import LOGS, Ended, Task
+from pipeline.orchestration.worker import LIBRARIES
+from pipeline.orchestration.worker_process import serve
+
+_SECONDS_TO_CLOSE = 10.0
+
+_QUIET = {
+    # Read when libraries are imported: what they draw would end up in logs.
+    **dict.fromkeys(("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"), "1"),
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class _Worker:
+    """A process, the end of its pipe, and what it works at."""
+
+    def __init__(self, process: BaseProcess, connection: Connection) -> None:
+        self.process, self.connection = process, connection
+        self.task: Task | None = None
+
+
+class LocalPool:
+    """`count` processes, worker i on the i-th of `gpus` in turn (none: the CPU, or any device).
+
+    A worker that dies is replaced when it is needed; its task is told of as lost.
+    """
+
+    def __init__(self, count: int, gpus: Sequence[str] = ()) -> None:
+        # A fork of a process that has imported everything starts in milliseconds; nothing may
+        # have touched a GPU before it, nor Apple's frameworks.
+        forks = sys.platform == "linux" and not gpus
+        self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks:
+            self._context.set_forkserver_preload(list(LIBRARIES))
+        self._gpus = gpus
+        self._workers: list[_Worker | None] = [None] * count
+        for place in range(count):
+            self._workers[place] = self._started(place)
+
+    def submit(self, task: Task) -> None:
+        """Give a task to a worker that waits for one."""
+        for place, worker in enumerate(self._workers):
+            if worker is None or not worker.process.is_alive():
+                worker = self._workers[place] = self._started(place)
+            if worker.task is None:
+                worker.task = task
+                # One that dies at this moment is told of as lost.
+                with contextlib.suppress(OSError):
+                    worker.connection.send(task)
+                return
+        raise RuntimeError("no worker waits for a task")
+
+    def wait(self) -> Ended:
+        """Block until a task has ended."""
+        at_work = {w.connection: (i, w) for i, w in enumerate(self._workers) if w and w.task}
+        connection = wait(list(at_work))[0]
+        place, worker = at_work[connection]  # type: ignore[index]
+        task, worker.task = worker.task, None
+        assert task is not None
+        try:
+            return Ended(task, error=worker.connection.recv())
+        except (EOFError, OSError):
+            worker.process.join(_SECONDS_TO_CLOSE)
+            code = worker.process.exitcode
+            self._workers[place] = None
+            return Ended(task, error=_death(code), lost=True)
+
+    def free(self) -> int:
+        """The number of workers that wait for work."""
+        return sum(worker is None or worker.task is None for worker in self._workers)
+
+    def stop(self) -> None:
+        """Ask those at work to end soon."""
+        for worker in self._workers:
+            if worker is not None and worker.task is not None and worker.process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.process.pid, signal.SIGTERM)
+
+    def close(self) -> None:
+        """End all workers, those at work at once."""
+        for worker in filter(None, self._workers):
+            worker.connection.close()
+            if worker.task is not None:
+                worker.process.kill()
+        for worker in filter(None, self._workers):
+            worker.process.join(_SECONDS_TO_CLOSE)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    def _started(self, place: int) -> _Worker:
+        own, its = self._context.Pipe()
+        environment = {}
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
+        process = self._context.Process(
+            target=serve, args=(its, environment), name=f"sweep-{place}"
+        )
+        with _quietly():
+            process.start()
+        its.close()
+        return _Worker(process, own)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Whatever a process says while it starts and imports goes to a log, and draws no bars."""
+    environment = dict(os.environ)
+    os.environ.update(_QUIET)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = os.open(LOGS / "workers.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    os.dup2(log, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        for descriptor in (kept, log):
+            os.close(descriptor)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        why = " (by a person, or by the system where memory ended)" if name == "SIGKILL" else ""
+        return f"its worker was killed by {name}{why}"
+    return f"its worker ended with exit code {code}"
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, as that variable names them; none without CUDA."""
+    if not Path("/dev/nvidiactl").exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return []
+    import torch
+
+    count = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (named or [str(index) for index in range(count)])[:count]

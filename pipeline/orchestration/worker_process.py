@@ -1,0 +1,84 @@
+"""One worker of this machine: a process that runs the tasks it is sent, until nobody sends any."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+
+_SECONDS_TO_END = 600.0
+"""For the step at hand of a training whose sweep is gone."""
+
+
+@dataclass
+class _Work:
+    """Whether a task is at work: a signal that comes too late finds none."""
+
+    is_on: bool = False
+
+
+def serve(connection: Connection, environment: dict[str, str]) -> None:
+    """Run tasks and send how each ended: a sentence, or None; ends with its connection."""
+    # Away from the terminal's Ctrl-C, which is the sweep's to pass on.
+    os.setpgid(0, 0)
+    os.environ.update(environment)
+    work = _Work()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if work.is_on:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, interrupt)
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    from pipeline.orchestration.worker import run
+
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        with _printing_to(task.log):
+            work.is_on = True
+            try:
+                error = run(task)
+            except KeyboardInterrupt:  # between two lines of `run` itself
+                error = "stopped"
+            work.is_on = False
+        try:
+            connection.send(error)
+        except OSError:
+            return
+
+
+def _end_with_the_sweep() -> None:
+    """However the sweep ended, its workers end: a training after its step, with a checkpoint."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SECONDS_TO_END)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Send both streams to a file, also what is written below Python."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(file, stream.fileno())
+    os.close(file)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
