@@ -32,10 +32,14 @@ def run_sweep(
     """
     try:
         repository = Repository()
-        with repository.open(targets, force) as plan, repository.busy(plan), stoppable() as asked:
-            with Shown(plan.stages, workers) as show:
-                scheduler = Scheduler(repository, plan, open_pool, asked, show, together)
-                outcome = scheduler.run()
+        with (
+            repository.open(targets, force) as plan,
+            repository.busy(plan),
+            stoppable() as asked,
+            Shown(plan.stages, workers) as show,
+        ):
+            scheduler = Scheduler(repository, plan, open_pool, asked, show, together)
+            outcome = scheduler.run()
     except DvcException as error:
         raise PipelineError(told_by_dvc(error)) from error
     outcome.raise_for(len(plan.stages), asked.signal_number)
