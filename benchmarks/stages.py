@@ -1,5 +1,6 @@
-"""`python -m benchmarks.stages`: where the wall-clock of a `dvc repro` goes, stage by stage."""
+"""`python -m benchmarks.stages`: where the wall-clock of a run goes, stage by stage."""
 
+import json
 import os
 import re
 import shutil
@@ -22,8 +23,16 @@ _RUNNING = re.compile(r"^Running stage '([a-z_]+)")
 @click.option(
     "--set", "edits", multiple=True, help="An edit of params.yaml: sweep.lengths='[8, 512]'."
 )
-def main(edits: tuple[str, ...]) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Run by this many workers that stay alive, as `python -m pipeline sweep` does; they share "
+    "the cores. Default: by `dvc repro`, a process a stage.",
+)
+def main(edits: tuple[str, ...], workers: int | None) -> None:
     """Run every stage of params.yaml in a copy of the project, and print what each takes.
+
+    Nothing is there before, neither model nor data: `fetch_model` and `fetch_data` download them.
 
     Start-up is what a variant's two stages cost before they compute: the interpreter, imports, and
     the frozen model's load, measured by an evaluation of nothing but that.
@@ -32,7 +41,9 @@ def main(edits: tuple[str, ...]) -> None:
         copy = Path(name)
         _copy_project(copy)
         _edit(copy / "params.yaml", edits)
-        seconds = _timed_repro(copy)
+        began = time.perf_counter()
+        seconds = _timed_repro(copy) if workers is None else _timed_sweep(copy, workers)
+        whole = time.perf_counter() - began
         start_up = _start_up(copy)
     total = sum(sum(times) for times in seconds.values())
     rows = [
@@ -43,7 +54,9 @@ def main(edits: tuple[str, ...]) -> None:
     rows.append(["all", sum(map(len, seconds.values())), f"{total:.0f}", "", "100%"])
     headers = ["stage", "runs", "seconds", "seconds a run", "share"]
     click.echo(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
-    click.echo(f"\nstart-up of one stage that loads the model: {start_up:.1f} s")
+    fetched = sum(sum(seconds.get(stage, ())) for stage in ("fetch_model", "fetch_data"))
+    click.echo(f"\nfrom start to end: {whole:.0f} s, of which {fetched:.0f} s fetch model and data")
+    click.echo(f"start-up of one stage that loads the model: {start_up:.1f} s")
 
 
 def _copy_project(folder: Path) -> None:
@@ -98,6 +111,24 @@ def _timed_repro(folder: Path) -> dict[str, list[float]]:
     if process.wait() or stage is None:
         raise click.ClickException("`dvc repro` failed; run it by itself to see why")
     seconds[stage].append(time.perf_counter() - began)
+    return dict(seconds)
+
+
+def _timed_sweep(folder: Path, workers: int) -> dict[str, list[float]]:
+    """Seconds of each run of each stage in its worker."""
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.timed_sweep", str(workers)],
+        cwd=folder,
+        env={**threads, **_environment()},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise click.ClickException("the sweep failed; `python -m pipeline sweep` shows why")
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for stage, taken in json.loads(done.stdout.splitlines()[-1]).items():
+        seconds[stage.partition("@")[0]].append(taken)
     return dict(seconds)
 
 

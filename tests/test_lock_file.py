@@ -3,6 +3,7 @@
 import hashlib
 import io
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ruamel.yaml import YAML
 from pipeline.config import Params
 from pipeline.config.load import read_yaml
 from pipeline.errors import PipelineError
+from pipeline.standing import last_runs, lock_file
+from pipeline.standing.last_runs import LastRuns
 from pipeline.standing.lock_file import stages_of
 from pipeline.standing.standing import Standing
 from pipeline.standing.steps import Kind, all_steps
@@ -20,7 +23,7 @@ from pipeline.workspace import paths
 from tests.conftest import ROOT, Workspace
 
 
-def without_commands(stages: dict[str, Any]) -> dict[str, Any]:
+def without_commands(stages: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: {key: value for key, value in stage.items() if key != "cmd"}
         for name, stage in stages.items()
@@ -108,7 +111,7 @@ def test_a_damaged_one_is_refused_in_a_sentence(damaged: bytes, tmp_path: Path) 
     lock = tmp_path / "dvc.lock"
     lock.write_bytes(damaged)
     with pytest.raises(PipelineError, match=r"dvc\.lock: "):
-        stages_of(lock)
+        dict(stages_of(lock))
 
 
 def long_sweep() -> Params:
@@ -170,17 +173,37 @@ def test_a_thousand_stages_cost_a_fraction_of_a_second(
         lines += ["    outs:", *(_line for out in entry["outs"] for _line in file_lines(out))]
     Path("dvc.lock").write_text("\n".join(lines) + "\n")
     current = all_steps(params)[-3]
+    read, taken_apart = _counted(monkeypatch)
+    assert LastRuns.read().is_current("train@64-random-7")
+    assert LastRuns.read().is_up_to_date("fetch_model") is False
+    assert (len(read), len(taken_apart)) == (1, 1), "what a stage asks for, whatever else there is"
     began = time.process_time()
     standing = Standing.at(params, current.stage)
     assert standing is not None
     assert standing.sentence() == "512 of 512 trained, 256 of 514 measured"
     assert time.process_time() - began < 2
+    assert (len(read), len(taken_apart)) == (1, 768), "each stage once"
     standing = Standing(current, [], standing.waiting, dict.fromkeys(standing.done, 60.0))
     began = time.process_time()
     for _ in range(20):
         standing.sentence(0.5, 30.0)
     # Drawn ten times a second.
     assert time.process_time() - began < 0.2
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[str]]:
+    """The lock files read, and the stages taken apart, from now on."""
+    read: list[Path] = []
+    taken_apart: list[str] = []
+    stage = lock_file._stage
+
+    def noted(text: str, *how: Any) -> dict[str, Any]:
+        taken_apart.append(text)
+        return stage(text, *how)
+
+    monkeypatch.setattr(last_runs, "stages_of", lambda lock: read.append(lock) or stages_of(lock))
+    monkeypatch.setattr(lock_file, "_stage", noted)
+    return read, taken_apart
 
 
 def file_lines(file: dict[str, Any]) -> list[str]:

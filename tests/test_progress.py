@@ -18,7 +18,7 @@ from pipeline.config import load_params
 from pipeline.progress import bar as bars
 from pipeline.progress.bar import Bar, following
 from pipeline.progress.overall import Overall, watched
-from pipeline.standing.durations import duration, record_duration
+from pipeline.standing.durations import durations, record_duration
 from pipeline.standing.standing import Standing
 from pipeline.standing.steps import Kind, Step, all_steps
 from pipeline.sweep.variants import Variant
@@ -288,17 +288,18 @@ def test_durations_are_those_of_todays_params(
 ) -> None:
     monkeypatch.chdir(copy.root)
     steps = all_steps(load_params())
-    assert all(0 < (duration(load_params(), step) or 0) < 600 for step in steps)
+    measured = durations(load_params(), steps)
+    assert list(measured) == steps
+    assert all(0 < seconds < 600 for seconds in measured.values())
     _longer_answers(copy)
-    known = {step.kind for step in steps if duration(load_params(), step) is not None}
-    assert known == {Kind.TRAINING}
+    assert {step.kind for step in durations(load_params(), steps)} == {Kind.TRAINING}
     record_duration(load_params(), steps[1], 7.5)
-    assert duration(load_params(), steps[1]) == 7.5
+    assert durations(load_params(), steps)[steps[1]] == 7.5
     path = copy.root / "data" / "timings" / "stages" / f"{steps[1].stage}.json"
     noted = path.read_text()
     for damaged in ("{", noted.replace("7.5", "NaN"), noted.replace("7.5", "Infinity")):
         path.write_text(damaged)
-        assert duration(load_params(), steps[1]) is None
+        assert steps[1] not in durations(load_params(), steps)
 
 
 @pytest.mark.real

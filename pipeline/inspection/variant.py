@@ -11,9 +11,9 @@ from pipeline.inspection.inputs import spread_evenly
 from pipeline.inspection.looking import Prefix
 from pipeline.inspection.origins import words_of_start
 from pipeline.inspection.words import words_of
-from pipeline.models.for_task import load_for_task
 from pipeline.models.for_variant import start_prefix
 from pipeline.models.prefixed import prefixed_model
+from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.models.trainable import prefix_config
 from pipeline.prefix import KVPrefix, PrefixModel

@@ -14,7 +14,7 @@ from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError
-from pipeline.models.for_task import load_for_task
+from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix.architecture.context import context_of
 from pipeline.workspace import paths

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.config import Params
 from pipeline.data.rendering import Renderer
 from pipeline.data.task_type import TaskType
-from pipeline.models.for_task import load_for_task
+from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.workspace import paths
 

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedModel
 
 from pipeline.models.frozen import load_frozen_model
+from pipeline.models.kept import let_go
 from pipeline.schema.compute import Compute
 
 
@@ -27,6 +28,7 @@ class PretrainedFolder:
 
         Raises PipelineError when the folder does not hold one.
         """
+        let_go()
         changes = {} if dtype is None else {"dtype": dtype}
         return load_frozen_model(self.folder, self.compute.model_copy(update=changes))
 

@@ -29,8 +29,9 @@ def run(params: Params, name: str) -> None:
     definition = params.baselines[name]
     context = ForBaseline(params)
     before = _best(definition.choices(context), context)
+    model = prefixed_model(context.frozen_model, before.kv)
     measure_splits(
-        prefixed_model(context.frozen_model, before.kv),
+        model,
         context.tokenizer,
         params.evaluate,
         folder=paths.EVALUATE / name,
@@ -39,6 +40,7 @@ def run(params: Params, name: str) -> None:
         follow=before.follow,
         until=before.until,
     )
+    model.detach()
     with never_fatal("log the baseline"):
         log_baseline(params, Baseline(name))
 

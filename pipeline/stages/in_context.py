@@ -3,8 +3,8 @@
 from pipeline.baselines.in_context import text_stored
 from pipeline.config import Params
 from pipeline.evaluation.measure import measure_splits
-from pipeline.models.frozen import load_frozen_model
 from pipeline.models.prefixed import prefixed_model
+from pipeline.models.shared import load_frozen_model
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix
 from pipeline.prefix.packed.backends import use_backend
@@ -24,13 +24,15 @@ def run(params: Params, length: int, initialization: str) -> None:
     baseline = Baseline(IN_CONTEXT + initialization, length=length)
     kv = KVPrefix.load(paths.KV_PREFIX / initialization / "prefix.safetensors")[:length]
     frozen = load_frozen_model(paths.MODEL, params.evaluate)
+    model = prefixed_model(frozen, kv)
     measure_splits(
-        prefixed_model(frozen, kv),
+        model,
         load_tokenizer(paths.MODEL),
         params.evaluate,
         folder=paths.EVALUATE / baseline.name,
         max_tokens=params.memory.max_tokens_per_batch,
         stored=text_stored(length),
     )
+    model.detach()
     with never_fatal("log the baseline"):
         log_baseline(params, baseline)

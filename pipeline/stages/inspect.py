@@ -27,6 +27,7 @@ def run(params: Params) -> None:
     )
     write_csv(paths.STARTS, origins(params, prefix.model, prefix.tokenizer))
     found = look_into(prefix, params.memory.max_tokens_per_batch, title="inspect")
+    prefix.model.detach()
     with atomic_folder(paths.BEST_INSPECTION) as folder:
         write_found(found, folder)
     print(shown(found))

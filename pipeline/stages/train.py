@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import torch
+
 from pipeline.config import Params
 from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
-from pipeline.models.for_task import load_for_task
 from pipeline.models.for_variant import start_prefix
+from pipeline.models.shared import load_for_task
 from pipeline.models.trainable import prefix_config
 from pipeline.prefix import PrefixModel
 from pipeline.prefix.packed.backends import use_backend
@@ -30,6 +32,8 @@ def run(params: Params, variant: Variant) -> None:
         name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
     }
     task = task_of(paths.TOKENIZED / "splits")
+    # What projects a prefix is drawn with it; a process begins with random numbers of its own.
+    torch.manual_seed(variant.seed)
     frozen, new = load_for_task(paths.MODEL, params.train, task, variant.seed)
     config = prefix_config(params.prefix, variant.length, new)
     model = PrefixModel(frozen, config)
@@ -61,6 +65,7 @@ def run(params: Params, variant: Variant) -> None:
         metrics = write_results(folder, model, result, len(train), save)
         clock.record(variant.name)
         tracking.finish(folder, metrics)
+    model.detach()
     if not location.is_temporary():
         # The last one stays until the sweep's report: DVC has yet to take the outputs over.
         remove_checkpoints(root, variant.name, keep=checkpoints.folder.name)

@@ -7,6 +7,8 @@ and no stage depends on it.
 import hashlib
 import json
 import math
+from collections.abc import Iterable
+from pathlib import Path
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
@@ -23,27 +25,38 @@ _BEARING = {
 
 def record_duration(params: Params, step: Step, seconds: float) -> None:
     """Note how long a stage took, its start included."""
-    write_json(_path(step), {"of": _digest(params, step.kind), "seconds": seconds})
+    write_json(
+        _folder() / f"{step.stage}.json", {"of": _digest(params, step.kind), "seconds": seconds}
+    )
 
 
-def duration(params: Params, step: Step) -> float | None:
-    """The seconds that a stage took with params as today's; None when none were measured so."""
-    path = _path(step)
-    if not path.exists():
-        return None
+def durations(params: Params, steps: Iterable[Step]) -> dict[Step, float]:
+    """The seconds that stages took with params as today's; without those not measured so."""
+    # Of a sweep of thousands: what all have in common is computed once.
+    folder, digests = _folder(), {kind: _digest(params, kind) for kind in Kind}
+    known = {path.name for path in folder.glob("*.json")}
+    found = {}
+    for step in steps:
+        if f"{step.stage}.json" in known:
+            seconds = _seconds(folder / f"{step.stage}.json", digests[step.kind])
+            if seconds is not None:
+                found[step] = seconds
+    return found
+
+
+def _seconds(path: Path, digest: str) -> float | None:
     try:
         found = read_json(path)
         seconds = float(found["seconds"])
-        is_time = 0 < seconds < math.inf
-        return seconds if is_time and found["of"] == _digest(params, step.kind) else None
+        return seconds if 0 < seconds < math.inf and found["of"] == digest else None
     except (PipelineError, KeyError, TypeError, ValueError):
         # Damaged: nothing depends on it, and the next run replaces it.
         return None
 
 
-def _path(step: Step) -> paths.Path:
+def _folder() -> Path:
     # Of a temporary workspace too: the next one goes by it.
-    return location.home() / paths.TIMINGS / "stages" / f"{step.stage}.json"
+    return location.home() / paths.TIMINGS / "stages"
 
 
 def _digest(params: Params, kind: Kind) -> str:

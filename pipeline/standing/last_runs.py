@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,30 +22,31 @@ _LARGEST_READ = 64 * 2**20  # bytes
 class LastRuns:
     """The stages of `dvc.lock`, and params.yaml as it is today; each is read once."""
 
-    stages: dict[str, Any]
+    stages: Mapping[str, Any]
     params: dict[str, Any]
     _known: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
-    _made: dict[str, tuple[str, str | None]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
     _read: dict[tuple[str, str | None], bool] = field(
         default_factory=dict, repr=False, compare=False
     )
     _hashes: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        """Note which stage makes which output, and what it made last."""
-        for stage, entry in self.stages.items():
-            for out in entry.get("outs", ()):
-                self._made[out["path"]] = (stage, out.get("md5"))
-
     @classmethod
     def read(cls) -> Self:
         """Read both; without `dvc.lock` nothing has run."""
-        stages = {}
+        stages: Mapping[str, Any] = {}
         if _LOCK.exists():
-            stages = _stages_of(_LOCK.resolve(), _LOCK.stat().st_mtime_ns)
+            state = _LOCK.stat()
+            stages = _stages_of(_LOCK.resolve(), state.st_mtime_ns, state.st_size, state.st_ino)
         return cls(stages, read_yaml(paths.PARAMS))
+
+    @cached_property
+    def _made(self) -> dict[str, tuple[str, str | None]]:
+        """Which stage makes which output, and what it made last."""
+        return {
+            out["path"]: (stage, out.get("md5"))
+            for stage, entry in self.stages.items()
+            for out in entry.get("outs", ())
+        }
 
     def is_current(self, stage: str) -> bool:
         """Whether a stage's outputs are there and were made with today's values of its params.
@@ -102,8 +103,8 @@ class LastRuns:
 
 
 @lru_cache(maxsize=1)
-def _stages_of(lock: Path, modified_ns: int) -> dict[str, Any]:
-    """The stages of a lock file as it was at that time."""
+def _stages_of(lock: Path, *state: int) -> Mapping[str, Any]:
+    """The stages of a lock file as long as it is in the state that it was in."""
     return stages_of(lock)
 
 

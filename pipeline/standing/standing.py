@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Self
 
 from pipeline.config import Params
-from pipeline.standing.durations import duration
+from pipeline.standing.durations import durations
 from pipeline.standing.last_runs import LastRuns
 from pipeline.standing.steps import Alike, Kind, Step, all_steps
 
@@ -38,8 +38,7 @@ class Standing:
             return None
         done = [step for step in steps if last.is_up_to_date(step.stage)]
         waiting = [s for s in steps if s != current and not last.is_up_to_date(s.stage)]
-        known = {step: duration(params, step) for step in steps}
-        return cls(current, done, waiting, {s: d for s, d in known.items() if d is not None})
+        return cls(current, done, waiting, durations(params, steps))
 
     @property
     def steps(self) -> int:

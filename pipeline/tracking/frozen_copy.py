@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.workspace.checksums import sha256_of
 
 
 def frozen_model_sha256(folder: Path) -> str:
@@ -12,8 +13,7 @@ def frozen_model_sha256(folder: Path) -> str:
     for path in sorted(folder.iterdir()):
         if path.is_file():
             digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from pipeline.config.load import read_yaml
 from pipeline.prefix import KVPrefix
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
+from pipeline.workspace.checksums import sha256_of
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LIBRARIES = ("torch", "transformers")
@@ -56,6 +57,4 @@ def code_of_training() -> Iterator[Path]:
 
 
 def _update(digest: "hashlib._Hash", path: Path, name: Path) -> None:
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    digest.update(f"{name.as_posix()} {content}\n".encode())
+    digest.update(f"{name.as_posix()} {sha256_of(path)}\n".encode())

@@ -22,5 +22,6 @@ SOURCE = Path("source.json")
 
 # No outputs of a stage; below the home of a temporary workspace (pipeline/workspace/location.py).
 WORKSPACE = DATA / "workspace.json"
+CHECKSUMS = DATA / "checksums.json"
 CHECKPOINTS = DATA / "checkpoints"
 OUTBOX = DATA / "outbox"
