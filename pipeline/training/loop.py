@@ -3,6 +3,7 @@
 from datasets import Dataset
 
 from pipeline.config.train import TrainParams
+from pipeline.data.rows import TokenizedRows
 from pipeline.prefix import PrefixModel
 from pipeline.progress.bar import Bar
 from pipeline.training.checkpoint import CheckpointFolder
@@ -14,8 +15,8 @@ from pipeline.workspace.timings import LogStep
 
 def train_prefix(
     model: PrefixModel,
-    train: Dataset,
-    validation: Dataset,
+    train: Dataset | TokenizedRows,
+    validation: Dataset | TokenizedRows,
     params: TrainParams,
     seed: int,
     log_step: LogStep,
@@ -39,7 +40,7 @@ def train_prefix(
     )
     training.begin()
     bar = Bar(training.steps, "train", "step", initial=training.result.step)
-    with interruptible() as asked, bar:
+    with interruptible() as asked, bar, training.keeping():
         while not training.is_finished:
             step = training.choose()
             training.compute(step)
