@@ -20,6 +20,7 @@ def target_loss_of(
     `max_tokens` bounds a batch's rows times (prefix + example); `name` shows a progress bar.
     """
     rows = rows_of(split, loss_columns(split))
+    lengths = model.prefix_length + rows.tokens
     loss_of = loss_for(model)
     title = None if name is None else f"loss {name}"
 
@@ -27,8 +28,6 @@ def target_loss_of(
         return float(loss_of(examples).item())
 
     total = 0.0
-    for _, loss in over_batches(
-        measure, rows, model.prefix_length + rows.tokens, max_tokens, title
-    ):
+    for _, loss in over_batches(measure, rows, lengths, max_tokens, title):
         total += loss
     return total / int((rows.tokens - rows.target_starts).sum())
