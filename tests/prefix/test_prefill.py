@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from pipeline.prefix import kv_prefix_from_tokens
 from pipeline.prefix.starts import prefill
 from tests.prefix.architectures import SETTINGS, build
+from tests.prefix.test_reach import dynamic
 
 TOKENS = torch.randint(4, 260, (50,), generator=torch.Generator().manual_seed(0))
 
@@ -22,9 +24,8 @@ def test_pieces_give_what_the_whole_gives(name: str) -> None:
         assert torch.allclose(one.values, other.values, atol=1e-5)
 
 
-def lengths_read(name: str, changes: dict[str, Any] | None = None) -> list[tuple[int, int]]:
+def lengths_read(model: PreTrainedModel) -> list[tuple[int, int]]:
     """Of each call of a model for a text in pieces of 20 its tokens and its logits' positions."""
-    model = build(name, changes)
     seen: list[tuple[int, int]] = []
 
     def note(_: object, __: object, given: dict[str, torch.Tensor], output: Any) -> None:
@@ -36,13 +37,12 @@ def lengths_read(name: str, changes: dict[str, Any] | None = None) -> list[tuple
 
 
 def test_logits_are_of_one_position_a_piece() -> None:
-    assert lengths_read("llama") == [(20, 1), (20, 1), (10, 1)]
+    assert lengths_read(build("llama")) == [(20, 1), (20, 1), (10, 1)]
 
 
 def test_a_rotary_embedding_that_changes_with_the_length_reads_the_whole() -> None:
-    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    changes = {"max_position_embeddings": 32, "rope_parameters": dynamic}
-    assert lengths_read("llama", changes) == [(50, 1)]
+    assert lengths_read(dynamic(32)) == [(50, 1)]
+    assert lengths_read(dynamic(64)) == [(20, 1), (20, 1), (10, 1)]
 
 
 def test_a_prefix_of_pieces_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
