@@ -2,14 +2,13 @@
 
 import shutil
 import sysconfig
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
 from pipeline.config.train import TrainParams
-from pipeline.data.batching import Example
+from pipeline.data.rows import TokenizedRows
 from pipeline.errors import PipelineError
 from pipeline.errors.memory import is_out_of_memory
 from pipeline.loss.causal import TargetLoss
@@ -23,7 +22,7 @@ _COMPILERS = ("g++", "c++", "clang++")
 
 
 def compile_where_it_pays(
-    loss_of: TargetLoss, params: TrainParams, steps: int, rows: Sequence[Example]
+    loss_of: TargetLoss, params: TrainParams, steps: int, rows: TokenizedRows
 ) -> bool:
     """Compile the frozen model's layers as `train.compile` says; returns whether it was done.
 
@@ -36,7 +35,7 @@ def compile_where_it_pays(
     Raises:
         PipelineError: for `compile: true` where it cannot be done.
     """
-    longest = max(len(row["input_ids"]) for row in rows)
+    longest = int(rows.tokens.max())
     reason = loss_of.model.why_not_packed(tokens=longest)
     if loss_of.model.device.type == "cpu":
         reason = reason or missing_compiler()

@@ -3,6 +3,7 @@
 from datasets import Dataset
 
 from pipeline.config.train import TrainParams
+from pipeline.data.rows import TokenizedRows
 from pipeline.prefix import PrefixModel
 from pipeline.prefix.packed.logits import uncompile_layers
 from pipeline.progress.bar import Bar
@@ -15,8 +16,8 @@ from pipeline.workspace.timings import LogStep
 
 def train_prefix(
     model: PrefixModel,
-    train: Dataset,
-    validation: Dataset,
+    train: Dataset | TokenizedRows,
+    validation: Dataset | TokenizedRows,
     params: TrainParams,
     seed: int,
     log_step: LogStep,
@@ -41,7 +42,7 @@ def train_prefix(
     try:
         training.begin()
         bar = Bar(training.steps, "train", "step", initial=training.result.step)
-        with interruptible() as asked, bar:
+        with interruptible() as asked, bar, training.keeping():
             while not training.is_finished:
                 step = training.choose()
                 training.compute(step)

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+
+from pipeline.data.batching import Example
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Step:
     began: float
     states: Mapping[str, torch.Tensor]
     rate: float
-    examples: list[dict[str, Any]]
+    examples: list[Example]
     loss: float = 0.0
     gradient_norm: float = 0.0
 

@@ -1,7 +1,8 @@
 """One training, an optimizer step at a time: several can advance in turn on one frozen model."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -9,6 +10,7 @@ from datasets import Dataset
 
 from pipeline.config.train import TrainParams
 from pipeline.data.batching import training_order
+from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.errors import DivergedError, StoppedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
@@ -47,8 +49,8 @@ class Training:
     def __init__(
         self,
         model: PrefixModel,
-        train: Dataset,
-        validation: Dataset,
+        train: Dataset | TokenizedRows,
+        validation: Dataset | TokenizedRows,
         params: TrainParams,
         seed: int,
         log_step: LogStep,
@@ -60,7 +62,7 @@ class Training:
         self.model, self.validation, self.params = model, validation, params
         self.checkpoints = checkpoints
         self._log_step, self._validation_tokens, self._say = log_step, validation_tokens, say
-        self._rows = train.select_columns(loss_columns(train)).to_list()
+        self._rows = rows_of(train, loss_columns(train))
         self.steps = planned_steps(params, len(self._rows))
         """Optimizer steps of the whole training, unless it is stopped early."""
         if params.warmup_steps >= self.steps:
@@ -190,10 +192,24 @@ class Training:
         return f"loss {step.loss:.3f}, best {self._best:.3f}, {speed:.0f} tokens/s"
 
     def keep(self) -> None:
-        """Save a checkpoint where one is due: now and then, and at the end."""
+        """Save a checkpoint where one is due: now and then aside the training, and at the end."""
         checkpoints = self.checkpoints
-        if checkpoints and (self.is_finished or checkpoints.is_due(self.result.step)):
+        if checkpoints is None:
+            return
+        if self.is_finished:
             checkpoints.save(self.progress.checkpoint(random_states(self.model.device)))
+        elif checkpoints.is_due(self.result.step):
+            checkpoints.save_aside(self.progress.checkpoint(random_states(self.model.device)))
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Steps are taken within it: a checkpoint on its way is on the disk when they have ended,
+        however that is."""
+        try:
+            yield
+        finally:
+            if self.checkpoints is not None:
+                self.checkpoints.wait()
 
     def stop_if_asked(self, asked: Interruption) -> None:
         """Save a checkpoint and raise StoppedError after a signal, unless it is finished."""
