@@ -20,14 +20,15 @@ def summed_cross_entropy(
 
     The sum is multiplied by `weight`, which costs nothing here and a pass over all logits later.
     """
-    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets, weight)
+    # The last layer of a model that is spread over devices is not where its inputs were.
+    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets.to(logits.device), weight)
     return loss
 
 
 @torch.no_grad()
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Nats of each token, float32 `[n]`, arguments as of `summed_cross_entropy`."""
-    parts = zip(logits.split(_ROWS), targets.split(_ROWS), strict=True)
+    parts = zip(logits.split(_ROWS), targets.to(logits.device).split(_ROWS), strict=True)
     return torch.cat([_losses(rows, at)[0] for rows, at in parts])
 
 

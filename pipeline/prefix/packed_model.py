@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.architecture.reach import reach_of, rotary_switch
@@ -106,7 +107,7 @@ class PackedModel(TrainerModel):
         frozen = self.frozen_model
         replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
         with turn_of(frozen), self._without_dropout(), replayed:
-            prefix, hidden = self.encoder.given(), self.hidden
+            prefix, hidden = on_its_layers(self.encoder.given(), frozen), self.hidden
             return packed_logits(frozen, input_ids, lengths, prefix, keep, hidden=hidden)
 
     def activation_checkpointing_enable(

@@ -21,7 +21,7 @@ def run(params: Params, length: int, initialization: str) -> None:
     """
     baseline = Baseline(IN_CONTEXT + initialization, length=length)
     kv = KVPrefix.load(paths.KV_PREFIX / initialization / "prefix.safetensors")[:length]
-    frozen = load_frozen_model(paths.MODEL, params.evaluate)
+    frozen = load_frozen_model(paths.MODEL, params.evaluate, params.device_map)
     measure_splits(
         prefixed_model(frozen, kv),
         load_tokenizer(paths.MODEL),

@@ -28,7 +28,7 @@ def run(params: Params, variant: Variant) -> None:
         name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
     }
     task = task_of(paths.TOKENIZED / "splits")
-    frozen, new = load_for_task(paths.MODEL, params.train, task, variant.seed)
+    frozen, new = load_for_task(paths.MODEL, params.train, task, variant.seed, params.device_map)
     config = prefix_config(params.prefix, variant.length, new)
     model = PrefixModel(frozen, config)
     start = start_prefix(variant, model)

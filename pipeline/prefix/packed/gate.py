@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.context import context_of
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
 from pipeline.prefix.architecture.parts import is_decoder_only
 from pipeline.prefix.architecture.reach import reach_of
@@ -70,7 +71,7 @@ def why_not_decoding(frozen_model: PreTrainedModel, shapes: Shapes) -> str | Non
     """Why rows that are packed cannot be decoded greedily from a `PackedCache`, in a clause."""
     dims = frozenset(int(shape[-1]) for pair in shapes for shape in pair)
     dtypes = frozenset({frozen_model.dtype})
-    return why_not_decoded(StateKind(frozen_model.device.type, dtypes, dims))
+    return why_not_decoded(StateKind(input_device(frozen_model).type, dtypes, dims))
 
 
 def _why_not_plain(model: PreTrainedModel, prefixed: bool, tokens: int) -> str | None:

@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.prefix.architecture.context import context_of
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating, is_decoder_only, on_tokens_alone
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.provenance import provenance
@@ -85,9 +86,8 @@ def kv_prefix_from_tokens(
     # that left a sliding window, and a shorter prefix of them could not be cut from it.
     cache = DynamicCache()
     with evaluating(frozen_model), on_tokens_alone(frozen_model):
-        frozen_model(
-            input_ids=tokens[None].to(frozen_model.device), past_key_values=cache, use_cache=True
-        )
+        ids = tokens[None].to(input_device(frozen_model))
+        frozen_model(input_ids=ids, past_key_values=cache, use_cache=True)
     kv = kv_prefix_from_cache(cache, len(tokens))
     kv.metadata.update(provenance(frozen_model))
     kv.metadata["tokens_sha256"] = hashlib.sha256(str(tokens.tolist()).encode()).hexdigest()
@@ -117,4 +117,5 @@ def kv_prefix_from_cache(past_key_values: Any, num_virtual_tokens: int) -> KVPre
             )
         keys.append(layer.keys[0, :, :num_virtual_tokens].float().clone())
         values.append(layer.values[0, :, :num_virtual_tokens].float().clone())
-    return KVPrefix(tuple(keys), tuple(values))
+    # Of a model that is spread over devices, each layer's are on another.
+    return KVPrefix(tuple(keys), tuple(values)).to(keys[0].device)

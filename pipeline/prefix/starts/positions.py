@@ -19,6 +19,7 @@ import inspect
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.kv import KVPrefix
 
@@ -57,11 +58,11 @@ def _alone(model: PreTrainedModel, token: int, positions: int) -> list[torch.Ten
     In float32 whatever the weights: angles of distant positions need it. Where a model takes no
     positions, all are the same.
     """
-    cache = DynamicCache()
+    cache, device = DynamicCache(), input_device(model)
     extra = {}
     if "position_ids" in inspect.signature(model.forward).parameters:
-        extra["position_ids"] = torch.arange(positions, device=model.device)[:, None]
-    ids = torch.full((positions, 1), token, device=model.device)
+        extra["position_ids"] = torch.arange(positions, device=device)[:, None]
+    ids = torch.full((positions, 1), token, device=device)
     with evaluating(model):
         model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
     kept = [layer.keys for layer in cache.layers] + [layer.values for layer in cache.layers]
