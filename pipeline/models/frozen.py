@@ -14,6 +14,9 @@ from pipeline.models.auto_classes import auto_class
 from pipeline.models.quantization import quantizing, read_quantization, refuse_without, settle
 from pipeline.schema.compute import Compute, DeviceMap
 
+# What transformers raises for a folder that it cannot make a model of.
+_NO_MODEL = (OSError, ValueError, RuntimeError, SafetensorError, ImportError)
+
 
 def load_frozen_model(
     folder: Path, compute: Compute, device_map: DeviceMap | None = None
@@ -40,7 +43,7 @@ def load_weights(
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind = auto_class(task, config.model_type)
         placed: dict[str, Any] = {} if device_map is None else {"device_map": _places(device_map)}
-        if quantized := _quantizing(folder, config, compute):
+        if (quantized := _quantizing(folder, config, compute)) is not None:
             # Weights cannot be moved once they are quantized.
             placed = {"device_map": {"": device}, **quantized, **placed}
         model, found = kind.from_pretrained(
@@ -53,34 +56,48 @@ def load_weights(
             **placed,
             **extra,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
-        if device_map is not None and not is_out_of_memory(error) and folder.exists():
-            raise PipelineError(
-                f"model.device_map: transformers cannot place the model so ({first_line(error)}); "
-                "use auto, or name every module and a device that is here"
-            ) from error
-        raise not_a_model(folder, error) from error
+    except _NO_MODEL as error:
+        raise _why_not(folder, device_map, error) from error
     model = model.requires_grad_(False).eval()
-    if quantized:
+    if quantized is not None:
         settle(model)
     return (model if placed else model.to(device)), found
+
+
+def _why_not(folder: Path, device_map: DeviceMap | None, error: Exception) -> PipelineError:
+    """The error to raise for a model that cannot be loaded in the way that params ask for."""
+    whole = not is_out_of_memory(error) and (folder / "config.json").exists()
+    if whole and (scheme := read_quantization(folder)) is not None:
+        return PipelineError(
+            f"model.quantization: {scheme.library} cannot quantize this model to {scheme.bits} "
+            f"bits so ({first_line(error)}); choose another library, or null"
+        )
+    if whole and device_map is not None:
+        return PipelineError(
+            f"model.device_map: transformers cannot place the model so ({first_line(error)}); use "
+            "auto, or name every module and a device that is here"
+        )
+    return not_a_model(folder, error)
 
 
 def _places(device_map: DeviceMap) -> Any:
     return device_map if isinstance(device_map, str) else dict(device_map)
 
 
-def _quantizing(folder: Path, config: Any, compute: Compute) -> dict[str, Any]:
-    """The keywords of `from_pretrained` for weights that are quantized, here or before."""
+def _quantizing(folder: Path, config: Any, compute: Compute) -> dict[str, Any] | None:
+    """What quantizes weights in `from_pretrained`; None for those that stay whole.
+
+    Of those that are quantized already the configuration says it all.
+    """
     scheme, before = read_quantization(folder), getattr(config, "quantization_config", None)
     if before is not None:
         method = before.get("quant_method") if isinstance(before, dict) else before.quant_method
         method = str(getattr(method, "value", method))
         if method in ("bitsandbytes", "torchao"):
             refuse_without(method)
-        return {"quantization_config": None}
-    if scheme is None:
         return {}
+    if scheme is None:
+        return None
     auto = config.dtype or config.get_text_config().dtype or torch.float32
     dtype = auto if compute.dtype == "auto" else getattr(torch, compute.dtype)
     return {"quantization_config": quantizing(scheme, dtype)}

