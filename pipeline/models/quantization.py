@@ -73,6 +73,8 @@ def settle(model: PreTrainedModel) -> None:
     gradient, and no gradient passes through what is packed: a training would stand still after its
     first validation.
     """
+    # It says of every layer, and at every call, that LLM.int8 rounds inputs to float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -67,9 +67,9 @@ def on_its_layers(kv: KVPrefix | None, model: PreTrainedModel) -> KVPrefix | Non
     )
 
 
-def index_of_states(model: PreTrainedModel, index: torch.Tensor) -> torch.Tensor:
-    """An index into a model's last states, which may be on another device than its inputs.
+def index_of_states(model: PreTrainedModel, index: torch.Tensor) -> Any:
+    """An index `[n]` into a model's last states, which may be on another device than its inputs.
 
-    torch takes one from the CPU for a tensor of any device.
+    Then as plain numbers, since accelerate brings a tensor to where the inputs are.
     """
-    return index.cpu() if is_spread(model) else index
+    return index.tolist() if is_spread(model) else index
