@@ -44,12 +44,12 @@ class Places(TorchFunctionMode):
 
 
 def split_over_two(model: PreTrainedModel, device_map: dict[str, str]) -> None:
-    """Let accelerate spread a model over `cpu:0` and `cpu:1`; call it within `Places`."""
-    for name, device in device_map.items():
-        module = model.get_submodule(name)
-        for tensor in (*module.parameters(), *module.buffers()):
-            setattr(tensor, _LABEL, torch.device(device))
-    dispatch_model(model, device_map, main_device=next(iter(device_map.values())))
+    """Let accelerate spread a model over `cpu:0` and `cpu:1`, for a call of it within `Places`."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        device = next(place for part, place in device_map.items() if name.startswith(part))
+        setattr(tensor, _LABEL, torch.device(device))
+    with Places():
+        dispatch_model(model, device_map, main_device=next(iter(device_map.values())))
 
 
 def place_of(tensor: torch.Tensor) -> str:
