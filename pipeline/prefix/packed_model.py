@@ -72,7 +72,7 @@ class PackedModel(TrainerModel):
             if key not in self._why_not_packed:
                 reason = why_not_packed(self.frozen_model, self.prefix_config, tokens)
                 self._why_not_packed[key] = reason
-            reason = self._why_not_packed[key]
+            reason = self._why_not_packed[key] or self._why_not_replayed()
         if reason is None and decoding:
             return why_not_decoding(self.frozen_model, self.kv_shapes)
         return reason
@@ -120,6 +120,15 @@ class PackedModel(TrainerModel):
     def activation_checkpointing_disable(self) -> None:
         self._why_not_packed.clear()
         super().activation_checkpointing_disable()
+
+    def _why_not_replayed(self) -> str | None:
+        """Why layers that are recomputed would not meet packed rows again, in a clause.
+
+        They do where they were asked for through this object, and a prefix's always.
+        """
+        if self.prefix_config is not None or self._recomputation.is_replayed:
+            return None
+        return "layers recomputed in the backward pass find the model's own attention again"
 
     @property
     def _recomputes(self) -> bool:

@@ -129,13 +129,3 @@ def test_decoding_is_asked_for_apart() -> None:
     model = PrefixModel(tiny_model(head_dim=6), PrefixConfig(4))
     assert model.why_not_packed() is None
     assert "the CPU's kernel" in str(model.why_not_packed(decoding=True))
-
-
-def test_a_model_that_is_trained_itself_is_not_recomputed_in_packed_rows() -> None:
-    bare = PrefixModel(tiny_model())
-    assert bare.why_not_packed() is None
-    bare.gradient_checkpointing_enable()
-    assert "recomputed in the backward pass" in str(bare.why_not_packed())
-    tuned = PrefixModel(tiny_model(), PrefixConfig(4))
-    tuned.gradient_checkpointing_enable()
-    assert tuned.why_not_packed() is None
