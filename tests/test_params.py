@@ -33,6 +33,10 @@ def _set(path: str, value: Any) -> Edit:
     return edit
 
 
+def _both(first: Edit, second: Edit) -> Edit:
+    return lambda params: (first(params), second(params))
+
+
 WRONG: dict[str, tuple[Edit, str]] = {
     "no input to look at": (_set("inspection.examples", 0), "inspection.examples = 0 should be greater than or equal to 1."),
     "inputs of the training": (_set("inspection.split", "train"), "inspection.split = 'train' should be 'validation', 'test' or 'test_unseen'."),
@@ -55,6 +59,14 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "impossible combination": (_set("prefix", {"encoder_hidden_size": 8}), "encoder_hidden_size needs prefix_projection"),
     "compiled checkpoints": (_set("train", {"compile": True, "gradient_checkpointing": True}), "compile: true does not go with gradient_checkpointing"),
     "patience without validation": (_set("train", {"early_stopping_patience": 2}), "early_stopping_patience needs eval_every_steps"),
+    "a rule of placing that there is not": (_set("model.device_map", "best"), "model.device_map is 'best'; use auto, balanced, sequential, or a mapping of modules to devices"),
+    "no such place for a module": (_set("model.device_map", {"lm_head": "tape"}), "model.device_map: puts 'lm_head' on 'tape'; use the number of a GPU, cpu or disk"),
+    "a device beside a device map": (_both(_set("model.device_map", "auto"), _set("train.device", "cpu")), "train.device: cpu does not go with model.device_map, which says where the model is; set it to auto"),
+    "a library that does not quantize": (_set("model.quantization", {"library": "gptq", "bits": 4}), "model.quantization.library = 'gptq' is unknown; use one of 'bitsandbytes', 'torchao'"),
+    "three bits": (_set("model.quantization", {"library": "torchao", "bits": 3}), "model.quantization.bits = 3 should be 8 or 4"),
+    "a kind of four bits for eight": (_set("model.quantization", {"library": "bitsandbytes", "bits": 8, "quant_type": "nf4"}), "quant_type and double_quant are of bits: 4; leave them out"),
+    "groups of eight bits": (_set("model.quantization", {"library": "torchao", "bits": 8, "group_size": 32}), "group_size is of bits: 4; leave it out"),
+    "all weights of a quantized model trained": (_both(_set("model.quantization", {"library": "torchao", "bits": 8}), _set("trained_baselines", {"full": {"type": "full_fine_tuning"}})), "trained_baselines.full: full_fine_tuning trains every weight, and those of model.quantization cannot be trained"),
     "broken template": (_set("task.target_template", "{{ value"), "task.target_template is no valid Jinja2 template"),
     "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),
     "split listed twice": (_set("evaluate.splits", ["test", "test"]), "lists test twice; name each item once"),

@@ -24,6 +24,7 @@ from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import TrainedBaselines
 from pipeline.metrics.metric import OfText
 from pipeline.metrics.table import names_of
+from pipeline.schema.compute import Compute, DeviceMap
 from pipeline.schema.section import Section
 
 
@@ -107,6 +108,38 @@ class Params(Section):
                 "that or lower the size"
             )
         return self
+
+    @model_validator(mode="after")
+    def _devices_agree(self) -> Self:
+        if self.model.device_map is None:
+            return self
+        for name, section in self._computing().items():
+            if section.device != "auto":
+                raise ValueError(
+                    f"{name}.device: {section.device} does not go with model.device_map, which "
+                    "says where the model is; set it to auto"
+                )
+        return self
+
+    def _computing(self) -> dict[str, Compute]:
+        return {"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate}
+
+    @model_validator(mode="after")
+    def _fits_a_quantized_model(self) -> Self:
+        if self.model.quantization is None:
+            return self
+        for name, baseline in self.trained_baselines.items():
+            if baseline.trains_every_weight:
+                raise ValueError(
+                    f"trained_baselines.{name}: {baseline.type} trains every weight, and those of "
+                    "model.quantization cannot be trained; leave it out, or set that to null"
+                )
+        return self
+
+    @property
+    def device_map(self) -> DeviceMap | None:
+        """Where the frozen model lies, whatever its source; null for one device."""
+        return self.model.device_map
 
     @property
     def metrics(self) -> list[str]:

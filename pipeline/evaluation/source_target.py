@@ -64,6 +64,7 @@ def _written(generated: torch.Tensor, padding: int | None) -> list[int]:
 
 def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
     """The summed cross-entropy of each row of `[rows, targets, classes]`, in nats."""
+    labels = labels.to(logits.device)
     losses = F.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )

@@ -21,14 +21,17 @@ def summed_cross_entropy(
 
     The sum is multiplied by `weight`, which costs nothing here and a pass over all logits later.
     """
-    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets, weight)
+    # The last layer of a model that is spread over devices is not where its inputs were.
+    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets.to(logits.device), weight)
     return loss
 
 
 @torch.no_grad()
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Nats of each token, float32 `[n]`, arguments as of `summed_cross_entropy`."""
-    parts = zip(*(t.split(_rows_at_once(logits)) for t in (logits, targets)), strict=True)
+    parts = zip(
+        *(t.to(logits.device).split(_rows_at_once(logits)) for t in (logits, targets)), strict=True
+    )
     return torch.cat([_losses(rows, at)[0] for rows, at in parts])
 
 

@@ -33,7 +33,9 @@ class ForBaseline:
     def frozen_model(self) -> PreTrainedModel:
         """The frozen model in the precision of `evaluate`."""
         task = task_of(paths.TOKENIZED / "splits")
-        model, _ = load_for_task(paths.MODEL, self.params.evaluate, task)
+        model, _ = load_for_task(
+            paths.MODEL, self.params.evaluate, task, device_map=self.params.device_map
+        )
         return model
 
     @cached_property

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.architecture.reach import reach_of, rotary_switch
@@ -71,7 +72,7 @@ class PackedModel(TrainerModel):
             if key not in self._why_not_packed:
                 reason = why_not_packed(self.frozen_model, self.prefix_config, tokens)
                 self._why_not_packed[key] = reason
-            return self._why_not_packed[key]
+            return self._why_not_packed[key] or self._why_not_replayed()
 
     def padding_group(self, tokens: int, padded: int | None = None) -> int:
         """A number that examples share which can be padded together without changing each other.
@@ -103,7 +104,7 @@ class PackedModel(TrainerModel):
         frozen = self.frozen_model
         replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
         with turn_of(frozen), self._without_dropout(), replayed:
-            prefix, hidden = self.encoder.given(), self.hidden
+            prefix, hidden = on_its_layers(self.encoder.given(), frozen), self.hidden
             return packed_logits(frozen, input_ids, lengths, prefix, keep, hidden=hidden)
 
     def activation_checkpointing_enable(
@@ -116,6 +117,15 @@ class PackedModel(TrainerModel):
     def activation_checkpointing_disable(self) -> None:
         self._why_not_packed.clear()
         super().activation_checkpointing_disable()
+
+    def _why_not_replayed(self) -> str | None:
+        """Why layers that are recomputed would not meet packed rows again, in a clause.
+
+        They do where they were asked for through this object, and a prefix's always.
+        """
+        if self.prefix_config is not None or self._recomputation.is_replayed:
+            return None
+        return "layers recomputed in the backward pass find the model's own attention again"
 
     @property
     def _recomputes(self) -> bool:

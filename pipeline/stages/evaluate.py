@@ -18,7 +18,7 @@ def run(params: Params, variant: Variant) -> None:
     """Write data/evaluate/<variant>: metrics a split, and every prediction."""
     use_backend(params.hardware.attention)
     task = task_of(paths.TOKENIZED / "splits")
-    frozen, _ = load_for_task(paths.MODEL, params.evaluate, task, variant.seed)
+    frozen, _ = load_for_task(paths.MODEL, params.evaluate, task, variant.seed, params.device_map)
     kv = KVPrefix.load(paths.TRAIN / variant.name / "prefix.safetensors")
     model = prefixed_model(frozen, kv, params.prefix.prefix_always_visible)
     measure_splits(

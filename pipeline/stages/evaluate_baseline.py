@@ -20,10 +20,9 @@ def run(params: Params, baseline: Baseline) -> None:
     folder = paths.TRAIN / baseline.name
     trained = read_json(folder / "metrics.json")
     definition = params.trained_baselines[baseline.family]
+    pretrained = PretrainedFolder(paths.MODEL, params.evaluate, params.device_map)
     measure_splits(
-        PrefixModel(
-            definition.load(folder / WEIGHTS, PretrainedFolder(paths.MODEL, params.evaluate))
-        ),
+        PrefixModel(definition.load(folder / WEIGHTS, pretrained)),
         load_tokenizer(paths.MODEL),
         params.evaluate,
         folder=paths.EVALUATE / baseline.name,

@@ -23,7 +23,7 @@ def run(params: Params, length: int, initialization: str) -> None:
     use_backend(params.hardware.attention)
     baseline = Baseline(IN_CONTEXT + initialization, length=length)
     kv = KVPrefix.load(paths.KV_PREFIX / initialization / "prefix.safetensors")[:length]
-    frozen = load_frozen_model(paths.MODEL, params.evaluate)
+    frozen = load_frozen_model(paths.MODEL, params.evaluate, params.device_map)
     model = prefixed_model(frozen, kv)
     measure_splits(
         model,

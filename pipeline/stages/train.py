@@ -34,7 +34,7 @@ def run(params: Params, variant: Variant) -> None:
     task = task_of(paths.TOKENIZED / "splits")
     # What projects a prefix is drawn with it; a process begins with random numbers of its own.
     torch.manual_seed(variant.seed)
-    frozen, new = load_for_task(paths.MODEL, params.train, task, variant.seed)
+    frozen, new = load_for_task(paths.MODEL, params.train, task, variant.seed, params.device_map)
     config = prefix_config(params.prefix, variant.length, new)
     model = PrefixModel(frozen, config)
     start = start_prefix(variant, model)

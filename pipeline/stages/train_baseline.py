@@ -38,7 +38,7 @@ def run(params: Params, baseline: Baseline) -> None:
     }
     train = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
-    pretrained = PretrainedFolder(paths.MODEL, training)
+    pretrained = PretrainedFolder(paths.MODEL, training, params.device_map)
     model = PrefixModel(definition.adaptable(pretrained))
     clock = TrainingClock(lambda step, metrics: None)
     result = train_prefix(

@@ -2,12 +2,14 @@
 
 import shutil
 import sysconfig
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
 from pipeline.config.train import TrainParams
+from pipeline.data.batching import Example
 from pipeline.data.rows import TokenizedRows
 from pipeline.errors import PipelineError
 from pipeline.errors.memory import is_out_of_memory

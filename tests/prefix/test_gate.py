@@ -146,13 +146,3 @@ def test_prefixes_that_are_padded() -> None:
     assert "a head trained beside" in str(PrefixModel(tiny_model(), head).why_not_packed())
     both = PrefixModel(encoders.build("t5"))
     assert both.why_not_packed() == "T5ForConditionalGeneration is not causal throughout"
-
-
-def test_a_model_that_is_trained_itself_is_not_recomputed_in_packed_rows() -> None:
-    bare = PrefixModel(tiny_model())
-    assert bare.why_not_packed() is None
-    bare.gradient_checkpointing_enable()
-    assert "recomputed in the backward pass" in str(bare.why_not_packed())
-    tuned = PrefixModel(tiny_model(), PrefixConfig(4))
-    tuned.gradient_checkpointing_enable()
-    assert tuned.why_not_packed() is None

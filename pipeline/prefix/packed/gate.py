@@ -55,8 +55,6 @@ def why_not_packed(
     if config is not None and config.layers is not None:
         # What it would be compared with holds its prefix in a plain cache, which has every layer.
         return "the prefix is for some layers alone"
-    if config is None and frozen_model.is_activation_checkpointing:
-        return "layers recomputed in the backward pass find the model's own attention again"
     p = 0 if config is None else config.num_virtual_tokens
     reach = reach_of(frozen_model.config)
     if reach.tokens is not None and p + tokens > reach.tokens:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.prefix.architecture.devices import index_of_states
 from pipeline.prefix.architecture.reach import reach_of
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
@@ -121,7 +122,7 @@ def _packed(
             input_ids=input_ids[None],
             position_ids=torch.tensor([positions], device=input_ids.device) + start,
             use_cache=False,
-            logits_to_keep=keep,
+            logits_to_keep=index_of_states(frozen_model, keep),
             prefix_packing=packing,
         )
     # Not `[0]`, whose gradient would be a copy of the logits' among zeros.

@@ -119,4 +119,5 @@ def _prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = Fa
             kept.append(own.contiguous() if is_ours else own.clone())
         if is_ours:
             layer.keys = layer.values = None
-    return KVPrefix(tuple(keys), tuple(values))
+    # Of a model that is spread over devices, each layer's are on another.
+    return KVPrefix(tuple(keys), tuple(values)).to(keys[0].device)

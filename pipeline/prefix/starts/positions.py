@@ -17,6 +17,7 @@ shows each layer's angles, whatever the base, scaling, pairing or share of dimen
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating, takes
 from pipeline.prefix.kv import KVPrefix
 
@@ -63,9 +64,9 @@ def _alone(model: PreTrainedModel, token: int, positions: int) -> list[torch.Ten
 
 def _alone_at(model: PreTrainedModel, token: int, places: torch.Tensor) -> list[torch.Tensor]:
     cache = DynamicCache()
-    places = places.to(model.device)
+    places = places.to(input_device(model))
     extra = {"position_ids": places[:, None]} if takes(model, "position_ids") else {}
-    ids = torch.full((len(places), 1), token, device=model.device)
+    ids = torch.full((len(places), 1), token, device=places.device)
     with evaluating(model):
         model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
     kept = [layer.keys for layer in cache.layers] + [layer.values for layer in cache.layers]

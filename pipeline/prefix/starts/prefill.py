@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
 from pipeline.prefix.architecture.parts import evaluating, on_tokens_alone, takes
 from pipeline.prefix.architecture.reach import rotary_switch
@@ -45,7 +46,7 @@ def _read(model: PreTrainedModel, tokens: torch.Tensor, size: int) -> DynamicCac
     with evaluating(model), on_tokens_alone(model):
         for part in tokens.split(size):
             model(
-                input_ids=part[None].to(model.device),
+                input_ids=part[None].to(input_device(model)),
                 past_key_values=cache,
                 use_cache=True,
                 **extra,
