@@ -13,21 +13,21 @@ class Step:
 
     Attributes:
         number: from 1 on.
-        began: `time.perf_counter()` at its begin.
         states: where the random generators stood then.
         rate: its learning rate.
         examples: those whose gradients it adds up, all micro-batches.
         loss: nats per target token, the mean over all of them.
         gradient_norm: before clipping.
+        seconds: what it took, its share where several trainings took it together.
     """
 
     number: int
-    began: float
     states: Mapping[str, torch.Tensor]
     rate: float
     examples: list[dict[str, Any]]
     loss: float = 0.0
     gradient_norm: float = 0.0
+    seconds: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -38,3 +38,8 @@ class Step:
     def targets(self) -> int:
         """Those of its tokens that count in the loss."""
         return self.tokens - sum(example["target_start"] for example in self.examples)
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second, of all that were computed together."""
+        return self.tokens / self.seconds

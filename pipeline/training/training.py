@@ -1,14 +1,14 @@
 """One training, an optimizer step at a time: several can advance in turn on one frozen model."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from datasets import Dataset
 
 from pipeline.config.train import TrainParams
-from pipeline.data.batching import training_order
+from pipeline.data.batching import Example, training_order
 from pipeline.errors import DivergedError, StoppedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
@@ -37,11 +37,11 @@ from pipeline.workspace.timings import LogStep
 
 
 class Training:
-    """The training of one prefix (see `train_prefix`), which whoever drives it advances.
+    """The training of one prefix (see `train_prefix`), which `train_all` advances.
 
-    `begin` once; then `choose`, `compute`, `settle`, `update` and `record` of one step after the
-    other until `is_finished`. Between two steps everything is in `progress`, and the random
-    generators stand where the next one begins.
+    `begin` once; then `choose`, `compute`, `settle`, `update`, `record` and `keep` of one step
+    after the other until `is_finished`, all of them within `drawing`. Between two steps everything
+    is in `progress`, and its random generators stand where the next one begins.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Training:
         say: Callable[[str], None] = print,
     ) -> None:
         torch.manual_seed(seed)
+        self._random = random_states(model.device)
         self.model, self.validation, self.params = model, validation, params
         self.checkpoints = checkpoints
         self._log_step, self._validation_tokens, self._say = log_step, validation_tokens, say
@@ -82,7 +83,8 @@ class Training:
         result = TrainingResult(trained_state(model))
         self.progress = Progress(model, optimizer, schedule, result, LossScale.of(model))
         self.loss_of: TargetLoss = loss_for(model)
-        self._best = float("inf")
+        self.best = float("inf")
+        """The lowest validation loss so far, nats per target token."""
 
     @property
     def result(self) -> TrainingResult:
@@ -93,6 +95,18 @@ class Training:
     def is_finished(self) -> bool:
         """Whether no step is left."""
         return self.progress.is_finished or self.result.step >= self.steps
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Within it torch's random generators are this training's own, whoever takes turns."""
+        device = self.model.device
+        others = random_states(device)
+        restore_random_states(self._random, device)
+        try:
+            yield
+        finally:
+            self._random = random_states(device)
+            restore_random_states(others, device)
 
     def begin(self) -> None:
         """Go on from the last checkpoint, or measure the start.
@@ -113,30 +127,44 @@ class Training:
             self.result.history.append({"step": 0, "validation/loss": first})
             self._log_step(0, {"validation/loss": first})
         self._order = islice(self._order, self.result.step, None)
-        self._best = self.result.best_loss
+        self.best = self.result.best_loss
 
     def choose(self) -> Step:
         """The next step's examples, in the order of the seed."""
-        began = time.perf_counter()
         states = random_states(self.model.device)
         rate = float(self.progress.schedule.get_last_lr()[0])
         examples = [self._rows[i] for i in next(self._order)]
         self.model.train()
-        return Step(self.result.step + 1, began, states, rate, examples)
+        return Step(self.result.step + 1, states, rate, examples)
 
     def compute(self, step: Step) -> None:
         """Add up the gradient of the mean loss over all target tokens of a step.
 
         It takes `batch_size` examples at once; the gradient is scaled as progress says.
         """
-        scale, size = self.progress.loss_scale.value, self.params.batch_size
-        weight = scale / step.targets
         step.loss = 0.0
-        for start in range(0, len(step.examples), size):
-            for part in self.loss_of.parts(step.examples[start : start + size]):
-                loss = self.loss_of(part, weight)
-                loss.backward()
-                step.loss += loss.item() / scale
+        for part in self.parts(step):
+            self.compute_part(step, part)
+
+    def parts(self, step: Step) -> list[list[Example]]:
+        """A step's examples as they are computed, one part after the other."""
+        size = self.params.batch_size
+        batches = [step.examples[i : i + size] for i in range(0, len(step.examples), size)]
+        return [part for batch in batches for part in self.loss_of.parts(batch)]
+
+    def weight(self, step: Step) -> float:
+        """What the summed loss of a part is multiplied by: its share of the mean, scaled."""
+        return self.progress.loss_scale.value / step.targets
+
+    def compute_part(self, step: Step, part: list[Example]) -> None:
+        """Add a part's gradient, and its loss."""
+        loss = self.loss_of(part, self.weight(step))
+        loss.backward()
+        self.add_loss(step, loss)
+
+    def add_loss(self, step: Step, loss: torch.Tensor) -> None:
+        """Add the loss of a part, as its gradient was computed from it."""
+        step.loss += loss.item() / self.progress.loss_scale.value
 
     def settle(self, step: Step) -> None:
         """Undo the gradients' scale, computing those that overflowed again, and clip them."""
@@ -166,28 +194,26 @@ class Training:
         self.progress.schedule.step()
         self.progress.optimizer.zero_grad()
 
-    def record(self, step: Step) -> str:
-        """Validate where that is due, log, and keep a checkpoint; returns the step in words."""
+    def record(self, step: Step) -> None:
+        """Validate where that is due, and log."""
         params, result, progress = self.params, self.result, self.progress
         row = {"step": step.number, "train/loss": step.loss}
         row |= {"train/learning_rate": step.rate, "train/gradient_norm": step.gradient_norm}
-        speed = step.tokens / (time.perf_counter() - step.began)
         is_last = step.number == self.steps
         if is_last or (params.eval_every_steps and step.number % params.eval_every_steps == 0):
             row["validation/loss"] = self._validate()
-            if row["validation/loss"] < self._best:
-                self._best, result.best_step = row["validation/loss"], step.number
+            if row["validation/loss"] < self.best:
+                self.best, result.best_step = row["validation/loss"], step.number
                 progress.waited = 0
                 result.prefix = trained_state(self.model)
             else:
                 progress.waited += 1
         result.history.append(row)
         measured = {key: value for key, value in row.items() if key != "step"}
-        self._log_step(step.number, {**measured, "train/tokens_per_second": speed})
+        self._log_step(step.number, {**measured, "train/tokens_per_second": step.speed})
         patience = params.early_stopping_patience
         result.stopped_early = patience is not None and progress.waited >= patience
         progress.is_finished = is_last or result.stopped_early
-        return f"loss {step.loss:.3f}, best {self._best:.3f}, {speed:.0f} tokens/s"
 
     def keep(self) -> None:
         """Save a checkpoint where one is due: now and then, and at the end."""

@@ -226,10 +226,10 @@ def _attend_groups(
 ) -> torch.Tensor:
     """The same of a row of several prefixes: each is attended to by its own examples alone."""
     tokens = [sum(group.lengths) for group in packing.groups]
-    split = (states.split(tokens, dim=1) for states in (query, key, value))
+    split = zip(*(states.split(tokens, dim=1) for states in (query, key, value)), strict=True)
     outs = [
-        _attend(layer, group, *states, scaling)
-        for group, *states in zip(packing.groups, *split, strict=True)
+        _attend(layer, group, own_query, own_key, own_value, scaling)
+        for group, (own_query, own_key, own_value) in zip(packing.groups, split, strict=True)
     ]
     return torch.cat(outs, dim=1)
 
