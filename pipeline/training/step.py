@@ -13,6 +13,7 @@ class Step:
 
     Attributes:
         number: from 1 on.
+        began: `time.perf_counter()` at its begin.
         states: where the random generators stood then.
         rate: its learning rate.
         examples: those whose gradients it adds up, all micro-batches.
@@ -22,6 +23,7 @@ class Step:
     """
 
     number: int
+    began: float
     states: Mapping[str, torch.Tensor]
     rate: float
     examples: list[dict[str, Any]]
@@ -38,8 +40,3 @@ class Step:
     def targets(self) -> int:
         """Those of its tokens that count in the loss."""
         return self.tokens - sum(example["target_start"] for example in self.examples)
-
-    @property
-    def speed(self) -> float:
-        """Tokens a second, of all that were computed together."""
-        return self.tokens / self.seconds

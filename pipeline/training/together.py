@@ -5,7 +5,6 @@ them. Everything else is each training's own: prefix, optimizer, rate, order of 
 numbers, validation, checkpoint, and the end. One alone is computed as if there were no others.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
@@ -14,6 +13,7 @@ import torch
 from pipeline.data.batching import Example
 from pipeline.errors import DivergedError, PipelineError, StoppedError
 from pipeline.loss.causal import TargetLoss
+from pipeline.prefix import KVPrefix
 from pipeline.progress.bar import Bar
 from pipeline.training.interruption import Interruption, interruptible
 from pipeline.training.joint_loss import Share, losses_together
@@ -43,16 +43,15 @@ def train_all(trainings: Sequence[Training], ended: Ended, max_tokens: int = 409
     bar = Bar(sum(training.steps for training in active), "train", "step", initial=done)
     with interruptible() as asked, bar:
         while active := [t for t in active if not _has_ended(t, asked, ended)]:
-            began = time.perf_counter()
             steps = [_chosen(training) for training in active]
             _compute(steps, max_tokens)
             steps = [(t, step) for t, step in steps if _is_updated(t, step, ended)]
-            _share_time(time.perf_counter() - began, [step for _, step in steps])
-            for training, step in steps:
-                with training.drawing():
-                    training.record(step)
-            bar.update(len(steps), _note(steps))
             active = [training for training, _ in steps]
+            if not steps:
+                break
+            _share_time([step for _, step in steps])
+            notes = [_recorded(training, step) for training, step in steps]
+            bar.update(len(steps), notes[0] if len(notes) == 1 else _note(steps))
             for training in active:
                 with training.drawing():
                     training.keep()
@@ -97,18 +96,33 @@ def _is_updated(training: Training, step: Step, ended: Ended) -> bool:
     return True
 
 
+def _recorded(training: Training, step: Step) -> str:
+    with training.drawing():
+        return training.record(step)
+
+
 def _compute(steps: Sequence[tuple[Training, Step]], max_tokens: int) -> None:
-    """Add up the gradient of each step, those of several trainings in one backward pass."""
-    waiting = [[(t, step, part) for part in t.parts(step)] for t, step in steps]
+    """Add up the gradient of each step, those of several trainings in one backward pass a row."""
+    if len(steps) == 1:
+        _compute_alone(*steps[0])
+        return
+    waiting = [[(t, step, part) for part in _parts(t, step)] for t, step in steps]
     # The next part of each, so that each meets its own parts one after the other.
     for parts in zip_longest(*waiting):
         for row in _rows([part for part in parts if part is not None], max_tokens):
-            if len(row) == 1:
-                ((training, step, examples),) = row
-                with training.drawing():
-                    training.compute_part(step, examples)
-            else:
-                _compute_row(row)
+            _compute_row(row)
+
+
+def _compute_alone(training: Training, step: Step) -> None:
+    with training.drawing():
+        training.compute(step)
+
+
+def _parts(training: Training, step: Step) -> list[list[Example]]:
+    """A step's examples as `Training.compute` takes them, one part after the other."""
+    size = training.params.batch_size
+    batches = [step.examples[i : i + size] for i in range(0, len(step.examples), size)]
+    return [part for batch in batches for part in training.loss_of.parts(batch)]
 
 
 def _rows(parts: Sequence[Part], max_tokens: int) -> list[list[Part]]:
@@ -139,19 +153,31 @@ def _is_packed(part: Part) -> bool:
 
 
 def _compute_row(row: Sequence[Part]) -> None:
-    shares = []
-    for training, step, examples in row:
+    weights = [t.progress.loss_scale.value / step.targets for t, step, _ in row]
+    if len(row) == 1:
+        ((training, _, examples),) = row
         with training.drawing():
-            prefix = training.model.encoder.given()
-        shares.append(Share(training.model, examples, training.weight(step), prefix))
-    losses = losses_together(shares)
+            losses = [training.loss_of(examples, weights[0])]
+    else:
+        shares = [
+            Share(t.model, part, weight, _given(t))
+            for (t, _, part), weight in zip(row, weights, strict=True)
+        ]
+        losses = losses_together(shares)
     torch.stack(losses).sum().backward()
     for (training, step, _), loss in zip(row, losses, strict=True):
-        training.add_loss(step, loss)
+        step.loss += loss.item() / training.progress.loss_scale.value
 
 
-def _share_time(seconds: float, steps: Sequence[Step]) -> None:
-    """To each its share by tokens, so that durations add up to what passed."""
+def _given(training: Training) -> KVPrefix | None:
+    """Its prefix as the frozen model is given it: with dropout by its own random numbers."""
+    with training.drawing():
+        return training.model.encoder.given()
+
+
+def _share_time(steps: Sequence[Step]) -> None:
+    """To each its share by tokens, so that what they took adds up to what passed."""
+    seconds = max(step.seconds for step in steps)
     tokens = sum(step.tokens for step in steps)
     for step in steps:
         step.seconds = seconds * step.tokens / tokens
@@ -159,13 +185,9 @@ def _share_time(seconds: float, steps: Sequence[Step]) -> None:
 
 def _note(steps: Sequence[tuple[Training, Step]]) -> str:
     """Steps taken together in words."""
-    if not steps:
-        return ""
     losses = [step.loss for _, step in steps]
-    training, step = steps[0]
-    if len(steps) == 1:
-        return f"loss {step.loss:.3f}, best {training.best:.3f}, {step.speed:.0f} tokens/s"
+    speed = sum(step.tokens for _, step in steps) / sum(step.seconds for _, step in steps)
     return (
         f"{len(steps)} variants, losses {min(losses):.3f} to {max(losses):.3f}, "
-        f"{step.speed:.0f} tokens/s"
+        f"{speed:.0f} tokens/s"
     )

@@ -1,5 +1,6 @@
 """One training, an optimizer step at a time: several can advance in turn on one frozen model."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -8,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from pipeline.config.train import TrainParams
-from pipeline.data.batching import Example, training_order
+from pipeline.data.batching import training_order
 from pipeline.errors import DivergedError, StoppedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
@@ -83,8 +84,7 @@ class Training:
         result = TrainingResult(trained_state(model))
         self.progress = Progress(model, optimizer, schedule, result, LossScale.of(model))
         self.loss_of: TargetLoss = loss_for(model)
-        self.best = float("inf")
-        """The lowest validation loss so far, nats per target token."""
+        self._best = float("inf")
 
     @property
     def result(self) -> TrainingResult:
@@ -127,44 +127,30 @@ class Training:
             self.result.history.append({"step": 0, "validation/loss": first})
             self._log_step(0, {"validation/loss": first})
         self._order = islice(self._order, self.result.step, None)
-        self.best = self.result.best_loss
+        self._best = self.result.best_loss
 
     def choose(self) -> Step:
         """The next step's examples, in the order of the seed."""
+        began = time.perf_counter()
         states = random_states(self.model.device)
         rate = float(self.progress.schedule.get_last_lr()[0])
         examples = [self._rows[i] for i in next(self._order)]
         self.model.train()
-        return Step(self.result.step + 1, states, rate, examples)
+        return Step(self.result.step + 1, began, states, rate, examples)
 
     def compute(self, step: Step) -> None:
         """Add up the gradient of the mean loss over all target tokens of a step.
 
         It takes `batch_size` examples at once; the gradient is scaled as progress says.
         """
+        scale, size = self.progress.loss_scale.value, self.params.batch_size
+        weight = scale / step.targets
         step.loss = 0.0
-        for part in self.parts(step):
-            self.compute_part(step, part)
-
-    def parts(self, step: Step) -> list[list[Example]]:
-        """A step's examples as they are computed, one part after the other."""
-        size = self.params.batch_size
-        batches = [step.examples[i : i + size] for i in range(0, len(step.examples), size)]
-        return [part for batch in batches for part in self.loss_of.parts(batch)]
-
-    def weight(self, step: Step) -> float:
-        """What the summed loss of a part is multiplied by: its share of the mean, scaled."""
-        return self.progress.loss_scale.value / step.targets
-
-    def compute_part(self, step: Step, part: list[Example]) -> None:
-        """Add a part's gradient, and its loss."""
-        loss = self.loss_of(part, self.weight(step))
-        loss.backward()
-        self.add_loss(step, loss)
-
-    def add_loss(self, step: Step, loss: torch.Tensor) -> None:
-        """Add the loss of a part, as its gradient was computed from it."""
-        step.loss += loss.item() / self.progress.loss_scale.value
+        for start in range(0, len(step.examples), size):
+            for part in self.loss_of.parts(step.examples[start : start + size]):
+                loss = self.loss_of(part, weight)
+                loss.backward()
+                step.loss += loss.item() / scale
 
     def settle(self, step: Step) -> None:
         """Undo the gradients' scale, computing those that overflowed again, and clip them."""
@@ -193,27 +179,30 @@ class Training:
         self.progress.optimizer.step()
         self.progress.schedule.step()
         self.progress.optimizer.zero_grad()
+        step.seconds = time.perf_counter() - step.began
 
-    def record(self, step: Step) -> None:
-        """Validate where that is due, and log."""
+    def record(self, step: Step) -> str:
+        """Validate where that is due, and log; returns the step in words."""
         params, result, progress = self.params, self.result, self.progress
         row = {"step": step.number, "train/loss": step.loss}
         row |= {"train/learning_rate": step.rate, "train/gradient_norm": step.gradient_norm}
+        speed = step.tokens / step.seconds
         is_last = step.number == self.steps
         if is_last or (params.eval_every_steps and step.number % params.eval_every_steps == 0):
             row["validation/loss"] = self._validate()
-            if row["validation/loss"] < self.best:
-                self.best, result.best_step = row["validation/loss"], step.number
+            if row["validation/loss"] < self._best:
+                self._best, result.best_step = row["validation/loss"], step.number
                 progress.waited = 0
                 result.prefix = trained_state(self.model)
             else:
                 progress.waited += 1
         result.history.append(row)
         measured = {key: value for key, value in row.items() if key != "step"}
-        self._log_step(step.number, {**measured, "train/tokens_per_second": step.speed})
+        self._log_step(step.number, {**measured, "train/tokens_per_second": speed})
         patience = params.early_stopping_patience
         result.stopped_early = patience is not None and progress.waited >= patience
         progress.is_finished = is_last or result.stopped_early
+        return f"loss {step.loss:.3f}, best {self._best:.3f}, {speed:.0f} tokens/s"
 
     def keep(self) -> None:
         """Save a checkpoint where one is due: now and then, and at the end."""
