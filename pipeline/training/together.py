@@ -5,6 +5,7 @@ them. Everything else is each training's own: prefix, optimizer, rate, order of 
 numbers, validation, checkpoint, and the end. One alone is computed as if there were no others.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
@@ -43,27 +44,39 @@ def train_all(trainings: Sequence[Training], ended: Ended, max_tokens: int = 409
     bar = Bar(sum(training.steps for training in active), "train", "step", initial=done)
     with interruptible() as asked, bar:
         while active := [t for t in active if not _has_ended(t, asked, ended)]:
-            steps = [_chosen(training) for training in active]
-            _compute(steps, max_tokens)
-            steps = [(t, step) for t, step in steps if _is_updated(t, step, ended)]
+            steps = advance(active, ended, max_tokens)
             active = [training for training, _ in steps]
-            if not steps:
-                break
-            _share_time([step for _, step in steps])
             notes = [_recorded(training, step) for training, step in steps]
-            bar.update(len(steps), notes[0] if len(notes) == 1 else _note(steps))
+            if steps:
+                bar.update(len(steps), notes[0] if len(notes) == 1 else _note(steps))
             for training in active:
                 with training.drawing():
                     training.keep()
 
 
+def advance(
+    trainings: Sequence[Training], ended: Ended, max_tokens: int
+) -> list[tuple[Training, Step]]:
+    """Take one optimizer step of each; returns those that are done, to be recorded.
+
+    What diverges is left out, and `ended` told.
+    """
+    steps = [_chosen(training) for training in trainings]
+    _compute(steps, max_tokens)
+    done = [(training, step) for training, step in steps if _is_updated(training, step, ended)]
+    _share_time([step for _, step in done])
+    return done
+
+
 def _has_begun(training: Training, ended: Ended) -> bool:
+    began = time.perf_counter()
     try:
         with training.drawing():
             training.begin()
     except DivergedError as error:
         ended(training, error)
         return False
+    training.seconds += time.perf_counter() - began
     return True
 
 
@@ -97,8 +110,11 @@ def _is_updated(training: Training, step: Step, ended: Ended) -> bool:
 
 
 def _recorded(training: Training, step: Step) -> str:
+    began = time.perf_counter()
     with training.drawing():
-        return training.record(step)
+        words = training.record(step)
+    training.seconds += step.seconds + time.perf_counter() - began
+    return words
 
 
 def _compute(steps: Sequence[tuple[Training, Step]], max_tokens: int) -> None:
@@ -177,7 +193,7 @@ def _given(training: Training) -> KVPrefix | None:
 
 def _share_time(steps: Sequence[Step]) -> None:
     """To each its share by tokens, so that what they took adds up to what passed."""
-    seconds = max(step.seconds for step in steps)
+    seconds = max((step.seconds for step in steps), default=0.0)
     tokens = sum(step.tokens for step in steps)
     for step in steps:
         step.seconds = seconds * step.tokens / tokens

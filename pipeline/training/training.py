@@ -84,6 +84,8 @@ class Training:
         result = TrainingResult(trained_state(model))
         self.progress = Progress(model, optimizer, schedule, result, LossScale.of(model))
         self.loss_of: TargetLoss = loss_for(model)
+        self.seconds = 0.0
+        """What it has taken, its share of the steps that were computed with others'."""
         self._best = float("inf")
 
     @property
