@@ -45,6 +45,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "unknown key": (_set("train.learning_rat", 1e-3), "train.learning_rat: unknown key; did you mean 'learning_rate'?"),
     "key of another section": (_set("evaluate.max_tokens_per_batch", 9), "evaluate.max_tokens_per_batch: unknown key; write it as memory.max_tokens_per_batch."),
     "unknown backend": (_set("hardware", {"attention": "magic"}), "hardware.attention = 'magic' should be 'auto', 'kernel', 'varlen', 'efficient', 'flex' or 'operators'."),
+    "no room for two": (_set("memory", {"max_tokens_together": 0}), "memory.max_tokens_together = 0 should be greater than or equal to 1."),
     "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),
     "missing section": (_delete("task"), "task: is missing"),
     "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate = 'fast' should be a valid number"),

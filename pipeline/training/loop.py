@@ -4,12 +4,11 @@ from datasets import Dataset
 
 from pipeline.config.train import TrainParams
 from pipeline.data.rows import TokenizedRows
+from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixModel
-from pipeline.prefix.packed.logits import uncompile_layers
-from pipeline.progress.bar import Bar
 from pipeline.training.checkpoint import CheckpointFolder
-from pipeline.training.interruption import interruptible
 from pipeline.training.progress import TrainingResult
+from pipeline.training.together import train_all
 from pipeline.training.training import Training
 from pipeline.workspace.timings import LogStep
 
@@ -39,19 +38,10 @@ def train_prefix(
     training = Training(
         model, train, validation, params, seed, log_step, checkpoints, validation_tokens
     )
-    try:
-        training.begin()
-        bar = Bar(training.steps, "train", "step", initial=training.result.step)
-        with interruptible() as asked, bar, training.keeping():
-            while not training.is_finished:
-                step = training.choose()
-                training.compute(step)
-                training.settle(step)
-                training.update(step)
-                bar.update(note=training.record(step))
-                training.keep()
-                training.stop_if_asked(asked)
-    finally:
-        # The frozen model may serve another training of its process, or a measurement.
-        uncompile_layers(model.frozen_model)
+    train_all([training], _raise)
     return training.result
+
+
+def _raise(_: Training, error: PipelineError | None) -> None:
+    if error is not None:
+        raise error

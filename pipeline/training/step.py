@@ -20,6 +20,7 @@ class Step:
         examples: those whose gradients it adds up, all micro-batches.
         loss: nats per target token, the mean over all of them.
         gradient_norm: before clipping.
+        seconds: what it took, its share where several trainings took it together.
     """
 
     number: int
@@ -29,6 +30,7 @@ class Step:
     examples: list[Example]
     loss: float = 0.0
     gradient_norm: float = 0.0
+    seconds: float = 0.0
 
     @property
     def tokens(self) -> int:

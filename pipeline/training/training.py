@@ -39,11 +39,11 @@ from pipeline.workspace.timings import LogStep
 
 
 class Training:
-    """The training of one prefix (see `train_prefix`), which whoever drives it advances.
+    """The training of one prefix (see `train_prefix`), which `train_all` advances.
 
-    `begin` once; then `choose`, `compute`, `settle`, `update` and `record` of one step after the
-    other until `is_finished`. Between two steps everything is in `progress`, and the random
-    generators stand where the next one begins.
+    `begin` once; then `choose`, `compute`, `settle`, `update`, `record` and `keep` of one step
+    after the other until `is_finished`, all of them within `drawing`. Between two steps everything
+    is in `progress`, and its random generators stand where the next one begins.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Training:
         say: Callable[[str], None] = print,
     ) -> None:
         torch.manual_seed(seed)
+        self._random = random_states(model.device)
         self.model, self.validation, self.params = model, validation, params
         self.checkpoints = checkpoints
         self._log_step, self._validation_tokens, self._say = log_step, validation_tokens, say
@@ -84,6 +85,8 @@ class Training:
         result = TrainingResult(trained_state(model))
         self.progress = Progress(model, optimizer, schedule, result, LossScale.of(model))
         self.loss_of: TargetLoss = loss_for(model)
+        self.seconds = 0.0
+        """What it has taken, its share of the steps that were computed with others'."""
         self._best = float("inf")
 
     @property
@@ -95,6 +98,18 @@ class Training:
     def is_finished(self) -> bool:
         """Whether no step is left."""
         return self.progress.is_finished or self.result.step >= self.steps
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Within it torch's random generators are this training's own, whoever takes turns."""
+        device = self.model.device
+        others = random_states(device)
+        restore_random_states(self._random, device)
+        try:
+            yield
+        finally:
+            self._random = random_states(device)
+            restore_random_states(others, device)
 
     def begin(self) -> None:
         """Go on from the last checkpoint, or measure the start.
@@ -167,13 +182,14 @@ class Training:
         self.progress.optimizer.step()
         self.progress.schedule.step()
         self.progress.optimizer.zero_grad()
+        step.seconds = time.perf_counter() - step.began
 
     def record(self, step: Step) -> str:
-        """Validate where that is due, log, and keep a checkpoint; returns the step in words."""
+        """Validate where that is due, and log; returns the step in words."""
         params, result, progress = self.params, self.result, self.progress
         row = {"step": step.number, "train/loss": step.loss}
         row |= {"train/learning_rate": step.rate, "train/gradient_norm": step.gradient_norm}
-        speed = step.tokens / (time.perf_counter() - step.began)
+        speed = step.tokens / step.seconds
         is_last = step.number == self.steps
         if is_last or (params.eval_every_steps and step.number % params.eval_every_steps == 0):
             row["validation/loss"] = self._validate()
