@@ -33,6 +33,14 @@ def _set(path: str, value: Any) -> Edit:
     return edit
 
 
+def _both(*edits: Edit) -> Edit:
+    def edit(params: dict[str, Any]) -> None:
+        for one in edits:
+            one(params)
+
+    return edit
+
+
 WRONG: dict[str, tuple[Edit, str]] = {
     "no input to look at": (_set("inspection.examples", 0), "inspection.examples = 0 should be greater than or equal to 1."),
     "inputs of the training": (_set("inspection.split", "train"), "inspection.split = 'train' should be 'validation', 'test' or 'test_unseen'."),
@@ -41,6 +49,9 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "unknown key": (_set("train.learning_rat", 1e-3), "train.learning_rat: unknown key; did you mean 'learning_rate'?"),
     "key of another section": (_set("evaluate.max_tokens_per_batch", 9), "evaluate.max_tokens_per_batch: unknown key; write it as memory.max_tokens_per_batch."),
     "unknown backend": (_set("hardware", {"attention": "magic"}), "hardware.attention = 'magic' should be 'auto', 'kernel', 'varlen', 'flex' or 'operators'."),
+    "no processes": (_set("hardware", {"processes": 0}), "hardware.processes: 0 should be auto or a number of at least 1"),
+    "processes on one GPU": (_both(_set("hardware", {"processes": 2}), _set("train.device", "cuda:1")), "hardware.processes: 2 need devices of their own, and train.device: cuda:1 is one; set it to auto, cuda or cpu"),
+    "sharded and compiled": (_both(_set("hardware", {"shard_frozen_model": True}), _set("train.compile", True)), "hardware.shard_frozen_model: true does not go with train.compile: true; use auto"),
     "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),
     "missing section": (_delete("task"), "task: is missing"),
     "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate = 'fast' should be a valid number"),

@@ -108,6 +108,20 @@ class Params(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _processes_have_devices(self) -> Self:
+        hardware, device = self.hardware, self.train.device
+        if hardware.processes != 1 and (device == "mps" or ":" in device):
+            raise ValueError(
+                f"hardware.processes: {hardware.processes} need devices of their own, and "
+                f"train.device: {device} is one; set it to auto, cuda or cpu"
+            )
+        if hardware.shard_frozen_model and self.train.compile is True:
+            raise ValueError(
+                "hardware.shard_frozen_model: true does not go with train.compile: true; use auto"
+            )
+        return self
+
     @property
     def metrics(self) -> list[str]:
         """What is measured: of the target, then of text, or of a classifier's labels."""

@@ -3,6 +3,7 @@
 from datasets import Dataset
 
 from pipeline.config.train import TrainParams
+from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.prefix import PrefixModel
 from pipeline.progress.bar import Bar
 from pipeline.training.checkpoint import CheckpointFolder
@@ -21,6 +22,7 @@ def train_prefix(
     log_step: LogStep,
     checkpoints: CheckpointFolder | None = None,
     validation_tokens: int = 4096,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
 
@@ -30,12 +32,23 @@ def train_prefix(
     if it had never been interrupted. SIGINT and SIGTERM end it after the step at hand.
     `validation_tokens` bounds the rows times tokens of a validation batch.
 
+    Several processes call it alike, with their `ranks`, and each computes its share of every
+    batch: the result is that of one. Checkpoints are the first's.
+
     Raises:
         DivergedError: when the loss or the gradient stops being a number of use.
         StoppedError: after a signal.
     """
     training = Training(
-        model, train, validation, params, seed, log_step, checkpoints, validation_tokens
+        model,
+        train,
+        validation,
+        params,
+        seed,
+        log_step,
+        checkpoints,
+        validation_tokens,
+        ranks=ranks,
     )
     training.begin()
     bar = Bar(training.steps, "train", "step", initial=training.result.step)
