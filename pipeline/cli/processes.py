@@ -16,9 +16,9 @@ Stage = Callable[[Params, "Ranks"], None]
 def run_training(stage: Stage, arguments: Sequence[str], read: Callable[[], Params]) -> None:
     """Run a stage that trains: here, or in processes that run `python -m pipeline` alike.
 
-    `arguments` are those of this very command, its name first; `read` gives the checked params
-    where they are needed, so that of several processes one tells what is wrong. Where torchrun started this
-    process, it is one of several; else `hardware.processes` says how many are started.
+    `arguments` are those of this very command, its name first; `read` gives the checked params.
+    Where torchrun started this process, it is one of several; else `hardware.processes` says how
+    many are started.
     """
     if is_started():
         from pipeline.distributed.devices import refuse_shared_device
