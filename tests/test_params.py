@@ -33,8 +33,12 @@ def _set(path: str, value: Any) -> Edit:
     return edit
 
 
-def _both(first: Edit, second: Edit) -> Edit:
-    return lambda params: (first(params), second(params))
+def _both(*edits: Edit) -> Edit:
+    def edit(params: dict[str, Any]) -> None:
+        for one in edits:
+            one(params)
+
+    return edit
 
 
 WRONG: dict[str, tuple[Edit, str]] = {
@@ -46,6 +50,11 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "key of another section": (_set("evaluate.max_tokens_per_batch", 9), "evaluate.max_tokens_per_batch: unknown key; write it as memory.max_tokens_per_batch."),
     "unknown backend": (_set("hardware", {"attention": "magic"}), "hardware.attention = 'magic' should be 'auto', 'kernel', 'varlen', 'efficient', 'flex' or 'operators'."),
     "no room for two": (_set("memory", {"max_tokens_together": 0}), "memory.max_tokens_together = 0 should be greater than or equal to 1."),
+    "no processes": (_set("hardware", {"processes": 0}), "hardware.processes: 0 should be auto or a number of at least 1"),
+    "processes on one GPU": (_both(_set("hardware", {"processes": 2}), _set("train.device", "cuda:1")), "hardware.processes: 2 need devices of their own, and train.device: cuda:1 is one; set it to auto, cuda or cpu"),
+    "processes on a spread model": (_both(_set("hardware", {"processes": 2}), _set("model.device_map", "auto")), "hardware.processes: 2 each hold a model of their own, and model.device_map: auto spreads one over all devices; set one of them to its default"),
+    "sharded and quantized": (_both(_set("hardware", {"processes": 2, "shard_frozen_model": True}), _set("model.quantization", {"library": "torchao", "bits": 8})), "hardware.shard_frozen_model: true does not go with model.quantization, whose weights cannot be split; set one of them to its default"),
+    "sharded and compiled": (_both(_set("hardware", {"shard_frozen_model": True}), _set("train.compile", True)), "hardware.shard_frozen_model: true does not go with train.compile: true; use auto"),
     "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),
     "missing section": (_delete("task"), "task: is missing"),
     "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate = 'fast' should be a valid number"),

@@ -141,6 +141,30 @@ class Params(Section):
         """Where the frozen model lies, whatever its source; null for one device."""
         return self.model.device_map
 
+    def _processes_have_devices(self) -> Self:
+        hardware, device = self.hardware, self.train.device
+        if hardware.processes != 1 and (device == "mps" or ":" in device):
+            raise ValueError(
+                f"hardware.processes: {hardware.processes} need devices of their own, and "
+                f"train.device: {device} is one; set it to auto, cuda or cpu"
+            )
+        if hardware.processes != 1 and self.model.device_map is not None:
+            raise ValueError(
+                f"hardware.processes: {hardware.processes} each hold a model of their own, and "
+                f"model.device_map: {self.model.device_map} spreads one over all devices; set one "
+                "of them to its default"
+            )
+        if hardware.shard_frozen_model and self.model.quantization is not None:
+            raise ValueError(
+                "hardware.shard_frozen_model: true does not go with model.quantization, whose "
+                "weights cannot be split; set one of them to its default"
+            )
+        if hardware.shard_frozen_model and self.train.compile is True:
+            raise ValueError(
+                "hardware.shard_frozen_model: true does not go with train.compile: true; use auto"
+            )
+        return self
+
     @property
     def metrics(self) -> list[str]:
         """What is measured: of the target, then of text, or of a classifier's labels."""

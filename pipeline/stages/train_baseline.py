@@ -8,6 +8,7 @@ from pipeline.baselines.trained import WEIGHTS
 from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
+from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.prefix import PrefixModel
@@ -20,10 +21,11 @@ from pipeline.workspace import paths
 from pipeline.workspace.timings import TrainingClock
 
 
-def run(params: Params, baseline: Baseline) -> None:
+def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
     """Write data/train/<baseline>: the weights, the loss history, and what training came to.
 
-    MLflow gets it all from these files when the baseline is measured.
+    MLflow gets it all from these files when the baseline is measured. Of several processes, whose
+    `ranks` say which one this is, the first writes.
     """
     use_backend(params.hardware.attention)
     if baseline.family not in params.trained_baselines or baseline.seed is None:
@@ -49,7 +51,10 @@ def run(params: Params, baseline: Baseline) -> None:
         baseline.seed,
         clock.log_step,
         validation_tokens=params.memory.max_tokens_per_batch,
+        ranks=ranks,
     )
+    if not ranks.is_first:
+        return
     clock.record(baseline.name)
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
     result.prefix.restore(model)

@@ -4,6 +4,7 @@ from datasets import Dataset
 
 from pipeline.config.train import TrainParams
 from pipeline.data.rows import TokenizedRows
+from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixModel
 from pipeline.training.checkpoint import CheckpointFolder
@@ -22,6 +23,7 @@ def train_prefix(
     log_step: LogStep,
     checkpoints: CheckpointFolder | None = None,
     validation_tokens: int = 4096,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
 
@@ -31,12 +33,23 @@ def train_prefix(
     if it had never been interrupted. SIGINT and SIGTERM end it after the step at hand.
     `validation_tokens` bounds the rows times tokens of a validation batch.
 
+    Several processes call it alike, with their `ranks`, and each computes its share of every
+    batch: the result is that of one. Checkpoints are the first's.
+
     Raises:
         DivergedError: when the loss or the gradient stops being a number of use.
         StoppedError: after a signal.
     """
     training = Training(
-        model, train, validation, params, seed, log_step, checkpoints, validation_tokens
+        model,
+        train,
+        validation,
+        params,
+        seed,
+        log_step,
+        checkpoints,
+        validation_tokens,
+        ranks=ranks,
     )
     train_all([training], _raise)
     return training.result

@@ -1,5 +1,6 @@
 """One training, an optimizer step at a time: several can advance in turn on one frozen model."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from datasets import Dataset
 from pipeline.config.train import TrainParams
 from pipeline.data.batching import training_order
 from pipeline.data.rows import TokenizedRows, rows_of
+from pipeline.distributed.ranks import ALONE, Ranks
+from pipeline.distributed.sharding import is_sharded
 from pipeline.errors import DivergedError, StoppedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
@@ -26,6 +29,7 @@ from pipeline.training.optimizer import (
     planned_examples,
     planned_steps,
 )
+from pipeline.training.parts import parts_of
 from pipeline.training.progress import (
     Progress,
     TrainingResult,
@@ -57,11 +61,12 @@ class Training:
         checkpoints: CheckpointFolder | None = None,
         validation_tokens: int = 4096,
         say: Callable[[str], None] = print,
+        ranks: Ranks = ALONE,
     ) -> None:
         torch.manual_seed(seed)
         self._random = random_states(model.device)
         self.model, self.validation, self.params = model, validation, params
-        self.checkpoints = checkpoints
+        self.checkpoints, self.ranks = checkpoints, ranks
         self._log_step, self._validation_tokens, self._say = log_step, validation_tokens, say
         self._rows = rows_of(train, loss_columns(train))
         self.steps = planned_steps(params, len(self._rows))
@@ -117,14 +122,17 @@ class Training:
         Raises DivergedError when the loss of the start is no number of use.
         """
         self.model.train()
-        compile_where_it_pays(self.loss_of, self.params, self.steps, self._rows)
-        saved = self.checkpoints.load() if self.checkpoints else None
+        if not is_sharded(self.model.frozen_model):
+            compile_where_it_pays(self.loss_of, self.params, self.steps, self._rows)
+        saved = self.ranks.from_first(self.checkpoints.load() if self.checkpoints else None)
         if saved is not None:
             self.progress.restore(saved)
             self._say(
                 f"going on after step {self.result.step} of {self.steps}, from the checkpoint"
             )
         else:
+            # Machines may differ in the last digit of what they started from.
+            self.ranks.copy_from_first([*self.trainable, *self.model.encoder.buffers()])
             first = self._validate()
             refuse_divergence(0, first, 0.0, self.params.learning_rate)
             self.result.history.append({"step": 0, "validation/loss": first})
@@ -144,16 +152,20 @@ class Training:
     def compute(self, step: Step) -> None:
         """Add up the gradient of the mean loss over all target tokens of a step.
 
-        It takes `batch_size` examples at once; the gradient is scaled as progress says.
+        It takes `batch_size` examples at once, of which each process has its share; the gradient
+        is scaled as progress says.
         """
         scale, size = self.progress.loss_scale.value, self.params.batch_size
         weight = scale / step.targets
         step.loss = 0.0
         for start in range(0, len(step.examples), size):
-            for part in self.loss_of.parts(step.examples[start : start + size]):
-                loss = self.loss_of(part, weight)
+            batch = step.examples[start : start + size]
+            for part, counts in parts_of(batch, self.loss_of, self.ranks):
+                loss = self.loss_of(part, weight * counts)
                 loss.backward()
                 step.loss += loss.item() / scale
+        self.ranks.add_gradients(self.trainable)
+        step.loss = self.ranks.sum(step.loss)
 
     def settle(self, step: Step) -> None:
         """Undo the gradients' scale, computing those that overflowed again, and clip them."""
@@ -228,20 +240,28 @@ class Training:
                 self.checkpoints.wait()
 
     def stop_if_asked(self, asked: Interruption) -> None:
-        """Save a checkpoint and raise StoppedError after a signal, unless it is finished."""
-        if asked.signal_number is None or self.is_finished:
+        """Save a checkpoint and raise StoppedError after a signal to any of the processes.
+
+        A training that is finished has nothing left to stop.
+        """
+        if self.is_finished:
+            return
+        number = self.ranks.largest(asked.signal_number or 0)
+        if not number:
             return
         states = random_states(self.model.device)
         checkpoints = self.checkpoints
         kept = checkpoints is not None and checkpoints.save(self.progress.checkpoint(states))
         where = "goes on from there" if kept else "starts this variant again"
         raise StoppedError(
-            f"stopped by {asked.name} after step {self.result.step} of {self.steps}; "
-            f"`dvc repro` {where}",
-            asked.signal_number,
+            f"stopped by {signal.Signals(number).name} after step {self.result.step} of "
+            f"{self.steps}; `dvc repro` {where}",
+            number,
         )
 
     def _validate(self) -> float:
         self.model.eval()
         with uncompiled():
-            return target_loss_of(self.model, self.validation, self._validation_tokens)
+            return target_loss_of(
+                self.model, self.validation, self._validation_tokens, ranks=self.ranks
+            )
