@@ -1,4 +1,4 @@
-"""`python -m benchmarks.timed_sweep 2`: a sweep by two workers, and the seconds that each stage took.
+"""`python -m benchmarks.timed_sweep 2`: a sweep by two workers, and the seconds of each stage.
 
 It runs the project of the working folder, as `python -m pipeline sweep` does, and prints one JSON
 object: the stages with the seconds from when a worker got each to when it was done.

@@ -51,9 +51,8 @@ def run(params: Params) -> None:
     write_page(params, table, seeds, statistics, best, charts, paths.REPORT)
     timed = write_timings(params, table, seeds, paths.TIMINGS)
     print(text)
-    for variant in sweep(params):
-        # Trained, evaluated and kept by DVC: nothing is to be resumed any more.
-        remove_checkpoints(location.home() / paths.CHECKPOINTS, variant.name)
+    # Trained, evaluated and kept by DVC: nothing is to be resumed any more.
+    remove_checkpoints(location.home() / paths.CHECKPOINTS, *(v.name for v in sweep(params)))
     print(f"\nThe report, with plots and examples: {paths.REPORT / HTML}")
     with never_fatal("log the report"):
         deliver_pending()

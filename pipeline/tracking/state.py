@@ -32,13 +32,18 @@ def runs_named(experiment_id: str, name: str) -> list[Run]:
 
 def runs_where(experiment_id: str, condition: str, workspace: str) -> list[Run]:
     """The runs of the workspace with this label that meet a condition, newest first."""
-    return list(
-        MlflowClient().search_runs(
-            [experiment_id],
-            f"{condition} AND tags.workspace = '{workspace}'",
-            order_by=["attributes.start_time DESC"],
+    condition = f"{condition} AND tags.workspace = '{workspace}'"
+    newest_first = ["attributes.start_time DESC"]
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        # A page has a thousand at most.
+        page = MlflowClient().search_runs(
+            [experiment_id], condition, order_by=newest_first, page_token=token
         )
-    )
+        runs += page
+        if not (token := page.token):
+            return runs
 
 
 def is_current(run: Run) -> bool:

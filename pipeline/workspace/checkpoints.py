@@ -23,7 +23,13 @@ def is_of(name: str, training: str) -> bool:
 
     No other's: `len8-corpus-seed0` begins the name of `len8-corpus-seed0-train50` too.
     """
-    return re.fullmatch(rf"{re.escape(training)}-[0-9a-f]{{{_DIGITS}}}", name) is not None
+    return _training_of(name) == training
+
+
+def _training_of(name: str) -> str | None:
+    """The training that a folder's name is of; None for another name."""
+    match = re.fullmatch(rf"(.+)-[0-9a-f]{{{_DIGITS}}}", name)
+    return None if match is None else match[1]
 
 
 def lock_of(folder: Path) -> Path:
@@ -31,12 +37,13 @@ def lock_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def remove_checkpoints(root: Path, variant: str, keep: str | None = None) -> None:
-    """Remove the checkpoints of a variant's trainings, except `keep` and those now running."""
+def remove_checkpoints(root: Path, *variants: str, keep: str | None = None) -> None:
+    """Remove the checkpoints of variants' trainings, except `keep` and those now running."""
     if not root.is_dir():
         return
+    removed = set(variants)
     for folder in sorted(root.iterdir()):
-        if not folder.is_dir() or folder.name == keep or not is_of(folder.name, variant):
+        if folder.name == keep or _training_of(folder.name) not in removed or not folder.is_dir():
             continue
         try:
             with FileLock(lock_of(folder), timeout=0):
