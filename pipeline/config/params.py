@@ -136,11 +136,7 @@ class Params(Section):
                 )
         return self
 
-    @property
-    def device_map(self) -> DeviceMap | None:
-        """Where the frozen model lies, whatever its source; null for one device."""
-        return self.model.device_map
-
+    @model_validator(mode="after")
     def _processes_have_devices(self) -> Self:
         hardware, device = self.hardware, self.train.device
         if hardware.processes != 1 and (device == "mps" or ":" in device):
@@ -164,6 +160,11 @@ class Params(Section):
                 "hardware.shard_frozen_model: true does not go with train.compile: true; use auto"
             )
         return self
+
+    @property
+    def device_map(self) -> DeviceMap | None:
+        """Where the frozen model lies, whatever its source; null for one device."""
+        return self.model.device_map
 
     @property
     def metrics(self) -> list[str]:
