@@ -1,7 +1,7 @@
 """A compiler that fails costs speed, and no training."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def broken(graph: torch.fx.GraphModule, _: Any) -> Any:
     raise RuntimeError("g++: fatal error: no input files\ncompilation terminated.")
 
 
-def train(compile: bool | str) -> tuple[TrainingResult, PrefixModel]:
+def train(compile: Literal["auto"] | bool) -> tuple[TrainingResult, PrefixModel]:
     torch.manual_seed(0)
     model = PrefixModel(tiny_model(), PrefixConfig(4, prefix_dropout=0.3))
     draw = torch.Generator().manual_seed(0)

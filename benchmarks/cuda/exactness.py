@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.cuda.models import build, config_of
-from benchmarks.cuda.systems import Ours, Peft, Rows, System, start_of
+from benchmarks.cuda.systems import Make, Ours, Peft, Rows, padded_ours, start_of
 from benchmarks.examples import examples
 from pipeline.prefix.packed.backends import AUTO, BACKENDS, use_backend, why_not
 from pipeline.prefix.packed.call import StateKind
@@ -65,7 +65,7 @@ class Models:
 
 def _comparing(models: Models, dtype: torch.dtype, other: str) -> Callable[[], dict[str, Any]]:
     def compare() -> dict[str, Any]:
-        theirs = _padded if other == "padded" else Peft
+        theirs: Make = padded_ours if other == "padded" else Peft
         found, texts = _numbers(models, dtype, Ours)
         expected, their_texts = _numbers(models, dtype, theirs)
         apart = _apart(models, dtype, found, expected)
@@ -88,7 +88,7 @@ def _trying(models: Models, dtype: torch.dtype, backend: str) -> Callable[[], di
             return {"skipped": reason}
         if (reason := why_not(backend, kind)) is not None:
             raise InexactError(reason)
-        expected, _ = _numbers(models, dtype, _padded)
+        expected, _ = _numbers(models, dtype, padded_ours)
         use_backend(backend)
         try:
             found, _ = _numbers(models, dtype, Ours)
@@ -99,12 +99,8 @@ def _trying(models: Models, dtype: torch.dtype, backend: str) -> Callable[[], di
     return attempt
 
 
-def _padded(frozen: PreTrainedModel, start: Any) -> Ours:
-    return Ours(frozen, start, packs=False)
-
-
 def _numbers(
-    models: Models, dtype: torch.dtype, make: Callable[..., System]
+    models: Models, dtype: torch.dtype, make: Make
 ) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
     """Logits, the prefix's gradient and greedy texts."""
     frozen, rows = models.of(dtype), models.rows()
@@ -113,7 +109,7 @@ def _numbers(
         with torch.no_grad():
             logits = system.logits(rows).float()
         targets = sum(len(row["input_ids"]) - row["target_start"] for row in rows)
-        system.loss(rows, 1 / targets).backward()  # type: ignore[no-untyped-call]
+        system.loss(rows, 1 / targets).backward()
         numbers = {"logits": logits, "gradient": system.gradient().float().clone()}
         return numbers, system.texts(rows, _NEW_TOKENS)
     finally:
@@ -133,7 +129,7 @@ def _apart(
             if not share < _TOLERANCES[name]:
                 raise InexactError(f"{name}: {share:.1e} of the largest apart")
         return {name: f"{share:.1e}" for name, share in apart.items()}
-    exact, _ = _numbers(models, torch.float32, _padded)
+    exact, _ = _numbers(models, torch.float32, padded_ours)
     said = {}
     for name in found:
         ours, theirs = (_norm(one[name], exact[name]) for one in (found, expected))

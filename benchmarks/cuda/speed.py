@@ -2,16 +2,19 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.cuda.machine import Machine
-from benchmarks.cuda.systems import Ours, Peft, Rows, System, start_of
+from benchmarks.cuda.systems import Make, Ours, Peft, Rows, padded_ours, start_of
 from benchmarks.examples import examples
 from benchmarks.operations import needed_operations
 
+# Examples of an optimizer step.
+_BATCHES = {"Llama-3.2-1B": 128, "Llama-3.1-8B": 32}
 # After so many steps that are not counted.
 _WARM_UP = 2
 
@@ -25,9 +28,7 @@ def rate(machine: Machine) -> dict[str, Any]:
     }
 
 
-def training(
-    machine: Machine, shape: str, p: int, batch: int, make: Callable[..., System]
-) -> dict[str, Any]:
+def training(machine: Machine, shape: str, p: int, batch: int, make: Make) -> dict[str, Any]:
     """Steps of AdamW over `batch` examples of WebNLG's lengths.
 
     Where they do not fit at once, half of them do, and so on, with gradients added up.
@@ -45,7 +46,7 @@ def training(
 
 
 def _trained(
-    machine: Machine, shape: str, p: int, batch: int, at_once: int, make: Callable[..., System]
+    machine: Machine, shape: str, p: int, batch: int, at_once: int, make: Make
 ) -> dict[str, Any]:
     frozen = machine.model(shape)
     rows = examples(8 * batch, frozen.config.vocab_size)
@@ -62,7 +63,7 @@ def _trained(
             step, began = next(batches), machine.now()
             targets = sum(len(row["input_ids"]) - row["target_start"] for row in step)
             for first in range(0, batch, at_once):
-                system.loss(step[first : first + at_once], 1 / targets).backward()  # type: ignore[no-untyped-call]
+                system.loss(step[first : first + at_once], 1 / targets).backward()
             optimizer.step()
             optimizer.zero_grad()
             steps.append((step, machine.now() - began))
@@ -77,7 +78,7 @@ def _trained(
     speeds = [_tokens(step) / seconds for step, seconds in counted]
     config = frozen.config
     shares = [
-        needed_operations(config, list(step), p) / seconds / machine.rate()
+        needed_operations(config, [dict(row) for row in step], p) / seconds / machine.rate()
         for step, seconds in counted
     ]
     return {
@@ -92,7 +93,7 @@ def _trained(
 
 
 def decoding(
-    machine: Machine, shape: str, p: int, rows: int, most: int, make: Callable[..., System]
+    machine: Machine, shape: str, p: int, rows: int, most: int, make: Make
 ) -> dict[str, Any]:
     """Greedy continuations of `rows` inputs, `most` tokens each; prefill included."""
     frozen = machine.model(shape)
@@ -127,23 +128,13 @@ def measurements(
     machine: Machine, shapes: list[str], lengths: list[int]
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Each measurement with its name, the first to be had first."""
-    batches = {"Llama-3.2-1B": 128, "Llama-3.1-8B": 32}
-    padded = lambda frozen, start: Ours(frozen, start, packs=False)  # noqa: E731
     for shape in shapes:
-        batch, rows, most = (2, 2, 4) if machine.small else (batches[shape], 32, 64)
-        for p in lengths:
-            for name, make in (("packed", Ours), ("PEFT", Peft)):
-                yield (
-                    f"training, {shape}, p={p}, {batch} examples: {name}",
-                    lambda p=p, make=make, shape=shape, batch=batch: training(
-                        machine, shape, p, batch, make
-                    ),
-                )
-        for p in lengths:
-            for name, make in (("packed", Ours), ("generate", padded)):
-                yield (
-                    f"decoding, {shape}, p={p}, {rows} rows of {most} tokens: {name}",
-                    lambda p=p, make=make, shape=shape, rows=rows, most=most: decoding(
-                        machine, shape, p, rows, most, make
-                    ),
-                )
+        batch, rows, most = (2, 2, 4) if machine.small else (_BATCHES[shape], 32, 64)
+        trainings: tuple[tuple[str, Make], ...] = (("packed", Ours), ("PEFT", Peft))
+        for p, (name, make) in itertools.product(lengths, trainings):
+            what = f"training, {shape}, p={p}, {batch} examples: {name}"
+            yield what, partial(training, machine, shape, p, batch, make)
+        decodings: tuple[tuple[str, Make], ...] = (("packed", Ours), ("generate", padded_ours))
+        for p, (name, make) in itertools.product(lengths, decodings):
+            what = f"decoding, {shape}, p={p}, {rows} rows of {most} tokens: {name}"
+            yield what, partial(decoding, machine, shape, p, rows, most, make)

@@ -111,6 +111,11 @@ System = Ours | Peft
 Make = Callable[[PreTrainedModel, KVPrefix], System]
 
 
+def padded_ours(frozen: PreTrainedModel, start: KVPrefix) -> Ours:
+    """This project's model in padded batches, which `generate` takes too."""
+    return Ours(frozen, start, packs=False)
+
+
 def start_of(frozen: PreTrainedModel, p: int) -> KVPrefix:
     """A seeded random prefix of the size of a text's keys and values."""
     model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=p))
@@ -131,7 +136,7 @@ def _of_rows(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
 
 def _generated(model: Any, rows: Rows, most: int) -> list[list[int]]:
     shown = [{**row, "input_ids": row["input_ids"][: row["target_start"]]} for row in rows]
-    inputs = {name: t.to(model.device) for name, t in padded(shown, side="left").items()}
+    inputs = {name: t.to(model.device) for name, t in padded(_plain(shown), side="left").items()}
     inputs.pop("labels")
     lengths = {"max_new_tokens": most, "min_new_tokens": most}
     ids = model.generate(**inputs, **lengths, do_sample=False, pad_token_id=0)
@@ -139,5 +144,9 @@ def _generated(model: Any, rows: Rows, most: int) -> list[list[int]]:
     return texts
 
 
+def _plain(rows: Rows) -> list[dict[str, Any]]:
+    return [dict(row) for row in rows]
+
+
 def _inputs(rows: Rows, model: Any) -> dict[str, torch.Tensor]:
-    return {name: t.to(model.device) for name, t in padded(list(rows), side="right").items()}
+    return {name: t.to(model.device) for name, t in padded(_plain(rows), side="right").items()}

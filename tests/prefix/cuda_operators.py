@@ -5,7 +5,7 @@ against the operators' schemas. The layouts are those of torch 2.13's own kernel
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,24 +39,17 @@ def _scores(query: Tensor, key: Tensor, causal: bool, scale: float) -> Tensor:
     return scores
 
 
-def _forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Any:
+def _forward(states: Iterable[Tensor], causal: bool, scale: float) -> Any:
     """`[..., heads, tokens, size]`; groups of query heads share a head of keys."""
+    query, key, value = states
     group = query.shape[-3] // key.shape[-3]
     scores = _scores(query, key.repeat_interleave(group, -3), causal, scale)
     out = scores.softmax(-1) @ value.repeat_interleave(group, -3).double()
     return out.to(query.dtype), scores.logsumexp(-1).float()
 
 
-def _backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    causal: bool,
-    scale: float,
-) -> Any:
+def _backward(states: Iterable[Tensor], lse: Tensor, causal: bool, scale: float) -> Any:
+    grad, query, key, value, out = states
     group = query.shape[-3] // key.shape[-3]
     keys, values = (t.repeat_interleave(group, -3).double() for t in (key, value))
     weights = (_scores(query, keys, causal, scale) - lse.double().unsqueeze(-1)).exp()
@@ -86,7 +79,7 @@ def _flash_attention_forward(  # type: ignore[no-untyped-def]
     assert not dropout_p
     assert torch.equal(cum_seq_q, cum_seq_k)
     parts = [
-        _forward(*part, is_causal, scale) for part in _parts(cum_seq_q, max_q, query, key, value)
+        _forward(part, is_causal, scale) for part in _parts(cum_seq_q, max_q, query, key, value)
     ]
     out = torch.cat([part.transpose(0, 1) for part, _ in parts]).contiguous()
     lse = torch.cat([part for _, part in parts], -1)
@@ -101,9 +94,7 @@ def _flash_attention_backward(  # type: ignore[no-untyped-def]
     assert logsumexp.is_contiguous()
     states = _parts(cum_seq_q, max_q, grad_out, query, key, value, out)
     lses = logsumexp.split(cum_seq_q.diff().tolist(), -1)
-    parts = [
-        _backward(*part, lse, is_causal, scale) for part, lse in zip(states, lses, strict=True)
-    ]
+    parts = [_backward(part, lse, is_causal, scale) for part, lse in zip(states, lses, strict=True)]
     return tuple(
         torch.cat([t.transpose(0, 1) for t in grads]).contiguous()
         for grads in zip(*parts, strict=True)
@@ -113,7 +104,7 @@ def _flash_attention_backward(  # type: ignore[no-untyped-def]
 def _scaled_dot_product_flash_attention(  # type: ignore[no-untyped-def]
     query, key, value, dropout_p=0.0, is_causal=False, return_debug_mask=False, *, scale=None
 ):
-    out, lse = _forward(query, key, value, is_causal, scale)
+    out, lse = _forward((query, key, value), is_causal, scale)
     random = torch.empty(2, dtype=torch.uint64), torch.empty(0)
     ends = torch.empty(0), torch.empty(0), query.shape[2], key.shape[2]
     return _laid_out(out), lse, *ends, *random, torch.empty(0)
@@ -126,7 +117,7 @@ def _scaled_dot_product_flash_attention_backward(  # type: ignore[no-untyped-def
     assert (max_q, max_k) == (query.shape[2], key.shape[2])
     assert torch.are_deterministic_algorithms_enabled()
     assert logsumexp.is_contiguous()
-    grads = _backward(grad_out, query, key, value, out, logsumexp, is_causal, scale)
+    grads = _backward((grad_out, query, key, value, out), logsumexp, is_causal, scale)
     return tuple(_laid_out(t) for t in grads)
 
 
@@ -142,8 +133,8 @@ def _efficient_attention_forward(  # type: ignore[no-untyped-def]
     assert query.shape[2] == key.shape[2], "it knows no groups of heads"
     assert compute_log_sumexp
     if cu_seqlens_q is None:
-        states = (t.transpose(1, 2) for t in (query, key, value))
-        out, lse = _forward(*states, custom_mask_type == 1, scale)
+        turned = [t.transpose(1, 2) for t in (query, key, value)]
+        out, lse = _forward(turned, custom_mask_type == 1, scale)
         rows = lse.new_full((*lse.shape[:2], -(-query.shape[1] // 32) * 32), math.inf)
         rows[:, :, : query.shape[1]] = lse
         out = out.transpose(1, 2)
@@ -154,7 +145,7 @@ def _efficient_attention_forward(  # type: ignore[no-untyped-def]
         )
         states = _parts(cu_seqlens_q, max_seqlen_q, query[0], key[0], value[0])
         for example, part in enumerate(states):
-            own, lse = _forward(*part, custom_mask_type == 1, scale)
+            own, lse = _forward(part, custom_mask_type == 1, scale)
             rows[example, :, : lse.shape[1]] = lse
             outs.append(own.transpose(0, 1))
         out = torch.cat(outs)[None]
@@ -171,11 +162,11 @@ def _efficient_attention_backward(  # type: ignore[no-untyped-def]
     assert logsumexp.shape[-1] == -(-max_seqlen_q // 32) * 32
     states, causal = (grad_out_, query, key, value, out), custom_mask_type == 1
     if cu_seqlens_q is None:
-        turned = (t.transpose(1, 2) for t in states)
-        grads = _backward(*turned, logsumexp[:, :, : query.shape[1]], causal, scale)
+        turned = tuple(t.transpose(1, 2) for t in states)
+        grads = _backward(turned, logsumexp[:, :, : query.shape[1]], causal, scale)
         return *(t.transpose(1, 2).contiguous() for t in grads), torch.empty(0)
     parts = [
-        _backward(*part, logsumexp[example, :, : part[0].shape[1]], causal, scale)
+        _backward(part, logsumexp[example, :, : part[0].shape[1]], causal, scale)
         for example, part in enumerate(_parts(cu_seqlens_q, max_seqlen_q, *(t[0] for t in states)))
     ]
     grads = [

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -129,6 +129,7 @@ def test_what_fails_is_told_once_and_replaced() -> None:
 
 
 @pytest.mark.usefixtures("broken")
+@pytest.mark.filterwarnings("ignore:attention")
 def test_what_is_named_and_fails_is_one_error() -> None:
     use_backend("varlen")
     with pytest.raises(PrefixError, match=r"^attention: 'varlen' does not serve here: it raised "):
@@ -163,8 +164,8 @@ def test_a_compiler_that_fails_at_a_size_beyond_the_trials_is_replaced(
     row = replace(BACKENDS["flex"], why_not=lambda _: None, attention=compiles_short_rows)
     rows = {"flex": row, "operators": BACKENDS["operators"]}
     monkeypatch.setattr(backends, "BACKENDS", rows)
-    states = [torch.randn(2, 201, 16) for _ in range(3)]
-    call = PackedAttentionCall(*states, None, None, [201], 0.3)
+    query, key, value = (torch.randn(2, 201, 16) for _ in range(3))
+    call = PackedAttentionCall(query, key, value, None, None, [201], 0.3)
     with pytest.warns(UserWarning, match="'flex' fails on this machine .* ran out of registers"):
         out = backends.shared_prefix_attention(call)
     assert torch.equal(out, attention_by_operators(call))
@@ -173,16 +174,17 @@ def test_a_compiler_that_fails_at_a_size_beyond_the_trials_is_replaced(
 def test_torchs_own_rules_of_shapes_let_the_calls_pass() -> None:
     """Those of the operators themselves, for tensors without numbers: no stand-in has a say."""
     shapes = (8, 90), (2, 90), (2, 90)
-    states = [torch.empty(*shape, 64, dtype=BRAIN, device="meta") for shape in shapes]
-    prefix = [torch.empty(2, 20, 64, device="meta") for _ in range(2)]
+    states: Any = [torch.empty(*shape, 64, dtype=BRAIN, device="meta") for shape in shapes]
+    prefix: Any = [torch.empty(2, 20, 64, device="meta") for _ in range(2)]
     lengths = [3, 80, 7]
-    out, lse = FLASH.within(*states, lengths, 0.3)
-    far, far_lse = FLASH.to_prefix(states[0], *prefix, 0.3)
+    flash: Any = FLASH
+    out, lse = flash.within(*states, lengths, 0.3)
+    far, far_lse = flash.to_prefix(states[0], *prefix, 0.3)
     assert out.shape == far.shape == (8, 90, 64)
     assert lse.shape == far_lse.shape == (8, 90)
     assert lse.dtype == far_lse.dtype == SINGLE
-    near_grads = FLASH.within_backward(out, *states, out, lse, lengths, 0.3)
-    far_grads = FLASH.to_prefix_backward(out, states[0], *prefix, out, lse, 0.3)
+    near_grads = flash.within_backward(out, *states, out, lse, lengths, 0.3)
+    far_grads = flash.to_prefix_backward(out, states[0], *prefix, out, lse, 0.3)
     assert [g.shape for g in near_grads] == [t.shape for t in states]
     assert [g.shape for g in far_grads] == [t.shape for t in (states[0], *prefix)]
     assert [g.dtype for g in far_grads] == [BRAIN, SINGLE, SINGLE]

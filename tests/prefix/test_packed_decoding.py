@@ -46,8 +46,10 @@ def test_decoding_is_plain_attention(name: str, dtype: torch.dtype, p: int | Non
     key, value = (torch.randn(2, 16, 16, generator=draw).to(dtype) for _ in range(2))
     if name == "kernel" and why_not(name, kind_of(key, value)) is not None:
         pytest.skip("there is no C++ compiler here")
-    prefix = None if p is None else tuple(torch.randn(2, p, 16, generator=draw) for _ in range(2))
-    cache = CACHES[name](key, value, packed, kept, 12)
+    prefix: Any = None
+    if p is not None:
+        prefix = tuple(torch.randn(2, p, 16, generator=draw) for _ in range(2))
+    cache: Any = CACHES[name](key, value, packed, kept, 12)
     own = [
         [t[:, :count] for t in pair]
         for *pair, count in zip(key.split(packed, 1), value.split(packed, 1), kept, strict=True)
@@ -57,7 +59,7 @@ def test_decoding_is_plain_attention(name: str, dtype: torch.dtype, p: int | Non
         for rows in ([0, 1, 2], [0, 1, 2], [1, 2]):
             counts = [own[row][0].shape[1] for row in rows]
             heads = (6, 2, 2)
-            new = [torch.randn(n, len(rows), 16, generator=draw).to(dtype) for n in heads]
+            new: Any = [torch.randn(n, len(rows), 16, generator=draw).to(dtype) for n in heads]
             out = cache.attend(*new, prefix, rows, counts, 0.3)
             for at, row in enumerate(rows):
                 states = (
@@ -107,9 +109,8 @@ def test_packed_rows_are_decoded_without_a_kernel(dtype: torch.dtype) -> None:
 def test_a_cache_keeps_the_prefix_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the number of tokens, it is moved and laid out for a layer once."""
     use_backend("operators")
-    cache = PackedCache([3, 2], 5)
-    states = [torch.randn(2, 5, 16) for _ in range(2)]
-    cache.prefill(0, *states, [3, 2])
+    cache: Any = PackedCache([3, 2], 5)
+    cache.prefill(0, torch.randn(2, 5, 16), torch.randn(2, 5, 16), [3, 2])
     moved: list[Any] = []
 
     class Far:
@@ -124,7 +125,7 @@ def test_a_cache_keeps_the_prefix_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     prefix: Any = tuple(Far(torch.randn(2, 4, 16)) for _ in range(2))
     for _ in range(4):
-        new = [torch.randn(n, 2, 16) for n in (4, 2, 2)]
+        new: Any = [torch.randn(n, 2, 16) for n in (4, 2, 2)]
         cache.attend(0, *new, prefix, 0.3)
         cache.advance()
     assert len(moved) == 2

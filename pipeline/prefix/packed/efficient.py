@@ -45,7 +45,7 @@ def _within(
     group = query.shape[0] // key.shape[0]
     states = query, key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
     starts, longest = cu_seqlens(lengths, query.device), max(lengths)
-    out, lse = _forward(*_batch(*states), starts, longest, longest, _CAUSAL, scaling)
+    out, lse = _forward(_batch(*states), starts, longest, longest, _CAUSAL, scaling)
     example, place = places(lengths, query.device)
     return out[0].transpose(0, 1), lse[example, :, place].transpose(0, 1)
 
@@ -69,7 +69,7 @@ def _within_backward(
     example, place = places(lengths, query.device)
     rows[example, :, place] = lse.transpose(0, 1)
     states = _batch(grad, query, *repeated, out)
-    grads = _backward(*states, rows, starts, longest, longest, _CAUSAL, scaling)
+    grads = _backward(states, rows, starts, longest, longest, _CAUSAL, scaling)
     of_query, of_key, of_value = (t[0].transpose(0, 1) for t in grads)
     return (
         of_query,
@@ -84,8 +84,8 @@ def _to_prefix(
     folding = Folding.of(query, prefix_key.shape[0], 1, query.dtype)
     states = folding.fold(query), *folding.keys(prefix_key, prefix_value)
     queries, p = states[0].shape[2], prefix_key.shape[1]
-    turned = (t.transpose(1, 2) for t in states)
-    out, lse = _forward(*turned, None, queries, p, _NO_MASK, scaling)
+    turned = [t.transpose(1, 2) for t in states]
+    out, lse = _forward(turned, None, queries, p, _NO_MASK, scaling)
     return folding.unfold(out.transpose(1, 2)), folding.unfold_lse(lse[:, :, :queries])
 
 
@@ -105,11 +105,11 @@ def _to_prefix_backward(
     folded = folding.fold_lse(lse)
     rows = lse.new_full((*folded.shape[:2], _row(queries)), math.inf)
     rows[:, :, :queries] = folded
-    turned = (t.transpose(1, 2) for t in states)
-    grads = _backward(*turned, rows, None, queries, p, _NO_MASK, scaling)
+    turned = [t.transpose(1, 2) for t in states]
+    grads = _backward(turned, rows, None, queries, p, _NO_MASK, scaling)
     of_query, of_key, of_value = (t.transpose(1, 2) for t in grads)
-    summed = (t.sum(0, dtype=torch.float32) for t in (of_key, of_value))
-    return folding.unfold(of_query), *summed
+    summed = [t.sum(0, dtype=torch.float32) for t in (of_key, of_value)]
+    return folding.unfold(of_query), summed[0], summed[1]
 
 
 EFFICIENT = Parts(_within, _within_backward, _to_prefix, _to_prefix_backward)
@@ -117,29 +117,24 @@ EFFICIENT = Parts(_within, _within_backward, _to_prefix, _to_prefix_backward)
 
 
 def _forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    states: list[Tensor],
     starts: Tensor | None,
     queries: int,
     keys: int,
     mask: int,
     scaling: float,
 ) -> tuple[Tensor, Tensor]:
-    """`[batch, tokens, heads, size]` in and out; log-sum-exps `[examples, heads, row]`."""
+    """Of query, key and value `[batch, tokens, heads, size]` the output, as the query, and the
+    log-sum-exps `[examples, heads, row]`."""
     sizes = (None, None) if starts is None else (queries, keys)
     out, lse, *_ = torch.ops.aten._efficient_attention_forward(
-        query, key, value, None, starts, starts, *sizes, 0.0, mask, True, scale=scaling
+        *states, None, starts, starts, *sizes, 0.0, mask, True, scale=scaling
     )
     return out, lse
 
 
 def _backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
+    states: list[Tensor],
     rows: Tensor,
     starts: Tensor | None,
     queries: int,
@@ -147,11 +142,13 @@ def _backward(
     mask: int,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the output's gradient, query, key, value and output, those of query, key and value."""
+    *inputs, out = states
     no_dropout = (rows.new_zeros((), dtype=torch.int64) for _ in range(2))
     sizes = starts, starts, queries, keys
     # Keys in one split: several would add to the same gradient in any order.
     of_query, of_key, of_value, _ = torch.ops.aten._efficient_attention_backward(
-        *(grad, query, key, value, None, out, *sizes, rows, 0.0, *no_dropout, mask, False),
+        *(*inputs, None, out, *sizes, rows, 0.0, *no_dropout, mask, False),
         scale=scaling,
         num_splits_key=1,
     )

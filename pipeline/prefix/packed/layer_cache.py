@@ -61,7 +61,7 @@ class PartsCache:
             for row, (own, count) in enumerate(zip(states.split(packed, 1), kept, strict=True)):
                 cache[row, :, :count] = own[:, :count]
         self._rows = list(range(len(packed)))
-        self._prefix: tuple[Tensor, ...] | None = None
+        self._prefix: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def by(cls, parts: Parts) -> "Callable[..., PartsCache]":
@@ -87,7 +87,7 @@ class PartsCache:
         out, lse = self._within(query, at, max(counts) + 1, scaling)
         if prefix is not None:
             if self._prefix is None:
-                self._prefix = tuple(t.to(query) for t in prefix)
+                self._prefix = prefix[0].to(query), prefix[1].to(query)
             out, lse = merge(out, lse, *self._parts.to_prefix(query, *self._prefix, scaling))
         return out.to(query.dtype)
 

@@ -80,10 +80,10 @@ def _to_prefix_backward(
         causal=False,
         scaling=scaling,
     )
-    summed = (
+    summed = [
         t.sum(0, dtype=torch.promote_types(t.dtype, torch.float32)) for t in (of_key, of_value)
-    )
-    return folding.unfold(of_query), *summed
+    ]
+    return folding.unfold(of_query), summed[0], summed[1]
 
 
 OPERATORS = Parts(_within, _within_backward, _to_prefix, _to_prefix_backward)
