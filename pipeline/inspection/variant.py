@@ -35,9 +35,7 @@ def prefix_of(params: Params, name: str, load: Loader, split: str, most: int | N
     variant = next((each for each in sweep(params) if each.name == name), None)
     splits = paths.TOKENIZED / "splits"
     seed = 0 if variant is None else variant.seed
-    frozen, new = load_for_task(
-        paths.MODEL, params.train, task_of(splits), seed, params.device_map
-    )
+    frozen, new = load_for_task(paths.MODEL, params.train, task_of(splits), seed, params.device_map)
     tokenizer = load_tokenizer(paths.MODEL)
     model = prefixed_model(frozen, load(frozen), params.prefix.prefix_always_visible)
     start, origin, words = None, "trained elsewhere", None

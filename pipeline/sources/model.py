@@ -28,7 +28,12 @@ from pipeline.storage.records import read_json, write_json
 from pipeline.workspace import paths
 
 _WEIGHTS = ["*.json", "*.safetensors", "*.jinja"]
-_OF_THE_MODEL = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
+_OF_THE_MODEL = [
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+]
 # Tokenizers with a tokenizer.json need none of these.
 _VOCABULARIES = ["*.model", "*.txt", "*.spm", "*.codes"]
 

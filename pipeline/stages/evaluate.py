@@ -16,9 +16,7 @@ from pipeline.workspace import paths
 def run(params: Params, variant: Variant) -> None:
     """Write data/evaluate/<variant>: metrics a split, and every prediction."""
     task = task_of(paths.TOKENIZED / "splits")
-    frozen, _ = load_for_task(
-        paths.MODEL, params.evaluate, task, variant.seed, params.device_map
-    )
+    frozen, _ = load_for_task(paths.MODEL, params.evaluate, task, variant.seed, params.device_map)
     kv = KVPrefix.load(paths.TRAIN / variant.name / "prefix.safetensors")
     measure_splits(
         prefixed_model(frozen, kv, params.prefix.prefix_always_visible),

@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from pipeline.config.train import TrainParams
 from pipeline.data.batching import Example
 from pipeline.errors import PipelineError
 from pipeline.loss.causal import TargetLoss
+from pipeline.prefix.architecture.devices import is_spread
 from pipeline.prefix.packed.logits import compile_layers
 
 # Compiling costs some 40 s on two cores, once a training; a step of 600 tokens gets some 0.07 s
@@ -35,6 +37,7 @@ def compile_where_it_pays(
     """
     longest = max(len(row["input_ids"]) for row in rows)
     reason = loss_of.model.why_not_packed(tokens=longest)
+    reason = reason or _why_not_whole(loss_of.model.frozen_model)
     if loss_of.model.device.type == "cpu":
         reason = reason or missing_compiler()
     if params.compile is True and reason is not None:
@@ -46,6 +49,15 @@ def compile_where_it_pays(
     loss_of(rows[: params.batch_size]).backward()
     loss_of.model.zero_grad()
     return True
+
+
+def _why_not_whole(frozen_model: PreTrainedModel) -> str | None:
+    """Why the layers of a model that is no longer as transformers made it stay uncompiled."""
+    if is_spread(frozen_model):
+        return "layers that model.device_map spreads are not compiled"
+    if getattr(frozen_model, "is_quantized", False):
+        return "quantized layers are not compiled"
+    return None
 
 
 def missing_compiler() -> str | None:

@@ -125,7 +125,11 @@ def test_parts_of_an_encoder_decoder_on_two_devices() -> None:
     def logits(device: str) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         model = BartForConditionalGeneration(config).eval()
-        for part in (model.get_encoder().embed_tokens, model.get_decoder().embed_tokens, model.lm_head):
+        for part in (
+            model.get_encoder().embed_tokens,
+            model.get_decoder().embed_tokens,
+            model.lm_head,
+        ):
             # accelerate would move tied ones, which labels do not follow.
             part.weight = torch.nn.Parameter(part.weight.detach().clone())
         if device != "cpu":
