@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 from pipeline.baselines.full_fine_tuning import FullFineTuning
 from pipeline.baselines.lora import Lora
 from pipeline.config.model import LocalModel
+from pipeline.config.train import TrainParams
 from pipeline.data.task_type import TaskType
 from pipeline.errors import PipelineError
+from pipeline.loss.causal import TargetLoss
 from pipeline.models.for_task import load_for_task
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.pretrained import PretrainedFolder
@@ -23,6 +25,7 @@ from pipeline.models.quantization import FILE, is_quantized, read_quantization
 from pipeline.prefix import PrefixConfig, PrefixError, PrefixModel, kv_prefix_from_tokens
 from pipeline.schema.compute import Compute
 from pipeline.sources.model import fetch_model
+from pipeline.training.compilation import compile_where_it_pays
 from tests.conftest import tiny_model, tiny_tokenizer
 
 EXACT = Compute(device="cpu", dtype="float32")
@@ -202,6 +205,11 @@ def test_what_cannot_be_done_is_one_sentence(whole: Path, tmp_path: Path) -> Non
         pytest.raises(PipelineError, match=r"pip install '\.\[torchao\]'"),
     ):
         load_frozen_model(folder, EXACT)
+    long = TrainParams(compile=True, epochs=None, max_steps=600)
+    row = {"input_ids": [5, 6, 7], "target_start": 1}
+    loss_of = TargetLoss(PrefixModel(load_frozen_model(folder, EXACT), PrefixConfig(3)))
+    with pytest.raises(PipelineError, match=r"train\.compile: quantized layers are not compiled"):
+        compile_where_it_pays(loss_of, long, 600, [row])
     (folder / FILE).write_text(json.dumps({**scheme, "bits": 4, "group_size": 40}))
     with pytest.raises(PipelineError, match="torchao cannot quantize this model to 4 bits so"):
         load_frozen_model(folder, EXACT)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from pipeline.config.train import TrainParams
 from pipeline.data.batching import Example
@@ -15,6 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.errors.memory import is_out_of_memory
 from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import PrefixError
+from pipeline.prefix.architecture.devices import is_spread
 from pipeline.prefix.packed.logits import compile_layers, uncompile_layers
 
 # Compiling costs some 40 s on two cores, once a training; a step of 600 tokens gets some 0.07 s
@@ -39,6 +41,7 @@ def compile_where_it_pays(
     """
     longest = int(rows.tokens.max())
     reason = loss_of.model.why_not_packed(tokens=longest)
+    reason = reason or _why_not_whole(loss_of.model.frozen_model)
     if loss_of.model.device.type == "cpu":
         reason = reason or missing_compiler()
     if params.compile is True and reason is not None:
@@ -75,6 +78,15 @@ def _failure(loss_of: TargetLoss, rows: Sequence[Example]) -> str | None:
         model.zero_grad()
     # It works. Where it should fail for a later batch, that runs uncompiled, and training goes on.
     torch._dynamo.config.suppress_errors = True
+    return None
+
+
+def _why_not_whole(frozen_model: PreTrainedModel) -> str | None:
+    """Why the layers of a model that is no longer as transformers made it stay uncompiled."""
+    if is_spread(frozen_model):
+        return "layers that model.device_map spreads are not compiled"
+    if getattr(frozen_model, "is_quantized", False):
+        return "quantized layers are not compiled"
     return None
 
 
