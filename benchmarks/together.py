@@ -43,6 +43,9 @@ _SMALL = {**_SMOLLM2, "vocab_size": 512, "num_hidden_layers": 2}
 _LENGTHS = (16, 32, 64, 128)
 """Prefix lengths, in turn over the variants."""
 
+_STEPS_OF_ONE = 2
+"""In a round, against one step of all."""
+
 WAYS = ("one", "in turn", "together")
 
 
@@ -57,9 +60,20 @@ WAYS = ("one", "in turn", "together")
     help="memory.max_tokens_together.",
 )
 @click.option("--device", default="auto", show_default=True)
+@click.option(
+    "--processor-time",
+    is_flag=True,
+    help="Seconds of the processor, for a CPU that others are at work on; with OMP_NUM_THREADS=1.",
+)
 @click.option("--small", is_flag=True, help="Two layers, for a try.")
 def main(
-    variants: int, batches: str, rounds: int, max_tokens: int, device: str, small: bool
+    variants: int,
+    batches: str,
+    rounds: int,
+    max_tokens: int,
+    device: str,
+    processor_time: bool,
+    small: bool,
 ) -> None:
     """Measure a sweep of VARIANTS together, one after another, and one of them alone."""
     place = resolve_device(device)
@@ -71,7 +85,8 @@ def main(
     table = []
     for size in map(int, batches.split(",")):
         trainings = [_training(frozen, i, size) for i in range(variants)]
-        found = _measure(trainings, rounds, max_tokens, place)
+        clock = time.process_time if processor_time else time.perf_counter
+        found = _measure(trainings, rounds, max_tokens, place, clock)
         table.append({"batch": size, **_compared(found, variants)})
         click.echo(tabulate(table, headers="keys", tablefmt="github") + "\n")
 
@@ -92,7 +107,11 @@ def _training(frozen: PreTrainedModel, number: int, batch_size: int) -> Training
 
 
 def _measure(
-    trainings: list[Training], rounds: int, max_tokens: int, device: torch.device
+    trainings: list[Training],
+    rounds: int,
+    max_tokens: int,
+    device: torch.device,
+    clock: Callable[[], float],
 ) -> dict[str, list[tuple[float, float, float]]]:
     """For each way and round: tokens, seconds, and the peak memory above what rests (bytes)."""
 
@@ -112,13 +131,11 @@ def _measure(
     one(trainings[0])
     for _ in range(rounds):
         for way, work in ways.items():
-            # As many steps of one as of all, for as long a round.
-            times = len(trainings) if way == "one" else 1
             peak = _Peak(device)
-            began = time.perf_counter()
-            tokens = sum(work() for _ in range(times))
+            began = clock()
+            tokens = sum(work() for _ in range(_STEPS_OF_ONE if way == "one" else 1))
             _wait(device)
-            found[way].append((tokens, time.perf_counter() - began, peak.above()))
+            found[way].append((tokens, clock() - began, peak.above()))
     return found
 
 
@@ -139,7 +156,7 @@ def _compared(found: dict[str, list[tuple[float, float, float]]], variants: int)
     seconds = {way: [seconds for _, seconds, _ in found[way]] for way in WAYS}
     faster = [a / b for a, b in zip(speeds["together"], speeds["in turn"], strict=True)]
     beside_one = [
-        variants * a / b for a, b in zip(seconds["together"], seconds["one"], strict=True)
+        _STEPS_OF_ONE * a / b for a, b in zip(seconds["together"], seconds["one"], strict=True)
     ]
     return {
         **{f"{way} (tokens/s)": f"{median(speeds[way]):.0f}" for way in WAYS},

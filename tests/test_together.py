@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 from pipeline.config.train import TrainParams
 from pipeline.errors import DivergedError, PipelineError, StoppedError
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, random_kv_prefix
-from pipeline.training import together
+from pipeline.training import loss_scale, together
 from pipeline.training.checkpoint import BEST, CheckpointFolder
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import TrainingResult
+from pipeline.training.step import Step
 from pipeline.training.together import train_all
 from pipeline.training.training import Training
 from tests.conftest import tiny_model
@@ -214,12 +215,24 @@ def test_begun_alone_they_go_on_together(tmp_path: Path) -> None:
         assert_alike(result, alone(spec))
 
 
-def test_float16_gradients_that_overflow_are_computed_again() -> None:
+def test_float16_gradients_that_overflow_are_computed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """By the variant that they are of alone, with the dropout that it had drawn."""
+    monkeypatch.setattr(loss_scale, "_START", 2.0**30)
+    again: list[int] = []
+    real = Training.compute
+
+    def noting(self: Training, step: Step) -> None:
+        again.append(step.number)
+        real(self, step)
+
+    monkeypatch.setattr(Training, "compute", noting)
     frozen = tiny_model().half()
     specs = [Spec(length, length, prefix={"prefix_dropout": 0.3}) for length in (2, 6)]
     results, errors = all_of(specs, frozen=frozen)
     assert errors == [None, None]
+    assert 1 in again
     for spec, result in zip(specs, results, strict=True):
         expected = alone(spec, frozen)
         # A prefix of other rounding, not of another dropout.

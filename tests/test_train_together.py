@@ -157,6 +157,18 @@ def test_a_failed_one_is_told_of_and_the_others_are_written(
     assert ends(folder)[VARIANTS[1].name] == ["FAILED"]
 
 
+def test_memory_that_ends_is_told_with_the_remedy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: Sequence[Share]) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(together, "losses_together", failing)
+    with pytest.raises(PipelineError, match="with 3 variants together; lower"):
+        train_together.run(load_params(), VARIANTS)
+    assert ends(folder) == {variant.name: ["FAILED"] for variant in VARIANTS}
+
+
 def test_where_packed_rows_do_not_serve_they_train_one_after_another(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

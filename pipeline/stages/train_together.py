@@ -14,6 +14,7 @@ from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError, StoppedError
+from pipeline.errors.memory import is_out_of_memory
 from pipeline.models.for_task import load_for_task
 from pipeline.models.for_variant import start_prefix
 from pipeline.models.trainable import prefix_config
@@ -186,6 +187,11 @@ def _train(
         # What ended before holds nothing any more.
         for own in runs:
             own.fail(error)
+        if is_out_of_memory(error):
+            raise PipelineError(
+                f"out of memory with {len(runs)} variants together; lower "
+                "memory.max_tokens_together, which runs nothing else again, or train fewer together"
+            ) from error
         raise
 
 
