@@ -32,7 +32,9 @@ setup-dev: $(READY_DEV) ## Add what tests, lint and benchmarks need
 
 repro: setup ## Run what changed; PARAMS=examples/webnlg.yaml puts an example over params.yaml first
 	$(if $(PARAMS),python -m pipeline params "$(PARAMS)")
-	dvc repro
+	python -m pipeline sweep $(if $(WORKERS),--workers $(WORKERS))
+	@cat data/report/summary.md
+	@echo "The report, with plots and examples: data/report/report.html; all runs: make ui"
 
 demo: setup ## See in minutes what one trained prefix answers beside the bare model
 	python -m pipeline demo

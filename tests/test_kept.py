@@ -155,9 +155,11 @@ def test_stages_of_one_process_write_what_each_writes_alone(copy: Workspace, ord
     told = copy.run("python", "-c", ALL_STAGES, json.dumps(commands[::order])).stdout
     assert {path: path.read_bytes() for path in files} == before
     assert all(path.stat().st_ino != inodes[path] for path in files), "every file was written anew"
-    # The two that need it in `kv_prefix`'s precision, and all others one of theirs.
+    # `kv_prefix` computes in float32. Once hidden states were asked for, as by `inspect`, there are
+    # hooks of transformers on the model, and what comes after it loads another.
+    in_order, backwards = ["float32", "auto"], ["auto", "auto", "float32"]
     loads = json.loads(told.rpartition("loads ")[2])
-    assert len(loads) <= 2, loads
+    assert loads == (in_order if order == 1 else backwards)
 
 
 def _computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
