@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from pipeline.prefix.packed.call import Tensor
+from pipeline.prefix.packed.lengths import counts_of
 from pipeline.prefix.packed.parts import Parts, merge
 
 
@@ -80,7 +81,7 @@ class PartsCache:
     ) -> Tensor:
         """See `LayerCache.attend`."""
         self._leave_out_all_but(rows)
-        at = torch.tensor(counts, device=key.device)
+        at = counts_of(counts, key.device)
         row = torch.arange(len(rows), device=key.device)
         self._keys[row, :, at] = key.transpose(0, 1)
         self._values[row, :, at] = value.transpose(0, 1)

@@ -18,6 +18,11 @@ def places(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor
     return _places(tuple(lengths), device)
 
 
+def counts_of(rows: Sequence[int], device: torch.device) -> Tensor:
+    """Tokens that each row has so far, int64 `[rows]`."""
+    return _counts_of(tuple(rows), device)
+
+
 # Every layer of a batch asks for the same, which is not copied to the device again. Not made in
 # inference mode, whose tensors no later backward pass may use.
 @lru_cache(maxsize=4)
@@ -34,3 +39,9 @@ def _places(lengths: tuple[int, ...], device: torch.device) -> tuple[Tensor, Ten
     example = torch.arange(len(lengths)).repeat_interleave(counts)
     place = torch.arange(sum(lengths)) - (counts.cumsum(0) - counts)[example]
     return example.to(device), place.to(device)
+
+
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)
+def _counts_of(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(rows, device=device)
