@@ -50,7 +50,8 @@ def sweep(
     python -m pipeline sweep train --together 8
     python -m pipeline sweep --dry evaluate@8-random-0
     """
-    check_files(load_params())
+    params = load_params()
+    check_files(params)
     from pipeline.orchestration.local_pool import LocalPool, visible_gpus
     from pipeline.orchestration.sweep import run_sweep, would_run
 
@@ -65,7 +66,14 @@ def sweep(
             click.echo(_threads(count), err=True)
         return LocalPool(count, gpus)
 
-    outcome = run_sweep(targets, open_pool, count, force=force, together=together)
+    outcome = run_sweep(
+        targets,
+        open_pool,
+        count,
+        force=force,
+        together=together,
+        same_seed=params.task.is_classification,
+    )
     click.echo(outcome.sentence())
 
 
