@@ -40,6 +40,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a seed of more than 64 bits": (_set("sweep.seeds", [2**64]), "sweep.seeds.0 = 18446744073709551616 should be less than 18446744073709551616."),
     "unknown key": (_set("train.learning_rat", 1e-3), "train.learning_rat: unknown key; did you mean 'learning_rate'?"),
     "key of another section": (_set("evaluate.max_tokens_per_batch", 9), "evaluate.max_tokens_per_batch: unknown key; write it as memory.max_tokens_per_batch."),
+    "no room for two": (_set("memory", {"max_tokens_together": 0}), "memory.max_tokens_together = 0 should be greater than or equal to 1."),
     "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),
     "missing section": (_delete("task"), "task: is missing"),
     "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate = 'fast' should be a valid number"),

@@ -128,7 +128,9 @@ def _change_generation(workspace: Workspace) -> None:
 
 
 def _allow_memory(workspace: Workspace) -> None:
-    workspace.edit(lambda p: p.update(memory={"max_tokens_per_batch": 8192}))
+    workspace.edit(
+        lambda p: p.update(memory={"max_tokens_per_batch": 8192, "max_tokens_together": 99})
+    )
 
 
 def _save_more_often(workspace: Workspace) -> None:

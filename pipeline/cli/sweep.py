@@ -78,7 +78,8 @@ def sweep(
     """
     if gpus_per_worker is not None and address is None:
         raise click.UsageError("--gpus-per-worker is for a Ray cluster; give its --address too.")
-    check_files(load_params())
+    params = load_params()
+    check_files(params)
     from pipeline.orchestration.sweep import run_sweep, would_run
 
     if dry:
@@ -86,7 +87,14 @@ def sweep(
         return
     workplace = _here(workers) if address is None else _on(address, workers, gpus_per_worker)
     with workplace as (open_pool, count):
-        outcome = run_sweep(targets, open_pool, count, force=force, together=together)
+        outcome = run_sweep(
+            targets,
+            open_pool,
+            count,
+            force=force,
+            together=together,
+            same_seed=params.task.is_classification,
+        )
     click.echo(outcome.sentence())
 
 
@@ -116,7 +124,18 @@ def _on(address: str, workers: int | None, gpus_per_worker: float | None) -> Ite
 
     with connected(address) as ray:
         count = workers or default_workers(ray.nodes(), gpus_per_worker)
-        yield lambda: RayPool(ray, count, gpus_per_worker), count
+
+        def open_pool() -> "Pool":
+            pool = RayPool(ray, count, gpus_per_worker)
+            if not pool.has_gpus and "OMP_NUM_THREADS" not in os.environ:
+                click.echo(
+                    "note: each worker computes with as many threads as its machine has cores; "
+                    "with OMP_NUM_THREADS for this and for `dvc repro` they share it",
+                    err=True,
+                )
+            return pool
+
+        yield open_pool, count
 
 
 def _threads(workers: int) -> str:

@@ -103,11 +103,20 @@ class PackedModel(TrainerModel):
         The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
         after another, `lengths` their tokens. The numbers are those of `forward`.
         """
+        with self.packing_rows():
+            prefix, hidden = self.encoder.given(), self.hidden
+            return packed_logits(self.frozen_model, input_ids, lengths, prefix, keep, hidden=hidden)
+
+    @contextmanager
+    def packing_rows(self) -> Iterator[None]:
+        """Within it this thread computes packed rows with the frozen model, as in `packed_logits`.
+
+        Layers recomputed in the backward pass find the packed attention again.
+        """
         frozen = self.frozen_model
         replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
         with turn_of(frozen), self._without_dropout(), replayed:
-            prefix, hidden = self.encoder.given(), self.hidden
-            return packed_logits(frozen, input_ids, lengths, prefix, keep, hidden=hidden)
+            yield
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any
