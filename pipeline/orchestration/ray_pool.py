@@ -73,6 +73,11 @@ class RayPool:
             self.close()
             raise
 
+    @property
+    def has_gpus(self) -> bool:
+        """Whether each worker has a GPU, or a share of one."""
+        return self._share["num_gpus"] > 0
+
     def submit(self, task: Task) -> None:
         """Give a task to a worker that waits for one; `free` says whether there is any."""
         if self._shipping is not None and self._shipping.stays(task):

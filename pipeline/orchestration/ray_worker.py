@@ -24,6 +24,8 @@ class RayWorker:
     """One worker; `environment` is what the command's own environment says to stages."""
 
     def __init__(self, project: str, token: str, environment: Mapping[str, str]) -> None:
+        # Ray's is the share of cores; last bits go by it, and a stage that runs alone has its own.
+        os.environ.pop("OMP_NUM_THREADS", None)
         os.environ.update(environment)
         self._project = Path(project)
         self._sees = FOLDER not in os.environ and (self._project / token).is_file()
