@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from benchmarks.cuda import speed
 from benchmarks.cuda.__main__ import run
+from benchmarks.cuda.machine import Machine
 from benchmarks.cuda.models import SHAPES, config_of
 from benchmarks.cuda.table import table
 from tests.conftest import ROOT
@@ -77,9 +81,24 @@ def test_what_there_is_no_time_for_is_left_out_and_said(monkeypatch: pytest.Monk
     assert "Left out:\n\n- a, 2: there is no time left" in table("A card", found)
 
 
+def test_what_does_not_fit_at_once_is_cut_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def holds_two(*arguments: Any) -> dict[str, Any]:
+        tried.append(arguments[4])
+        if arguments[4] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"examples at once": arguments[4]}
+
+    monkeypatch.setattr(speed, "_trained", holds_two)
+    machine = Machine("cpu", small=True)
+    found = speed.training(machine, "Llama-3.2-1B", 4, 16, speed.Ours)
+    assert found == {"examples at once": 2}
+    assert tried == [16, 8, 4, 2]
+
+
 def test_shapes_have_the_parameters_of_their_names() -> None:
     import torch
-    from transformers import AutoModelForCausalLM
 
     for shape, billions in (("Llama-3.2-1B", 1.236), ("Llama-3.1-8B", 8.030)):
         assert shape in SHAPES

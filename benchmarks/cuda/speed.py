@@ -12,6 +12,7 @@ from benchmarks.cuda.machine import Machine
 from benchmarks.cuda.systems import Make, Ours, Peft, Rows, padded_ours, start_of
 from benchmarks.examples import examples
 from benchmarks.operations import needed_operations
+from pipeline.errors.memory import is_out_of_memory
 
 # Examples of an optimizer step.
 _BATCHES = {"Llama-3.2-1B": 128, "Llama-3.1-8B": 32}
@@ -37,7 +38,9 @@ def training(machine: Machine, shape: str, p: int, batch: int, make: Make) -> di
     while True:
         try:
             return _trained(machine, shape, p, batch, at_once, make)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if at_once == 1:
                 return {"skipped": "one example does not fit into the card's memory"}
         # Outside of the handler, whose error holds what did not fit.
@@ -110,7 +113,9 @@ def decoding(
         peak = (
             torch.cuda.max_memory_allocated(machine.device) - resting if machine.on_cuda else None
         )
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return {"skipped": f"{rows} rows do not fit into the card's memory"}
     finally:
         system.leave()

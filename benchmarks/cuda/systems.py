@@ -11,16 +11,21 @@ from pipeline.data.batching import Example
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, random_kv_prefix
+from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.parameters.encoder import flatten
 
 Rows = Sequence[Example]
+# Virtual tokens that are drawn.
+_DRAWN = 64
 
 
 class Ours:
     """This project's training and measuring: packed rows where `packs`, else padded batches."""
 
     def __init__(self, frozen: PreTrainedModel, start: KVPrefix, packs: bool = True) -> None:
-        self.model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=len(start)))
+        # Made where it computes: a long prefix of a large model is gigabytes.
+        with torch.device(frozen.device):
+            self.model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=len(start)))
         self.model.load_kv_prefix(start)
         if packs and (reason := self.model.why_not_packed(decoding=True, tokens=200)) is not None:
             raise RuntimeError(f"packed rows do not serve this model: {reason}")
@@ -74,7 +79,8 @@ class Peft:
         from peft import PrefixTuningConfig, get_peft_model
 
         config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(start))
-        self.model: Any = get_peft_model(frozen, config).to(frozen.device)
+        with torch.device(frozen.device):
+            self.model: Any = get_peft_model(frozen, config)
         (parameter,) = self.parameters()
         with torch.no_grad():
             parameter.copy_(flatten(start))
@@ -117,11 +123,17 @@ def padded_ours(frozen: PreTrainedModel, start: KVPrefix) -> Ours:
 
 
 def start_of(frozen: PreTrainedModel, p: int) -> KVPrefix:
-    """A seeded random prefix of the size of a text's keys and values."""
-    model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=p))
-    shapes = model.kv_shapes
-    model.detach()
-    return random_kv_prefix(shapes, p, 0.5, torch.Generator().manual_seed(0))
+    """A seeded random prefix of the size of a text's keys and values, on the model's device.
+
+    A long one repeats itself, which changes neither time nor memory.
+    """
+    draw = torch.Generator().manual_seed(0)
+    drawn = random_kv_prefix(kv_shapes(frozen), min(p, _DRAWN), 0.5, draw).to(frozen.device)
+    keys, values = (
+        tuple(t.repeat(1, -(-p // _DRAWN), 1)[:, :p] for t in tensors)
+        for tensors in (drawn.keys, drawn.values)
+    )
+    return KVPrefix(keys, values)
 
 
 def _targets(rows: Rows) -> int:
