@@ -32,6 +32,8 @@ class Ranks:
         The largest go first, each to the process with the least so far (longest processing time
         first, Graham 1969). A process may get nothing.
         """
+        if self.size == 1:
+            return [list(items)]
         loads = [0] * self.size
         taken: list[list[int]] = [[] for _ in loads]
         for index in sorted(range(len(items)), key=lambda i: (-sizes[i], i)):

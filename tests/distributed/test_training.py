@@ -28,6 +28,8 @@ from tests.faults.training_folder import (
     write_params,
 )
 
+pytestmark = pytest.mark.slow
+
 _ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),

@@ -43,6 +43,7 @@ def examples(count: int = 7) -> Dataset:
 def numbers(
     ranks: Ranks,
     *,
+    prefixed: bool = True,
     sharded: bool = False,
     dtype: torch.dtype = torch.float32,
     config: Mapping[str, Any] | None = None,
@@ -50,11 +51,15 @@ def numbers(
     checkpoints: CheckpointFolder | None = None,
     log_step: Callable[[int, object], None] = lambda step, metrics: None,
 ) -> dict[str, list[float]]:
-    """Train the tiny model; its best prefix, its parameters at the end, and its history."""
+    """Train the tiny model's prefix, or all of its weights.
+
+    Returns what was best, the parameters at the end, and the history.
+    """
     base = tiny_model().to(dtype)
-    model = PrefixModel(base, PrefixConfig(4, **{"prefix_dropout": 0.1, **(config or {})}))
-    start = kv_prefix_from_text(tiny_model(), tiny_tokenizer(), CORPUS, 4)
-    model.load_kv_prefix(start)
+    model = PrefixModel(base)
+    if prefixed:
+        model = PrefixModel(base, PrefixConfig(4, **{"prefix_dropout": 0.1, **(config or {})}))
+        model.load_kv_prefix(kv_prefix_from_text(tiny_model(), tiny_tokenizer(), CORPUS, 4))
     if sharded and ranks.size > 1:
         whole = sum(parameter.numel() for parameter in base.parameters())
         shard_frozen_model(model, ranks, torch.device("cpu"))
@@ -72,8 +77,8 @@ def numbers(
         checkpoints if ranks.is_first else None,
         ranks=ranks,
     )
-    assert isinstance(result.prefix, KVPrefix)
-    best = [value for tensor in (*result.prefix.keys, *result.prefix.values) for value in tensor]
+    kept = result.prefix
+    best = [*kept.keys, *kept.values] if isinstance(kept, KVPrefix) else kept.tensors.values()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return {
         "best": torch.cat([tensor.flatten() for tensor in best]).tolist(),
@@ -107,6 +112,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "params": {"gradient_checkpointing": True},
     },
     "projected": {"config": {"prefix_projection": True, "encoder_hidden_size": 8}},
+    # As a trained baseline.
+    "all weights": {"prefixed": False, "params": {"learning_rate": 1e-3}},
     "one example a step": {"params": {"batch_size": 1, "gradient_accumulation_steps": 1}},
     # At a scale of 2^16 gradients of float16 overflow, in one process or another.
     "float16": {"dtype": torch.float16, "params": {"max_grad_norm": None}},
