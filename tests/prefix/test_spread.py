@@ -117,7 +117,7 @@ def test_two_devices_give_what_one_gives(name: str) -> None:
 
 
 def test_parts_of_an_encoder_decoder_on_two_devices() -> None:
-    settings = {name: 2 for name in ("encoder_layers", "decoder_layers")}
+    settings = dict.fromkeys(("encoder_layers", "decoder_layers"), 2)
     settings |= {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
     settings |= {f"{side}_ffn_dim": 16 for side in ("encoder", "decoder")}
     config = BartConfig(vocab_size=60, d_model=16, max_position_embeddings=64, **settings)
@@ -188,7 +188,7 @@ def test_a_prefix_lies_on_its_layers_devices() -> None:
     model = llama()
     split_over_two(model, over_two())
     with Places():
-        kv = KVPrefix(*(tuple(torch.ones(2, 4, 8) for _ in range(3)) for _ in range(2)))
+        kv = KVPrefix((torch.ones(2, 4, 8),) * 3, (torch.ones(2, 4, 8),) * 3)
         placed = on_its_layers(kv, model)
         assert placed is not None
         assert [place_of(key) for key in placed.keys] == ["cpu:0", "cpu:1", "cpu:1"]
@@ -204,9 +204,10 @@ def test_a_prefix_lies_on_its_layers_devices() -> None:
 def offloaded(tmp_path: Path, first: str) -> Iterator[tuple[Any, Any]]:
     """A model from a folder whole, and with layers that wait in memory and on disk."""
     llama().save_pretrained(tmp_path)
-    where = {name: "cpu" for name in FRONT} | dict.fromkeys(BACK, "disk")
+    where: dict[str, int | str] = {**dict.fromkeys(FRONT, "cpu"), **dict.fromkeys(BACK, "disk")}
+    where |= {"model.embed_tokens": first}
     plain = load_frozen_model(tmp_path, Compute(device="cpu"))
-    yield plain, load_frozen_model(tmp_path, Compute(), where | {"model.embed_tokens": first})
+    yield plain, load_frozen_model(tmp_path, Compute(), where)
 
 
 @pytest.mark.parametrize("first", ["cpu", "disk"])
