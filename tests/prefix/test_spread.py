@@ -141,6 +141,8 @@ def test_parts_of_an_encoder_decoder_on_two_devices() -> None:
         torch.manual_seed(1)
         with nullcontext() if device == "cpu" else Places():
             prefixed = PrefixModel(model, PrefixConfig(3)).train()
+            # So that its parameters, which a module moves as bare data, are labelled.
+            prefixed.load_kv_prefix(kv_of(prefixed))
             found = prefixed(
                 input_ids=IDS.to(device), attention_mask=MASK.to(device), labels=IDS.to(device)
             ).logits
