@@ -133,12 +133,13 @@ def _kept(model: Any) -> Iterator[Any]:
 def _inner(tensor: Any) -> Iterator[Any]:
     import torch
 
-    if not isinstance(tensor, torch.Tensor):
+    if not torch.is_tensor(tensor):
         return
     if type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__:
         yield tensor
         return
-    for name in tensor.__tensor_flatten__()[0]:
+    subclass: Any = tensor
+    for name in subclass.__tensor_flatten__()[0]:
         yield from _inner(getattr(tensor, name))
 
 

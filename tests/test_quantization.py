@@ -132,11 +132,13 @@ def test_linear_layers_are_kept_in_fewer_bytes_and_lose_little(folder: Path, who
     with torch.no_grad():
         logits, wanted = (each(input_ids=IDS).logits for each in (model, exact))
     error = float((logits - wanted).norm() / wanted.norm())
-    assert 0 < error < (0.02 if read_quantization(folder).bits == 8 else 0.25)
+    scheme = read_quantization(folder)
+    assert scheme is not None
+    assert 0 < error < (0.02 if scheme.bits == 8 else 0.25)
 
 
 def test_a_prefix_says_which_quantized_model_it_is_of(whole: Path, tmp_path: Path) -> None:
-    made = {}
+    made: dict[str, set[str]] = {}
     for name in ("bitsandbytes nf4", "torchao 8"):
         folder = quantized(whole, tmp_path / name, SCHEMES[name])
         for dtype in ("float32", "bfloat16"):
@@ -166,9 +168,9 @@ def test_a_model_that_is_quantized_already_is_taken_as_it_is(
     # A PEFT adapter of one is that of the other.
     PrefixModel(again, PrefixConfig(3)).save_pretrained(tmp_path / "adapter")
     assert PrefixModel.from_pretrained(model, tmp_path / "adapter").prefix_length == 3
+    twice = LocalModel.model_validate({**section, "quantization": SCHEMES["torchao 8"]})
     with pytest.raises(PipelineError, match="are quantized already; set it to null"):
-        twice = {**section, "quantization": SCHEMES["torchao 8"]}
-        fetch_model(LocalModel.model_validate(twice), tmp_path / "twice")
+        fetch_model(twice, tmp_path / "twice")
     assert not (tmp_path / "twice").exists()
 
 
@@ -217,7 +219,11 @@ def test_what_cannot_be_done_is_one_sentence(whole: Path, tmp_path: Path) -> Non
     with pytest.raises(PipelineError, match="names no quantization; run `dvc repro --force"):
         load_frozen_model(folder, EXACT)
     split = shutil.copytree(whole, tmp_path / "split")
-    places = {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu"}
+    places: dict[str, int | str] = {
+        "model.embed_tokens": "cpu",
+        "model.layers": "disk",
+        "model.norm": "cpu",
+    }
     spread = {**places, "model.rotary_emb": "cpu", "lm_head": "cpu"}
     with pytest.raises(PipelineError, match="weights wait in memory or on disk cannot be adapted"):
         PretrainedFolder(split, EXACT, spread).load()

@@ -95,5 +95,6 @@ def _of_torchao(bits: int, group_size: int) -> Any:
 
     if bits == 8:
         return TorchAoConfig(Int8WeightOnlyConfig())
+    int4: torch.dtype = torch.int4  # type: ignore[attr-defined]
     # The formats that hold two weights in a byte have kernels without a gradient, on a GPU alone.
-    return TorchAoConfig(IntxWeightOnlyConfig(torch.int4, PerGroup(group_size)))
+    return TorchAoConfig(IntxWeightOnlyConfig(int4, PerGroup(group_size)))

@@ -29,7 +29,10 @@ def _is_place(name: Any, place: Any) -> bool:
     return isinstance(name, str) and type(place) is int and place >= 0
 
 
-DeviceMap = Annotated[str | dict[str, int | str], PlainValidator(_places)]
+DeviceMap = Annotated[
+    str | dict[str, int | str],
+    PlainValidator(_places, json_schema_input_type=str | dict[str, int | str]),
+]
 """Where accelerate puts a model's modules: by a rule, or module by module."""
 
 

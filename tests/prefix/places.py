@@ -25,7 +25,7 @@ class Places(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        if name == "__get__" and func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
+        if name == "__get__" and func == torch.Tensor.device.__get__:
             return getattr(args[0], _LABEL, torch.device("cpu"))
         if name in ("__get__", "__set__", "backward", "_make_subclass", "requires_grad_"):
             return func(*args, **kwargs)

@@ -141,6 +141,8 @@ def test_parts_of_an_encoder_decoder_on_two_devices() -> None:
         torch.manual_seed(1)
         with nullcontext() if device == "cpu" else Places():
             prefixed = PrefixModel(model, PrefixConfig(3)).train()
+            # So that its parameters, which a module moves as bare data, are labelled.
+            prefixed.load_kv_prefix(kv_of(prefixed))
             found = prefixed(
                 input_ids=IDS.to(device), attention_mask=MASK.to(device), labels=IDS.to(device)
             ).logits
@@ -188,7 +190,7 @@ def test_a_prefix_lies_on_its_layers_devices() -> None:
     model = llama()
     split_over_two(model, over_two())
     with Places():
-        kv = KVPrefix(*(tuple(torch.ones(2, 4, 8) for _ in range(3)) for _ in range(2)))
+        kv = KVPrefix((torch.ones(2, 4, 8),) * 3, (torch.ones(2, 4, 8),) * 3)
         placed = on_its_layers(kv, model)
         assert placed is not None
         assert [place_of(key) for key in placed.keys] == ["cpu:0", "cpu:1", "cpu:1"]
@@ -204,9 +206,10 @@ def test_a_prefix_lies_on_its_layers_devices() -> None:
 def offloaded(tmp_path: Path, first: str) -> Iterator[tuple[Any, Any]]:
     """A model from a folder whole, and with layers that wait in memory and on disk."""
     llama().save_pretrained(tmp_path)
-    where = dict.fromkeys(FRONT, "cpu") | dict.fromkeys(BACK, "disk")
+    where: dict[str, int | str] = {**dict.fromkeys(FRONT, "cpu"), **dict.fromkeys(BACK, "disk")}
+    where |= {"model.embed_tokens": first}
     plain = load_frozen_model(tmp_path, Compute(device="cpu"))
-    yield plain, load_frozen_model(tmp_path, Compute(), where | {"model.embed_tokens": first})
+    yield plain, load_frozen_model(tmp_path, Compute(), where)
 
 
 @pytest.mark.parametrize("first", ["cpu", "disk"])
