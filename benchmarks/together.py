@@ -127,7 +127,6 @@ def _measure(
         "together": together,
     }
     found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
-    together()
     one(trainings[0])
     for _ in range(rounds):
         for way, work in ways.items():

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from benchmarks.together import main as benchmark
 from pipeline.config.train import TrainParams
 from pipeline.errors import DivergedError, PipelineError, StoppedError
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, random_kv_prefix
@@ -248,3 +250,11 @@ def test_models_without_packed_rows_take_turns() -> None:
     assert errors == [None, None]
     for spec, result in zip(specs, results, strict=True):
         assert_alike(result, alone(spec, build("t5")))
+
+
+def test_the_benchmark_runs_in_miniature() -> None:
+    arguments = ["--small", "--variants", "2", "--batches", "1", "--rounds", "1"]
+    shown = CliRunner().invoke(benchmark, [*arguments, "--device", "cpu"])
+    assert shown.exit_code == 0, shown.output
+    assert "|       1 |" in shown.output
+    assert "2 together cost, times one" in shown.output
