@@ -57,7 +57,7 @@ test-fast: setup-dev ## Run the tests that answer within a minute
 	$(PYTEST) -m "not real and not slow"
 
 test-all: lint ## Run all tests, with many more kills and odd params
-	KILLS=200 PARAMS_CASES=10000 WRITES_STEP=1 $(PYTEST)
+	KILLS=200 PARAMS_CASES=10000 WRITES_STEP=1 WHOLE_SWEEPS=1 $(PYTEST)
 
 bench: setup-dev ## Compare training and evaluation speed with PEFT
 	python -m benchmarks

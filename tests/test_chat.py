@@ -16,7 +16,7 @@ from pipeline.data.rendering import Renderer
 from pipeline.data.splits import load_split, save_splits
 from pipeline.data.task_type import TaskType, task_of
 from pipeline.data.templates import EmptyRowError
-from pipeline.data.tokenizing import tokenized_split
+from pipeline.data.tokenizing import TokenizedSplit
 from pipeline.errors import PipelineError
 from pipeline.evaluation.generation import measure_examples
 from pipeline.inference.generator import Decoding, TextGenerator
@@ -207,12 +207,13 @@ def test_every_answer_is_a_target_after_the_turns_before_it() -> None:
     tokenizer = tiny_tokenizer()
     rendered = renderer(tokenizer, messages_column="talk", loss_on="all")
     row = {"id": "7", "talk": [{"role": "system", "content": "Short.", "name": None}, *TALK]}
-    kept, counts = tokenized_split(rendered, "train", [row])
+    split = TokenizedSplit(rendered, "train", [row])
+    kept = list(split)
     assert [(e["id"], e["target"]) for e in kept] == [("7#1", "Hi"), ("7", "3 km")]
     whole = tokenizer.decode(kept[1]["input_ids"])
     assert whole.startswith("<|im_start|>system\nShort.<|im_end|>\n<|im_start|>user\nHello")
     assert whole.startswith(tokenizer.decode(kept[0]["input_ids"]))
-    assert sum(counts.values()) == 0
+    assert sum(split.counts.values()) == 0
 
 
 def test_an_answer_goes_on_from_a_rows_turns() -> None:

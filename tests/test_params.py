@@ -33,6 +33,14 @@ def _set(path: str, value: Any) -> Edit:
     return edit
 
 
+def _both(*edits: Edit) -> Edit:
+    def edit(params: dict[str, Any]) -> None:
+        for one in edits:
+            one(params)
+
+    return edit
+
+
 WRONG: dict[str, tuple[Edit, str]] = {
     "no input to look at": (_set("inspection.examples", 0), "inspection.examples = 0 should be greater than or equal to 1."),
     "inputs of the training": (_set("inspection.split", "train"), "inspection.split = 'train' should be 'validation', 'test' or 'test_unseen'."),
@@ -40,6 +48,13 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a seed of more than 64 bits": (_set("sweep.seeds", [2**64]), "sweep.seeds.0 = 18446744073709551616 should be less than 18446744073709551616."),
     "unknown key": (_set("train.learning_rat", 1e-3), "train.learning_rat: unknown key; did you mean 'learning_rate'?"),
     "key of another section": (_set("evaluate.max_tokens_per_batch", 9), "evaluate.max_tokens_per_batch: unknown key; write it as memory.max_tokens_per_batch."),
+    "unknown backend": (_set("hardware", {"attention": "magic"}), "hardware.attention = 'magic' should be 'auto', 'kernel', 'varlen', 'efficient', 'flex' or 'operators'."),
+    "no room for two": (_set("memory", {"max_tokens_together": 0}), "memory.max_tokens_together = 0 should be greater than or equal to 1."),
+    "no processes": (_set("hardware", {"processes": 0}), "hardware.processes: 0 should be auto or a number of at least 1"),
+    "processes on one GPU": (_both(_set("hardware", {"processes": 2}), _set("train.device", "cuda:1")), "hardware.processes: 2 need devices of their own, and train.device: cuda:1 is one; set it to auto, cuda or cpu"),
+    "processes on a spread model": (_both(_set("hardware", {"processes": 2}), _set("model.device_map", "auto")), "hardware.processes: 2 each hold a model of their own, and model.device_map: auto spreads one over all devices; set one of them to its default"),
+    "sharded and quantized": (_both(_set("hardware", {"processes": 2, "shard_frozen_model": True}), _set("model.quantization", {"library": "torchao", "bits": 8})), "hardware.shard_frozen_model: true does not go with model.quantization, whose weights cannot be split; set one of them to its default"),
+    "sharded and compiled": (_both(_set("hardware", {"shard_frozen_model": True}), _set("train.compile", True)), "hardware.shard_frozen_model: true does not go with train.compile: true; use auto"),
     "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),
     "missing section": (_delete("task"), "task: is missing"),
     "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate = 'fast' should be a valid number"),
@@ -54,6 +69,14 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "impossible combination": (_set("prefix", {"encoder_hidden_size": 8}), "encoder_hidden_size needs prefix_projection"),
     "compiled checkpoints": (_set("train", {"compile": True, "gradient_checkpointing": True}), "compile: true does not go with gradient_checkpointing"),
     "patience without validation": (_set("train", {"early_stopping_patience": 2}), "early_stopping_patience needs eval_every_steps"),
+    "a rule of placing that there is not": (_set("model.device_map", "best"), "model.device_map is 'best'; use auto, balanced, sequential, or a mapping of modules to devices"),
+    "no such place for a module": (_set("model.device_map", {"lm_head": "tape"}), "model.device_map: puts 'lm_head' on 'tape'; use the number of a GPU, cpu or disk"),
+    "a device beside a device map": (_both(_set("model.device_map", "auto"), _set("train.device", "cpu")), "train.device: cpu does not go with model.device_map, which says where the model is; set it to auto"),
+    "a library that does not quantize": (_set("model.quantization", {"library": "gptq", "bits": 4}), "model.quantization.library = 'gptq' is unknown; use one of 'bitsandbytes', 'torchao'"),
+    "three bits": (_set("model.quantization", {"library": "torchao", "bits": 3}), "model.quantization.bits = 3 should be 8 or 4"),
+    "a kind of four bits for eight": (_set("model.quantization", {"library": "bitsandbytes", "bits": 8, "quant_type": "nf4"}), "quant_type and double_quant are of bits: 4; leave them out"),
+    "groups of eight bits": (_set("model.quantization", {"library": "torchao", "bits": 8, "group_size": 32}), "group_size is of bits: 4; leave it out"),
+    "all weights of a quantized model trained": (_both(_set("model.quantization", {"library": "torchao", "bits": 8}), _set("trained_baselines", {"full": {"type": "full_fine_tuning"}})), "trained_baselines.full: full_fine_tuning trains every weight, and those of model.quantization cannot be trained"),
     "broken template": (_set("task.target_template", "{{ value"), "task.target_template is no valid Jinja2 template"),
     "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),
     "split listed twice": (_set("evaluate.splits", ["test", "test"]), "lists test twice; name each item once"),

@@ -128,7 +128,18 @@ def _change_generation(workspace: Workspace) -> None:
 
 
 def _allow_memory(workspace: Workspace) -> None:
-    workspace.edit(lambda p: p.update(memory={"max_tokens_per_batch": 8192}))
+    workspace.edit(
+        lambda p: p.update(memory={"max_tokens_per_batch": 8192, "max_tokens_together": 99})
+    )
+
+
+def _name_the_attention(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p.update(hardware={"attention": "operators"}))
+
+
+def _train_in_processes(workspace: Workspace) -> None:
+    hardware = {"processes": 2, "shard_frozen_model": True}
+    workspace.edit(lambda p: p.update(hardware=hardware))
 
 
 def _save_more_often(workspace: Workspace) -> None:
@@ -211,6 +222,8 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
         },
     ),
     "the memory of a batch": (_allow_memory, set()),
+    "how attention is computed": (_name_the_attention, set()),
+    "how many processes train": (_train_in_processes, set()),
     "how often a training is saved": (_save_more_often, set()),
     "how often a step is logged": (_log_less, set()),
     "a plot setting": (_change_plot, {"inspect", "report"}),

@@ -15,7 +15,7 @@ from pipeline.models.frozen import load_frozen_model
 from pipeline.models.prefixed import prefixed_model
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, load_adapter
-from pipeline.schema.compute import Compute
+from pipeline.schema.compute import Compute, DeviceMap
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_text
 from pipeline.workspace import paths
@@ -32,7 +32,7 @@ def join(params: Params, folder: Path, name: str | None) -> tuple[str, int]:
     refuse_other_tasks(params.task, "import")
     name = name or re.sub(r"\W+", "_", folder.resolve().name.lower(), flags=re.ASCII)
     _refuse_name(params, name)
-    tokens = _virtual_tokens(folder)
+    tokens = _virtual_tokens(folder, params.device_map)
     before = paths.PARAMS.read_text(encoding="utf-8")
     write_text(paths.PARAMS, _listed(before, name))
     try:
@@ -57,9 +57,9 @@ def _refuse_name(params: Params, name: str) -> None:
         raise PipelineError(f"--name: {ADAPTERS / name} exists already; choose another name")
 
 
-def _virtual_tokens(folder: Path) -> int:
+def _virtual_tokens(folder: Path, device_map: DeviceMap | None) -> int:
     """The adapter's length, once it is known to fit the frozen model."""
-    model = load_frozen_model(paths.MODEL, Compute())
+    model = load_frozen_model(paths.MODEL, Compute(), device_map)
     kv = load_adapter(folder, kv_shapes(model))
     return prefixed_model(model, kv).prefix_length
 

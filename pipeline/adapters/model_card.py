@@ -18,7 +18,7 @@ from pipeline.data.rendering import Renderer
 from pipeline.data.splits import load_split
 from pipeline.metrics.table import METRICS
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.storage.records import read_json, read_jsonl
+from pipeline.storage.records import each_of_jsonl, read_json
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
@@ -112,7 +112,7 @@ def _first_prediction(params: Params, name: str) -> dict[str, Any]:
     path = paths.EVALUATE / name / "predictions.jsonl"
     if not path.exists():
         return {}
-    return next((r for r in read_jsonl(path) if r["split"] == params.report.split), {})
+    return next((r for r in each_of_jsonl(path) if r["split"] == params.report.split), {})
 
 
 def _examples() -> dict[str, Any]:

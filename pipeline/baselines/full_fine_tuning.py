@@ -1,7 +1,7 @@
 """`full_fine_tuning`: every weight of the model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.baselines.context import Pretrained
 from pipeline.baselines.trained import Rate, TrainedBaseline
@@ -15,6 +15,8 @@ class FullFineTuning(TrainedBaseline):
 
     type: Literal["full_fine_tuning"]
     learning_rate: Rate = 2e-5
+
+    trains_every_weight: ClassVar[bool] = True
 
     def adaptable(self, pretrained: Pretrained) -> "PreTrainedModel":
         """The pretrained model with all weights taking gradients, in float32."""

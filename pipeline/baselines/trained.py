@@ -40,6 +40,9 @@ class TrainedBaseline(Section):
     needs_causal_lm: ClassVar[bool] = True
     """Whether it serves `task.type: causal_lm` alone."""
 
+    trains_every_weight: ClassVar[bool] = False
+    """Whether it takes weights that are whole, each in one place."""
+
     @model_validator(mode="after")
     def _one_duration(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:

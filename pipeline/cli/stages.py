@@ -1,16 +1,20 @@
 """One subcommand a stage, as dvc.yaml calls them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.names import completing
+from pipeline.cli.processes import run_training
 from pipeline.cli.sweep_progress import sweep_shown
 from pipeline.config import Params, load_params
 from pipeline.preflight.files import check_files, check_tokenized
 from pipeline.preflight.names import check_in_context
 from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.variants import Variant
+
+if TYPE_CHECKING:
+    from pipeline.distributed.ranks import Ranks
 
 
 def _checked_params() -> Params:
@@ -104,6 +108,12 @@ def _variant_options(command: Any) -> Any:
     return command
 
 
+def _drawn_by(seed: int, train_size: int | None) -> tuple[str, ...]:
+    """The options that say so on a command line."""
+    size = () if train_size is None else ("--train-size", str(train_size))
+    return ("--seed", str(seed), *size)
+
+
 @click.command()
 @_variant_options
 def train(length: int, initialization: str, seed: int, train_size: int | None) -> None:
@@ -112,11 +122,15 @@ def train(length: int, initialization: str, seed: int, train_size: int | None) -
     \b
     python -m pipeline train --length 8 --initialization random --seed 0
     """
-    params = _checked_params()
-    with sweep_shown(params):
+    variant = Variant(length, initialization, seed, train_size)
+
+    def run(params: Params, ranks: "Ranks") -> None:
         from pipeline.stages import train as stage
 
-        stage.run(params, Variant(length, initialization, seed, train_size))
+        stage.run(params, variant, ranks)
+
+    options = ("--length", str(length), "--initialization", initialization)
+    run_training(run, ("train", *options, *_drawn_by(seed, train_size)), _checked_params)
 
 
 @click.command()
@@ -181,11 +195,14 @@ def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
     \b
     python -m pipeline train_baseline lora --seed 0
     """
-    params = _checked_params()
-    with sweep_shown(params):
+    named = Baseline(baseline, seed=seed, train_size=train_size)
+
+    def run(params: Params, ranks: "Ranks") -> None:
         from pipeline.stages import train_baseline as stage
 
-        stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
+        stage.run(params, named, ranks)
+
+    run_training(run, ("train_baseline", baseline, *_drawn_by(seed, train_size)), _checked_params)
 
 
 @click.command("evaluate_baseline")

@@ -1,6 +1,8 @@
 """`python -m pipeline sweep`: all that has changed, several stages at once."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -22,6 +24,19 @@ if TYPE_CHECKING:
     "[default: the number of GPUs, else 1]",
 )
 @click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="Run on the machines of a Ray cluster: auto, HOST:PORT of its head, or ray://HOST:PORT. "
+    "Needs the extra `ray`.",
+)
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(min=0),
+    metavar="GPUS",
+    help="Of the cluster's, for each worker: 0.5 lets two share one.  "
+    "[default: 1, where there are any]",
+)
+@click.option(
     "--together",
     type=click.IntRange(min=1),
     default=1,
@@ -33,7 +48,13 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Run all stages, changed or not.")
 @click.option("--dry", is_flag=True, help="Only list what would run.")
 def sweep(
-    targets: tuple[str, ...], workers: int | None, together: int, force: bool, dry: bool
+    targets: tuple[str, ...],
+    workers: int | None,
+    address: str | None,
+    gpus_per_worker: float | None,
+    together: int,
+    force: bool,
+    dry: bool,
 ) -> None:
     """Run what `dvc repro` would run, several stages at once.
 
@@ -45,18 +66,46 @@ def sweep(
     A stage that fails costs only those that need it. A worker that is killed is replaced, and its
     training goes on from the last checkpoint; so does a sweep after Ctrl-C.
 
+    With --address the workers are those of a Ray cluster, each with its share of CPUs and GPUs.
+    Machines that do not see this folder fetch and send what stages read and write through the
+    project's default DVC remote.
+
     \b
     python -m pipeline sweep --workers 2
+    python -m pipeline sweep --workers 16 --address auto
     python -m pipeline sweep train --together 8
     python -m pipeline sweep --dry evaluate@8-random-0
     """
-    check_files(load_params())
-    from pipeline.orchestration.local_pool import LocalPool, visible_gpus
+    if gpus_per_worker is not None and address is None:
+        raise click.UsageError("--gpus-per-worker is for a Ray cluster; give its --address too.")
+    params = load_params()
+    check_files(params)
     from pipeline.orchestration.sweep import run_sweep, would_run
 
     if dry:
         click.echo("\n".join(would_run(targets, force)) or "nothing would run")
         return
+    workplace = _here(workers) if address is None else _on(address, workers, gpus_per_worker)
+    with workplace as (open_pool, count):
+        outcome = run_sweep(
+            targets,
+            open_pool,
+            count,
+            force=force,
+            together=together,
+            same_seed=params.task.is_classification,
+        )
+    click.echo(outcome.sentence())
+
+
+Workplace = tuple[Callable[[], "Pool"], int]
+"""How to start the workers, and how many they are."""
+
+
+@contextmanager
+def _here(workers: int | None) -> Iterator[Workplace]:
+    from pipeline.orchestration.local_pool import LocalPool, visible_gpus
+
     gpus = visible_gpus()
     count = workers or max(1, len(gpus))
 
@@ -65,8 +114,28 @@ def sweep(
             click.echo(_threads(count), err=True)
         return LocalPool(count, gpus)
 
-    outcome = run_sweep(targets, open_pool, count, force=force, together=together)
-    click.echo(outcome.sentence())
+    yield open_pool, count
+
+
+@contextmanager
+def _on(address: str, workers: int | None, gpus_per_worker: float | None) -> Iterator[Workplace]:
+    from pipeline.orchestration.ray_cluster import connected, default_workers
+    from pipeline.orchestration.ray_pool import RayPool
+
+    with connected(address) as ray:
+        count = workers or default_workers(ray.nodes(), gpus_per_worker)
+
+        def open_pool() -> "Pool":
+            pool = RayPool(ray, count, gpus_per_worker)
+            if not pool.has_gpus and "OMP_NUM_THREADS" not in os.environ:
+                click.echo(
+                    "note: each worker computes with as many threads as its machine has cores; "
+                    "with OMP_NUM_THREADS for this and for `dvc repro` they share it",
+                    err=True,
+                )
+            return pool
+
+        yield open_pool, count
 
 
 def _threads(workers: int) -> str:

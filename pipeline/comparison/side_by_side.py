@@ -1,6 +1,9 @@
 """Test examples with what each variant and baseline made of them, side by side."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
@@ -16,7 +19,7 @@ from pipeline.data.spread import spread
 from pipeline.errors import PipelineError
 from pipeline.metrics.answers import exact_match
 from pipeline.metrics.table import METRICS
-from pipeline.storage.records import read_jsonl
+from pipeline.storage.records import each_of_jsonl
 from pipeline.workspace import paths
 
 COUNT = 100
@@ -76,17 +79,20 @@ def side_by_side(
     predictions are not of the same examples.
     """
     names = list(table["name"])
-    rows = {name: _predictions(name, params) for name in names}
-    first = rows[names[0]]
-    if any([row["id"] for row in other] != [row["id"] for row in first] for other in rows.values()):
+    ids, digests = zip(*(_digests(name, params) for name in names), strict=True)
+    if len(set(ids)) > 1:
         raise PipelineError(
             f"predictions of {params.report.split} are not of the same examples; run `dvc repro`"
         )
     scores = _scores(table, statistics, params)
-    distinct = [len({rows[name][i]["prediction"] for name in names}) for i in range(len(first))]
+    # Of each example how many texts differ: those unlike the one before them in order, and one.
+    ordered = np.sort(np.stack(digests), axis=0)
+    distinct = (1 + (ordered[1:] != ordered[:-1]).sum(axis=0)).tolist()
+    places = _in_turns(distinct, scores.best, count, params.report.ascending)
+    rows = {name: _predictions(name, places, params) for name in names}
     chosen: list[Example] = []
     room = ROOM
-    for index in _in_turns(distinct, scores.best, count, params.report.ascending):
+    for index in places:
         example = _example(index, names, rows, scores, params)
         room -= _size(example)
         if chosen and room < 0:
@@ -134,7 +140,7 @@ def _in_turns(distinct: list[int], scores: np.ndarray, count: int, ascending: bo
 def _example(
     index: int,
     names: Sequence[str],
-    rows: dict[str, list[dict[str, Any]]],
+    rows: dict[str, dict[int, dict[str, Any]]],
     scores: _Scores,
     params: Params,
 ) -> Example:
@@ -193,6 +199,22 @@ def _bytes(text: str) -> int:
     return len(str(escape(text)).encode(errors="replace"))
 
 
-def _predictions(name: str, params: Params) -> list[dict[str, Any]]:
-    rows = read_jsonl(paths.EVALUATE / name / "predictions.jsonl")
-    return [row for row in rows if row["split"] == params.report.split]
+def _digests(name: str, params: Params) -> tuple[bytes, np.ndarray]:
+    """A hash over the ids of all examples, and one of each generated text, uint64 `[examples]`."""
+    ids, texts = hashlib.sha256(), array("Q")
+    for row in _lines(name, params):
+        ids.update(json.dumps(row["id"]).encode())
+        text = row["prediction"].encode(errors="surrogatepass")
+        texts.append(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big"))
+    return ids.digest(), np.array(texts, dtype=np.uint64)
+
+
+def _predictions(name: str, places: Sequence[int], params: Params) -> dict[int, dict[str, Any]]:
+    """The lines of the examples at these places."""
+    wanted = set(places)
+    return {at: row for at, row in enumerate(_lines(name, params)) if at in wanted}
+
+
+def _lines(name: str, params: Params) -> Iterator[dict[str, Any]]:
+    lines = each_of_jsonl(paths.EVALUATE / name / "predictions.jsonl")
+    return (line for line in lines if line["split"] == params.report.split)

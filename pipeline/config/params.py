@@ -8,6 +8,7 @@ from pipeline.config.baselines import UntrainedBaselines
 from pipeline.config.checkpoints import CheckpointParams
 from pipeline.config.data import DataParams, FileData
 from pipeline.config.evaluate import EvaluateParams
+from pipeline.config.hardware import HardwareParams
 from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
 from pipeline.config.kv_prefix import KVPrefixParams
@@ -23,6 +24,7 @@ from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import TrainedBaselines
 from pipeline.metrics.metric import OfText
 from pipeline.metrics.table import names_of
+from pipeline.schema.compute import Compute, DeviceMap
 from pipeline.schema.section import Section
 
 
@@ -40,6 +42,7 @@ class Params(Section):
     train: TrainParams
     checkpoints: CheckpointParams = CheckpointParams()
     memory: MemoryParams = MemoryParams()
+    hardware: HardwareParams = HardwareParams()
     evaluate: EvaluateParams
     baselines: UntrainedBaselines
     trained_baselines: TrainedBaselines
@@ -105,6 +108,63 @@ class Params(Section):
                 "that or lower the size"
             )
         return self
+
+    @model_validator(mode="after")
+    def _devices_agree(self) -> Self:
+        if self.model.device_map is None:
+            return self
+        for name, section in self._computing().items():
+            if section.device != "auto":
+                raise ValueError(
+                    f"{name}.device: {section.device} does not go with model.device_map, which "
+                    "says where the model is; set it to auto"
+                )
+        return self
+
+    def _computing(self) -> dict[str, Compute]:
+        return {"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate}
+
+    @model_validator(mode="after")
+    def _fits_a_quantized_model(self) -> Self:
+        if self.model.quantization is None:
+            return self
+        for name, baseline in self.trained_baselines.items():
+            if baseline.trains_every_weight:
+                raise ValueError(
+                    f"trained_baselines.{name}: {baseline.type} trains every weight, and those of "
+                    "model.quantization cannot be trained; leave it out, or set that to null"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_have_devices(self) -> Self:
+        hardware, device = self.hardware, self.train.device
+        if hardware.processes != 1 and (device == "mps" or ":" in device):
+            raise ValueError(
+                f"hardware.processes: {hardware.processes} need devices of their own, and "
+                f"train.device: {device} is one; set it to auto, cuda or cpu"
+            )
+        if hardware.processes != 1 and self.model.device_map is not None:
+            raise ValueError(
+                f"hardware.processes: {hardware.processes} each hold a model of their own, and "
+                f"model.device_map: {self.model.device_map} spreads one over all devices; set one "
+                "of them to its default"
+            )
+        if hardware.shard_frozen_model and self.model.quantization is not None:
+            raise ValueError(
+                "hardware.shard_frozen_model: true does not go with model.quantization, whose "
+                "weights cannot be split; set one of them to its default"
+            )
+        if hardware.shard_frozen_model and self.train.compile is True:
+            raise ValueError(
+                "hardware.shard_frozen_model: true does not go with train.compile: true; use auto"
+            )
+        return self
+
+    @property
+    def device_map(self) -> DeviceMap | None:
+        """Where the frozen model lies, whatever its source; null for one device."""
+        return self.model.device_map
 
     @property
     def metrics(self) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 IGNORED = -100
@@ -92,7 +93,9 @@ def training_order(
             yield order[start : start + batch_size]
 
 
-def by_length(lengths: Sequence[int], max_tokens: int, packed: bool = False) -> list[list[int]]:
+def by_length(
+    lengths: Sequence[int] | np.ndarray, max_tokens: int, packed: bool = False
+) -> list[list[int]]:
     """Batches of like length for measuring: indices, longest first, within `max_tokens`.
 
     A batch counts its rows times its longest, or where it is `packed` the sum of its lengths. An
@@ -100,7 +103,7 @@ def by_length(lengths: Sequence[int], max_tokens: int, packed: bool = False) -> 
     """
     batches: list[list[int]] = []
     used = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for index in np.argsort(-np.asarray(lengths), kind="stable").tolist():
         # Padded to the batch's longest, its first.
         added = lengths[index] if packed or not batches else lengths[batches[-1][0]]
         if batches and used + added <= max_tokens:

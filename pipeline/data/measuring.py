@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from pipeline.data.batching import Example, by_length
@@ -14,7 +15,7 @@ Result = TypeVar("Result")
 def over_batches(
     measure: Callable[[list[Example]], Result],
     rows: Sequence[Example],
-    lengths: Sequence[int],
+    lengths: Sequence[int] | np.ndarray,
     max_tokens: int,
     title: str | None,
     packed: bool = False,

@@ -1,7 +1,7 @@
 """From a row of data to the text and the tokens that the frozen model sees."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config.task import TaskParams
 from pipeline.data.chat import Chat, RefusedTurnsError
 from pipeline.data.conversation import Turns, answers_in, as_text, turns_of
+from pipeline.data.encoding import text_encoder
 from pipeline.data.example import TokenizedExample
 from pipeline.data.references import references_of
 from pipeline.data.targets import end_of_target, input_and_target
 from pipeline.data.templates import EmptyRowError, render
 from pipeline.errors import PipelineError
-from pipeline.prefix.starts.beginning import text_tokens, tokens_before
+from pipeline.prefix.starts.beginning import tokens_before
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Renderer:
             ids = self.chat.tokens(self.chat.render(self.conversation(asked), True))
         else:
             assert isinstance(asked, str), "turns need the chat template"
-            ids = text_tokens(self.tokenizer, asked)
+            ids = [*self._beginning, *self._encode(asked)]
         return ids[self.beginning_of(ids) :] if begins_text else ids
 
     def beginning_of(self, ids: Sequence[int]) -> int:
@@ -232,4 +233,8 @@ class Renderer:
         }
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return self._encoder(text)
+
+    @cached_property
+    def _encoder(self) -> Callable[[str], list[int]]:
+        return text_encoder(self.tokenizer)

@@ -2,54 +2,68 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets.arrow_writer import ArrowWriter
 from datasets.utils.logging import disable_progress_bar
 
 from pipeline.data.example import TokenizedExample
 from pipeline.data.task_type import CAUSAL_LM, TaskType
 from pipeline.errors import PipelineError, first_line
 from pipeline.storage.atomic import atomic_folder
+from pipeline.storage.records import batched
 
+_ALWAYS = {
+    "id": Value("string"),
+    "input_ids": List(Value("int32")),
+    "target_start": Value("int32"),
+    "input": Value("string"),
+    "target": Value("string"),
+    "references": List(Value("string")),
+}
 # Columns that a split has where its examples do.
 _OPTIONAL = {
     "positions": List(Value("int32")),
     "beginning": Value("int32"),
     "turns": Value("string"),
 }
+_ROWS_AT_ONCE = 1000
 
 
 def save_splits(
-    splits: dict[str, list[TokenizedExample]], folder: Path, task: TaskType = CAUSAL_LM
+    splits: Mapping[str, Iterable[TokenizedExample]], folder: Path, task: TaskType = CAUSAL_LM
 ) -> None:
-    """Write each split as `datasets` does, in place of whatever `folder` held."""
+    """Write each split as `datasets` does, in place of whatever `folder` held.
+
+    Examples of a split, of which there is at least one, are written as they come.
+    """
     disable_progress_bar()
-    features = Features(
-        {
-            "id": Value("string"),
-            "input_ids": List(Value("int32")),
-            "target_start": Value("int32"),
-            "input": Value("string"),
-            "target": Value("string"),
-            "references": List(Value("string")),
-        }
-    )
-    present = {name for rows in splits.values() for row in rows for name in row}
-    features.update({name: kind for name, kind in _OPTIONAL.items() if name in present})
     with atomic_folder(folder) as aside:
         task.save(aside)
         for name, rows in splits.items():
-            columns: dict[str, list[Any]] = {
-                column: [row[column] for row in rows]  # type: ignore[literal-required]
-                for column in features
-            }
-            table = Dataset.from_dict(columns, features=features).data
-            # datasets draws a random fingerprint where it cannot hash; content makes a stable one.
-            digest = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-            Dataset(table, fingerprint=digest).save_to_disk(str(aside / name))
+            with tempfile.TemporaryDirectory(dir=aside) as scratch:
+                _written(rows, Path(scratch) / "rows.arrow").save_to_disk(str(aside / name))
+
+
+def _written(rows: Iterable[TokenizedExample], path: Path) -> Dataset:
+    """The rows in an Arrow file, mapped."""
+    # datasets draws a random fingerprint where it cannot hash; content makes a stable one.
+    digest = hashlib.sha256()
+    batches = batched(rows, _ROWS_AT_ONCE)
+    first = next(batches)
+    features = Features({**_ALWAYS, **{k: v for k, v in _OPTIONAL.items() if k in first[0]}})
+    with ArrowWriter(path=str(path), features=features) as writer:
+        for batch in chain([first], batches):
+            columns = {name: [row[name] for row in batch] for name in features}  # type: ignore[literal-required]
+            digest.update(json.dumps(columns).encode())
+            writer.write_batch(columns)
+        writer.finalize()
+    table = Dataset.from_file(str(path)).data
+    return Dataset(table, fingerprint=digest.hexdigest()[:16])
 
 
 def load_split(folder: Path, name: str) -> Dataset:
@@ -71,26 +85,3 @@ def load_split(folder: Path, name: str) -> Dataset:
             f"{path}: is damaged ({first_line(error)}); run `dvc repro --force tokenize`"
         ) from error
     return split
-
-
-def length_statistics(splits: dict[str, list[TokenizedExample]]) -> dict[str, dict[str, float]]:
-    """For each split the number of examples, and tokens of input and target (mean, p95, max)."""
-    return {name: _statistics(rows) for name, rows in splits.items()}
-
-
-def _statistics(rows: Sequence[TokenizedExample]) -> dict[str, float]:
-    inputs = [row["target_start"] for row in rows]
-    targets = [len(row["input_ids"]) - row["target_start"] for row in rows]
-    return {
-        "examples": len(rows),
-        **_spread("input_tokens", inputs),
-        **_spread("target_tokens", targets),
-        "tokens_max": max(len(row["input_ids"]) for row in rows),
-    }
-
-
-def _spread(name: str, values: Iterable[int]) -> dict[str, float]:
-    ordered = sorted(values)
-    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    mean = round(sum(ordered) / len(ordered), 2)
-    return {f"{name}_mean": mean, f"{name}_p95": p95, f"{name}_max": ordered[-1]}

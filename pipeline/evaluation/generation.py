@@ -7,12 +7,14 @@ cache once, from which the target is scored, and from which generation then star
 import time
 from functools import partial
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.batching import Example
 from pipeline.data.measuring import in_order, over_batches
+from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
@@ -26,7 +28,7 @@ Kind = type[PackedBatch] | type[PaddedBatch]
 def measure_examples(
     model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
-    split: Dataset,
+    split: Dataset | TokenizedRows,
     params: EvaluateParams,
     name: str,
     max_tokens: int,
@@ -42,12 +44,9 @@ def measure_examples(
     """
     if model.config.is_encoder_decoder:
         return measure_source_targets(model, tokenizer, split, params, name, max_tokens)
-    rows = split.select_columns(["input_ids", "target_start"]).to_list()
-    room = [
-        row["target_start"]
-        + max(params.max_new_tokens, len(row["input_ids"]) - row["target_start"])
-        for row in rows
-    ]
+    rows = rows_of(split, ["input_ids", "target_start"])
+    starts = rows.target_starts
+    room = starts + np.maximum(params.max_new_tokens, rows.tokens - starts)
     ends = end_tokens(model.frozen_model, tokenizer) | (set() if end is None else {end})
 
     def measure(kind: Kind, examples: list[Example]) -> list[Outcome]:
@@ -69,12 +68,12 @@ def measure_examples(
     # The longest first: what serves it is tried once.
     served = {
         tokens: model.why_not_packed(decoding=True, tokens=tokens) is None
-        for tokens in sorted(set(room), reverse=True)
+        for tokens in np.unique(room)[::-1].tolist()
     }
     # What is computed together: packed, or padded on the left to a common length.
     together: dict[tuple[bool, int], list[int]] = {}
-    for i, (row, tokens) in enumerate(zip(rows, room, strict=True)):
-        group = 0 if served[tokens] else model.padding_group(tokens, row["target_start"])
+    for i, (start, tokens) in enumerate(zip(starts.tolist(), room.tolist(), strict=True)):
+        group = 0 if served[tokens] else model.padding_group(tokens, start)
         together.setdefault((served[tokens], group), []).append(i)
     for (is_packed, _), chosen in sorted(together.items(), reverse=True):
         kind: Kind = PackedBatch if is_packed else PaddedBatch
@@ -85,8 +84,8 @@ def measure_examples(
         shared = 0 if is_packed else model.prefix_length
         batches = over_batches(
             partial(measure, kind),
-            [rows[i] for i in chosen],
-            [shared + room[i] for i in chosen],
+            rows.select(chosen),
+            shared + room[chosen],
             most,
             f"evaluate {name}",
             is_packed,

@@ -1,7 +1,7 @@
 """All metrics of one model on the splits that are evaluated."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,16 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.beginning import following
+from pipeline.data.portions import portions
+from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.data.splits import load_split
+from pipeline.data.spread import spread
 from pipeline.data.task_type import task_of
 from pipeline.evaluation.classes import measure_classes
-from pipeline.evaluation.first_token import first_token_ms
+from pipeline.evaluation.first_token import QUERIES, first_token_ms
 from pipeline.evaluation.generation import measure_examples
-from pipeline.evaluation.metrics import kept_of, scores
-from pipeline.evaluation.outcome import Outcome
+from pipeline.evaluation.metrics import Sums, kept_of
+from pipeline.evaluation.outcome import Decoding, Outcome
 from pipeline.loss.for_model import is_classifier
 from pipeline.metrics.metric import OfLabels
 from pipeline.metrics.table import names_of
@@ -58,31 +61,37 @@ def measure_splits(
         **(stored or {}),
     }
     task = task_of(paths.TOKENIZED / "splits")
-    predictions: list[dict[str, Any]] = []
-    outcomes: list[Outcome] = []
+    decoding = Decoding()
     began = time.perf_counter()
-    for name in params.measured_splits:
-        split = load_split(paths.TOKENIZED / "splits", name)
-        split = following(split, model.begins_text) if follow is None else follow(split)
-        rows, measured = measure_split(
-            model, tokenizer, params, name, split, max_tokens, task.end, until
-        )
-        metrics[name] = scores(rows, names_of(OfLabels) if is_classifier(model) else params.metrics)
-        predictions.extend(rows)
-        outcomes.extend(measured)
-        shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics[name].items())
-        print(f"{name}: {shown}")
-    write_jsonl(folder / "predictions.jsonl", predictions)
+
+    def followed(split: Dataset) -> Dataset | TokenizedRows:
+        return following(split, model.begins_text) if follow is None else follow(split)
+
+    def predictions() -> Iterator[dict[str, Any]]:
+        for name in params.measured_splits:
+            sums = Sums(names_of(OfLabels) if is_classifier(model) else params.metrics)
+            for part in portions(load_split(paths.TOKENIZED / "splits", name)):
+                rows, measured = measure_split(
+                    model, tokenizer, params, name, followed(part), max_tokens, task.end, until
+                )
+                yield from rows
+                sums.add(rows)
+                decoding.add(measured)
+            metrics[name] = sums.scores()
+            shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics[name].items())
+            print(f"{name}: {shown}")
+
+    write_jsonl(folder / "predictions.jsonl", predictions())
     write_json(folder / "metrics.json", metrics)
     figures = {"evaluation_seconds": time.perf_counter() - began}
     # A classifier writes nothing.
-    if outcomes:
-        seconds = max(sum(outcome.decoding_seconds for outcome in outcomes), 1e-9)
-        tokens = sum(outcome.generated_tokens for outcome in outcomes)
-        figures["decoding_tokens_per_second"] = tokens / seconds
+    if decoding.tokens:
+        figures["decoding_tokens_per_second"] = decoding.tokens / max(decoding.seconds, 1e-9)
         if not model.config.is_encoder_decoder:
-            rows_of_split = split.select_columns(["input_ids", "target_start"]).to_list()
-            figures["first_token_ms"] = first_token_ms(model, rows_of_split)
+            split = load_split(paths.TOKENIZED / "splits", params.measured_splits[-1])
+            queries = followed(split.select(spread(len(split), QUERIES)))
+            rows = rows_of(queries, ["input_ids", "target_start"])
+            figures["first_token_ms"] = first_token_ms(model, rows)
     record_timing(folder.name, **figures)
 
 
@@ -91,7 +100,7 @@ def measure_split(
     tokenizer: PreTrainedTokenizerBase,
     params: EvaluateParams,
     name: str,
-    split: Dataset,
+    split: Dataset | TokenizedRows,
     max_tokens: int,
     end: int | None,
     until: str | None = None,

@@ -31,8 +31,21 @@ def kept_of_labels(given: Sequence[int], chosen: Sequence[int], labels: int) -> 
 
 def scores(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
     """The metrics over all lines: those of the target, then those named."""
-    measured = {}
-    for name in (*names_of(OfTarget), *names):
-        metric = METRICS[name]
-        measured[name] = float(metric.score(metric.matrix(rows).sum(axis=0)))
-    return measured
+    return Sums(names).add(rows).scores()
+
+
+class Sums:
+    """The statistics of lines that come in portions, added up."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._sums: dict[str, Any] = dict.fromkeys((*names_of(OfTarget), *names), 0.0)
+
+    def add(self, rows: Sequence[Row]) -> "Sums":
+        """Add the statistics of a portion's lines."""
+        for name in self._sums:
+            self._sums[name] = self._sums[name] + METRICS[name].matrix(rows).sum(axis=0)
+        return self
+
+    def scores(self) -> dict[str, float]:
+        """The metrics over all lines."""
+        return {name: float(METRICS[name].score(sums)) for name, sums in self._sums.items()}

@@ -1,5 +1,6 @@
 """What measuring an example comes to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -15,3 +16,16 @@ class Outcome:
     text: str
     generated_tokens: int = 0
     decoding_seconds: float = 0.0
+
+
+@dataclass
+class Decoding:
+    """The tokens that were generated of all examples, and the seconds that took."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Add what came of some examples."""
+        self.tokens += sum(outcome.generated_tokens for outcome in outcomes)
+        self.seconds += sum(outcome.decoding_seconds for outcome in outcomes)

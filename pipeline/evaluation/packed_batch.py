@@ -8,6 +8,7 @@ from pipeline.data.batching import Example, pack
 from pipeline.evaluation.greedy import greedy
 from pipeline.loss.cross_entropy import token_losses
 from pipeline.prefix import PrefixModel
+from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.packed.cache import PackedCache
 from pipeline.prefix.packed.logits import packed_logits, packed_step
 
@@ -18,10 +19,12 @@ class PackedBatch:
     def __init__(
         self, model: PrefixModel, examples: Sequence[Example], max_new_tokens: int
     ) -> None:
-        self._model, self._prefix = model.frozen_model, model.kv_prefix()
+        self._model = model.frozen_model
+        # Once for all steps of decoding.
+        self._prefix = on_its_layers(model.kv_prefix(), self._model)
         self._counts = [len(row["input_ids"]) - row["target_start"] for row in examples]
         self._cache = PackedCache([row["target_start"] for row in examples], max_new_tokens)
-        packed = pack(examples, self._model.device)
+        packed = pack(examples, model.device)
         self._targets = packed.input_ids[packed.targets]
         # The logits that predict a token are at the position before it.
         self._logits = packed_logits(

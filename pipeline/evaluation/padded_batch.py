@@ -39,6 +39,7 @@ class PaddedBatch:
             mask = torch.cat([self.mask, seen], dim=1)
             logits = torch.cat([self.last, self._forward(padded[:, :-1], mask)], dim=1)
             self.cache.crop(1 - longest)
+        padded = padded.to(logits.device)
         losses = F.cross_entropy(logits.float().flatten(0, 1), padded.flatten(), reduction="none")
         per_token = losses.view_as(padded).tolist()
         return [

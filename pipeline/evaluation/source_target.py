@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.batching import IGNORED, Example
 from pipeline.data.measuring import in_order, over_batches
+from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.for_model import SourceTargetLoss, loss_columns
 from pipeline.prefix import PrefixModel
@@ -18,7 +19,7 @@ from pipeline.prefix import PrefixModel
 def measure_source_targets(
     model: PrefixModel,
     tokenizer: PreTrainedTokenizerBase,
-    split: Dataset,
+    split: Dataset | TokenizedRows,
     params: EvaluateParams,
     name: str,
     max_tokens: int,
@@ -28,10 +29,9 @@ def measure_source_targets(
     Generation is greedy, up to `params.max_new_tokens`, with the model's own settings otherwise
     (a forced first token, as mBART has it).
     """
-    rows = split.select_columns(loss_columns(split)).to_list()
-    longest = [
-        model.prefix_length + len(row["input_ids"]) + params.max_new_tokens for row in rows
-    ]  # the tokens that one row can take up
+    rows = rows_of(split, loss_columns(split))
+    # The tokens that one row can take up.
+    longest = model.prefix_length + rows.tokens + params.max_new_tokens
     loss_of = SourceTargetLoss(model)
 
     def measure(examples: list[Example]) -> list[Outcome]:
@@ -64,6 +64,7 @@ def _written(generated: torch.Tensor, padding: int | None) -> list[int]:
 
 def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
     """The summed cross-entropy of each row of `[rows, targets, classes]`, in nats."""
+    labels = labels.to(logits.device)
     losses = F.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )

@@ -23,7 +23,7 @@ from pipeline.models.prefixed import prefixed_model
 from pipeline.models.room import refuse_without_room
 from pipeline.models.tokenizer import end_tokens, load_tokenizer, without_end
 from pipeline.prefix import KVPrefix, PrefixModel
-from pipeline.schema.compute import Compute
+from pipeline.schema.compute import Compute, DeviceMap
 from pipeline.workspace import paths
 
 _WRITES = ("causal_lm", "seq2seq_lm")
@@ -132,6 +132,7 @@ def generator_of(params: Params, variant: str) -> TextGenerator:
         params.evaluate,
         params.prefix.prefix_always_visible,
         lambda frozen: load_prefix(params, name, frozen),
+        params.device_map,
     )
 
 
@@ -141,12 +142,13 @@ def load_generator(
     compute: Compute,
     prefix_always_visible: bool,
     prefix_of: Callable[[PreTrainedModel], KVPrefix],
+    device_map: DeviceMap | None = None,
 ) -> TextGenerator:
     """The frozen model in `model_folder` with the prefix that `prefix_of` gives for it.
 
     Raises PipelineError or PrefixError when either is missing or they do not fit together.
     """
     refuse_other_tasks(task, "generate", _WRITES)
-    frozen, _ = load_for_task(model_folder, compute, TaskType(task.type))
+    frozen, _ = load_for_task(model_folder, compute, TaskType(task.type), device_map=device_map)
     model = prefixed_model(frozen, prefix_of(frozen), prefix_always_visible)
     return TextGenerator(model, load_tokenizer(model_folder), task)

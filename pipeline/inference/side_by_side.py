@@ -84,7 +84,7 @@ def side_by_side(params: Params, variant: Variant, questions: int) -> SideBySide
     split = load_split(paths.TOKENIZED / "splits", name)
     split = split.select(spread(len(split), questions))
     task = task_of(paths.TOKENIZED / "splits")
-    frozen, _ = load_for_task(paths.MODEL, params.evaluate, task, variant.seed)
+    frozen, _ = load_for_task(paths.MODEL, params.evaluate, task, variant.seed, params.device_map)
     kv = KVPrefix.load(paths.TRAIN / variant.name / "prefix.safetensors")
     tokenizer = load_tokenizer(paths.MODEL)
     answered: list[list[dict[str, Any]]] = []

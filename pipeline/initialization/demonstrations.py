@@ -13,7 +13,7 @@ from pipeline.initialization.from_text import (
     first_tokens,
 )
 from pipeline.schema.section import Count
-from pipeline.storage.records import read_jsonl
+from pipeline.storage.records import each_of_jsonl
 
 
 class Demonstrations(TextStart):
@@ -41,10 +41,14 @@ class Demonstrations(TextStart):
         return {} if self.template is None else {"template": self.template}
 
     def _rows(self) -> list[dict[str, Any]]:
-        rows = read_jsonl(Path(self.path))
+        path = Path(self.path)
         # A seeded order, so that neighbouring rows of one topic do not fill a short prefix.
-        random.Random(self.seed).shuffle(rows)
-        return rows[: self.max_examples]
+        order = list(range(sum(1 for _ in each_of_jsonl(path))))
+        random.Random(self.seed).shuffle(order)
+        wanted = order[: self.max_examples]
+        places = set(wanted)
+        rows = {at: row for at, row in enumerate(each_of_jsonl(path)) if at in places}
+        return [rows[at] for at in wanted]
 
 
 def _read_and_written(context: CacheContext, rows: list[dict[str, Any]]) -> Corpus:

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.errors import PipelineError
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating, is_decoder_only, run
 from pipeline.prefix.architecture.routing import AttentionCall, routed
 
@@ -38,7 +39,7 @@ def first_layer(model: PreTrainedModel, rows: torch.Tensor) -> Pair:
 
     Of a model with an encoder, its encoder's. Each token has the position of its place in the row.
     """
-    rows = rows.to(model.device)
+    rows = rows.to(input_device(model))
     try:
         with evaluating(model):
             if is_decoder_only(model):
@@ -47,7 +48,8 @@ def first_layer(model: PreTrainedModel, rows: torch.Tensor) -> Pair:
                 with routed(model, _end):
                     run(model, rows, rows[:, :1])
     except _Seen as seen:
-        key, value = (states.transpose(1, 2).flatten(2).float() for states in seen.pair)
+        states = (each.to(rows.device) for each in seen.pair)
+        key, value = (each.transpose(1, 2).flatten(2).float() for each in states)
         return key, value
     raise PipelineError(f"{type(model).__name__} has no attention in its first layer")
 

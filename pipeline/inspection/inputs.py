@@ -9,6 +9,7 @@ from datasets import Dataset
 from pipeline.data.batching import Example
 from pipeline.data.beginning import following
 from pipeline.data.measuring import over_batches
+from pipeline.data.rows import rows_of
 from pipeline.data.spread import spread
 from pipeline.inspection.ablation import Loss
 from pipeline.loss.for_model import loss_columns, loss_for
@@ -18,7 +19,7 @@ from pipeline.prefix import PrefixModel
 def spread_evenly(split: Dataset, most: int, begins_text: bool) -> list[Example]:
     """Up to `most` examples of a split, from its first on, as they follow the prefix."""
     rows = following(split.select(spread(len(split), most)), begins_text)
-    return list(rows.select_columns(loss_columns(rows)).to_list())
+    return list(rows_of(rows, loss_columns(rows)))
 
 
 def loss_on(examples: Sequence[Example], max_tokens: int) -> Loss:

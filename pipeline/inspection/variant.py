@@ -17,6 +17,7 @@ from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.models.trainable import prefix_config
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.grid import sweep
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
@@ -32,10 +33,11 @@ def prefix_of(params: Params, name: str, load: Loader, split: str, most: int | N
     that training went out from. Raises PipelineError or PrefixError for what is missing, or of
     another model.
     """
+    use_backend(params.hardware.attention)
     variant = next((each for each in sweep(params) if each.name == name), None)
     splits = paths.TOKENIZED / "splits"
     seed = 0 if variant is None else variant.seed
-    frozen, new = load_for_task(paths.MODEL, params.train, task_of(splits), seed)
+    frozen, new = load_for_task(paths.MODEL, params.train, task_of(splits), seed, params.device_map)
     tokenizer = load_tokenizer(paths.MODEL)
     model = prefixed_model(frozen, load(frozen), params.prefix.prefix_always_visible)
     start, origin, words = None, "trained elsewhere", None

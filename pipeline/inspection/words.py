@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.errors import PipelineError
 from pipeline.inspection.first_layer import first_layer, stands_alone
 from pipeline.prefix import KVPrefix
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import is_decoder_only
 
 _CANDIDATES = 256
@@ -47,7 +48,7 @@ def nearest_words(
             "words before it"
         )
     own = [
-        normalize(states[0].transpose(0, 1).flatten(1).float().to(model.device), dim=-1)
+        normalize(states[0].transpose(0, 1).flatten(1).float().to(input_device(model)), dim=-1)
         for states in (kv.keys, kv.values)
     ]
     words = torch.arange(vocabulary)

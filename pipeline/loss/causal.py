@@ -8,6 +8,7 @@ import torch
 from pipeline.data.batching import IGNORED, Example, pack, pad, parts_of_like_length
 from pipeline.loss.cross_entropy import summed_cross_entropy
 from pipeline.prefix import PrefixModel
+from pipeline.prefix.architecture.devices import index_of_states
 
 
 class TargetLoss:
@@ -68,7 +69,9 @@ class TargetLoss:
         width = batch.labels.shape[1]
         # Padded on the left, targets end together: the logits before the last columns are enough.
         first = int(is_target.any(dim=0).nonzero()[0])
-        kept = torch.arange(first - 1, width - 1, device=self.model.device)
+        kept = index_of_states(
+            self.model.frozen_model, torch.arange(first - 1, width - 1, device=self.model.device)
+        )
         parameters = inspect.signature(self.model.frozen_model.forward).parameters
         # Indices rather than a number: a slice of the hidden states is not contiguous, and torch
         # would multiply it by a copy of the output embedding for every row.
@@ -84,7 +87,7 @@ class TargetLoss:
         if "logits_to_keep" not in extra:
             logits = logits[:, kept]
         chosen = is_target[:, first:]
-        return logits[chosen], batch.labels[:, first:][chosen]
+        return logits[chosen.to(logits.device)], batch.labels[:, first:][chosen]
 
 
 def _rows(examples: list[Example], most: int | None) -> list[list[Example]]:

@@ -17,5 +17,6 @@ class ClassLoss(PaddedLoss):
         if logits.ndim == 2:
             return logits[:, None], labels
         at = self._padded([list(example["positions"]) for example in examples], 0)
+        at = at.to(logits.device)
         rows = torch.arange(len(at), device=at.device)[:, None]
         return logits[rows, at], labels

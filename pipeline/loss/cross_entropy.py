@@ -1,8 +1,9 @@
 """The summed cross-entropy of targets, with the gradient of the logits made on the way.
 
 torch's own goes over float32 copies of all logits several times forward and backward. Here a few
-rows at a time, small enough for the processor's cache, become loss and gradient at once; what is
-kept for the backward pass is that gradient, in the logits' dtype.
+rows at a time, small enough for the processor's cache, become loss and gradient at once (on a GPU
+more, enough to keep it busy); what is kept for the backward pass is that gradient, in the logits'
+dtype.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-_ROWS = 32
+_ROWS_OF_A_CPU, _ROWS_OF_A_GPU = 32, 1024
 
 
 def summed_cross_entropy(
@@ -20,15 +21,22 @@ def summed_cross_entropy(
 
     The sum is multiplied by `weight`, which costs nothing here and a pass over all logits later.
     """
-    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets, weight)
+    # The last layer of a model that is spread over devices is not where its inputs were.
+    loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets.to(logits.device), weight)
     return loss
 
 
 @torch.no_grad()
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Nats of each token, float32 `[n]`, arguments as of `summed_cross_entropy`."""
-    parts = zip(logits.split(_ROWS), targets.split(_ROWS), strict=True)
+    parts = zip(
+        *(t.to(logits.device).split(_rows_at_once(logits)) for t in (logits, targets)), strict=True
+    )
     return torch.cat([_losses(rows, at)[0] for rows, at in parts])
+
+
+def _rows_at_once(logits: torch.Tensor) -> int:
+    return _ROWS_OF_A_CPU if logits.device.type == "cpu" else _ROWS_OF_A_GPU
 
 
 def _losses(rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,14 +60,15 @@ class _SummedCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits) if needed else None
         total = torch.zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
         total = total.to(logits.device)
-        for start in range(0, len(logits), _ROWS):
-            rows, at = logits[start : start + _ROWS], targets[start : start + _ROWS]
+        count = _rows_at_once(logits)
+        for start in range(0, len(logits), count):
+            rows, at = logits[start : start + count], targets[start : start + count]
             losses, probabilities = _losses(rows, at)
             total += losses.sum()
             if gradient is not None:
                 own = probabilities.new_full((len(at), 1), -1.0)
                 probabilities.scatter_add_(1, at[:, None], own)
-                gradient[start : start + _ROWS] = probabilities.mul_(weight)
+                gradient[start : start + count] = probabilities.mul_(weight)
         ctx.save_for_backward(gradient)
         return total * weight
 

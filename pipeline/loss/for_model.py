@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from pipeline.data.rows import TokenizedRows
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.classes import ClassLoss
 from pipeline.loss.source_target import SourceTargetLoss
@@ -26,7 +27,7 @@ def is_classifier(model: PrefixModel) -> bool:
     return name.endswith(("ForSequenceClassification", "ForTokenClassification"))
 
 
-def loss_columns(split: Dataset) -> list[str]:
+def loss_columns(split: Dataset | TokenizedRows) -> list[str]:
     """The columns of a tokenized split that a loss reads."""
     wanted = ("input_ids", "target_start", "positions")
     return [name for name in wanted if name in split.column_names]

@@ -23,7 +23,8 @@ class PaddedLoss:
         """The examples' summed cross-entropy (nats, float32 scalar) of targets, weighted."""
         logits, labels = self.logits(examples)
         is_target = labels != IGNORED
-        return summed_cross_entropy(logits[is_target], labels[is_target], weight)
+        chosen = logits[is_target.to(logits.device)]
+        return summed_cross_entropy(chosen, labels[is_target], weight)
 
     def logits(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `[rows, targets, classes]` and labels `[rows, targets]`, padded by `IGNORED`."""

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.baselines import context as given
 from pipeline.config import Params
 from pipeline.data.few_shot import FewShotPrompt
+from pipeline.data.portions import portions
 from pipeline.data.rendering import Renderer
+from pipeline.data.rows import TokenizedRows
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
@@ -30,7 +33,9 @@ class ForBaseline:
     def frozen_model(self) -> PreTrainedModel:
         """The frozen model in the precision of `evaluate`."""
         task = task_of(paths.TOKENIZED / "splits")
-        model, _ = load_for_task(paths.MODEL, self.params.evaluate, task)
+        model, _ = load_for_task(
+            paths.MODEL, self.params.evaluate, task, device_map=self.params.device_map
+        )
         return model
 
     @cached_property
@@ -72,25 +77,24 @@ class ForBaseline:
         shared = prompt.shared_by(self.splits)
         longest = 0
         for split in self.splits:
-            for row in prompt.follow(split, shared):
-                generated = row["target_start"] + self.params.evaluate.max_new_tokens
-                longest = max(longest, len(row["input_ids"]), generated)
+            for part in portions(split):
+                for row in prompt.follow(part, shared):
+                    generated = row["target_start"] + self.params.evaluate.max_new_tokens
+                    longest = max(longest, len(row["input_ids"]), generated)
         return context - longest
 
     def _train_up_to(self, longest: int | None) -> Dataset:
         if longest is None:
             return self._train
-        return self._train.select(
-            [index for index, tokens in enumerate(self._train_tokens) if tokens <= longest]
-        )
+        return self._train.select(np.flatnonzero(self._train_tokens <= longest))
 
     @cached_property
     def _train(self) -> Dataset:
         return load_split(paths.TOKENIZED / "splits", "train")
 
     @cached_property
-    def _train_tokens(self) -> list[int]:
-        return [len(ids) for ids in self._train["input_ids"]]
+    def _train_tokens(self) -> np.ndarray:
+        return TokenizedRows(self._train, ["input_ids"]).tokens
 
     def free_positions(self) -> int:
         """The positions that no example measured takes, its generated text included."""
@@ -102,9 +106,9 @@ class ForBaseline:
             )
         longest = 0
         for split in self.splits:
-            whole = max(map(len, split["input_ids"]))
-            generated = max(split["target_start"]) + self.params.evaluate.max_new_tokens
-            longest = max(longest, whole, generated)
+            rows = TokenizedRows(split, ["input_ids", "target_start"])
+            generated = int(rows.target_starts.max()) + self.params.evaluate.max_new_tokens
+            longest = max(longest, int(rows.tokens.max()), generated)
         if longest >= context:
             raise PipelineError(
                 f"baselines: the longest example takes {longest} of the model's {context} "

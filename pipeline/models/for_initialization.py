@@ -50,5 +50,7 @@ class ForInitialization:
         """The frozen model in the precision of `kv_prefix`."""
         # A prefix does not depend on a classifier's head: any two labels will do.
         task = TaskType(self.params.task.type, ("0", "1"))
-        model, _ = load_for_task(paths.MODEL, self.params.kv_prefix, task)
+        model, _ = load_for_task(
+            paths.MODEL, self.params.kv_prefix, task, device_map=self.params.device_map
+        )
         return model

@@ -4,22 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from pipeline.data.task_type import TaskType
 from pipeline.errors import PipelineError
-from pipeline.models.auto_classes import auto_class
-from pipeline.models.frozen import load_frozen_model, not_a_model, resolve_device
-from pipeline.schema.compute import Compute
+from pipeline.models.frozen import load_frozen_model, load_weights
+from pipeline.schema.compute import Compute, DeviceMap
 
 # What transformers calls the trained end of a classifier.
 _HEADS = ("classifier", "score", "classification_head", "pre_classifier")
 
 
 def load_for_task(
-    folder: Path, compute: Compute, task: TaskType, seed: int = 0
+    folder: Path,
+    compute: Compute,
+    task: TaskType,
+    seed: int = 0,
+    device_map: DeviceMap | None = None,
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The frozen model with the head that a task needs, and the names of the modules to train.
 
@@ -27,9 +29,8 @@ def load_for_task(
     `seed`; none for a language model. Raises PipelineError when the folder holds no such model.
     """
     if task.name == "causal_lm":
-        return load_frozen_model(folder, compute), ()
+        return load_frozen_model(folder, compute, device_map), ()
 
-    logging.disable_progress_bar()
     # That a head is new is what is meant here, and no cause for a warning.
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -41,24 +42,12 @@ def load_for_task(
         extra["label2id"] = {label: index for index, label in enumerate(task.labels)}
     torch.manual_seed(seed)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, found = auto_class(task.name, config.model_type).from_pretrained(
-            folder,
-            dtype=compute.dtype,
-            local_files_only=True,
-            use_safetensors=True,  # pickled weights can run code
-            trust_remote_code=False,  # without it transformers would ask on the terminal
-            output_loading_info=True,
-            **extra,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise not_a_model(folder, error) from error
+        model, found = load_weights(task.name, folder, compute, device_map, **extra)
     finally:
         logging.set_verbosity(verbosity)
     if model.config.pad_token_id is None:
         eos = model.config.eos_token_id
         model.config.pad_token_id = eos[0] if isinstance(eos, list) else eos
-    model = model.requires_grad_(False).eval().to(resolve_device(compute.device))
     if not task.is_classification:
         if lacking := sorted(found["missing_keys"]):
             raise PipelineError(

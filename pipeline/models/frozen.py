@@ -1,6 +1,7 @@
 """Loading the frozen model from the folder that `fetch_model` wrote."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -10,29 +11,96 @@ from transformers.utils import logging
 from pipeline.errors import PipelineError, first_line
 from pipeline.errors.memory import is_out_of_memory
 from pipeline.models.auto_classes import auto_class
-from pipeline.schema.compute import Compute
+from pipeline.models.quantization import quantizing, read_quantization, refuse_without, settle
+from pipeline.schema.compute import Compute, DeviceMap
+
+# What transformers raises for a folder that it cannot make a model of.
+_NO_MODEL = (OSError, ValueError, RuntimeError, SafetensorError, ImportError)
 
 
-def load_frozen_model(folder: Path, compute: Compute) -> PreTrainedModel:
+def load_frozen_model(
+    folder: Path, compute: Compute, device_map: DeviceMap | None = None
+) -> PreTrainedModel:
     """The causal language model in evaluation mode, no weight of which takes a gradient.
 
-    Of a multimodal checkpoint the whole, for text. Raises PipelineError when the folder does not
-    hold one.
+    Of a multimodal checkpoint the whole, for text. With `device_map` accelerate spreads its parts
+    over devices, memory and disk. Raises PipelineError when the folder does not hold one.
+    """
+    model, _ = load_weights("causal_lm", folder, compute, device_map)
+    return model
+
+
+def load_weights(
+    task: str, folder: Path, compute: Compute, device_map: DeviceMap | None, **extra: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model for a type of task as `load_frozen_model` gives it, and what its files lacked.
+
+    `extra` are keywords of `from_pretrained`. Raises PipelineError as `load_frozen_model` does.
     """
     logging.disable_progress_bar()
-    dtype = "auto" if compute.dtype == "auto" else compute.dtype
+    device = resolve_device(compute.device)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = auto_class("causal_lm", config.model_type).from_pretrained(
+        kind = auto_class(task, config.model_type)
+        placed: dict[str, Any] = {} if device_map is None else {"device_map": _places(device_map)}
+        if (quantized := _quantizing(folder, config, compute)) is not None:
+            # Weights cannot be moved once they are quantized.
+            placed = {"device_map": {"": device}, **quantized, **placed}
+        model, found = kind.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=compute.dtype,
             local_files_only=True,
             use_safetensors=True,  # pickled weights can run code
             trust_remote_code=False,  # without it transformers would ask on the terminal
+            output_loading_info=True,
+            **placed,
+            **extra,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise not_a_model(folder, error) from error
-    return model.requires_grad_(False).eval().to(resolve_device(compute.device))
+    except _NO_MODEL as error:
+        raise _why_not(folder, device_map, error) from error
+    model = model.requires_grad_(False).eval()
+    if quantized is not None:
+        settle(model)
+    return (model if placed else model.to(device)), found
+
+
+def _why_not(folder: Path, device_map: DeviceMap | None, error: Exception) -> PipelineError:
+    """The error to raise for a model that cannot be loaded in the way that params ask for."""
+    whole = not is_out_of_memory(error) and (folder / "config.json").exists()
+    if whole and (scheme := read_quantization(folder)) is not None:
+        return PipelineError(
+            f"model.quantization: {scheme.library} cannot quantize this model to {scheme.bits} "
+            f"bits so ({first_line(error)}); choose another library, or null"
+        )
+    if whole and device_map is not None:
+        return PipelineError(
+            f"model.device_map: transformers cannot place the model so ({first_line(error)}); use "
+            "auto, or name every module and a device that is here"
+        )
+    return not_a_model(folder, error)
+
+
+def _places(device_map: DeviceMap) -> Any:
+    return device_map if isinstance(device_map, str) else dict(device_map)
+
+
+def _quantizing(folder: Path, config: Any, compute: Compute) -> dict[str, Any] | None:
+    """What quantizes weights in `from_pretrained`; None for those that stay whole.
+
+    Of those that are quantized already the configuration says it all.
+    """
+    scheme, before = read_quantization(folder), getattr(config, "quantization_config", None)
+    if before is not None:
+        method = before.get("quant_method") if isinstance(before, dict) else before.quant_method
+        method = str(getattr(method, "value", method))
+        if method in ("bitsandbytes", "torchao"):
+            refuse_without(method)
+        return {}
+    if scheme is None:
+        return None
+    auto = config.dtype or config.get_text_config().dtype or torch.float32
+    dtype = auto if compute.dtype == "auto" else getattr(torch, compute.dtype)
+    return {"quantization_config": quantizing(scheme, dtype)}
 
 
 def resolve_device(name: str) -> torch.device:

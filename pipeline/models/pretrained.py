@@ -6,9 +6,12 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel
 
+from pipeline.errors import PipelineError
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.kept import let_go
-from pipeline.schema.compute import Compute
+from pipeline.models.quantization import is_quantized
+from pipeline.prefix.architecture.devices import waits_elsewhere
+from pipeline.schema.compute import Compute, DeviceMap
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class PretrainedFolder:
 
     folder: Path
     compute: Compute
+    device_map: DeviceMap | None = None
 
     @property
     def stored_dtype(self) -> Any:
@@ -26,11 +30,24 @@ class PretrainedFolder:
     def load(self, dtype: str | None = None) -> PreTrainedModel:
         """The causal language model in evaluation mode, no weight of which takes a gradient.
 
-        Raises PipelineError when the folder does not hold one.
+        `dtype` stands in place of the precision asked for, of a model whose every weight is to
+        be trained. Raises PipelineError when the folder does not hold one, or not one to adapt.
         """
         let_go()
         changes = {} if dtype is None else {"dtype": dtype}
-        return load_frozen_model(self.folder, self.compute.model_copy(update=changes))
+        compute = self.compute.model_copy(update=changes)
+        model = load_frozen_model(self.folder, compute, self.device_map)
+        if dtype is not None and is_quantized(model):
+            raise PipelineError(
+                "trained_baselines: full_fine_tuning trains every weight, and quantized ones "
+                "cannot be trained; leave it out"
+            )
+        if waits_elsewhere(model):
+            raise PipelineError(
+                "trained_baselines: a model whose weights wait in memory or on disk cannot be "
+                "adapted; leave the baseline out, or give model.device_map devices alone"
+            )
+        return model
 
     def at(self, folder: Path) -> "PretrainedFolder":
         """Another folder, loaded alike."""

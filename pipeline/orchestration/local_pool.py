@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.orchestration.task import LOGS, Ended, Task
 from pipeline.orchestration.worker import LIBRARIES
 from pipeline.orchestration.worker_process import serve
@@ -109,8 +110,13 @@ class LocalPool:
         process = self._context.Process(
             target=serve, args=(its, environment), name=f"sweep-{place}"
         )
-        with _quietly():
-            process.start()
+        try:
+            with _quietly():
+                process.start()
+        except EOFError as error:
+            raise PipelineError(
+                f"no worker could be started; {LOGS / 'workers.log'} says why"
+            ) from error
         its.close()
         return _Worker(process, own)
 

@@ -20,7 +20,7 @@ from pipeline.orchestration.stopping import Stopping
 from pipeline.orchestration.task import Ended, Task
 
 _LOSSES = 3
-"""Of workers under the same task, after which it counts as failed."""
+"""Of workers under the same stage, after which it counts as failed."""
 
 _SECONDS_BETWEEN_WRITES = 3.0
 """Of dvc.lock: what a killed sweep has run in them comes from the run-cache at the next."""
@@ -40,9 +40,11 @@ class Scheduler:
         stopping: Stopping,
         show: Show,
         together: int = 1,
+        same_seed: bool = False,
     ) -> None:
         self._repository, self._plan, self._show = repository, plan, show
-        self._open_pool, self._stopping, self._together = open_pool, stopping, together
+        self._open_pool, self._stopping = open_pool, stopping
+        self._together, self._same_seed = together, same_seed
         self._places = {name: place for place, name in enumerate(plan.stages)}
         self._missing = {name: set(needed) for name, needed in plan.upstream.items()}
         self._dependents: dict[str, list[str]] = {name: [] for name in plan.stages}
@@ -52,7 +54,7 @@ class Scheduler:
         self._ready = [(self._places[n], n) for n, needed in self._missing.items() if not needed]
         heapq.heapify(self._ready)
         self._running: list[Task] = []
-        self._losses: Counter[Task] = Counter()
+        self._losses: Counter[str] = Counter()
         self._lock_file = LockFile(repository.lock_path, self._places)
         self._written_at = time.monotonic()
         self._pool: Pool | None = None
@@ -92,7 +94,8 @@ class Scheduler:
                 continue
             group = [first]
             while len(group) < self._together and self._ready:
-                if not alike(first, self._plan.stages[self._ready[0][1]]):
+                other = self._plan.stages[self._ready[0][1]]
+                if not alike(first, other, same_seed=self._same_seed):
                     break
                 if (more := self._prepared()) is not None:
                     group.append(more)
@@ -125,24 +128,36 @@ class Scheduler:
 
     def _take(self, ended: Ended) -> None:
         self._running.remove(ended.task)
-        is_stopping = self._stopping.signal_number is not None
-        if ended.lost and not is_stopping:
-            self._losses[ended.task] += 1
-            if self._losses[ended.task] < _LOSSES:
+        task = ended.task
+        if ended.error is not None and len(task.stages) > 1:
+            task = self._without_written(task)
+        if ended.lost and self._stopping.signal_number is None and task.stages:
+            self._losses.update(task.stages)
+            if max(self._losses[name] for name in task.stages) < _LOSSES:
                 with self._repository.held():
-                    for name in ended.task.stages:
+                    for name in task.stages:
                         self._repository.remove_outs(self._plan.stages[name])
-                self._at_work().submit(ended.task)
-                self._running.append(ended.task)
+                self._at_work().submit(task)
+                self._running.append(task)
                 return
-        for name in ended.task.stages:
+        for name in task.stages:
             if ended.error is None:
                 self._finish(name)
-            elif is_stopping:
+            elif self._stopping.signal_number is not None:
                 self.outcome.stopped[name] = ended.error
             else:
                 again = f", {_LOSSES} times" if ended.lost else ""
                 self._fail(name, f"{ended.error}{again}; its output: {ended.task.log}")
+
+    def _without_written(self, task: Task) -> Task:
+        """What is left of trainings together when one failed: the others have their outputs."""
+        left = []
+        for name, command in zip(task.stages, task.commands, strict=True):
+            if all(out.exists for out in self._plan.stages[name].outs):
+                self._finish(name)
+            else:
+                left.append((name, command))
+        return Task(tuple(name for name, _ in left), tuple(command for _, command in left))
 
     def _finish(self, name: str) -> None:
         stage = self._plan.stages[name]

@@ -21,10 +21,12 @@ def run_sweep(
     *,
     force: bool = False,
     together: int = 1,
+    same_seed: bool = False,
 ) -> Outcome:
     """Run what `dvc repro` would run of targets (none: all) by the workers of a pool.
 
-    `workers` is their number; `together` the most trainings that one of them does at once.
+    `workers` is their number; `together` the most trainings that one of them does at once, with
+    `same_seed` of one seed alone.
 
     Raises:
         PipelineError: when a stage failed, or DVC is busy with what a stage would write.
@@ -38,7 +40,7 @@ def run_sweep(
             stoppable() as asked,
             Shown(plan.stages, workers) as show,
         ):
-            scheduler = Scheduler(repository, plan, open_pool, asked, show, together)
+            scheduler = Scheduler(repository, plan, open_pool, asked, show, together, same_seed)
             outcome = scheduler.run()
     except DvcException as error:
         raise PipelineError(told_by_dvc(error)) from error

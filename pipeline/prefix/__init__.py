@@ -17,6 +17,7 @@ from pipeline.prefix.starts.from_text import (
     kv_prefix_from_tokens,
 )
 from pipeline.prefix.starts.reshaped import spaced_chunks, stretched_kv_prefix
+from pipeline.prefix.together import packed_logits_together
 
 __all__ = [
     "KVPrefix",
@@ -30,6 +31,7 @@ __all__ = [
     "kv_prefix_from_tokens",
     "kv_prefix_from_words",
     "most_attended",
+    "packed_logits_together",
     "random_kv_prefix",
     "spaced_chunks",
     "stretched_kv_prefix",

@@ -10,6 +10,7 @@ import torch
 from transformers import Cache, PreTrainedModel
 
 from pipeline.prefix.architecture.context import refuse_beyond_context
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import (
     Place,
     chosen_places,
@@ -88,7 +89,7 @@ class PrefixModel(PackedModel):
             chosen = shapes_of(places)
         refuse_beyond_context(config.num_virtual_tokens, model)
         hidden_size = model.config.get_text_config().hidden_size
-        encoder = build_encoder(config, chosen, hidden_size).to(model.device)
+        encoder = build_encoder(config, chosen, hidden_size).to(self.device)
         if self._places is None:
             self._injection = CausalInjection(model, config, self.kv_shapes, encoder.given)
         else:
@@ -107,8 +108,8 @@ class PrefixModel(PackedModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the frozen model is."""
-        return self.frozen_model.device
+        """Where inputs go and the prefix's parameters are: where the frozen model begins."""
+        return input_device(self.frozen_model)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The frozen model's own forward and output class, with the prefix before the input.

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.parts import evaluating
 from pipeline.prefix.architecture.reach import reach_of, rotary_switch
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.injection.recomputation import Recomputation
 from pipeline.prefix.injection.replay import replayed_within
-from pipeline.prefix.packed.gate import why_not_decoding, why_not_packed
+from pipeline.prefix.packed.gate import why_not_packed
 from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes
@@ -71,10 +72,7 @@ class PackedModel(TrainerModel):
             if key not in self._why_not_packed:
                 reason = why_not_packed(self.frozen_model, self.prefix_config, tokens)
                 self._why_not_packed[key] = reason
-            reason = self._why_not_packed[key]
-        if reason is None and decoding:
-            return why_not_decoding(self.frozen_model, self.kv_shapes)
-        return reason
+            return self._why_not_packed[key] or self._why_not_replayed()
 
     def padding_group(self, tokens: int, padded: int | None = None) -> int:
         """A number that examples share which can be padded together without changing each other.
@@ -103,11 +101,20 @@ class PackedModel(TrainerModel):
         The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
         after another, `lengths` their tokens. The numbers are those of `forward`.
         """
+        with self.packing_rows():
+            prefix, hidden = on_its_layers(self.encoder.given(), self.frozen_model), self.hidden
+            return packed_logits(self.frozen_model, input_ids, lengths, prefix, keep, hidden=hidden)
+
+    @contextmanager
+    def packing_rows(self) -> Iterator[None]:
+        """Within it this thread computes packed rows with the frozen model, as in `packed_logits`.
+
+        Layers recomputed in the backward pass find the packed attention again.
+        """
         frozen = self.frozen_model
         replayed = replayed_within(lambda: (nullcontext(), packed_attention_on(frozen)))
         with turn_of(frozen), self._without_dropout(), replayed:
-            prefix, hidden = self.encoder.given(), self.hidden
-            return packed_logits(frozen, input_ids, lengths, prefix, keep, hidden=hidden)
+            yield
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **how: Any
@@ -119,6 +126,15 @@ class PackedModel(TrainerModel):
     def activation_checkpointing_disable(self) -> None:
         self._why_not_packed.clear()
         super().activation_checkpointing_disable()
+
+    def _why_not_replayed(self) -> str | None:
+        """Why layers that are recomputed would not meet packed rows again, in a clause.
+
+        They do where they were asked for through this object, and a prefix's always.
+        """
+        if self.prefix_config is not None or self._recomputation.is_replayed:
+            return None
+        return "layers recomputed in the backward pass find the model's own attention again"
 
     @property
     def _recomputes(self) -> bool:

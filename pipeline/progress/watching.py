@@ -2,7 +2,11 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
+
+_shown_elsewhere = False
 
 
 class Watching(Enum):
@@ -17,14 +21,30 @@ class Watching(Enum):
     CI = "ci"
     """The log of a continuous integration, which only has to say what went wrong."""
 
+    NOBODY = "nobody"
+    """Another process shows the same work."""
+
 
 def watching() -> Watching:
     """By the variable `CI`, which such services set, some of them beside a terminal; then by
-    standard error.
+    standard error. Within `show_nothing` nobody does.
     """
+    if _shown_elsewhere:
+        return Watching.NOBODY
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         return Watching.CI
     return Watching.TERMINAL if sys.stderr.isatty() else Watching.LOG
+
+
+@contextmanager
+def show_nothing() -> Iterator[None]:
+    """Within it no bar shows anything: it is shown elsewhere."""
+    global _shown_elsewhere
+    before, _shown_elsewhere = _shown_elsewhere, True
+    try:
+        yield
+    finally:
+        _shown_elsewhere = before
 
 
 def quiet_libraries() -> None:

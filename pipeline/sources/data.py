@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.data import DataParams, FactbookData, FileData, HubData
+from pipeline.data.seen import Seen
 from pipeline.errors import PipelineError
 from pipeline.sources.factbook import factbook_rows
 from pipeline.sources.files import file_rows
@@ -103,10 +104,10 @@ def _with_ids(rows: _Sample, columns: tuple[str, ...], split: str) -> Iterator[R
 
 
 def _tell_apart(rows: _Sample) -> bool:
-    seen: set[str] = set()
+    seen = Seen()
     for row in rows:
         own = row["id"]
-        if not isinstance(own, str | int) or isinstance(own, bool) or str(own) in seen:
+        if not isinstance(own, str | int) or isinstance(own, bool):
             return False
         seen.add(str(own))
-    return True
+    return seen.are_distinct()

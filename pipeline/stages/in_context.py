@@ -7,6 +7,7 @@ from pipeline.models.prefixed import prefixed_model
 from pipeline.models.shared import load_frozen_model
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.baselines import IN_CONTEXT, Baseline
 from pipeline.tracking.evaluation_log import log_baseline
 from pipeline.tracking.store import never_fatal
@@ -19,9 +20,10 @@ def run(params: Params, length: int, initialization: str) -> None:
     The KV cache of a text as a prefix gives the logits of the text in the context: this is where
     the variants of that length and initialisation start.
     """
+    use_backend(params.hardware.attention)
     baseline = Baseline(IN_CONTEXT + initialization, length=length)
     kv = KVPrefix.load(paths.KV_PREFIX / initialization / "prefix.safetensors")[:length]
-    frozen = load_frozen_model(paths.MODEL, params.evaluate)
+    frozen = load_frozen_model(paths.MODEL, params.evaluate, params.device_map)
     model = prefixed_model(frozen, kv)
     measure_splits(
         model,

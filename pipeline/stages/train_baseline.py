@@ -8,9 +8,11 @@ from pipeline.baselines.trained import WEIGHTS
 from pipeline.config import Params
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
+from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.prefix import PrefixModel
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.baselines import Baseline
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import write_results
@@ -19,11 +21,13 @@ from pipeline.workspace import paths
 from pipeline.workspace.timings import TrainingClock
 
 
-def run(params: Params, baseline: Baseline) -> None:
+def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
     """Write data/train/<baseline>: the weights, the loss history, and what training came to.
 
-    MLflow gets it all from these files when the baseline is measured.
+    MLflow gets it all from these files when the baseline is measured. Of several processes, whose
+    `ranks` say which one this is, the first writes.
     """
+    use_backend(params.hardware.attention)
     if baseline.family not in params.trained_baselines or baseline.seed is None:
         known = ", ".join(params.trained_baselines) or "none"
         raise PipelineError(
@@ -36,7 +40,7 @@ def run(params: Params, baseline: Baseline) -> None:
     }
     train = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
-    pretrained = PretrainedFolder(paths.MODEL, training)
+    pretrained = PretrainedFolder(paths.MODEL, training, params.device_map)
     model = PrefixModel(definition.adaptable(pretrained))
     clock = TrainingClock(lambda step, metrics: None)
     result = train_prefix(
@@ -47,7 +51,10 @@ def run(params: Params, baseline: Baseline) -> None:
         baseline.seed,
         clock.log_step,
         validation_tokens=params.memory.max_tokens_per_batch,
+        ranks=ranks,
     )
+    if not ranks.is_first:
+        return
     clock.record(baseline.name)
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
     result.prefix.restore(model)

@@ -10,26 +10,31 @@ from pipeline.errors import PipelineError
 from pipeline.metrics.table import METRICS
 from pipeline.statistics.intervals import interval
 from pipeline.statistics.resampling import Resampling
-from pipeline.storage.records import read_jsonl
+from pipeline.storage.records import batched, each_of_jsonl
 
 Statistics = dict[tuple[str, str], np.ndarray]
 """For a (split, metric) the statistics of its examples, `[examples, k]`, in the split's order."""
 
+_LINES_AT_ONCE = 1000
+
 
 def read_statistics(folder: Path, splits: Sequence[str], metrics: Sequence[str]) -> Statistics:
     """The statistics behind a folder's metrics. Raises PipelineError when it lacks some."""
-    rows = read_jsonl(folder / "predictions.jsonl")
-    statistics: Statistics = {}
-    for split in splits:
-        lines = [row for row in rows if row["split"] == split]
-        for name in metrics:
-            try:
-                statistics[split, name] = METRICS[name].matrix(lines)
-            except KeyError as error:
-                raise PipelineError(
-                    f"{folder}/predictions.jsonl: lacks {error}; run `dvc repro`"
-                ) from error
-    return statistics
+    path = folder / "predictions.jsonl"
+    portions: dict[tuple[str, str], list[np.ndarray]] = {}
+    for lines in batched(each_of_jsonl(path), _LINES_AT_ONCE):
+        for split in splits:
+            own = [line for line in lines if line["split"] == split]
+            for name in metrics if own else ():
+                try:
+                    portions.setdefault((split, name), []).append(METRICS[name].matrix(own))
+                except KeyError as error:
+                    raise PipelineError(f"{path}: lacks {error}; run `dvc repro`") from error
+    return {
+        (split, name): np.concatenate(portions.get((split, name), [METRICS[name].matrix([])]))
+        for split in splits
+        for name in metrics
+    }
 
 
 def intervals(seeds: Sequence[Statistics]) -> dict[tuple[str, str], float]:

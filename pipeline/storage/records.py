@@ -2,9 +2,10 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.storage.atomic import atomic_file
@@ -12,19 +13,64 @@ from pipeline.storage.atomic import atomic_file
 if TYPE_CHECKING:
     import pandas as pd
 
+Item = TypeVar("Item")
+
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file. Raises PipelineError naming the line that is not one."""
-    rows = []
+    """The objects of a JSON lines file. Raises PipelineError as `each_of_jsonl` does."""
+    return list(each_of_jsonl(path))
+
+
+def each_of_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON lines file one by one, none of which is held.
+
+    Raises PipelineError when it is missing or no UTF-8 text, naming the line that is no object.
+    """
+    number = blank = 0
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.rstrip("\n"):
+            blank = blank or number
+            continue
+        # Blank lines are none at the end alone.
+        yield _object(path, blank or number, "" if blank else line)
+    if not number or blank == 1:
+        _object(path, 1, "")
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of `size`, of which the last may be shorter."""
+    rest = iter(items)
+    while portion := list(islice(rest, size)):
+        yield portion
+
+
+def lines_in(path: Path) -> int:
+    """How many lines a file has. Raises PipelineError when it is missing."""
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+
+
+def _lines(path: Path) -> Iterator[str]:
     # Not splitlines(): text may hold U+2028, which ends no JSON line.
-    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), start=1):
-        try:
-            rows.append(dict(json.loads(line)))
-        except (TypeError, ValueError) as error:
-            raise PipelineError(
-                f"{path}, line {number}: is no JSON object; run its stage again"
-            ) from error
-    return rows
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from file
+    except (FileNotFoundError, UnicodeDecodeError):
+        # It says which byte of the whole file is wrong.
+        read_text(path)
+        raise
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (TypeError, ValueError) as error:
+        raise PipelineError(
+            f"{path}, line {number}: is no JSON object; run its stage again"
+        ) from error
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -98,9 +144,13 @@ def read_text(path: Path, newline: str | None = None) -> str:
         with path.open(encoding="utf-8-sig", newline=newline) as file:
             return file.read()
     except FileNotFoundError as error:
-        raise PipelineError(f"{path}: no such file; run `dvc repro`") from error
+        raise _missing(path) from error
     except UnicodeDecodeError as error:
         raise PipelineError(
             f"{path}: is not UTF-8 text (byte {error.start}); a stage's file is made again by "
             "`dvc repro --force`"
         ) from error
+
+
+def _missing(path: Path) -> PipelineError:
+    return PipelineError(f"{path}: no such file; run `dvc repro`")

@@ -117,7 +117,10 @@ def _log(params: Params, name: str, run_id: str, settings: dict[str, Any], prefi
             run_id=run_id,
             python_model=str(here.with_name("text_model.py")),
             artifacts=artifacts,
-            model_config={"frozen_model": str(paths.MODEL.resolve())},
+            model_config={
+                "frozen_model": str(paths.MODEL.resolve()),
+                "device_map": params.device_map,
+            },
             code_paths=[str(here.parent.parent)],
             signature=signature,
             pip_requirements=[f"{package}=={version(package)}" for package in _NEEDED],

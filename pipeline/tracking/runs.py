@@ -82,7 +82,7 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
     definition = sections.pop("initializations")[variant.initialization]
     for other in ("sweep", "baselines", "trained_baselines", "report"):
         sections.pop(other)
-    for changes_nothing in ("checkpoints", "memory", "mlflow"):
+    for changes_nothing in ("checkpoints", "hardware", "memory", "mlflow"):
         sections.pop(changes_nothing)
     return {
         "length": variant.length,

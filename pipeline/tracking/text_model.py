@@ -29,8 +29,8 @@ class TextModel(PythonModel):
         has to be the one of that run. Raises PipelineError when it is not.
         """
         settings = json.loads(Path(context.artifacts["settings"]).read_text(encoding="utf-8"))
-        copy = context.artifacts.get("frozen_model")
-        named = os.environ.get("FROZEN_MODEL") or (context.model_config or {}).get("frozen_model")
+        copy, config = context.artifacts.get("frozen_model"), context.model_config or {}
+        named = os.environ.get("FROZEN_MODEL") or config.get("frozen_model")
         folder = Path(copy or named or "")
         if copy is None:
             check_frozen_model(folder, settings["frozen_model_sha256"])
@@ -41,6 +41,8 @@ class TextModel(PythonModel):
             Compute(**settings["compute"]),
             settings["prefix_always_visible"],
             lambda _: KVPrefix.load(context.artifacts["prefix"]),
+            # Where it is served is another machine, which `model_config` may say more of.
+            config.get("device_map"),
         )
 
     # Without type hints on purpose: MLflow would draw a second signature from them.

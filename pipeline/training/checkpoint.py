@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import save
 
 from pipeline.prefix import KVPrefix
 from pipeline.storage.atomic import atomic_file
+from pipeline.training.aside import Aside
 from pipeline.training.trained import TrainedWeights
 from pipeline.workspace.checkpoints import FILE, lock_of
 
@@ -46,6 +48,18 @@ class Checkpoint:
         with atomic_file(path) as aside:
             aside.write_bytes(content)
 
+    def apart(self) -> "Checkpoint":
+        """The same in memory of its own, on the CPU: a training goes on changing its tensors.
+
+        The best prefix is replaced and never changed.
+        """
+        tensors = {
+            name: tensor if name.startswith("best.") else tensor.detach().to("cpu", copy=True)
+            for name, tensor in self.tensors.items()
+        }
+        # Through JSON, as a file has it: an optimizer's settings change in place, too.
+        return Checkpoint(tensors, json.loads(json.dumps(self.state)))
+
     @classmethod
     def load(cls, path: Path, digest: str) -> "Checkpoint | None":
         """What `save` wrote for a training of the same digest, whole; None for anything else."""
@@ -72,6 +86,7 @@ class CheckpointFolder:
     folder: Path
     digest: str
     every_steps: int | None
+    _aside: Aside = field(default_factory=Aside, repr=False, compare=False)
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint of this very training, if there is one."""
@@ -94,6 +109,23 @@ class CheckpointFolder:
         """
         if self.every_steps is None:
             return False
+        self.wait()
+        return self._write(checkpoint)
+
+    def save_aside(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint as it is now, written while the training goes on.
+
+        One is written at a time: while the last one still is, this one is passed over, so that a
+        slow disk makes checkpoints rarer and no step longer.
+        """
+        if self.every_steps is not None and not self._aside.is_busy:
+            self._aside.start(partial(self._write, checkpoint.apart()))
+
+    def wait(self) -> None:
+        """Return when no checkpoint is being written. Raises what a write raised, but OSError."""
+        self._aside.wait()
+
+    def _write(self, checkpoint: Checkpoint) -> bool:
         try:
             checkpoint.save(self.folder / FILE, self.digest)
         except OSError as error:
@@ -129,7 +161,10 @@ class CheckpointFolder:
         try:
             yield
         finally:
-            lock.release()
+            try:
+                self.wait()
+            finally:
+                lock.release()
 
 
 def _content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -7,12 +7,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from pipeline.config.train import TrainParams
 from pipeline.data.batching import Example
+from pipeline.data.rows import TokenizedRows
 from pipeline.errors import PipelineError
+from pipeline.errors.memory import is_out_of_memory
 from pipeline.loss.causal import TargetLoss
-from pipeline.prefix.packed.logits import compile_layers
+from pipeline.prefix import PrefixError
+from pipeline.prefix.architecture.devices import is_spread
+from pipeline.prefix.packed.logits import compile_layers, uncompile_layers
 
 # Compiling costs some 40 s on two cores, once a training; a step of 600 tokens gets some 0.07 s
 # shorter.
@@ -21,20 +26,22 @@ _COMPILERS = ("g++", "c++", "clang++")
 
 
 def compile_where_it_pays(
-    loss_of: TargetLoss, params: TrainParams, steps: int, rows: Sequence[Example]
+    loss_of: TargetLoss, params: TrainParams, steps: int, rows: TokenizedRows
 ) -> bool:
     """Compile the frozen model's layers as `train.compile` says; returns whether it was done.
 
     `auto` compiles trainings of 600 steps and more in packed rows, without gradient
-    checkpointing, where the CPU's compiler works (a GPU needs none). It happens on the first of
-    `rows`, all that are trained on, not on the first batch: generated code may depend on the size
-    it first meets, and has to be the same for a training that is taken up in the middle.
+    checkpointing; where a compiler fails, the layers run as they are, and a sentence says why. It
+    happens on the first of `rows`, all that are trained on, not on the first batch: generated code
+    may depend on the size it first meets, and has to be the same for a training that is taken up
+    in the middle, or that follows another in its process.
 
     Raises:
         PipelineError: for `compile: true` where it cannot be done.
     """
-    longest = max(len(row["input_ids"]) for row in rows)
+    longest = int(rows.tokens.max())
     reason = loss_of.model.why_not_packed(tokens=longest)
+    reason = reason or _why_not_whole(loss_of.model.frozen_model)
     if loss_of.model.device.type == "cpu":
         reason = reason or missing_compiler()
     if params.compile is True and reason is not None:
@@ -42,10 +49,45 @@ def compile_where_it_pays(
     short = steps < _STEPS_THAT_PAY or params.gradient_checkpointing
     if params.compile is False or reason is not None or (params.compile == "auto" and short):
         return False
-    compile_layers(loss_of.model.frozen_model)
-    loss_of(rows[: params.batch_size]).backward()
-    loss_of.model.zero_grad()
-    return True
+    failure = _failure(loss_of, rows[: params.batch_size])
+    if failure is None:
+        return True
+    if params.compile is True:
+        raise PipelineError(f"train.compile: {failure}; set it to auto or false")
+    print(f"warning: {failure}; the layers run uncompiled, more slowly")
+    return False
+
+
+def _failure(loss_of: TargetLoss, rows: Sequence[Example]) -> str | None:
+    """Compile on a batch, forward and backward; why it failed, a clause, with nothing compiled."""
+    model, device = loss_of.model, loss_of.model.device
+    devices = [device] if device.type == "cuda" else []
+    torch.compiler.reset()
+    try:
+        with torch.random.fork_rng(devices):
+            compile_layers(model.frozen_model)
+            loss_of(rows).backward()
+    except Exception as error:  # dynamo, inductor, Triton, g++ raise whatever they like
+        uncompile_layers(model.frozen_model)
+        if isinstance(error, PrefixError) or is_out_of_memory(error):
+            raise
+        # The first line names the backend, the second the error.
+        said = " ".join(str(error).strip().splitlines()[:2])[:300]
+        return f"torch.compile fails on this machine ({type(error).__name__}: {said})"
+    finally:
+        model.zero_grad()
+    # It works. Where it should fail for a later batch, that runs uncompiled, and training goes on.
+    torch._dynamo.config.suppress_errors = True
+    return None
+
+
+def _why_not_whole(frozen_model: PreTrainedModel) -> str | None:
+    """Why the layers of a model that is no longer as transformers made it stay uncompiled."""
+    if is_spread(frozen_model):
+        return "layers that model.device_map spreads are not compiled"
+    if getattr(frozen_model, "is_quantized", False):
+        return "quantized layers are not compiled"
+    return None
 
 
 def missing_compiler() -> str | None:

@@ -15,11 +15,6 @@ class Interruption:
 
     signal_number: int | None = None
 
-    @property
-    def name(self) -> str:
-        """For example `SIGTERM`."""
-        return signal.Signals(self.signal_number).name if self.signal_number else "no signal"
-
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:

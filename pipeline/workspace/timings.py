@@ -54,9 +54,11 @@ class TrainingClock:
             self._speeds.append(metrics["train/tokens_per_second"])
         self._log_step(step, metrics)
 
-    def record(self, name: str) -> None:
-        """Write what this training took until now."""
-        figures = {"training_seconds": time.perf_counter() - self._began}
+    def record(self, name: str, seconds: float | None = None) -> None:
+        """Write what this training took: `seconds`, by default the time until now."""
+        if seconds is None:
+            seconds = time.perf_counter() - self._began
+        figures = {"training_seconds": seconds}
         if self._speeds:
             figures["training_tokens_per_second"] = median(self._speeds)
         record_timing(name, **figures)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from pipeline.training.aside import THREAD
+
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 
 
@@ -25,8 +27,14 @@ class Faults:
         self.operations: list[str] = []
 
     def note(self, what: str, path: Any) -> None:
-        """Count one operation on a path below the folder by the main thread; raise if it is due."""
-        if threading.current_thread() is not threading.main_thread() or isinstance(path, int):
+        """Count one operation on a path below the folder; raise if it is due.
+
+        Those of the main thread, and of the one that writes checkpoints.
+        """
+        thread = threading.current_thread()
+        if thread is not threading.main_thread() and thread.name != THREAD:
+            return
+        if isinstance(path, int):
             return
         if not str(Path.cwd() / path).startswith(self.folder):
             return

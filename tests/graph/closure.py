@@ -35,7 +35,8 @@ APART = {
 
 SECTIONS_APART = {
     "mlflow": "where runs are logged",
-    "memory": "how much is measured at once, which changes results by their rounding alone",
+    "hardware": "what the machine is, which changes results by their rounding alone",
+    "memory": "how much is computed at once, which changes results by their rounding alone",
     "checkpoints": "how often a training is saved, which changes nothing it gives",
 }
 """Sections of params.yaml that shape no output, and why."""

@@ -79,6 +79,14 @@ def test_a_failure_costs_what_needs_it_alone(copy: Workspace) -> None:
     assert ran(copy.run("dvc", "repro", "--dry", "evaluate@2-zero-0").stdout) == set()
 
 
+def test_variants_trained_together_are_one_task(copy: Workspace) -> None:
+    copy.edit(lambda params: params["train"].update(learning_rate=4e-3))
+    said = copy.pipeline("sweep", "train", "--together", "4")
+    assert said.stdout.startswith("4 stages ran"), said.stderr
+    assert len(list((copy.root / ".dvc" / "tmp" / "sweep").glob("train@*.log"))) == 1
+    assert ran(copy.run("dvc", "repro", "train").stdout) == set()
+
+
 @pytest.fixture(scope="module")
 def long(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The finished sweep with trainings to do that take long enough to be met at work."""

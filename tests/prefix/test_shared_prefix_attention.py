@@ -12,12 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.prefix.packed.backends import backend_for, shared_prefix_attention, why_not_decoded
+from pipeline.prefix.packed.backends import backend_for, shared_prefix_attention
 from pipeline.prefix.packed.call import PackedAttentionCall, StateKind
+from pipeline.prefix.packed.efficient import attention_by_efficient
 from pipeline.prefix.packed.flex import attention_by_flex
 from pipeline.prefix.packed.kernel import compiling, library
 from pipeline.prefix.packed.kernel.attention import attention_by_kernel
 from pipeline.prefix.packed.operators import attention_by_operators
+from pipeline.prefix.packed.varlen import attention_by_varlen
+from tests.prefix.cuda_operators import on_the_cpu
 
 Tensor = torch.Tensor
 Attention = Callable[[PackedAttentionCall], Tensor]
@@ -97,6 +100,24 @@ def test_torchs_operators_are_plain_attention(problem: tuple[list[Any], list[int
     states, lengths = problem
     assert backend_for(call_of(states, lengths).kind).attention is attention_by_operators
     assert_alike(outcome(shared_prefix_attention, states, lengths), outcome(plain, states, lengths))
+
+
+@pytest.fixture(scope="module")
+def cuda_operators() -> Iterator[None]:
+    with on_the_cpu():
+        yield
+
+
+@pytest.mark.parametrize("attention", [attention_by_varlen, attention_by_efficient])
+@pytest.mark.usefixtures("cuda_operators")
+@settings(max_examples=25, deadline=None)
+@given(problem=problems(dims=(16, 64)))
+def test_a_gpus_kernels_are_plain_attention(
+    attention: Attention, problem: tuple[list[Any], list[int]]
+) -> None:
+    """All around them, with stand-ins that take a CPU's tensors in the layouts of a GPU's."""
+    states, lengths = problem
+    assert_alike(outcome(attention, states, lengths), outcome(plain, states, lengths))
 
 
 @pytest.mark.slow
@@ -197,7 +218,9 @@ def test_a_nan_is_not_lost_in_decoding(which: int) -> None:
     states = [torch.randn(*shape, generator=generator) for shape in shapes]
     # The first row's, where it has one of its own.
     states[which][(0, 0, 0) if which < 3 else (0, 0, 0, 0)] = torch.nan
-    out = library.attention_to_cache(*states, [0, 1], [7, 3], 0.3)  # type: ignore[call-arg,arg-type]
+    query, prefix_key, prefix_value, keys, values = states
+    prefix = library.KernelPrefix(query, prefix_key, prefix_value)
+    out = library.attention_to_cache(query, prefix, keys, values, [0, 1], [7, 3], 0.3)
     assert bool(out[0, 0].isnan().any())
     assert bool(out[0, 1].isnan().any()) is (which in (1, 2))
     assert not out[2:].isnan().any()
@@ -345,11 +368,4 @@ def test_states_that_the_kernel_does_not_take(
 ) -> None:
     kind = StateKind(device, frozenset(dtypes), frozenset(dims))
     assert reason in str(library.why_not_kernel(kind))
-    assert reason in str(why_not_decoded(kind))
     assert backend_for(kind).attention is attention_by_operators
-
-
-def test_a_gpu_is_flex_attention_s() -> None:
-    kind = StateKind("cuda", frozenset({torch.bfloat16}), frozenset({64}))
-    assert backend_for(kind).attention is attention_by_flex
-    assert "does not serve cuda" in str(why_not_decoded(kind))

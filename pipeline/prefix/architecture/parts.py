@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.routing import AttentionCall, reaches_attention, routed
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError, first_line
@@ -63,7 +64,7 @@ def is_decoder_only(model: PreTrainedModel) -> bool:
 
 def looks_ahead(model: PreTrainedModel) -> bool:
     """Whether a token's numbers depend on a later one's, without its head."""
-    ids = torch.tensor([[5, 6, 7], [5, 6, 8]], device=model.device)
+    ids = torch.tensor([[5, 6, 7], [5, 6, 8]], device=input_device(model))
     with torch.no_grad(), evaluating(model), on_tokens_alone(model):
         first = model.base_model(input_ids=ids)[0][:, 0].float()
     return not torch.allclose(first[0], first[1], atol=1e-6)
@@ -171,10 +172,11 @@ _ATTENTION = {
 def run(model: PreTrainedModel, source: torch.Tensor, target: torch.Tensor | None) -> Any:
     """The output of the model without its head for tokens `[batch, tokens]`."""
     extra: dict[str, Any] = {}
+    device = input_device(model)
     if model.config.is_encoder_decoder:
         assert target is not None
-        extra = {"decoder_input_ids": target.to(model.device), "use_cache": False}
-    return model.base_model(input_ids=source.to(model.device), **extra)
+        extra = {"decoder_input_ids": target.to(device), "use_cache": False}
+    return model.base_model(input_ids=source.to(device), **extra)
 
 
 def takes(module: Any, name: str) -> bool:

@@ -3,6 +3,7 @@
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import (
     evaluating,
     is_decoder_only,
@@ -25,7 +26,7 @@ def kv_shapes(model: PreTrainedModel) -> Shapes:
     cache = DynamicCache()
     with evaluating(model), on_tokens_alone(model):
         model(
-            input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device),
+            input_ids=torch.zeros(1, 1, dtype=torch.long, device=input_device(model)),
             past_key_values=cache,
             use_cache=True,
         )

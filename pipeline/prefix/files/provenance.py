@@ -40,4 +40,7 @@ def warn_of_another_model(kv: KVPrefix, model: PreTrainedModel) -> None:
 
 def _config_sha256(model: PreTrainedModel) -> str:
     entries = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}
+    if isinstance(quantized := entries.get("quantization_config"), dict):
+        # What its linear layers compute in, as `dtype` for those of any model.
+        quantized.pop("bnb_4bit_compute_dtype", None)
     return hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode()).hexdigest()

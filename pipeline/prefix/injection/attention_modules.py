@@ -23,7 +23,7 @@ def masked(
 ) -> dict[str, Any]:
     """An attention's keywords with the prefix shown in its mask, or hidden."""
     states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-    mask = kwargs.get("attention_mask")
+    mask, is_prefix = kwargs.get("attention_mask"), is_prefix.to(states.device)
     if mask is None:
         if show:
             return kwargs

@@ -51,11 +51,13 @@ class PrefixLayer(GrowingLayer):
         return self.prefix_length + self.get_seq_length() + query_length, 0
 
     def _after_prefix(self, prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        expanded = prefix.to(states.dtype).expand(states.shape[0], -1, -1, -1)
+        # To the device, too, of a layer of a model that is spread over several.
+        expanded = prefix.to(states.device, states.dtype).expand(states.shape[0], -1, -1, -1)
         joined = torch.cat([expanded, states], dim=-2)
         if self.order is None:
             return joined
-        return joined.gather(2, self.order[:, None, :, None].expand_as(joined))
+        order = self.order.to(joined.device)
+        return joined.gather(2, order[:, None, :, None].expand_as(joined))
 
 
 class PrefixCache(Cache):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating, looks_ahead
 from pipeline.prefix.injection.layout import lay_out
 from pipeline.prefix.kv import KVPrefix
@@ -141,7 +142,8 @@ def _with_text(
 def _tokens(model: PreTrainedModel) -> torch.Tensor:
     """Ids from the middle of the vocabulary, away from special tokens: `[1, text + input]`."""
     half = int(getattr(model.config.get_text_config(), "vocab_size", 0)) // 2
-    return torch.arange(half, half + _TEXT_LENGTH + _INPUT_LENGTH, device=model.device)[None]
+    last = half + _TEXT_LENGTH + _INPUT_LENGTH
+    return torch.arange(half, last, device=input_device(model))[None]
 
 
 def _output(output: Any) -> torch.Tensor:

@@ -38,9 +38,14 @@ class HeadInjection(Injection):
     ) -> Any:
         if not self._at_work.active:
             return output
-        return trained(*map(_float32, args), **{k: _float32(v) for k, v in kwargs.items()})
+        # The copies are where the prefix is, which in a model that is spread over devices is not
+        # where its last layer is.
+        device = next((p.device for p in trained.parameters()), None)
+        given = {name: _float32(value, device) for name, value in kwargs.items()}
+        return trained(*(_float32(value, device) for value in args), **given)
 
 
-def _float32(value: Any) -> Any:
-    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return value.float() if floating else value
+def _float32(value: Any, device: torch.device | None) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(device, torch.float32 if value.is_floating_point() else value.dtype)

@@ -201,7 +201,8 @@ class _Handler:
             )
         if at not in self._at:
             return
-        place, (key, value) = self._at[at]
+        place, pair = self._at[at]
+        key, value = (tensor.to(call.key.device) for tensor in pair)
         batch, queries, keys = call.key.shape[0], call.query.shape[2], call.key.shape[2]
         if (bias := call.extra.get("position_bias")) is not None:
             before = self._bias(place, call, queries, keys).to(bias.dtype)

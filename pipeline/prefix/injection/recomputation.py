@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -39,6 +39,12 @@ class Recomputation:
     def is_asked_for(self) -> bool:
         """Whether transformers was asked to recompute any of them."""
         return any(layer.gradient_checkpointing for layer in self._layers)
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether all that transformers recomputes meets what it met before (`replayed_within`)."""
+        asked = (m for m in self._model.modules() if getattr(m, "gradient_checkpointing", False))
+        return all(_is_replayed(module) for module in asked)
 
     def refuse_without_layers(self) -> None:
         """Raise PrefixError when transformers does not say which layers can be recomputed."""
@@ -95,11 +101,15 @@ def _evaluated(layer: nn.Module) -> Callable[..., Any]:
 
 def _function_of(layer: nn.Module) -> Callable[..., Any]:
     """What a layer runs through, with the settings that it was asked for with."""
-    asked: Any = getattr(layer, "_gradient_checkpointing_func", None)
-    if getattr(asked, "keywords", {}).get("context_fn") is recompute_context:
-        return asked
+    if _is_replayed(layer):
+        return cast(Callable[..., Any], layer._gradient_checkpointing_func)
     # Asked of the frozen model itself, which knows of no prefix.
     return partial(checkpoint, use_reentrant=False, context_fn=recompute_context)
+
+
+def _is_replayed(module: nn.Module) -> bool:
+    asked = getattr(module, "_gradient_checkpointing_func", None)
+    return getattr(asked, "keywords", {}).get("context_fn") is recompute_context
 
 
 def _appends(cache: Any) -> bool:

@@ -1,8 +1,8 @@
 """Shared-prefix attention of packed (varlen) examples through torch's FlexAttention.
 
-The path of a GPU: one fused kernel in which a block mask says which keys a position sees. The
-prefix is the first keys of all, once for the batch. Uncompiled (as on a CPU) it computes the same,
-slowly.
+On a GPU one fused kernel, compiled at first use, in which a block mask says which keys a position
+sees. The prefix is the first keys of all, once for the batch. Uncompiled (as on a CPU) it computes
+the same, slowly.
 """
 
 from functools import cache, lru_cache
@@ -16,7 +16,11 @@ from pipeline.prefix.packed.call import PackedAttentionCall, StateKind, Tensor
 
 def why_not_flex(kind: StateKind) -> str | None:
     """Why FlexAttention does not serve; None where it does."""
-    return None if kind.device == "cuda" else f"FlexAttention is slow on {kind.device}"
+    if kind.device != "cuda":
+        return f"FlexAttention is slow on {kind.device}"
+    if len(kind.dtypes) > 1 or len(kind.head_dims) > 1:
+        return "FlexAttention takes one dtype and one head size"
+    return None
 
 
 def attention_by_flex(call: PackedAttentionCall) -> Tensor:
@@ -34,8 +38,9 @@ def attention_by_flex(call: PackedAttentionCall) -> Tensor:
     return out.squeeze(0)
 
 
-# Every layer of a batch asks for the same mask.
+# Every layer of a batch asks for the same mask; one of inference mode could not be trained with.
 @lru_cache(maxsize=2)
+@torch.inference_mode(False)
 def _visible_keys(lengths: tuple[int, ...], p: int, device: torch.device) -> Any:
     tokens = sum(lengths)
     numbers = torch.arange(len(lengths), device=device)

@@ -20,11 +20,9 @@ from pipeline.prefix.architecture.reach import reach_of
 from pipeline.prefix.architecture.routing import reaches_attention
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.packed.backends import why_not_decoded
-from pipeline.prefix.packed.call import StateKind
+from pipeline.prefix.packed.backends import any_backend
 from pipeline.prefix.packed.logits import NotPackableError, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
-from pipeline.prefix.parameters.encoder import Shapes
 
 # Sequences of up to so many tokens are tried at their own length.
 _SHORTEST, _LONGEST = 64, 2048
@@ -57,20 +55,11 @@ def why_not_packed(
     if config is not None and config.layers is not None:
         # What it would be compared with holds its prefix in a plain cache, which has every layer.
         return "the prefix is for some layers alone"
-    if config is None and frozen_model.is_activation_checkpointing:
-        return "layers recomputed in the backward pass find the model's own attention again"
     p = 0 if config is None else config.num_virtual_tokens
     reach = reach_of(frozen_model.config)
     if reach.tokens is not None and p + tokens > reach.tokens:
         return f"{name} {reach.why}, fewer than the {p + tokens} of prefix and example"
     return _why_not_plain(frozen_model, config is not None, p + tokens)
-
-
-def why_not_decoding(frozen_model: PreTrainedModel, shapes: Shapes) -> str | None:
-    """Why rows that are packed cannot be decoded greedily from a `PackedCache`, in a clause."""
-    dims = frozenset(int(shape[-1]) for pair in shapes for shape in pair)
-    dtypes = frozenset({frozen_model.dtype})
-    return why_not_decoded(StateKind(frozen_model.device.type, dtypes, dims))
 
 
 def _why_not_plain(model: PreTrainedModel, prefixed: bool, tokens: int) -> str | None:
@@ -110,10 +99,12 @@ def _why_not_tried(model: PreTrainedModel, prefixed: bool, drops: bool, tried: i
     try:
         small = miniature_of(model)
         prefix = _drawn(small, draw) if prefixed else None
-        packed = packed_logits(small, ids, lengths, prefix, keep)
+        # The small model lies on the CPU, whose backend need not be the one that is named.
+        with any_backend():
+            packed = packed_logits(small, ids, lengths, prefix, keep)
         alone = torch.cat([_alone(small, part, prefix) for part in ids.split(lengths)])
         if drops:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), any_backend():
                 packed_logits(small.train(), ids, lengths, prefix, keep)
     except NotPackableError as error:
         return f"{name} computes more than scaled, causal softmax attention ({error})"

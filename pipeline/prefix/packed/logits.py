@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.prefix.architecture.devices import index_of_states
 from pipeline.prefix.architecture.reach import reach_of
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
@@ -36,6 +37,8 @@ class Packing:
     cache: PackedCache | None = None
     decoding: bool = False
     hidden: torch.Tensor | None = None
+    groups: tuple["Packing", ...] = ()
+    """Of a row whose examples follow different prefixes: one packing a prefix, in their order."""
 
     def pair(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The prefix's keys and values in a layer, without hidden tokens; None for none."""
@@ -48,8 +51,21 @@ class Packing:
     @property
     def longest(self) -> int:
         """Tokens of the longest example, those decoded before and the prefix included."""
+        if self.groups:
+            return max(group.longest for group in self.groups)
         before = [0] if self.cache is None or not self.decoding else self.cache.counts
         return max(self.lengths) + max(before) + (0 if self.prefix is None else len(self.prefix))
+
+    @property
+    def row(self) -> int:
+        """Tokens of the row, the longest prefix included."""
+        lengths = [0 if part.prefix is None else len(part.prefix) for part in self.parts]
+        return max(lengths) + sum(self.lengths)
+
+    @property
+    def parts(self) -> tuple["Packing", ...]:
+        """The packings of one prefix each."""
+        return self.groups or (self,)
 
 
 class NotPackableError(PrefixError):
@@ -82,8 +98,20 @@ def packed_logits(
         NotPackableError: where an attention does more than that, or hides part of an example this
             long; `pipeline.prefix.packed.gate` says so before.
     """
-    positions = [position for length in lengths for position in range(length)]
     packing = Packing(lengths, prefix, cache, hidden=hidden)
+    return logits_of_row(frozen_model, input_ids, packing, keep)
+
+
+def logits_of_row(
+    frozen_model: PreTrainedModel, input_ids: torch.Tensor, packing: Packing, keep: torch.Tensor
+) -> torch.Tensor:
+    """`packed_logits` of examples that follow one prefix, or each group of them its own."""
+    positions = [
+        position + (0 if part.prefix is None else len(part.prefix))
+        for part in packing.parts
+        for length in part.lengths
+        for position in range(length)
+    ]
     return _packed(frozen_model, input_ids, positions, packing, keep)
 
 
@@ -94,9 +122,11 @@ def packed_step(
     cache: PackedCache,
 ) -> torch.Tensor:
     """Logits `[rows, vocabulary]` after one more token `[rows]` of each of the cache's rows."""
-    positions = [cache.counts[row] for row in cache.rows]
+    start = 0 if prefix is None else len(prefix)
+    positions = [start + cache.counts[row] for row in cache.rows]
     packing = Packing([1] * len(positions), prefix, cache, decoding=True)
-    return _packed(frozen_model, tokens, positions, packing, torch.arange(len(tokens)))
+    keep = torch.arange(len(tokens), device=tokens.device)
+    return _packed(frozen_model, tokens, positions, packing, keep)
 
 
 def _packed(
@@ -106,18 +136,17 @@ def _packed(
     packing: Packing,
     keep: torch.Tensor,
 ) -> torch.Tensor:
-    start = 0 if packing.prefix is None else len(packing.prefix)
     reach = reach_of(frozen_model.config)
-    for limit, count in ((reach.tokens, packing.longest), (reach.row, start + len(positions))):
+    for limit, count in ((reach.tokens, packing.longest), (reach.row, packing.row)):
         if limit is not None and count > limit:
             name = type(frozen_model).__name__
             raise NotPackableError(f"{name} {reach.why}: {count} are too many for packed rows")
     with packed_attention_on(frozen_model):
         output = frozen_model(
             input_ids=input_ids[None],
-            position_ids=torch.tensor([positions], device=input_ids.device) + start,
+            position_ids=torch.tensor([positions], device=input_ids.device),
             use_cache=False,
-            logits_to_keep=keep,
+            logits_to_keep=index_of_states(frozen_model, keep),
             prefix_packing=packing,
         )
     # Not `[0]`, whose gradient would be a copy of the logits' among zeros.
@@ -157,23 +186,55 @@ def _forward(
         asked.append(f"a window of {window} tokens")
     if prefix_packing is None or asked:
         raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")
-    cache, pair = prefix_packing.cache, prefix_packing.pair(module.layer_idx)
     query, key, value = query.squeeze(0), key.squeeze(0), value.squeeze(0)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if cache is not None and prefix_packing.decoding:
-        out = cache.attend(module.layer_idx, query, key, value, pair, scaling)
+    if prefix_packing.groups:
+        out = _attend_groups(module.layer_idx, prefix_packing, query, key, value, scaling)
     else:
-        if cache is not None:
-            cache.prefill(module.layer_idx, key, value, prefix_packing.lengths)
-        lengths = prefix_packing.lengths
-        prefix_key, prefix_value = pair or (None, None)
-        if prefix_key is not None and prefix_key.shape[::2] != key.shape[::2]:
-            # Multi-head latent attention: what is cached is expanded before it is attended to.
-            raise NotPackableError("its cache holds other states than its attention sees")
-        out = shared_prefix_attention(
-            PackedAttentionCall(query, key, value, prefix_key, prefix_value, lengths, scaling)
-        )
+        out = _attend(module.layer_idx, prefix_packing, query, key, value, scaling)
     return out.transpose(0, 1).unsqueeze(0), None
+
+
+def _attend(
+    layer: int,
+    packing: Packing,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """Attention `[heads, tokens, size]` of examples after one prefix."""
+    cache, pair = packing.cache, packing.pair(layer)
+    if cache is not None and packing.decoding:
+        return cache.attend(layer, query, key, value, pair, scaling)
+    if cache is not None:
+        cache.prefill(layer, key, value, packing.lengths)
+    # Layers of a model may lie on several devices, and the prefix is trained on one.
+    prefix_key, prefix_value = (t.to(key.device) for t in pair) if pair else (None, None)
+    if prefix_key is not None and prefix_key.shape[::2] != key.shape[::2]:
+        # Multi-head latent attention: what is cached is expanded before it is attended to.
+        raise NotPackableError("its cache holds other states than its attention sees")
+    return shared_prefix_attention(
+        PackedAttentionCall(query, key, value, prefix_key, prefix_value, packing.lengths, scaling)
+    )
+
+
+def _attend_groups(
+    layer: int,
+    packing: Packing,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """The same of a row of several prefixes: each is attended to by its own examples alone."""
+    tokens = [sum(group.lengths) for group in packing.groups]
+    split = zip(*(states.split(tokens, dim=1) for states in (query, key, value)), strict=True)
+    outs = [
+        _attend(layer, group, own_query, own_key, own_value, scaling)
+        for group, (own_query, own_key, own_value) in zip(packing.groups, split, strict=True)
+    ]
+    return torch.cat(outs, dim=1)
 
 
 AttentionInterface.register(_NAME, _forward)
@@ -188,10 +249,21 @@ def compile_layers(frozen_model: PreTrainedModel) -> None:
     Raises:
         PrefixError: when transformers does not name the model's layers.
     """
-    names = set(getattr(frozen_model, "_no_split_modules", None) or ())
-    layers = [module for module in frozen_model.modules() if type(module).__name__ in names]
+    layers = _layers(frozen_model)
     if not layers:
         raise PrefixError(f"{type(frozen_model).__name__} does not name its layers; do not compile")
     AttentionInterface.register(_NAME, torch.compiler.disable(_forward))
     for layer in layers:
         layer.compile(dynamic=True)
+
+
+def uncompile_layers(frozen_model: PreTrainedModel) -> None:
+    """Have each layer run as it is again; nothing where none was compiled."""
+    for layer in _layers(frozen_model):
+        layer._compiled_call_impl = None
+    AttentionInterface.register(_NAME, _forward)
+
+
+def _layers(frozen_model: PreTrainedModel) -> list[torch.nn.Module]:
+    names = set(getattr(frozen_model, "_no_split_modules", None) or ())
+    return [module for module in frozen_model.modules() if type(module).__name__ in names]

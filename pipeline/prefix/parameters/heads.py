@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -32,7 +33,13 @@ class TrainedModules(nn.Module):
         self.names = names
         # In a plain list: registered, the model's own would be parameters of this module too.
         self._originals = [known[name] for name in names]
-        copies = [copy.deepcopy(module).float().requires_grad_(True) for module in self._originals]
+        for name, module in zip(names, self._originals, strict=True):
+            if any(type(p) not in (nn.Parameter, torch.Tensor) for p in module.parameters()):
+                raise PrefixError(
+                    f"modules_to_save names '{name}', whose weights are quantized and cannot be "
+                    "trained; leave it out"
+                )
+        copies = [_apart(module).float().requires_grad_(True) for module in self._originals]
         self.copies = nn.ModuleList(copies)
 
     def pairs(self) -> Iterator[tuple[nn.Module, nn.Module]]:
@@ -62,3 +69,21 @@ class TrainedModules(nn.Module):
             trained.load_state_dict(
                 {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
             )
+
+
+def _apart(module: nn.Module) -> nn.Module:
+    """A copy with its weights at hand, without the hooks of a model that accelerate spread."""
+    hooks = [part.__dict__["_hf_hook"] for part in module.modules() if hasattr(part, "_hf_hook")]
+    if not hooks:
+        return copy.deepcopy(module)
+    from accelerate.utils import align_module_device
+
+    with ExitStack() as stack:
+        for part in module.modules():
+            stack.enter_context(align_module_device(part))
+        # Without what the hooks hold: the weights of the whole model.
+        copied = copy.deepcopy(module, dict.fromkeys(map(id, hooks)))
+    for part in copied.modules():
+        for name in ("_hf_hook", "_old_forward", "forward"):
+            part.__dict__.pop(name, None)
+    return copied

@@ -4,15 +4,16 @@ import hashlib
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.prefix.architecture.context import context_of
-from pipeline.prefix.architecture.parts import evaluating, is_decoder_only, on_tokens_alone
+from pipeline.prefix.architecture.parts import is_decoder_only
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.provenance import provenance
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.starts.beginning import text_tokens, tokens_before
 from pipeline.prefix.starts.from_source import kv_prefix_from_source_tokens
+from pipeline.prefix.starts.prefill import prefilled
 
 
 @torch.no_grad()
@@ -81,14 +82,7 @@ def kv_prefix_from_tokens(
         )
     if not is_decoder_only(frozen_model):
         return kv_prefix_from_source_tokens(frozen_model, tokens.tolist())
-    # A plain DynamicCache keeps every token; one made from the configuration would forget those
-    # that left a sliding window, and a shorter prefix of them could not be cut from it.
-    cache = DynamicCache()
-    with evaluating(frozen_model), on_tokens_alone(frozen_model):
-        frozen_model(
-            input_ids=tokens[None].to(frozen_model.device), past_key_values=cache, use_cache=True
-        )
-    kv = kv_prefix_from_cache(cache, len(tokens))
+    kv = _prefix_of(prefilled(frozen_model, tokens), len(tokens), is_ours=True)
     kv.metadata.update(provenance(frozen_model))
     kv.metadata["tokens_sha256"] = hashlib.sha256(str(tokens.tolist()).encode()).hexdigest()
     return kv
@@ -100,6 +94,11 @@ def kv_prefix_from_cache(past_key_values: Any, num_virtual_tokens: int) -> KVPre
     Raises:
         PrefixError: when it holds several rows, or fewer tokens than asked for in some layer.
     """
+    return _prefix_of(past_key_values, num_virtual_tokens)
+
+
+def _prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = False) -> KVPrefix:
+    """As `kv_prefix_from_cache`; a cache that is ours is used up: nothing is there twice."""
     if not past_key_values.layers:
         raise PrefixError("past_key_values holds no keys and values; the model fills no KV cache")
     keys, values = [], []
@@ -115,6 +114,10 @@ def kv_prefix_from_cache(past_key_values: Any, num_virtual_tokens: int) -> KVPre
                 f"layer {index} of past_key_values holds {layer.keys.shape[2]} tokens, fewer than "
                 f"the {num_virtual_tokens} virtual tokens asked for"
             )
-        keys.append(layer.keys[0, :, :num_virtual_tokens].float().clone())
-        values.append(layer.values[0, :, :num_virtual_tokens].float().clone())
-    return KVPrefix(tuple(keys), tuple(values))
+        for kept, tensor in ((keys, layer.keys), (values, layer.values)):
+            own = tensor[0, :, :num_virtual_tokens].float()
+            kept.append(own.contiguous() if is_ours else own.clone())
+        if is_ours:
+            layer.keys = layer.values = None
+    # Of a model that is spread over devices, each layer's are on another.
+    return KVPrefix(tuple(keys), tuple(values)).to(keys[0].device)

@@ -14,15 +14,16 @@ position through the rotation only, so that one forward pass over single tokens 
 shows each layer's angles, whatever the base, scaling, pairing or share of dimensions rotated.
 """
 
-import inspect
-
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.prefix.architecture.parts import evaluating
+from pipeline.prefix.architecture.devices import input_device
+from pipeline.prefix.architecture.parts import evaluating, takes
 from pipeline.prefix.kv import KVPrefix
 
 _TOLERANCE = 1e-3
+# Each has logits over the vocabulary, which not every model leaves out.
+_ROWS_AT_ONCE = 256
 
 
 @torch.no_grad()
@@ -57,11 +58,15 @@ def _alone(model: PreTrainedModel, token: int, positions: int) -> list[torch.Ten
     In float32 whatever the weights: angles of distant positions need it. Where a model takes no
     positions, all are the same.
     """
+    parts = [_alone_at(model, token, part) for part in torch.arange(positions).split(_ROWS_AT_ONCE)]
+    return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+
+def _alone_at(model: PreTrainedModel, token: int, places: torch.Tensor) -> list[torch.Tensor]:
     cache = DynamicCache()
-    extra = {}
-    if "position_ids" in inspect.signature(model.forward).parameters:
-        extra["position_ids"] = torch.arange(positions, device=model.device)[:, None]
-    ids = torch.full((positions, 1), token, device=model.device)
+    places = places.to(input_device(model))
+    extra = {"position_ids": places[:, None]} if takes(model, "position_ids") else {}
+    ids = torch.full((len(places), 1), token, device=places.device)
     with evaluating(model):
         model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
     kept = [layer.keys for layer in cache.layers] + [layer.values for layer in cache.layers]

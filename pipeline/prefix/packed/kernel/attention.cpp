@@ -48,14 +48,27 @@ static void run_backward(const int64_t* sizes, const int64_t* starts, float scal
               prefix_grads[1]);
 }
 
-// `sizes` with `room` in place of examples; `data`: the query, the prefix, the caches.
+// `sizes` as above; `data`: the prefix. What it returns is freed by its own function.
+template <class T>
+static void* run_prefix(const int64_t* sizes, void* const* data, const int64_t* strides) {
+  auto* prefix = new Prefix<typename Operand<T>::type>();
+  pack_prefix(shape(sizes, nullptr, 0.0f), states<float>(data, strides, 0),
+              states<float>(data, strides, 1), *prefix);
+  return prefix;
+}
+template <class T> static void run_free(void* prefix) {
+  delete static_cast<Prefix<typename Operand<T>::type>*>(prefix);
+}
+
+// `sizes` with `room` in place of examples; `data`: the query and the caches.
 template <class T>
 static void run_decode(const int64_t* sizes, const int64_t* slots, const int64_t* counts,
-                       float scale, void* const* data, const int64_t* strides, void* out) {
-  const Cached<T> cached = {static_cast<const T*>(data[3]), static_cast<const T*>(data[4]),
+                       float scale, void* const* data, const int64_t* strides, const void* prefix,
+                       void* out) {
+  const Cached<T> cached = {static_cast<const T*>(data[1]), static_cast<const T*>(data[2]),
                             sizes[5], slots, counts};
   decode<T>(shape(sizes, nullptr, scale), states<T>(data, strides, 0),
-            states<float>(data, strides, 1), states<float>(data, strides, 2), cached,
+            *static_cast<const Prefix<typename Operand<T>::type>*>(prefix), cached,
             static_cast<T*>(out));
 }
 
@@ -73,10 +86,20 @@ void backward_bfloat16(const int64_t* a, const int64_t* b, float c, void* const*
                        const int64_t* e, const float* f, void* const* g, float* const* h) {
   run_backward<BFloat16>(a, b, c, d, e, f, g, h);
 }
+void* prefix_float32(const int64_t* a, void* const* b, const int64_t* c) {
+  return run_prefix<float>(a, b, c);
+}
+void* prefix_bfloat16(const int64_t* a, void* const* b, const int64_t* c) {
+  return run_prefix<BFloat16>(a, b, c);
+}
+void free_float32(void* a) { run_free<float>(a); }
+void free_bfloat16(void* a) { run_free<BFloat16>(a); }
 void decode_float32(const int64_t* a, const int64_t* b, const int64_t* c, float d, void* const* e,
-                    const int64_t* f, void* g) { run_decode<float>(a, b, c, d, e, f, g); }
+                    const int64_t* f, const void* g, void* h) {
+  run_decode<float>(a, b, c, d, e, f, g, h);
+}
 void decode_bfloat16(const int64_t* a, const int64_t* b, const int64_t* c, float d,
-                     void* const* e, const int64_t* f, void* g) {
-  run_decode<BFloat16>(a, b, c, d, e, f, g);
+                     void* const* e, const int64_t* f, const void* g, void* h) {
+  run_decode<BFloat16>(a, b, c, d, e, f, g, h);
 }
 }

@@ -14,13 +14,12 @@ template <class T> struct Cached {
 };
 
 template <class T>
-static void decode(const Shape& s, States<T> query, States<float> prefix_key,
-                   States<float> prefix_value, const Cached<T>& cached, T* out) {
+static void decode(const Shape& s, States<T> query, const Prefix<typename Operand<T>::type>& prefix,
+                   const Cached<T>& cached, T* out) {
   typedef typename Operand<T>::type E;
   const int64_t group = s.group(), dim = s.dim, room = cached.room;
   const float scale = s.scale * LOG2_E;
   const int64_t rows = s.tokens * group, together = std::max<int64_t>(1, BLOCK / group) * group;
-  const Prefix<E>& prefix = packed_prefix<E>(s, prefix_key, prefix_value);
 #pragma omp parallel
   {
     const int64_t most = padded(together, ROWS);

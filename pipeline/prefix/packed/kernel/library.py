@@ -7,6 +7,7 @@ import ctypes
 import itertools
 import shutil
 import subprocess
+import weakref
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -76,10 +77,27 @@ def attention_backward(
     return turned[0], turned[1], turned[2], prefix[0], prefix[1]
 
 
+class KernelPrefix:
+    """A prefix laid out for decoding, once for all tokens of a cache.
+
+    Args:
+        query: `[num_heads, rows, dim]`, of those that attend to it.
+        key, value: `[num_kv_heads, p, dim]`, in any float dtype.
+    """
+
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        library, dtype = _library(), _NAMES[query.dtype]
+        states = [t.float().contiguous() for t in (key, value)]
+        self.length = key.shape[1]
+        self.address = getattr(library, f"prefix_{dtype}")(
+            _integers(_sizes(query, key.shape[0], states[0], 0)), *_laid_out(states)
+        )
+        weakref.finalize(self, getattr(library, f"free_{dtype}"), self.address)
+
+
 def attention_to_cache(
     query: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
+    prefix: KernelPrefix,
     keys: Tensor,
     values: Tensor,
     slots: list[int],
@@ -90,7 +108,7 @@ def attention_to_cache(
 
     Args:
         query: `[num_heads, rows, dim]`.
-        prefix_key, prefix_value: `[num_kv_heads, p, dim]`, float32.
+        prefix: of queries like these.
         keys: `[slots, num_kv_heads, dim, room]`, contiguous; `room` a multiple of `ROOM`.
         values: `[slots, num_kv_heads, room, dim]`, contiguous.
         slots: where each row's tokens are cached.
@@ -102,9 +120,10 @@ def attention_to_cache(
     """
     heads, rows, dim = query.shape
     out = query.new_empty(rows, heads, dim)
-    states = [query, prefix_key, prefix_value, keys, values]
-    sizes = _sizes(query, keys.shape[1], prefix_key, keys.shape[-1])
-    _run("decode", sizes, [slots, counts], scaling, states, _pointer(out))
+    states, kv_heads, room = [query, keys, values], keys.shape[1], keys.shape[-1]
+    sizes = [rows, heads, kv_heads, dim, prefix.length, room]
+    address = ctypes.c_void_p(prefix.address)
+    _run("decode", sizes, [slots, counts], scaling, states, address, _pointer(out))
     return out.transpose(0, 1)
 
 
@@ -126,10 +145,14 @@ def _run(
         _integers(sizes),
         *map(_integers, indices),
         ctypes.c_float(scaling),
-        _pointers(states),
-        _integers([stride for t in states for stride in t.stride()[:2]]),
+        *_laid_out(states),
         *outputs,
     )
+
+
+def _laid_out(states: list[Tensor]) -> tuple[Any, Any]:
+    """Where states lie, and the strides of their first two axes."""
+    return _pointers(states), _integers([stride for t in states for stride in t.stride()[:2]])
 
 
 def _states(call: PackedAttentionCall) -> list[Tensor]:
@@ -175,9 +198,14 @@ def _library() -> Any:
     if compiler is None:
         return f"needs a C++ compiler ({', '.join(_COMPILERS)}), of which there is none"
     try:
-        return kept_library(compiler)
+        library = kept_library(compiler)
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         return f"needs a C++ compiler that works; {compiler} said: {lines[-1] if lines else error}"
     except (OSError, subprocess.SubprocessError) as error:
         return f"could not be compiled or loaded ({error})"
+    for dtype in _NAMES.values():
+        # Addresses, which are wider than the integers that ctypes takes results for.
+        getattr(library, f"prefix_{dtype}").restype = ctypes.c_void_p
+        getattr(library, f"free_{dtype}").argtypes = [ctypes.c_void_p]
+    return library

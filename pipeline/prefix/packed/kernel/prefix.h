@@ -1,4 +1,4 @@
-// The prefix of one call as operands of products.
+// A prefix as operands of products.
 
 #pragma once
 
@@ -7,11 +7,8 @@
 
 template <class E> struct Prefix { std::vector<Side<E>> keys, values; };  // [kv_heads] each
 
-// Kept by the calling thread until its next call, so that no call allocates it anew.
 template <class E>
-static const Prefix<E>& packed_prefix(const Shape& s, States<float> key, States<float> value) {
-  static thread_local Prefix<E> kept;
-  Prefix<E>& prefix = kept;  // the calling thread's in the loop too, whose threads have their own
+static void pack_prefix(const Shape& s, States<float> key, States<float> value, Prefix<E>& prefix) {
   prefix.keys.resize(s.kv_heads);
   prefix.values.resize(s.kv_heads);
 #pragma omp parallel for schedule(dynamic)
@@ -19,5 +16,12 @@ static const Prefix<E>& packed_prefix(const Shape& s, States<float> key, States<
     prefix.keys[h].fill(key, h, 0, s.prefix, s.dim);
     prefix.values[h].fill(value, h, 0, s.prefix, s.dim);
   }
-  return prefix;
+}
+
+// Kept by the calling thread until its next call, so that no call allocates it anew.
+template <class E>
+static const Prefix<E>& packed_prefix(const Shape& s, States<float> key, States<float> value) {
+  static thread_local Prefix<E> kept;
+  pack_prefix(s, key, value, kept);
+  return kept;
 }

@@ -1,0 +1,117 @@
+"""The variants of a sweep: what `python -m pipeline sweep` takes for 10, 100 and 1,000 of them.
+
+Of a tiny model, so that little but start-up and bookkeeping is left. A stage's own work is what it
+measures of itself (`data/timings`): the training's steps, and the measurement of the splits. All
+else counts as start-up and bookkeeping: imports, loading the model, checks, MLflow, hashing,
+`dvc.lock`, and the stages before and after the variants.
+"""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import click
+from ruamel.yaml import YAML
+
+from benchmarks.growth import tiny
+from benchmarks.growth.process import ROOT, measured
+from benchmarks.growth.table import show
+
+
+@click.command()
+@click.option("--numbers", default="10,100,1000", show_default=True)
+@click.option("--workers", default=1, show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path), help="A folder to work in, and keep.")
+def variants(numbers: str, workers: int, folder: Path | None) -> None:
+    """Run sweeps of 10, 100, ... variants of a tiny model by workers that stay alive."""
+    rows: list[dict[str, str | float]] = []
+    for number in map(int, numbers.split(",")):
+        with tempfile.TemporaryDirectory(prefix="growth-", dir=folder) as name:
+            root = Path(name)
+            _make(root, number)
+            found = measured(["-m", "pipeline", "sweep", "--workers", str(workers)], root)
+            again = measured(["-m", "pipeline", "sweep"], root)
+            own = _own_seconds(root)
+            rest = workers * found.seconds - own
+            row: dict[str, str | float] = {
+                "variants": number,
+                "stages": len(list((root / ".dvc/tmp/sweep").glob("*@*.log"))),
+                "workers": workers,
+                "seconds": found.seconds,
+                "of these the stages' own work": own,
+                "the rest a variant (s)": rest / number,
+                "when nothing has changed (s)": again.seconds,
+                "main process's memory (MB)": found.anonymous_mb,
+            }
+            click.echo(json.dumps(row))
+            rows.append(row)
+        show("variants", rows)
+
+
+def _own_seconds(root: Path) -> float:
+    keys = ("training_seconds", "evaluation_seconds")
+    found = [json.loads(path.read_text()) for path in (root / "data/timings").glob("*.json")]
+    return sum(float(figures.get(key, 0)) for figures in found for key in keys)
+
+
+def _make(root: Path, number: int) -> None:
+    """A project of its own in which a sweep of `number` seeds is to be run."""
+    tiny.save(root / "model")
+    shutil.copytree(
+        ROOT / "pipeline", root / "pipeline", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
+    (root / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", root / ".dvc" / "config")
+    shutil.copy(ROOT / ".dvc" / ".gitignore", root / ".dvc" / ".gitignore")
+    (root / "inputs").mkdir()
+    for split, count in (("train", 8), ("validation", 2), ("test", 2)):
+        lines = [
+            json.dumps({"text": f"{tiny.word(i)} {tiny.word(j)}", "answer": tiny.word(j)})
+            for j, i in enumerate(range(count * (1 + len(split)), count * (2 + len(split))))
+        ]
+        (root / "inputs" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    with (root / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(_params(number), file)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+
+
+def _params(number: int) -> dict[str, object]:
+    splits = ("train", "validation", "test")
+    files = {split: f"inputs/{split}.jsonl" for split in splits}
+    return {
+        "model": {"source": "local", "path": "model", "dtype": "float32"},
+        "data": {"source": "files", "path": "inputs", "files": files},
+        "task": {
+            "input_template": "{{ text }}",
+            "target_template": " {{ answer }}",
+            "use_chat_template": False,
+            "max_length": 16,
+        },
+        "initializations": {"random": {"type": "random", "path": "data/model/config.json"}},
+        "sweep": {
+            "lengths": [2],
+            "initializations": ["random"],
+            "seeds": list(range(number)),
+            "train_sizes": [],
+            "in_context": [],
+        },
+        "kv_prefix": {"max_length": 8},
+        "prefix": {},
+        "train": {
+            "learning_rate": 5e-3,
+            "max_steps": 2,
+            "epochs": None,
+            "batch_size": 4,
+            "eval_every_steps": 2,
+        },
+        "evaluate": {"splits": ["test"], "max_new_tokens": 2},
+        "baselines": {},
+        "trained_baselines": {},
+        "inspection": {"examples": None},
+        "report": {"dpi": 60, "resamples": 100},
+        "mlflow": {"experiment": "growth"},
+    }

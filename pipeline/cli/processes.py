@@ -1,0 +1,44 @@
+"""A training's command in one process or in several, as torchrun or `hardware.processes` say."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.cli.sweep_progress import sweep_shown
+from pipeline.config import Params
+from pipeline.distributed.launching import is_started, processes_of, run_in_processes
+
+if TYPE_CHECKING:
+    from pipeline.distributed.ranks import Ranks
+
+Stage = Callable[[Params, "Ranks"], None]
+
+
+def run_training(stage: Stage, arguments: Sequence[str], read: Callable[[], Params]) -> None:
+    """Run a stage that trains: here, or in processes that run `python -m pipeline` alike.
+
+    `arguments` are those of this very command, its name first; `read` gives the checked params.
+    Where torchrun started this process, it is one of several; else `hardware.processes` says how
+    many are started.
+    """
+    if is_started():
+        from pipeline.distributed.devices import refuse_shared_device
+        from pipeline.distributed.joining import joined
+
+        with joined() as ranks:
+            params = read()
+            refuse_shared_device(params.train.device, ranks)
+            if ranks.is_first:
+                with sweep_shown(params):
+                    stage(params, ranks)
+            else:
+                stage(params, ranks)
+        return
+    params = read()
+    processes = processes_of(params.hardware.processes)
+    if processes > 1:
+        run_in_processes(processes, arguments)
+        return
+    with sweep_shown(params):
+        from pipeline.distributed.ranks import ALONE
+
+        stage(params, ALONE)

@@ -1,0 +1,43 @@
+"""Which texts there were, told by 16 bytes of a hash each: two texts share one as good as never."""
+
+import hashlib
+from array import array
+from functools import cached_property
+
+import numpy as np
+
+
+class Seen:
+    """The digests of texts."""
+
+    def __init__(self) -> None:
+        self._words = array("Q")
+
+    def add(self, text: str) -> None:
+        """Keep a text's digest."""
+        self._words.extend(_digest(text))
+
+    def are_distinct(self) -> bool:
+        """Whether no text was added twice."""
+        first, second = self._ordered
+        same = (first[1:] == first[:-1]) & (second[1:] == second[:-1])
+        return not same.any()
+
+    def __contains__(self, text: str) -> bool:
+        """Whether a text was added; asked for after the last one was."""
+        first, second = self._ordered
+        high, low = _digest(text)
+        begin, end = (int(first.searchsorted(high, side)) for side in ("left", "right"))
+        return low in second[begin:end]
+
+    @cached_property
+    def _ordered(self) -> tuple[np.ndarray, np.ndarray]:
+        words = np.array(self._words, dtype=np.uint64).reshape(-1, 2)
+        words = words[np.lexsort((words[:, 1], words[:, 0]))]
+        return words[:, 0].copy(), words[:, 1].copy()
+
+
+def _digest(text: str) -> tuple[np.uint64, np.uint64]:
+    content = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+    high, low = np.frombuffer(content, dtype=np.uint64)
+    return high, low

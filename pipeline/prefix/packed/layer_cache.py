@@ -1,0 +1,115 @@
+"""Keys and values of one layer's packed rows while they are decoded, the prefix kept once."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from pipeline.prefix.packed.call import Tensor
+from pipeline.prefix.packed.lengths import counts_of
+from pipeline.prefix.packed.parts import Parts, merge
+
+
+class LayerCache(Protocol):
+    """Made of a packed row's `key` and `value` `[num_kv_heads, tokens, dim]`, the lengths of its
+    examples, how many tokens of each are kept, and the room for a row's tokens."""
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix: tuple[Tensor, Tensor] | None,
+        rows: list[int],
+        counts: list[int],
+        scaling: float,
+    ) -> Tensor:
+        """Append a token a row and attend to all of its row, and to the prefix.
+
+        Args:
+            query: `[num_heads, rows, dim]`; `key` and `value` `[num_kv_heads, rows, dim]`.
+            prefix: keys and values `[num_kv_heads, p, dim]` on any device, in any float dtype; the
+                same for all tokens of a cache.
+            rows: the numbers of the rows that go on, in the order of the prefill.
+            counts: tokens that each of them has already.
+            scaling: what scores are multiplied by before the softmax.
+
+        Returns:
+            `[num_heads, rows, dim]` in the query's dtype.
+        """
+        ...
+
+
+class PartsCache:
+    """A `LayerCache` on any device: attention to the prefix and to the own tokens, merged."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        key: Tensor,
+        value: Tensor,
+        packed: list[int],
+        kept: list[int],
+        room: int,
+    ) -> None:
+        self._parts = parts
+        # Zeros: what is hidden gets no weight, and no weight of a NaN is one.
+        self._keys, self._values = (
+            t.new_zeros(len(packed), t.shape[0], room, t.shape[-1]) for t in (key, value)
+        )
+        for states, cache in ((key, self._keys), (value, self._values)):
+            for row, (own, count) in enumerate(zip(states.split(packed, 1), kept, strict=True)):
+                cache[row, :, :count] = own[:, :count]
+        self._rows = list(range(len(packed)))
+        self._prefix: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def by(cls, parts: Parts) -> "Callable[..., PartsCache]":
+        """The cache whose queries attend to the prefix by these kernels."""
+        return partial(cls, parts)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix: tuple[Tensor, Tensor] | None,
+        rows: list[int],
+        counts: list[int],
+        scaling: float,
+    ) -> Tensor:
+        """See `LayerCache.attend`."""
+        self._leave_out_all_but(rows)
+        at = counts_of(counts, key.device)
+        row = torch.arange(len(rows), device=key.device)
+        self._keys[row, :, at] = key.transpose(0, 1)
+        self._values[row, :, at] = value.transpose(0, 1)
+        out, lse = self._within(query, at, max(counts) + 1, scaling)
+        if prefix is not None:
+            if self._prefix is None:
+                self._prefix = prefix[0].to(query), prefix[1].to(query)
+            out, lse = merge(out, lse, *self._parts.to_prefix(query, *self._prefix, scaling))
+        return out.to(query.dtype)
+
+    def _within(
+        self, query: Tensor, at: Tensor, longest: int, scaling: float
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of each row to its own tokens, float32 at least."""
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        keys, values = (t[:, :, :longest].to(dtype) for t in (self._keys, self._values))
+        # The heads of a group stand beside each other.
+        grouped = query.transpose(0, 1).unflatten(1, (keys.shape[1], -1)).to(dtype)
+        scores = grouped @ keys.transpose(2, 3) * scaling
+        unseen = torch.arange(longest, device=at.device) > at[:, None]
+        scores = scores.masked_fill(unseen[:, None, None], -torch.inf)
+        lse = scores.logsumexp(-1)
+        out = (scores - lse.unsqueeze(-1)).exp() @ values
+        return out.flatten(1, 2).transpose(0, 1), lse.flatten(1, 2).transpose(0, 1)
+
+    def _leave_out_all_but(self, rows: list[int]) -> None:
+        """Rows that have ended are dropped once, not passed over at every token."""
+        if rows != self._rows:
+            kept = torch.tensor([self._rows.index(row) for row in rows], device=self._keys.device)
+            self._keys, self._values = (t[kept] for t in (self._keys, self._values))
+            self._rows = list(rows)

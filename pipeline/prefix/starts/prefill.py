@@ -1,0 +1,71 @@
+"""Filling a KV cache with a text of any length: no logits, and a long text in pieces.
+
+Logits of 128,000 tokens over a vocabulary of 128,000 take 67 GB in float32, and are of no use here.
+What a piece takes besides the cache is its own activations, and a mask of piece by tokens so far.
+"""
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from pipeline.prefix.architecture.devices import input_device
+from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
+from pipeline.prefix.architecture.parts import evaluating, on_tokens_alone, takes
+from pipeline.prefix.architecture.reach import rotary_switch
+from pipeline.prefix.errors import PrefixError
+
+PIECE = 2048
+"""The most tokens that are read at a time."""
+
+_MASK = 2**25
+_OTHERWISE = ("attention_chunk_size", "index_topk")
+_PROBE, _PROBE_PIECE = 12, 5
+
+
+@torch.no_grad()
+def prefilled(model: PreTrainedModel, tokens: torch.Tensor, piece: int = PIECE) -> DynamicCache:
+    """A cache of the tokens `[p]` as a decoder reads them, in the model's dtype.
+
+    More than `piece` tokens are read in pieces, where that gives the same keys and values: a model
+    whose rotary embedding changes with the length, or whose queries see chunks or a choice of what
+    is before them, reads it whole. Sliding windows are masks like any other here.
+    """
+    # The mask of a piece is as long as the text.
+    size = max(1, min(piece, _MASK // max(1, len(tokens))))
+    if len(tokens) > size and not _reads_in_pieces(model, len(tokens)):
+        size = len(tokens)
+    return _read(model, tokens, size)
+
+
+def _read(model: PreTrainedModel, tokens: torch.Tensor, size: int) -> DynamicCache:
+    # A plain DynamicCache keeps every token; one made from the configuration would forget those
+    # that left a sliding window, and a shorter prefix of them could not be cut from it.
+    cache = DynamicCache()
+    extra: dict[str, Any] = {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
+    with evaluating(model), on_tokens_alone(model):
+        for part in tokens.split(size):
+            model(
+                input_ids=part[None].to(input_device(model)),
+                past_key_values=cache,
+                use_cache=True,
+                **extra,
+            )
+    return cache
+
+
+def _reads_in_pieces(model: PreTrainedModel, tokens: int) -> bool:
+    """Whether pieces give what the whole gives, tried on a small model of the same kind."""
+    switch = rotary_switch(model.config)
+    settings = vars(model.config.get_text_config())
+    if any(settings.get(name) for name in _OTHERWISE) or tokens > (switch or tokens):
+        return False
+    try:
+        small = miniature_of(model)
+        ids = torch.arange(_PROBE) * 7 % VOCABULARY
+        whole, pieces = (_read(small, ids, size).layers for size in (_PROBE, _PROBE_PIECE))
+        pairs = [(a.keys, b.keys) for a, b in zip(whole, pieces, strict=True)]
+        pairs += [(a.values, b.values) for a, b in zip(whole, pieces, strict=True)]
+        return all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in pairs)
+    except (PrefixError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return False

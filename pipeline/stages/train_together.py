@@ -1,0 +1,204 @@
+"""Stage `train` of several variants at once, on one frozen model."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from pipeline.config import Params
+from pipeline.data.beginning import following
+from pipeline.data.splits import load_split
+from pipeline.data.subset import subset
+from pipeline.data.task_type import task_of
+from pipeline.errors import PipelineError, StoppedError
+from pipeline.errors.memory import is_out_of_memory
+from pipeline.models.for_task import load_for_task
+from pipeline.models.for_variant import start_prefix
+from pipeline.models.trainable import prefix_config
+from pipeline.prefix import KVPrefix, PrefixError, PrefixModel
+from pipeline.stages import train
+from pipeline.sweep.variants import Variant
+from pipeline.tracking.training_run import TrainingRun
+from pipeline.training.checkpoint import CheckpointFolder
+from pipeline.training.identity import training_digest
+from pipeline.training.results import write_results
+from pipeline.training.together import train_all
+from pipeline.training.training import Training
+from pipeline.workspace import location, paths
+from pipeline.workspace.checkpoints import checkpoint_name, remove_checkpoints
+from pipeline.workspace.timings import TrainingClock
+
+
+def run(params: Params, variants: Sequence[Variant]) -> None:
+    """Write data/train/<variant> of each as `train.run` does, to the rounding of the dtype.
+
+    Each has its checkpoints and its run in MLflow as alone: what was begun together can go on
+    alone, and the reverse. Where packed rows do not serve the model, they train one after another.
+
+    Raises:
+        StoppedError: after a signal, with a sentence of each that it stopped.
+        PipelineError: at the end, with a sentence of each variant that failed; the others are
+            written.
+    """
+    variants = list(dict.fromkeys(variants))
+    task = task_of(paths.TOKENIZED / "splits")
+    frozen, new = load_for_task(paths.MODEL, params.train, task, variants[0].seed)
+    failed: dict[str, PipelineError | PrefixError] = {}
+    group = []
+    for variant in variants:
+        try:
+            group.append(_prepared(params, variant, frozen, new))
+        except (PipelineError, PrefixError) as error:
+            failed[variant.name] = error
+    reason = _why_not_packed(group)
+    if reason is None:
+        _train(params, group, failed)
+    else:
+        print(f"{reason}: these variants train one after another")
+        chosen = [member.variant for member in group]
+        group.clear()
+        del frozen
+        for variant in chosen:
+            try:
+                train.run(params, variant)
+            except StoppedError as error:
+                raise _all_of({**failed, variant.name: error}) from error
+            except (PipelineError, PrefixError) as error:
+                failed[variant.name] = error
+    if failed:
+        raise _all_of(failed)
+
+
+@dataclass
+class _Member:
+    """One variant of the group: what it begins with, and where it keeps its checkpoints."""
+
+    variant: Variant
+    model: PrefixModel
+    start: KVPrefix
+    checkpoints: CheckpointFolder
+
+
+def _prepared(
+    params: Params, variant: Variant, frozen: PreTrainedModel, new: tuple[str, ...]
+) -> _Member:
+    # An encoder draws its first weights: those that it would draw alone.
+    with torch.random.fork_rng(devices=[]):
+        model = PrefixModel(frozen, prefix_config(params.prefix, variant.length, new))
+    start = start_prefix(variant, model)
+    model.load_kv_prefix(start)
+    digest = training_digest(params, variant, start)
+    folder = location.home() / paths.CHECKPOINTS / checkpoint_name(variant.name, digest)
+    checkpoints = CheckpointFolder(folder, digest, params.checkpoints.every_steps)
+    return _Member(variant, model, start, checkpoints)
+
+
+def _why_not_packed(group: Sequence[_Member]) -> str | None:
+    """Why not even the shortest example of any variant is packed; None where one is."""
+    reasons = [member.model.why_not_packed(tokens=1) for member in group]
+    return None if not reasons or None in reasons else reasons[0]
+
+
+class _Run:
+    """One variant while it trains: its lock, its run in MLflow, its clock and its outputs."""
+
+    def __init__(self, params: Params, member: _Member) -> None:
+        self._params, self._member = params, member
+        self._held = ExitStack()
+
+    def lock(self) -> None:
+        """Hold the variant for this process."""
+        self._held.enter_context(self._member.checkpoints.locked())
+
+    def begin(self) -> Training:
+        """Open its run in MLflow, and give its training."""
+        variant, model, params = self._member.variant, self._member.model, self._params
+        splits = {
+            name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
+        }
+        splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
+        digest = self._member.checkpoints.digest
+        self._tracking = self._held.enter_context(TrainingRun(params, variant, digest, splits))
+        self._clock = TrainingClock(self._tracking.log_step)
+        train, validation = (following(split, model.begins_text) for split in splits.values())
+        self._train_size = len(train)
+        self.training = Training(
+            model,
+            train,
+            validation,
+            params.train,
+            variant.seed,
+            self._clock.log_step,
+            self._member.checkpoints,
+            params.memory.max_tokens_per_batch,
+            say=lambda sentence: print(f"{variant.name}: {sentence}"),
+        )
+        return self.training
+
+    def finish(self) -> None:
+        """Write what the training came to, and end all that is held."""
+        name, result = self._member.variant.name, self.training.result
+
+        def save(aside: Path) -> None:
+            result.prefix.save(aside / "prefix.safetensors")
+
+        folder = paths.TRAIN / name
+        metrics = write_results(folder, self._member.model, result, self._train_size, save)
+        self._clock.record(name, self.training.seconds)
+        self._tracking.finish(folder, metrics)
+        self._held.close()
+        if not location.is_temporary():
+            kept = self._member.checkpoints.folder
+            remove_checkpoints(kept.parent, name, keep=kept.name)
+
+    def fail(self, error: BaseException) -> None:
+        """End all that is held with an error."""
+        self._held.__exit__(type(error), error, error.__traceback__)
+
+
+def _train(
+    params: Params, group: Sequence[_Member], failed: dict[str, PipelineError | PrefixError]
+) -> None:
+    # In one order everywhere, so that no two groups wait for each other; and all of them before
+    # the first run is opened, which ends the runs of trainings that no process holds.
+    members = sorted(group, key=lambda member: member.checkpoints.folder.name)
+    runs = [_Run(params, member) for member in members]
+    of_training: dict[int, tuple[str, _Run]] = {}
+
+    def ended(training: Training, error: PipelineError | None) -> None:
+        name, own = of_training[id(training)]
+        if error is None:
+            own.finish()
+        else:
+            failed[name] = error
+            own.fail(error)
+
+    try:
+        for own in runs:
+            own.lock()
+        for member, own in zip(members, runs, strict=True):
+            of_training[id(own.begin())] = member.variant.name, own
+        trainings = [own.training for own in runs]
+        train_all(trainings, ended, params.memory.max_tokens_together)
+    except BaseException as error:
+        # What ended before holds nothing any more.
+        for own in runs:
+            own.fail(error)
+        if is_out_of_memory(error):
+            raise PipelineError(
+                f"out of memory with {len(runs)} variants together; lower "
+                "memory.max_tokens_together, which runs nothing else again, or train fewer together"
+            ) from error
+        raise
+
+
+def _all_of(failed: dict[str, PipelineError | PrefixError]) -> PipelineError:
+    """One error of all: stopped where one was, since the others are told of again."""
+    sentences = "; ".join(f"{name}: {error}" for name, error in failed.items())
+    for error in failed.values():
+        if isinstance(error, StoppedError):
+            return StoppedError(sentences, error.exit_code - 128)
+    return PipelineError(sentences)

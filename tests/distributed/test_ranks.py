@@ -1,0 +1,74 @@
+"""What processes share out among themselves, and the devices that they ask for."""
+
+import os
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.distributed.devices import refuse_shared_device
+from pipeline.distributed.launching import is_started, processes_of
+from pipeline.distributed.ranks import ALONE, Ranks
+from pipeline.errors import PipelineError
+
+
+@given(st.lists(st.integers(1, 1000), max_size=20), st.integers(1, 8))
+def test_shares_are_all_items_once_and_even(sizes: list[int], size: int) -> None:
+    items = list(range(len(sizes)))
+    shares = Ranks(0, size).shares(items, sizes)
+    assert shares == Ranks(size - 1, size).shares(items, sizes)
+    assert sorted(item for share in shares for item in share) == items
+    assert all(share == sorted(share) for share in shares)
+    loads = [sum(sizes[item] for item in share) for share in shares]
+    assert max(loads) - min(loads) <= max(sizes, default=0)
+
+
+def test_one_process_takes_what_there_is() -> None:
+    assert ALONE.shares("abc", [1, 3, 2]) == [["a", "b", "c"]]
+    assert ALONE.sum(0.5) == 0.5
+    assert ALONE.largest(2) == 2
+    assert ALONE.from_first(None) is None
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(0, 1), (1, 1), (8, 8)])
+def test_auto_is_one_process_a_gpu(gpus: int, processes: int) -> None:
+    with mock.patch.object(torch.cuda, "device_count", return_value=gpus):
+        assert processes_of("auto") == processes
+    assert processes_of(3) == 3
+
+
+def test_a_process_of_torchrun_starts_no_others() -> None:
+    known = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    with mock.patch.dict(os.environ, known):
+        assert is_started()
+        del os.environ["MASTER_PORT"]
+        # Others set a RANK too.
+        assert not is_started()
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "said"),
+    [
+        ("cuda:1", 8, "train.device: cuda:1 is one device for 4 processes"),
+        ("mps", 0, "train.device: mps is one device for 4 processes"),
+        ("auto", 2, "this machine has 2 GPUs for 4 processes"),
+        ("cuda", 4, None),
+        ("auto", 0, None),
+        ("cpu", 2, None),
+    ],
+)
+def test_each_process_needs_a_device(device: str, gpus: int, said: str | None) -> None:
+    with (
+        mock.patch.object(torch.cuda, "is_available", return_value=gpus > 0),
+        mock.patch.object(torch.cuda, "device_count", return_value=gpus),
+        mock.patch.object(torch.backends.mps, "is_available", return_value=False),
+        mock.patch.dict(os.environ, {"LOCAL_WORLD_SIZE": "4"}),
+    ):
+        refuse_shared_device(device, ALONE)
+        if said is None:
+            refuse_shared_device(device, Ranks(3, 4))
+        else:
+            with pytest.raises(PipelineError, match=said):
+                refuse_shared_device(device, Ranks(3, 4))

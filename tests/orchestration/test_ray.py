@@ -1,0 +1,159 @@
+"""A sweep on a Ray cluster ends as `dvc repro` does, whatever happens to its workers."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.orchestration.task import LOGS
+from tests.conftest import Workspace, make_workspace
+from tests.orchestration.clusters import cut_power, machines
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.real
+
+_SECONDS = 240  # for a sweep that takes 40 on two idle cores
+
+# Read by every Python of a machine when it starts: the first training that has kept a checkpoint
+# says who it is, and waits until it was asked to end.
+_HOLD = """
+import os, pathlib, signal, time
+
+held = pathlib.Path({held!r})
+asked = held.with_suffix(".asked")
+_replace, _kill = pathlib.Path.replace, os.kill
+
+def replace(self, target):
+    replaced = _replace(self, target)
+    if pathlib.Path(target).name == "checkpoint.safetensors" and not held.exists():
+        held.with_suffix(".new").write_text(str(os.getpid()))
+        _replace(held.with_suffix(".new"), held)
+        while not asked.exists():
+            time.sleep(0.05)
+    return replaced
+
+def kill(process, number):
+    _kill(process, number)
+    if number == signal.SIGTERM:
+        asked.touch()
+
+pathlib.Path.replace, os.kill = replace, kill
+"""
+
+
+class Held:
+    """Machines whose first training stops at its first checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self._held = folder / "held"
+        hooks = folder / "hooks"
+        hooks.mkdir()
+        (hooks / "sitecustomize.py").write_text(_HOLD.format(held=str(self._held)))
+        self.environment = {"PYTHONPATH": str(hooks)}
+
+    def training(self, sweep: "subprocess.Popen[str]") -> int:
+        """The process of the training, once there is one."""
+        end = time.monotonic() + _SECONDS
+        while not self._held.exists():
+            assert sweep.poll() is None, sweep.communicate()[0]
+            assert time.monotonic() < end, "no training has begun"
+            time.sleep(0.1)
+        return int(self._held.read_text())
+
+
+@contextmanager
+def sweeping(workspace: Workspace, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """`python -m pipeline sweep` at work; it is gone afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "sweep", *arguments],
+        cwd=workspace.root,
+        env={**workspace.environment, "CI": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    """Wait for a sweep that has to go well; returns what it printed."""
+    output, _ = process.communicate(timeout=_SECONDS)
+    assert process.returncode == 0, output
+    return output
+
+
+def fresh_like(finished: Workspace, root: Path) -> Workspace:
+    """A workspace where nothing has run, of the same params, with a checkpoint at every step."""
+    workspace = make_workspace(root, Path(finished.params["model"]["path"]))
+    workspace.edit(lambda params: params.update(checkpoints={"every_steps": 1}))
+    return workspace
+
+
+def stages_of(workspace: Workspace) -> dict[str, Any]:
+    """What dvc.lock says of each stage."""
+    lock = YAML(typ="safe").load(workspace.root / "dvc.lock")
+    return dict(lock["stages"])
+
+
+def test_a_killed_worker_costs_no_more_than_its_time(finished: Workspace, tmp_path: Path) -> None:
+    workspace = fresh_like(finished, tmp_path / "project")
+    held = Held(tmp_path)
+    with (
+        machines(held.environment, held.environment) as address,
+        sweeping(workspace, "--workers", "2", "--address", address) as sweep,
+    ):
+        cut_power(held.training(sweep))
+        output = finish(sweep)
+    logs = [path.read_text() for path in (workspace.root / LOGS).glob("train@*.log")]
+    assert len(logs) == 4
+    assert sum("going on after step 1" in log for log in logs) == 1, output
+    assert (workspace.root / "dvc.lock").read_bytes() == (finished.root / "dvc.lock").read_bytes()
+    assert "up to date" in workspace.run("dvc", "status").stdout
+    assert "Running stage" not in workspace.run("dvc", "repro").stdout
+    assert not list((workspace.root / ".dvc" / "tmp").glob("workers-*"))
+
+
+def test_a_machine_that_does_not_see_the_project(finished: Workspace, tmp_path: Path) -> None:
+    """Outputs go through the remote; a stopped training goes on from what that machine has kept."""
+    workspace = fresh_like(finished, tmp_path / "project")
+    target, name = "evaluate@2-corpus-0", "len2-corpus-seed0"
+    elsewhere = tmp_path / "machine"
+    held = Held(tmp_path)
+    with machines({**held.environment, "PREFIX_TUNING_NODE_FOLDER": str(elsewhere)}) as address:
+        with sweeping(workspace, target, "--address", address) as sweep:
+            refused, _ = sweep.communicate(timeout=_SECONDS)
+        assert sweep.returncode == 1
+        assert "dvc remote add --default" in refused
+        assert not (workspace.root / "data" / "model").exists()
+        (tmp_path / "remote").mkdir()
+        workspace.run("dvc", "remote", "add", "--default", "shared", str(tmp_path / "remote"))
+        with sweeping(workspace, target, "--address", address) as sweep:
+            held.training(sweep)
+            sweep.send_signal(signal.SIGINT)
+            stopped, _ = sweep.communicate(timeout=_SECONDS)
+        assert sweep.returncode == 130, stopped
+        assert "Traceback" not in stopped
+        with sweeping(workspace, target, "--address", address) as sweep:
+            finish(sweep)
+    log = (workspace.root / LOGS / "train@2-corpus-0.log").read_text()
+    assert "going on after step 1" in log
+    found, expected = stages_of(workspace), stages_of(finished)
+    assert target in found
+    assert found == {name: expected[name] for name in found}
+    # Nothing was trained in the project's own folder.
+    assert not (workspace.root / "data" / "checkpoints").exists()
+    [copy] = [path for path in elsewhere.iterdir() if (path / "dvc.yaml").exists()]
+    assert any((copy / "data" / "checkpoints").iterdir())
+    assert "training_seconds" in (workspace.root / f"data/timings/{name}.json").read_text()
+    assert "up to date" in workspace.run("dvc", "status", target).stdout

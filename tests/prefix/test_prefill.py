@@ -1,0 +1,58 @@
+"""A long text read in pieces has the keys and values of the whole, and no logits on the way."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from pipeline.prefix import kv_prefix_from_tokens
+from pipeline.prefix.starts import prefill
+from tests.prefix.architectures import SETTINGS, build
+from tests.prefix.test_reach import dynamic
+
+TOKENS = torch.randint(4, 260, (50,), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_pieces_give_what_the_whole_gives(name: str) -> None:
+    model = build(name)
+    pieces = prefill.prefilled(model, TOKENS, piece=7)
+    whole = prefill.prefilled(model, TOKENS)
+    for one, other in zip(pieces.layers, whole.layers, strict=True):
+        assert torch.allclose(one.keys, other.keys, atol=1e-5)
+        assert torch.allclose(one.values, other.values, atol=1e-5)
+
+
+def lengths_read(model: PreTrainedModel) -> list[tuple[int, int]]:
+    """Of each call of a model for a text in pieces of 20 its tokens and its logits' positions."""
+    seen: list[tuple[int, int]] = []
+
+    def note(_: object, __: object, given: dict[str, torch.Tensor], output: Any) -> None:
+        seen.append((given["input_ids"].shape[1], output.logits.shape[1]))
+
+    model.register_forward_hook(note, with_kwargs=True)
+    prefill.prefilled(model, TOKENS, piece=20)
+    return seen
+
+
+def test_logits_are_of_one_position_a_piece() -> None:
+    assert lengths_read(build("llama")) == [(20, 1), (20, 1), (10, 1)]
+
+
+def test_a_rotary_embedding_that_changes_with_the_length_reads_the_whole() -> None:
+    assert lengths_read(dynamic(32)) == [(50, 1)]
+    assert lengths_read(dynamic(64)) == [(20, 1), (20, 1), (10, 1)]
+
+
+def test_a_prefix_of_pieces_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    whole = kv_prefix_from_tokens(model, TOKENS)
+    monkeypatch.setattr(prefill, "_MASK", 9 * len(TOKENS))
+    pieces = kv_prefix_from_tokens(model, TOKENS)
+    assert pieces.metadata == whole.metadata
+    for one, other in zip(
+        (*pieces.keys, *pieces.values), (*whole.keys, *whole.values), strict=True
+    ):
+        assert torch.allclose(one, other, atol=1e-5)
+        assert one.is_contiguous()

@@ -1,0 +1,50 @@
+"""A sweep of a model that is spread, or quantized, by DVC: what runs again, and what comes out."""
+
+import json
+import os
+from typing import Any
+
+from tests.conftest import Workspace
+from tests.sweep_runs import ran
+
+SPREAD = {
+    **{"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu"},
+    **{"model.layers.1": "disk", "model.norm": "cpu", "lm_head": "disk"},
+}
+# The report of a quantized model is made as that of any other: `make test-all` makes it.
+WHOLE_SWEEPS = bool(os.environ.get("WHOLE_SWEEPS"))
+
+
+def test_another_place_of_the_model_fetches_it_and_no_more(copy: Workspace) -> None:
+    before = _written(copy)
+    copy.edit(lambda params: params["model"].update(device_map=SPREAD))
+    # The report runs too, whose page shows the section.
+    assert ran(copy.run("dvc", "repro", "inspect").stdout) == {"fetch_model"}
+    # Trained again where the model is spread, a variant is what it was.
+    copy.run("dvc", "repro", "--force", "--single-item", "train@2-corpus-0")
+    assert _written(copy) == before
+
+
+def test_a_quantized_model_runs_all_again(copy: Workspace) -> None:
+    before = _written(copy)
+
+    def quantize(params: dict[str, Any]) -> None:
+        params["model"]["quantization"] = {"library": "torchao", "bits": 8}
+        params["sweep"]["in_context"] = ["corpus"]
+        params["sweep"]["lengths"] = [2]
+        params["sweep"]["initializations"] = ["corpus"]
+
+    copy.edit(quantize)
+    wanted = {"evaluate@2-corpus-0", "baselines@no_prefix", "in_context@2-corpus"}
+    found = ran(copy.run("dvc", "repro", *([] if WHOLE_SWEEPS else sorted(wanted))).stdout)
+    wanted |= {"fetch_model", "tokenize", "kv_prefix@corpus", "train@2-corpus-0"}
+    assert found == wanted | ({"kv_prefix@random", "inspect", "report"} if WHOLE_SWEEPS else set())
+    after = _written(copy)
+    assert after != before
+    # Rounded to 8 bits the model is still nearly the same.
+    assert abs(after["validation/best_loss"] - before["validation/best_loss"]) < 0.1
+
+
+def _written(workspace: Workspace) -> dict[str, float]:
+    text = (workspace.root / "data/train/len2-corpus-seed0/metrics.json").read_text()
+    return dict(json.loads(text))
