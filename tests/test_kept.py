@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def _nothing_kept() -> Iterator[None]:
     let_go()
 
 
-def load(folder: Path, compute: Compute = CPU) -> torch.nn.Module:
+def load(folder: Path, compute: Compute = CPU) -> Any:
     model, new = shared.load_for_task(folder, compute, CAUSAL)
     assert new == ()
     return model
@@ -67,16 +68,16 @@ def test_another_folder_and_an_edited_one_are_loaded(model_folder: Path, tmp_pat
     assert load(copy) is not second
 
 
-def _hook(model: torch.nn.Module) -> None:
+def _hook(model: Any) -> None:
     model.model.layers[0].register_forward_pre_hook(lambda *_: None)
 
 
-def _write(model: torch.nn.Module) -> None:
+def _write(model: Any) -> None:
     with torch.no_grad():
         model.model.norm.weight.mul_(1.0)
 
 
-CHANGES = {
+CHANGES: dict[str, Callable[[Any], object]] = {
     "a hook": _hook,
     "a weight": _write,
     "compiled": lambda model: model.model.layers[0].compile(),
@@ -90,7 +91,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_a_stage_has_changed_is_not_handed_on(model_folder: Path, change) -> None:  # type: ignore[no-untyped-def]
+def test_what_a_stage_has_changed_is_not_handed_on(
+    model_folder: Path, change: Callable[[Any], object]
+) -> None:
     first = load(model_folder)
     change(first)
     second = load(model_folder)
@@ -100,7 +103,7 @@ def test_what_a_stage_has_changed_is_not_handed_on(model_folder: Path, change) -
 
 def test_a_prefix_that_was_taken_off_leaves_the_model_as_it_was(model_folder: Path) -> None:
     first = load(model_folder)
-    prefixed = PrefixModel(first, PrefixConfig(num_virtual_tokens=3))  # type: ignore[arg-type]
+    prefixed = PrefixModel(first, PrefixConfig(num_virtual_tokens=3))
     ids = torch.tensor([[5, 6, 7]])
     prefixed(input_ids=ids).logits.sum().backward()
     assert prefixed.why_not_packed(tokens=8) is None

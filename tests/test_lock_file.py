@@ -201,7 +201,11 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[str]]:
         taken_apart.append(text)
         return stage(text, *how)
 
-    monkeypatch.setattr(last_runs, "stages_of", lambda lock: read.append(lock) or stages_of(lock))
+    def counted(lock: Path) -> Mapping[str, Any]:
+        read.append(lock)
+        return stages_of(lock)
+
+    monkeypatch.setattr(last_runs, "stages_of", counted)
     monkeypatch.setattr(lock_file, "_stage", noted)
     return read, taken_apart
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,18 @@ def _token_counter() -> Callable[[str], int]:
             from pipeline.models.tokenizer import load_tokenizer
 
             return load_tokenizer(paths.MODEL)
-        from tokenizers import Tokenizer
-
-        return _model_file(_VOCABULARY, Tokenizer.from_str)
+        state = _VOCABULARY.stat()
+        return _fast_tokenizer(state.st_ino, state.st_mtime_ns, state.st_size)
 
     return lambda text: len(tokenizer().encode(text))
+
+
+@lru_cache(maxsize=1)
+def _fast_tokenizer(*state: int) -> Any:
+    """The tokenizer of a file in this state: a worker checks params before each of its stages."""
+    from tokenizers import Tokenizer
+
+    return _model_file(_VOCABULARY, Tokenizer.from_str)
 
 
 def _model_config() -> Any:

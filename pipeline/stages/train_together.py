@@ -15,8 +15,8 @@ from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.errors.memory import is_out_of_memory
-from pipeline.models.for_task import load_for_task
 from pipeline.models.for_variant import start_prefix
+from pipeline.models.shared import load_for_task
 from pipeline.models.trainable import prefix_config
 from pipeline.prefix import KVPrefix, PrefixError, PrefixModel
 from pipeline.stages import train
@@ -87,6 +87,7 @@ def _prepared(
 ) -> _Member:
     # An encoder draws its first weights: those that it would draw alone.
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(variant.seed)
         model = PrefixModel(frozen, prefix_config(params.prefix, variant.length, new))
     start = start_prefix(variant, model)
     model.load_kv_prefix(start)
@@ -150,6 +151,7 @@ class _Run:
         self._clock.record(name, self.training.seconds)
         self._tracking.finish(folder, metrics)
         self._held.close()
+        self._member.model.detach()
         if not location.is_temporary():
             kept = self._member.checkpoints.folder
             remove_checkpoints(kept.parent, name, keep=kept.name)

@@ -33,11 +33,8 @@ class LastRuns:
     @classmethod
     def read(cls) -> Self:
         """Read both; without `dvc.lock` nothing has run."""
-        stages: Mapping[str, Any] = {}
-        if _LOCK.exists():
-            state = _LOCK.stat()
-            stages = _stages_of(_LOCK.resolve(), state.st_mtime_ns, state.st_size, state.st_ino)
-        return cls(stages, read_yaml(paths.PARAMS))
+        stages = _stages_of(*_state(_LOCK)) if _LOCK.exists() else {}
+        return cls(stages, _params_of(*_state(paths.PARAMS)))
 
     @cached_property
     def _made(self) -> dict[str, tuple[str, str | None]]:
@@ -106,6 +103,18 @@ class LastRuns:
 def _stages_of(lock: Path, *state: int) -> Mapping[str, Any]:
     """The stages of a lock file as long as it is in the state that it was in."""
     return stages_of(lock)
+
+
+@lru_cache(maxsize=1)
+def _params_of(params: Path, *state: int) -> dict[str, Any]:
+    """A params file, likewise; nobody writes to what is returned."""
+    return read_yaml(params)
+
+
+def _state(path: Path) -> tuple[Path, int, int, int]:
+    """A file, and what differs once it was written again."""
+    found = path.stat()
+    return path.resolve(), found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _files(folder: Path) -> Iterable[Path]:

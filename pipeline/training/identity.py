@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,19 @@ def code_of_training() -> Iterator[Path]:
 
     Read there and listed nowhere else: what makes DVC train again makes a checkpoint void.
     """
-    for dependency in read_yaml(_ROOT / "dvc.yaml")["stages"]["train"]["deps"]:
+    graph = _ROOT / "dvc.yaml"
+    state = graph.stat()
+    for dependency in _deps_of_train(graph, state.st_mtime_ns, state.st_size, state.st_ino):
         if dependency.startswith("pipeline/"):
             path = _ROOT / dependency
             found = [path] if path.is_file() else path.rglob("*")
             yield from sorted(p for p in found if p.is_file() and p.suffix != ".pyc")
+
+
+@lru_cache(maxsize=1)
+def _deps_of_train(graph: Path, *state: int) -> tuple[str, ...]:
+    """What dvc.yaml says as long as it is in this state; it takes longer to read than the code."""
+    return tuple(read_yaml(graph)["stages"]["train"]["deps"])
 
 
 def _update(digest: "hashlib._Hash", path: Path, name: Path) -> None:
