@@ -19,6 +19,7 @@ from pipeline.models.for_variant import start_prefix
 from pipeline.models.shared import load_for_task
 from pipeline.models.trainable import prefix_config
 from pipeline.prefix import KVPrefix, PrefixError, PrefixModel
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.stages import train
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
@@ -44,8 +45,10 @@ def run(params: Params, variants: Sequence[Variant]) -> None:
             written.
     """
     variants = list(dict.fromkeys(variants))
+    use_backend(params.hardware.attention)
     task = task_of(paths.TOKENIZED / "splits")
-    frozen, new = load_for_task(paths.MODEL, params.train, task, variants[0].seed)
+    seed, places = variants[0].seed, params.device_map
+    frozen, new = load_for_task(paths.MODEL, params.train, task, seed, places)
     failed: dict[str, PipelineError | PrefixError] = {}
     group = []
     for variant in variants:
