@@ -20,7 +20,7 @@ from tests.orchestration.clusters import cut_power, machines
 
 pytest.importorskip("ray")
 
-_SECONDS = 400  # for a sweep that takes 40 on two idle cores
+_SECONDS = 400  # for a sweep, on a machine that is busy with other tests
 
 # Read by every Python of a machine when it starts: the first training that has kept a checkpoint
 # says who it is, and waits until it was asked to end.
