@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
 LONGEST_FIRST = (
     *("test_reruns.py", "test_writes.py", "test_pipeline.py", "test_real_project.py"),
     *("test_dvc_commands.py", "test_own_files.py", "test_smollm2.py", "test_kills.py"),
-    *("test_gpt2.py", "test_demo.py"),
+    *("test_sweep.py", "test_gpt2.py", "test_demo.py"),
     *("test_fuzz.py", "test_dvc.py", "test_using.py", "test_steering.py", "test_tasks.py"),
     *("test_docs.py", "test_notebooks.py", "test_ray.py"),
     *("test_forking.py", "test_architectures.py", "test_mlflow.py", "test_encoders.py"),

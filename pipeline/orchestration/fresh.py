@@ -28,6 +28,9 @@ class Fresh:
         self._python = random.getstate()
         self._threads = torch.get_num_threads()
         self._dtype = torch.get_default_dtype()
+        # What was imported stays, and is not looked through after every stage.
+        gc.collect()
+        gc.freeze()
 
     @contextmanager
     def stage(self) -> Iterator[None]:

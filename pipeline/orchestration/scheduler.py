@@ -64,9 +64,7 @@ class Scheduler:
         """Run all that has changed and can run; what is done is in dvc.lock however this ends."""
         try:
             while self._ready or self._running:
-                with self._repository.held():
-                    self._start_ready()
-                    self._write(now=False)
+                self._start_ready()
                 self._show(self.outcome, [s for task in self._running for s in task.stages])
                 if self._running:
                     self._take(self._at_work().wait())
@@ -86,9 +84,18 @@ class Scheduler:
         return self._pool
 
     def _start_ready(self) -> None:
-        while self._ready and self._stopping.signal_number is None:
-            if self._pool is not None and not self._pool.free():
+        """Give work to all workers that wait for it, as far as there is any."""
+        while self._pool is None or self._pool.free():
+            # Not while a worker starts, which takes seconds.
+            with self._repository.held():
+                task = self._next_task()
+                self._write(now=False)
+            if task is None:
                 return
+            self._submit(task)
+
+    def _next_task(self) -> Task | None:
+        while self._ready and self._stopping.signal_number is None:
             first = self._prepared()
             if first is None:
                 continue
@@ -100,7 +107,8 @@ class Scheduler:
                 if (more := self._prepared()) is not None:
                     group.append(more)
             commands = tuple(command_of(stage) or () for stage in group)
-            self._submit(Task(tuple(stage.addressing for stage in group), commands))
+            return Task(tuple(stage.addressing for stage in group), commands)
+        return None
 
     def _submit(self, task: Task) -> None:
         task.log.unlink(missing_ok=True)

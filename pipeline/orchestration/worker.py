@@ -15,9 +15,11 @@ from pipeline.orchestration.task import LOGS, Task
 from pipeline.sweep.variants import Variant
 
 LIBRARIES = (
-    *("torch", "transformers", "mlflow", "mlflow.pyfunc", "datasets", "pandas"),
+    *("torch", "torch._dynamo", "transformers", "mlflow", "mlflow.pyfunc", "datasets", "pandas"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"),
     *("pipeline.cli.main", "pipeline.stages.train", "pipeline.stages.evaluate"),
+    "pipeline.stages.baselines",
 )
 """What nearly every stage imports, and a worker imports once."""
 
