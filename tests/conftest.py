@@ -40,7 +40,7 @@ LONGEST_FIRST = (
     *("test_sweep.py", "test_gpt2.py", "test_demo.py"),
     "test_training.py",
     *("test_fuzz.py", "test_dvc.py", "test_using.py", "test_steering.py", "test_tasks.py"),
-    *("test_docs.py", "test_notebooks.py"),
+    *("test_docs.py", "test_notebooks.py", "test_ray.py"),
     *("test_forking.py", "test_architectures.py", "test_mlflow.py", "test_encoders.py"),
     *("test_page.py", "test_progress.py", "test_mlflow_ui.py"),
 )

@@ -1,6 +1,7 @@
 """Connecting to a Ray cluster, and what share of it one worker gets."""
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -10,6 +11,9 @@ from pipeline.errors import PipelineError, first_line
 
 # Read while Ray is imported: nobody is told of its use.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+_SECONDS_TO_ANSWER = 10.0
 
 
 def import_ray() -> ModuleType:
@@ -35,8 +39,9 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
         return
     try:
+        _await_answer(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise PipelineError(
             f"--address {address}: no Ray cluster answers there ({first_line(error)}); start one "
             "by `ray start --head`, and join it elsewhere by `ray start --address HOST:6379`"
@@ -45,6 +50,13 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _await_answer(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself would try again for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
 
 
 def share_of(nodes: Sequence[dict[str, Any]], workers: int, gpus: float | None) -> dict[str, float]:

@@ -21,7 +21,7 @@ from pipeline.orchestration.task import Ended, Task
 _PASSED_ON = ("MLFLOW_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "MKL_", "TORCH")
 _ALSO = ("PYTHONHASHSEED", "CUBLAS_WORKSPACE_CONFIG", "DVC_NO_ANALYTICS", "NO_COLOR", "CI")
 
-_START_SECONDS = 120.0  # for the first workers, of which each imports torch
+_START_SECONDS = 300.0  # for the first workers, of which each imports torch
 _WORD_SECONDS = 60.0  # without any news before a word is said
 _STARTS = 3  # of one worker after another, with nothing in between, before giving up
 

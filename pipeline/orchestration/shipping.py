@@ -134,7 +134,7 @@ class Shipping:
         Raises PipelineError when the remote does not take it.
         """
         stages = [self._stages[name] for name in task.stages]
-        needed = {up for stage in stages for up in self._graph.successors(stage)} - set(stages)
+        needed = {up for stage in stages for up in self._before(stage)} - set(stages)
         names = {stage.addressing for stage in needed} | {*_FETCHES} & self._stages.keys()
         return {name: self._sent(name) for name in sorted(names)}
 
@@ -174,8 +174,12 @@ class Shipping:
                 raise PipelineError(f"the DVC remote did not give {name}: {error}") from error
             self._entries[name] = entry_of(stage)
 
+    def _before(self, stage: PipelineStage) -> list[PipelineStage]:
+        """The stages that make what this one reads; a file of `dvc add` counts as the project's."""
+        return [up for up in self._graph.successors(stage) if isinstance(up, PipelineStage)]
+
     def _own_files(self, stage: PipelineStage) -> Iterator[Path]:
-        made = [Path(out.fs_path) for up in self._graph.successors(stage) for out in up.outs]
+        made = [Path(out.fs_path) for up in self._before(stage) for out in up.outs]
         for dep in stage.deps:
             path = Path(dep.fs_path)
             if not isinstance(dep, ParamsDependency) and not _overlaps(path, made):

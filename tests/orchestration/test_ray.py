@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.errors import PipelineError
+from pipeline.orchestration.ray_cluster import connected, share_of
 from pipeline.orchestration.task import LOGS
 from tests.conftest import Workspace, make_workspace
 from tests.orchestration.clusters import cut_power, machines
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.real
 
-_SECONDS = 240  # for a sweep that takes 40 on two idle cores
+_SECONDS = 400  # for a sweep, on a machine that is busy with other tests
 
 # Read by every Python of a machine when it starts: the first training that has kept a checkpoint
 # says who it is, and waits until it was asked to end.
@@ -106,6 +107,53 @@ def stages_of(workspace: Workspace) -> dict[str, Any]:
     return dict(lock["stages"])
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_an_address_where_nobody_listens(address: str) -> None:
+    with (
+        pytest.raises(PipelineError, match=r"no Ray cluster answers there .* `ray start --head`"),
+        connected(address),
+    ):
+        pass
+
+
+def test_without_ray_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(PipelineError, match=r"pip install '\.\[ray\]'"), connected("auto"):
+        pass
+
+
+def machine(**resources: float) -> dict[str, Any]:
+    """A machine as `ray.nodes()` tells of it."""
+    return {"Alive": True, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    ("machines_", "workers", "gpus", "share"),
+    [
+        ([machine(CPU=8)], 2, None, (4, 0)),
+        ([machine(CPU=8), machine(CPU=3)], 3, None, (3, 0)),
+        ([machine(CPU=2)], 5, None, (1, 0)),
+        ([machine(CPU=16, GPU=8)], 8, None, (1, 1)),
+        ([machine(CPU=16, GPU=1)], 4, 0.25, (1, 0.25)),
+        ([machine(CPU=16, GPU=1)], 4, 0, (4, 0)),
+        ([machine(CPU=16, GPU=1), {**machine(CPU=99), "Alive": False}], 4, 0, (4, 0)),
+    ],
+)
+def test_the_share_of_a_worker(
+    machines_: list[dict[str, Any]],
+    workers: int,
+    gpus: float | None,
+    share: tuple[float, float],
+) -> None:
+    assert tuple(share_of(machines_, workers, gpus).values()) == share
+
+
+def test_more_gpus_than_a_machine_has() -> None:
+    with pytest.raises(PipelineError, match=r"--gpus-per-worker 2 is more .* has \(1\)"):
+        share_of([machine(CPU=4, GPU=1)], 1, 2)
+
+
+@pytest.mark.real
 def test_a_killed_worker_costs_no_more_than_its_time(finished: Workspace, tmp_path: Path) -> None:
     workspace = fresh_like(finished, tmp_path / "project")
     held = Held(tmp_path)
@@ -124,6 +172,7 @@ def test_a_killed_worker_costs_no_more_than_its_time(finished: Workspace, tmp_pa
     assert not list((workspace.root / ".dvc" / "tmp").glob("workers-*"))
 
 
+@pytest.mark.real
 def test_a_machine_that_does_not_see_the_project(finished: Workspace, tmp_path: Path) -> None:
     """Outputs go through the remote; a stopped training goes on from what that machine has kept."""
     workspace = fresh_like(finished, tmp_path / "project")
