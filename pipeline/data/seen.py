@@ -16,6 +16,7 @@ class Seen:
     def add(self, text: str) -> None:
         """Keep a text's digest."""
         self._words.extend(_digest(text))
+        self.__dict__.pop("_ordered", None)
 
     def are_distinct(self) -> bool:
         """Whether no text was added twice."""
@@ -24,7 +25,7 @@ class Seen:
         return not same.any()
 
     def __contains__(self, text: str) -> bool:
-        """Whether a text was added; asked for after the last one was."""
+        """Whether a text was added; best asked for when all were."""
         first, second = self._ordered
         high, low = _digest(text)
         begin, end = (int(first.searchsorted(high, side)) for side in ("left", "right"))
