@@ -80,7 +80,7 @@ def examples(count: int) -> Iterator[TokenizedExample]:
 
 def test_splits_are_written_as_they_come_with_the_same_bytes(tmp_path: Path) -> None:
     for name, made in (("list", list(examples(2500))), ("iterator", examples(2500))):
-        save_splits({"train": made}, tmp_path / name)  # type: ignore[dict-item]
+        save_splits({"train": made}, tmp_path / name)
     files = {path.name for path in (tmp_path / "list" / "train").iterdir()}
     for file in files:
         first, second = ((tmp_path / n / "train" / file).read_bytes() for n in ("list", "iterator"))
