@@ -1,7 +1,7 @@
 """A command in a process of its own: how long it takes, and the most memory it has.
 
 Two numbers, as Linux counts them in `/proc`: anonymous memory (`RssAnon`, what the process holds
-and nothing else can give back), looked at every 20 ms, and all resident pages (`VmHWM`, the
+and nothing else can give back), looked at every 50 ms, and all resident pages (`VmHWM`, the
 kernel's own maximum), among them pages of mapped files, which the kernel drops when it needs room.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _FIELD = re.compile(r"^(RssAnon|VmHWM):\s+(\d+) kB", re.MULTILINE)
-_SECONDS = 0.02
+_SECONDS = 0.05
 
 
 @dataclass(frozen=True)

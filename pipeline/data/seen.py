@@ -16,6 +16,7 @@ class Seen:
     def add(self, text: str) -> None:
         """Keep a text's digest."""
         self._words.extend(_digest(text))
+        self.__dict__.pop("_ordered", None)
 
     def are_distinct(self) -> bool:
         """Whether no text was added twice."""
@@ -24,11 +25,11 @@ class Seen:
         return not same.any()
 
     def __contains__(self, text: str) -> bool:
-        """Whether a text was added; asked for after the last one was."""
+        """Whether a text was added; best asked for when all were."""
         first, second = self._ordered
         high, low = _digest(text)
-        begin, end = (int(first.searchsorted(high, side)) for side in ("left", "right"))
-        return low in second[begin:end]
+        begin, end = (int(first.searchsorted(np.uint64(high), side)) for side in ("left", "right"))
+        return low in second[begin:end].tolist()
 
     @cached_property
     def _ordered(self) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +38,6 @@ class Seen:
         return words[:, 0].copy(), words[:, 1].copy()
 
 
-def _digest(text: str) -> tuple[np.uint64, np.uint64]:
+def _digest(text: str) -> tuple[int, int]:
     content = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
-    high, low = np.frombuffer(content, dtype=np.uint64)
-    return high, low
+    return int.from_bytes(content[:8], "little"), int.from_bytes(content[8:], "little")

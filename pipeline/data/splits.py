@@ -1,7 +1,6 @@
 """The tokenized splits on disk: Arrow files through `datasets`, with stable bytes."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -51,19 +50,18 @@ def save_splits(
 
 def _written(rows: Iterable[TokenizedExample], path: Path) -> Dataset:
     """The rows in an Arrow file, mapped."""
-    # datasets draws a random fingerprint where it cannot hash; content makes a stable one.
-    digest = hashlib.sha256()
     batches = batched(rows, _ROWS_AT_ONCE)
     first = next(batches)
     features = Features({**_ALWAYS, **{k: v for k, v in _OPTIONAL.items() if k in first[0]}})
     with ArrowWriter(path=str(path), features=features) as writer:
         for batch in chain([first], batches):
             columns = {name: [row[name] for row in batch] for name in features}  # type: ignore[literal-required]
-            digest.update(json.dumps(columns).encode())
             writer.write_batch(columns)
         writer.finalize()
-    table = Dataset.from_file(str(path)).data
-    return Dataset(table, fingerprint=digest.hexdigest()[:16])
+    # datasets draws a random fingerprint where it cannot hash; content makes a stable one.
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Dataset(Dataset.from_file(str(path)).data, fingerprint=digest[:16])
 
 
 def load_split(folder: Path, name: str) -> Dataset:

@@ -15,9 +15,10 @@ import pandas as pd
 from mlflow import MlflowClient
 
 from pipeline.config import Params
+from pipeline.data.spread import spread
 from pipeline.metrics.table import METRICS
 from pipeline.statistics.per_example import intervals, read_statistics
-from pipeline.storage.records import read_json, read_jsonl
+from pipeline.storage.records import each_of_jsonl, lines_in, read_json
 from pipeline.tracking.runs import metric_group, sha256
 from pipeline.workspace.timings import read_timing
 
@@ -25,6 +26,9 @@ PREDICTIONS, SCORES = "predictions.json", "scores.json"
 """Tables among the artifacts, which MLflow's page of a run shows: a row an example, a metric."""
 
 _INTERVAL = " interval"
+
+_MOST_LINES = 10_000
+"""Of predictions in MLflow's table, which a browser loads whole; the file has all."""
 
 # By what is there anyway: the params `length` and `train_size`, or data.max_examples; the last step
 # of `train/loss`; and what validation comes to in the end.
@@ -65,9 +69,15 @@ def log_results(params: Params, run_id: str, folder: Path, model_id: str | None 
     figures = {**scores(metrics, sort_by), **timings(folder.name)}
     mlflow.log_metrics(figures, run_id=run_id, model_id=model_id)
     _log_table(run_id, _with_intervals(params, metrics, folder), SCORES)
-    _log_table(run_id, columns(read_jsonl(folder / "predictions.jsonl")), PREDICTIONS)
+    _log_table(run_id, columns(_shown_lines(folder / "predictions.jsonl")), PREDICTIONS)
     # Last: a run without it was cut short, and is logged again.
     MlflowClient().set_tag(run_id, "evaluation_sha256", digest)
+
+
+def _shown_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines that are logged as a table: all, or as many spread evenly over them."""
+    wanted = set(spread(lines_in(path), _MOST_LINES))
+    return [line for place, line in enumerate(each_of_jsonl(path)) if place in wanted]
 
 
 def timings(name: str) -> dict[str, float]:

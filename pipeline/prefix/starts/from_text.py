@@ -101,7 +101,8 @@ def _prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = Fa
     """As `kv_prefix_from_cache`; a cache that is ours is used up: nothing is there twice."""
     if not past_key_values.layers:
         raise PrefixError("past_key_values holds no keys and values; the model fills no KV cache")
-    keys, values = [], []
+    keys: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
     for index, layer in enumerate(past_key_values.layers):
         if layer.keys is None or layer.keys.ndim != 4:
             raise PrefixError(f"layer {index} of past_key_values holds no keys and values")
