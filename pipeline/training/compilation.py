@@ -17,7 +17,11 @@ from pipeline.errors.memory import is_out_of_memory
 from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import PrefixError
 from pipeline.prefix.architecture.devices import is_spread
-from pipeline.prefix.packed.logits import compile_layers, uncompile_layers
+from pipeline.prefix.packed.compiled import (
+    are_layers_compiled,
+    compile_layers,
+    uncompile_layers,
+)
 
 # Compiling costs some 40 s on two cores, once a training; a step of 600 tokens gets some 0.07 s
 # shorter.
@@ -49,6 +53,9 @@ def compile_where_it_pays(
     short = steps < _STEPS_THAT_PAY or params.gradient_checkpointing
     if params.compile is False or reason is not None or (params.compile == "auto" and short):
         return False
+    if are_layers_compiled(loss_of.model.frozen_model):
+        # By another training that shares the model and its rows.
+        return True
     failure = _failure(loss_of, rows[: params.batch_size])
     if failure is None:
         return True

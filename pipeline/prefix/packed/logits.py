@@ -23,7 +23,8 @@ from pipeline.prefix.packed.backends import shared_prefix_attention
 from pipeline.prefix.packed.cache import PackedCache
 from pipeline.prefix.packed.call import PackedAttentionCall
 
-_NAME = "shared_prefix"
+NAME = "shared_prefix"
+"""What transformers knows this attention by."""
 # What an attention may ask for beyond scaled, causal softmax attention.
 _BEYOND = ("softcap", "s_aux", "position_bias", "head_mask")
 
@@ -159,14 +160,14 @@ def packed_attention_on(model: PreTrainedModel) -> Iterator[None]:
     """Route the model's attention through `shared_prefix_attention`, and back again."""
     with turn_of(model):
         before = model.config._attn_implementation
-        model.set_attn_implementation(_NAME)
+        model.set_attn_implementation(NAME)
         try:
             yield
         finally:
             model.set_attn_implementation(before)
 
 
-def _forward(
+def attend(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -237,33 +238,4 @@ def _attend_groups(
     return torch.cat(outs, dim=1)
 
 
-AttentionInterface.register(_NAME, _forward)
-
-
-def compile_layers(frozen_model: PreTrainedModel) -> None:
-    """Let torch compile each decoder layer for packed rows, attention itself left as it is.
-
-    Norms, rotary embedding and activations become one pass each; the layers share one compiled
-    graph, made at their first call. `torch.compiler.set_stance("force_eager")` runs them as before.
-
-    Raises:
-        PrefixError: when transformers does not name the model's layers.
-    """
-    layers = _layers(frozen_model)
-    if not layers:
-        raise PrefixError(f"{type(frozen_model).__name__} does not name its layers; do not compile")
-    AttentionInterface.register(_NAME, torch.compiler.disable(_forward))
-    for layer in layers:
-        layer.compile(dynamic=True)
-
-
-def uncompile_layers(frozen_model: PreTrainedModel) -> None:
-    """Have each layer run as it is again; nothing where none was compiled."""
-    for layer in _layers(frozen_model):
-        layer._compiled_call_impl = None
-    AttentionInterface.register(_NAME, _forward)
-
-
-def _layers(frozen_model: PreTrainedModel) -> list[torch.nn.Module]:
-    names = set(getattr(frozen_model, "_no_split_modules", None) or ())
-    return [module for module in frozen_model.modules() if type(module).__name__ in names]
+AttentionInterface.register(NAME, attend)
