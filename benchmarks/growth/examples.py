@@ -71,6 +71,7 @@ def _row(
         "stage": stage,
         "examples read": treated,
         "seconds": found.seconds,
+        "processor seconds": found.processor_seconds,
         "anonymous memory above the model (MB)": found.anonymous_mb - alone.anonymous_mb,
         "resident pages above the model (MB)": found.resident_mb - alone.resident_mb,
     }

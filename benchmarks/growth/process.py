@@ -7,6 +7,7 @@ kernel's own maximum), among them pages of mapped files, which the kernel drops 
 
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -20,9 +21,10 @@ _SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds, and MB at the most of anonymous memory and of all resident pages."""
+    """Seconds, of the processor too, and MB at the most of anonymous memory and of all pages."""
 
     seconds: float
+    processor_seconds: float
     anonymous_mb: float
     resident_mb: float
     output: str
@@ -30,8 +32,8 @@ class Measured:
 
 def measured(arguments: list[str], folder: Path) -> Measured:
     """Run Python with `arguments` in a folder. Raises RuntimeError with what it said of failing."""
-    began = time.perf_counter()
-    anonymous = resident = 0
+    began, before = time.perf_counter(), _processor_seconds()
+    anonymous = pages = 0
     with (folder / "output.txt").open("w+", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -43,13 +45,20 @@ def measured(arguments: list[str], folder: Path) -> Measured:
         while process.poll() is None:
             found = _memory(process.pid)
             anonymous = max(anonymous, found.get("RssAnon", 0))
-            resident = max(resident, found.get("VmHWM", 0))
+            pages = max(pages, found.get("VmHWM", 0))
             time.sleep(_SECONDS)
         output.seek(0)
         said = output.read()
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)}: {said[-2000:]}")
-    return Measured(time.perf_counter() - began, anonymous / 1024, resident / 1024, said)
+    seconds, own = time.perf_counter() - began, _processor_seconds() - before
+    return Measured(seconds, own, anonymous / 1024, pages / 1024, said)
+
+
+def _processor_seconds() -> float:
+    """Of all processes that were waited for, which on a machine shared with others says more."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory(process: int) -> dict[str, int]:
