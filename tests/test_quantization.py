@@ -9,12 +9,14 @@ from unittest import mock
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from pipeline.baselines.full_fine_tuning import FullFineTuning
 from pipeline.baselines.lora import Lora
 from pipeline.config.model import LocalModel
 from pipeline.config.train import TrainParams
+from pipeline.data.rows import TokenizedRows
 from pipeline.data.task_type import TaskType
 from pipeline.errors import PipelineError
 from pipeline.loss.causal import TargetLoss
@@ -208,10 +210,10 @@ def test_what_cannot_be_done_is_one_sentence(whole: Path, tmp_path: Path) -> Non
     ):
         load_frozen_model(folder, EXACT)
     long = TrainParams(compile=True, epochs=None, max_steps=600)
-    row = {"input_ids": [5, 6, 7], "target_start": 1}
+    rows = TokenizedRows(Dataset.from_list([{"input_ids": [5, 6, 7], "target_start": 1}]))
     loss_of = TargetLoss(PrefixModel(load_frozen_model(folder, EXACT), PrefixConfig(3)))
     with pytest.raises(PipelineError, match=r"train\.compile: quantized layers are not compiled"):
-        compile_where_it_pays(loss_of, long, 600, [row])
+        compile_where_it_pays(loss_of, long, 600, rows)
     (folder / FILE).write_text(json.dumps({**scheme, "bits": 4, "group_size": 40}))
     with pytest.raises(PipelineError, match="torchao cannot quantize this model to 4 bits so"):
         load_frozen_model(folder, EXACT)
