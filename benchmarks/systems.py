@@ -33,7 +33,7 @@ class Ours:
     ) -> None:
         from pipeline.loss.causal import TargetLoss
         from pipeline.prefix import PrefixConfig, PrefixModel
-        from pipeline.prefix.packed.compiled import compile_layers
+        from pipeline.training.compilation import compile_layers
 
         self.model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=p))
         self.model.load_kv_prefix(start)

@@ -16,8 +16,8 @@ from pipeline.data.batching import Example
 from pipeline.errors import DivergedError, PipelineError, StoppedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import KVPrefix
-from pipeline.prefix.packed.compiled import uncompile_layers
 from pipeline.progress.bar import Bar
+from pipeline.training.compilation import uncompile_layers
 from pipeline.training.interruption import Interruption, interruptible
 from pipeline.training.joint_loss import Share, losses_together
 from pipeline.training.step import Step
