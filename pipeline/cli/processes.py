@@ -1,5 +1,6 @@
 """A training's command in one process or in several, as torchrun or `hardware.processes` say."""
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,13 @@ def run_training(stage: Stage, arguments: Sequence[str], read: Callable[[], Para
     many are started.
     """
     if is_started():
-        from pipeline.distributed.devices import refuse_shared_device
+        from pipeline.distributed.devices import refuse_shared_device, refuse_spread_model
         from pipeline.distributed.joining import joined
 
         with joined() as ranks:
             params = read()
             refuse_shared_device(params.train.device, ranks)
+            refuse_spread_model(params.device_map, ranks)
             if ranks.is_first:
                 with sweep_shown(params):
                     stage(params, ranks)
@@ -36,9 +38,22 @@ def run_training(stage: Stage, arguments: Sequence[str], read: Callable[[], Para
     params = read()
     processes = processes_of(params.hardware.processes)
     if processes > 1:
+        _make_room()
         run_in_processes(processes, arguments)
         return
     with sweep_shown(params):
         from pipeline.distributed.ranks import ALONE
 
         stage(params, ALONE)
+
+
+def _make_room() -> None:
+    """Leave the devices to the processes: this one may keep a model of a stage before."""
+    import torch
+
+    from pipeline.models.kept import let_go
+
+    let_go()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

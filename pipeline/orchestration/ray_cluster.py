@@ -84,6 +84,12 @@ def share_of(nodes: Sequence[dict[str, Any]], workers: int, gpus: float | None) 
     return {"num_cpus": max(fitting, default=1), "num_gpus": 0}
 
 
+def gpus_for(nodes: Sequence[dict[str, Any]], needed: int | None) -> float:
+    """The GPUs of a worker whose stages use so many (None: all of a machine), as far as one has."""
+    most = max((node["Resources"].get("GPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
+    return most if needed is None else min(float(needed), most)
+
+
 def default_workers(nodes: Sequence[dict[str, Any]], gpus: float | None) -> int:
     """One for each GPU of the cluster, or for each share of one; without GPUs one a machine."""
     resources = [node["Resources"] for node in nodes if node["Alive"]]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.distributed.devices import refuse_shared_device
+from pipeline.distributed.devices import refuse_shared_device, refuse_spread_model
 from pipeline.distributed.launching import is_started, processes_of
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
@@ -72,3 +72,12 @@ def test_each_process_needs_a_device(device: str, gpus: int, said: str | None) -
         else:
             with pytest.raises(PipelineError, match=said):
                 refuse_shared_device(device, Ranks(3, 4))
+
+
+def test_processes_do_not_spread_one_model_each() -> None:
+    refuse_spread_model(None, Ranks(1, 2))
+    refuse_spread_model("auto", ALONE)
+    with pytest.raises(
+        PipelineError, match=r"model\.device_map: auto .* has 2 processes; set it to"
+    ):
+        refuse_spread_model("auto", Ranks(1, 2))
