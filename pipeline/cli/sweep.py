@@ -79,6 +79,12 @@ def sweep(
     if gpus_per_worker is not None and address is None:
         raise click.UsageError("--gpus-per-worker is for a Ray cluster; give its --address too.")
     params = load_params()
+    if together > 1 and params.hardware.processes not in (1, "auto"):
+        raise click.UsageError(
+            "--together trains several variants in one process, and hardware.processes: "
+            f"{params.hardware.processes} one variant in several; leave out --together, or set "
+            "hardware.processes to 1."
+        )
     check_files(params)
     from pipeline.orchestration.sweep import run_sweep, would_run
 
