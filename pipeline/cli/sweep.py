@@ -81,8 +81,9 @@ def sweep(
     params = load_params()
     if together > 1 and params.hardware.processes != 1:
         raise click.UsageError(
-            f"--together {together} trains variants in one process, and hardware.processes is "
-            f"{params.hardware.processes}; leave one of them at 1."
+            "--together trains several variants in one process, and hardware.processes: "
+            f"{params.hardware.processes} one variant in several; leave out --together, or set "
+            "hardware.processes to 1."
         )
     check_files(params)
     from pipeline.orchestration.sweep import run_sweep, would_run

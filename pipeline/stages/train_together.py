@@ -18,7 +18,7 @@ from pipeline.errors.memory import is_out_of_memory
 from pipeline.models.for_variant import start_prefix
 from pipeline.models.shared import load_for_task
 from pipeline.models.trainable import prefix_config
-from pipeline.prefix import KVPrefix, PrefixError, PrefixModel
+from pipeline.prefix import PrefixError, PrefixModel
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.stages import train
 from pipeline.sweep.variants import Variant
@@ -77,11 +77,10 @@ def run(params: Params, variants: Sequence[Variant]) -> None:
 
 @dataclass
 class _Member:
-    """One variant of the group: what it begins with, and where it keeps its checkpoints."""
+    """One variant of the group: its model with the start, and where it keeps its checkpoints."""
 
     variant: Variant
     model: PrefixModel
-    start: KVPrefix
     checkpoints: CheckpointFolder
 
 
@@ -97,7 +96,7 @@ def _prepared(
     digest = training_digest(params, variant, start)
     folder = location.home() / paths.CHECKPOINTS / checkpoint_name(variant.name, digest)
     checkpoints = CheckpointFolder(folder, digest, params.checkpoints.every_steps)
-    return _Member(variant, model, start, checkpoints)
+    return _Member(variant, model, checkpoints)
 
 
 def _why_not_packed(group: Sequence[_Member]) -> str | None:

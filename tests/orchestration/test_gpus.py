@@ -70,7 +70,7 @@ def test_gpus_of_a_cluster(needed: int | None, gpus: float) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Writes params.yaml with that number of processes."""
+    """Writes params.yaml with a number of processes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
 
@@ -86,7 +86,7 @@ def test_together_is_of_one_process(project: Callable[[Any], None], number: Any)
     project(number)
     result = CliRunner().invoke(main, ["sweep", "--together", "4", "--dry"])
     assert result.exit_code == 2
-    assert f"in one process, and hardware.processes is {number}; leave one" in result.stderr
+    assert f"hardware.processes: {number} one variant in several; leave out" in result.stderr
 
 
 def test_a_worker_leaves_the_gpus_to_the_processes_that_it_starts(
