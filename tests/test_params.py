@@ -77,6 +77,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a kind of four bits for eight": (_set("model.quantization", {"library": "bitsandbytes", "bits": 8, "quant_type": "nf4"}), "quant_type and double_quant are of bits: 4; leave them out"),
     "groups of eight bits": (_set("model.quantization", {"library": "torchao", "bits": 8, "group_size": 32}), "group_size is of bits: 4; leave it out"),
     "all weights of a quantized model trained": (_both(_set("model.quantization", {"library": "torchao", "bits": 8}), _set("trained_baselines", {"full": {"type": "full_fine_tuning"}})), "trained_baselines.full: full_fine_tuning trains every weight, and those of model.quantization cannot be trained"),
+    "quantized weights on disk": (_both(_set("model.quantization", {"library": "torchao", "bits": 8}), _set("model.device_map", {"model": "cpu", "lm_head": "disk"})), "model.device_map: disk does not go with model.quantization, whose weights stay on devices; use cpu or the number of a GPU, or set that to null"),
     "broken template": (_set("task.target_template", "{{ value"), "task.target_template is no valid Jinja2 template"),
     "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),
     "split listed twice": (_set("evaluate.splits", ["test", "test"]), "lists test twice; name each item once"),

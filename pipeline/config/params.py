@@ -128,6 +128,12 @@ class Params(Section):
     def _fits_a_quantized_model(self) -> Self:
         if self.model.quantization is None:
             return self
+        placed = self.model.device_map
+        if isinstance(placed, dict) and "disk" in placed.values():
+            raise ValueError(
+                "model.device_map: disk does not go with model.quantization, whose weights stay on "
+                "devices; use cpu or the number of a GPU, or set that to null"
+            )
         for name, baseline in self.trained_baselines.items():
             if baseline.trains_every_weight:
                 raise ValueError(
