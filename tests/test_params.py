@@ -87,6 +87,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a word in place of a scheme": (_set("model.quantization", "int8"), "model.quantization = 'int8' should be a mapping of keys."),
     "another library's key": (_set("model.quantization", {"library": "bitsandbytes", "bits": 4, "group_size": 32}), "model.quantization.group_size: unknown key; known keys: bits, double_quant, library, quant_type."),
     "all weights of a quantized model trained": (_both(_set("model.quantization", {"library": "torchao", "bits": 8}), _set("trained_baselines", {"full": {"type": "full_fine_tuning"}})), "trained_baselines.full: full_fine_tuning trains every weight, and those of model.quantization cannot be trained"),
+    "quantized weights on disk": (_both(_set("model.quantization", {"library": "torchao", "bits": 8}), _set("model.device_map", {"model": "cpu", "lm_head": "disk"})), "model.device_map: disk does not go with model.quantization, whose weights stay on devices; use cpu or the number of a GPU, or set that to null"),
     "broken template": (_set("task.target_template", "{{ value"), "task.target_template is no valid Jinja2 template"),
     "name with a dash": (_set("sweep.initializations", ["my-corpus"]), "sweep.initializations.0 = 'my-corpus' should match"),
     "split listed twice": (_set("evaluate.splits", ["test", "test"]), "lists test twice; name each item once"),

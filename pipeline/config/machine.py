@@ -24,10 +24,15 @@ def refuse_two_places(model: Model, computing: Mapping[str, Compute]) -> None:
             )
 
 
-def refuse_training_of_quantized(model: Model, baselines: TrainedBaselines) -> None:
-    """Raise ValueError for a baseline that trains the weights of a quantized model."""
+def refuse_unfit_for_quantized(model: Model, baselines: TrainedBaselines) -> None:
+    """Raise ValueError for a quantized model on disk, or whose weights a baseline trains."""
     if model.quantization is None:
         return
+    if isinstance(model.device_map, dict) and "disk" in model.device_map.values():
+        raise ValueError(
+            "model.device_map: disk does not go with model.quantization, whose weights stay on "
+            "devices; use cpu or the number of a GPU, or set that to null"
+        )
     for name, baseline in baselines.items():
         if baseline.trains_every_weight:
             raise ValueError(

@@ -16,8 +16,8 @@ from pipeline.config.machine import (
     refuse_attention_elsewhere,
     refuse_compiling_others,
     refuse_impossible_processes,
-    refuse_training_of_quantized,
     refuse_two_places,
+    refuse_unfit_for_quantized,
 )
 from pipeline.config.memory import MemoryParams
 from pipeline.config.mlflow import MLflowParams
@@ -120,7 +120,7 @@ class Params(Section):
     def _suits_the_machine(self) -> Self:
         computing = {"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate}
         refuse_two_places(self.model, computing)
-        refuse_training_of_quantized(self.model, self.trained_baselines)
+        refuse_unfit_for_quantized(self.model, self.trained_baselines)
         refuse_impossible_processes(self.hardware, self.model, self.train)
         refuse_compiling_others(self.model, self.train)
         del computing["kv_prefix"]  # which packs no rows

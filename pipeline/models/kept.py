@@ -77,9 +77,17 @@ def _state(model: PreTrainedModel) -> list[Any]:
     return [
         config,
         None if generation is None else generation.to_json_string(use_diff=False),
-        [(t, t._version, t.data_ptr(), t.requires_grad, t.grad) for t in tensors],
+        [(t, _version(t), t.data_ptr(), t.requires_grad, t.grad) for t in tensors],
         [list(_attributes(module)) for module in model.modules()],
     ]
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often it was written to; None where torch does not count.
+
+    accelerate leaves such tensors where weights waited for a call in inference mode.
+    """
+    return None if tensor.is_inference() else tensor._version
 
 
 def _attributes(module: nn.Module) -> Iterator[Any]:
