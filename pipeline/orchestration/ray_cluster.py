@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isnan
 from types import ModuleType
 from typing import Any
 
@@ -74,6 +75,11 @@ def share_of(nodes: Sequence[dict[str, Any]], workers: int, gpus: float | None) 
         raise PipelineError(
             f"--gpus-per-worker {gpus:g} is more than any machine of the cluster has ({most:g}); "
             "lower it, or 0 for CPUs alone"
+        )
+    if isnan(gpus) or (gpus > 1 and gpus % 1):
+        raise PipelineError(
+            f"--gpus-per-worker {gpus:g} is no share of a GPU; use a fraction of 1 or a whole "
+            "number"
         )
     cpus = [node.get("CPU", 0.0) for node in resources]
     if max(cpus, default=0.0) < 1:
