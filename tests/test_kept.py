@@ -14,6 +14,7 @@ from pipeline.models import shared
 from pipeline.models.kept import let_go
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.schema.compute import Compute
+from pipeline.training.compilation import compile_layers, uncompile_layers
 from pipeline.workspace import checksums
 from pipeline.workspace.checksums import sha256_of
 from tests.conftest import Workspace
@@ -109,6 +110,15 @@ def test_a_prefix_that_was_taken_off_leaves_the_model_as_it_was(model_folder: Pa
     assert prefixed.why_not_packed(tokens=8) is None
     prefixed.packed_logits(ids[0], [3], torch.tensor([2]))
     prefixed.detach()
+    assert load(model_folder) is first
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_training_leaves_the_layers_as_they_were(model_folder: Path, is_compiled: bool) -> None:
+    first = load(model_folder)
+    if is_compiled:
+        compile_layers(first)
+    uncompile_layers(first)
     assert load(model_folder) is first
 
 
