@@ -14,6 +14,7 @@ from pipeline.models import shared
 from pipeline.models.kept import let_go
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.schema.compute import Compute
+from pipeline.training.compilation import compile_layers, uncompile_layers
 from pipeline.workspace import checksums
 from pipeline.workspace.checksums import sha256_of
 from tests.conftest import Workspace
@@ -121,6 +122,13 @@ def test_a_model_whose_weights_wait_can_be_followed_by_another_stage(model_folde
         wanted = first(input_ids=torch.tensor([[5, 6]])).logits
     second, _ = shared.load_for_task(model_folder, Compute(), CAUSAL, device_map=places)
     assert torch.equal(second(input_ids=torch.tensor([[5, 6]])).logits, wanted)
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_training_leaves_the_layers_as_they_were(model_folder: Path, is_compiled: bool) -> None:
+    first = load(model_folder)
+    if is_compiled:
+        compile_layers(first)
+    uncompile_layers(first)
+    assert load(model_folder) is first
 
 
 def test_heads_are_drawn_for_each_seed(model_folder: Path) -> None:

@@ -6,6 +6,7 @@ the next one load a model of its own, so that a stage gives the same bytes in a 
 run others as in a new one.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -55,6 +56,8 @@ def let_go() -> None:
     global _kept
     if _kept is not None:
         _kept = None
+        # A worker keeps the collector from what outlives a stage, as this model did.
+        gc.unfreeze()
         # Compiled code depends on the sizes that it met: the next training's is made anew.
         torch.compiler.reset()
 
