@@ -77,16 +77,21 @@ def _state(model: PreTrainedModel) -> list[Any]:
     return [
         config,
         None if generation is None else generation.to_json_string(use_diff=False),
-        [(t, t._version, t.data_ptr(), t.requires_grad, t.grad) for t in tensors],
+        [(t, _writes_to(t), t.data_ptr(), t.requires_grad, t.grad) for t in tensors],
         [list(_attributes(module)) for module in model.modules()],
     ]
+
+
+def _writes_to(tensor: torch.Tensor) -> int | None:
+    """How often a tensor was written to; of one that was made in inference mode nobody counts."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _attributes(module: nn.Module) -> Iterator[Any]:
     """A module's attributes, and what is in those that torch keeps hooks and parts in."""
     for name, value in vars(module).items():
         yield name
-        yield dict(value) if isinstance(value, dict) else value
+        yield value.copy() if isinstance(value, dict | list | set) else value
 
 
 def _is_same(known: Any, now: Any) -> bool:
@@ -97,4 +102,6 @@ def _is_same(known: Any, now: Any) -> bool:
         return list(known) == list(now) and all(map(_is_same, known.values(), now.values()))
     if isinstance(known, list | tuple):
         return len(known) == len(now) and all(map(_is_same, known, now))
+    if isinstance(known, set):
+        return bool(known == now)
     return known is now or (isinstance(known, str | int | float) and known == now)
