@@ -97,7 +97,7 @@ def _attributes(module: nn.Module) -> Iterator[Any]:
     """A module's attributes, and what is in those that torch keeps hooks and parts in."""
     for name, value in vars(module).items():
         yield name
-        yield dict(value) if isinstance(value, dict) else value
+        yield value.copy() if isinstance(value, dict | list | set) else value
 
 
 def _is_same(known: Any, now: Any) -> bool:
@@ -108,4 +108,6 @@ def _is_same(known: Any, now: Any) -> bool:
         return list(known) == list(now) and all(map(_is_same, known.values(), now.values()))
     if isinstance(known, list | tuple):
         return len(known) == len(now) and all(map(_is_same, known, now))
+    if isinstance(known, set):
+        return bool(known == now)
     return known is now or (isinstance(known, str | int | float) and known == now)
