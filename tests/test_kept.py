@@ -14,6 +14,7 @@ from pipeline.models import shared
 from pipeline.models.kept import let_go
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.schema.compute import Compute
+from pipeline.training.compilation import compile_layers, uncompile_layers
 from pipeline.workspace import checksums
 from pipeline.workspace.checksums import sha256_of
 from tests.conftest import Workspace
@@ -77,6 +78,13 @@ def _write(model: Any) -> None:
         model.model.norm.weight.mul_(1.0)
 
 
+def _buffer(model: Any) -> None:
+    # As a rotary embedding does that changes with the length.
+    with torch.inference_mode():
+        rotary = model.model.rotary_emb
+        rotary.register_buffer("inv_freq", rotary.inv_freq * 1.0, persistent=False)
+
+
 CHANGES: dict[str, Callable[[Any], object]] = {
     "a hook": _hook,
     "a weight": _write,
@@ -86,6 +94,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "attention": lambda model: model.set_attn_implementation("eager"),
     "configuration": lambda model: setattr(model.config, "pad_token_id", 5),
     "replaced": lambda model: setattr(model, "lm_head", torch.nn.Identity()),
+    "a buffer": _buffer,
+    "a set": lambda model: model._non_persistent_buffers_set.add("other"),
     "an attribute": lambda model: setattr(model, "rope_deltas", torch.zeros(1)),
 }
 
@@ -123,6 +133,15 @@ def test_a_model_whose_weights_wait_can_be_followed_by_another_stage(model_folde
     assert torch.equal(second(input_ids=torch.tensor([[5, 6]])).logits, wanted)
 
 
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_training_leaves_the_layers_as_they_were(model_folder: Path, is_compiled: bool) -> None:
+    first = load(model_folder)
+    if is_compiled:
+        compile_layers(first)
+    uncompile_layers(first)
+    assert load(model_folder) is first
+
+
 def test_heads_are_drawn_for_each_seed(model_folder: Path) -> None:
     task = TaskType("seq_cls", ("a", "b"))
     kept_before = load(model_folder)
@@ -151,29 +170,30 @@ print("loads", json.dumps(loads))
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("order", [1, -1], ids=["in order", "backwards"])
-def test_stages_of_one_process_write_what_each_writes_alone(copy: Workspace, order: int) -> None:
-    """Bit for bit, in any order; `copy` was written by a process a stage."""
-    variants = [(p, name) for p in (2, 4) for name in ("random", "corpus")]
-    commands = [["kv_prefix", "random"], ["kv_prefix", "corpus"], ["baselines", "no_prefix"]]
+def test_stages_of_one_process_write_what_each_writes_alone(copy: Workspace) -> None:
+    """Bit for bit, in both orders; `copy` was written by a process a stage."""
+    variants = [(2, "random"), (4, "corpus")]
+    commands = [["kv_prefix", "corpus"], ["baselines", "no_prefix"]]
     for stage in ("train", "evaluate"):
         for length, name in variants:
             options = ["--length", str(length), "--initialization", name, "--seed", "0"]
             commands.append([stage, *options])
     commands.append(["inspect"])
     data = copy.root / "data"
-    folders = ("kv_prefix", "train", "evaluate", "inspection")
+    names = [f"len{length}-{name}-seed0" for length, name in variants]
+    folders = ["kv_prefix/corpus", "evaluate/no_prefix", "inspection"]
+    folders += [f"{stage}/{name}" for stage in ("train", "evaluate") for name in names]
     files = sorted(p for name in folders for p in (data / name).rglob("*") if p.is_file())
     before = {path: path.read_bytes() for path in files}
     inodes = {path: path.stat().st_ino for path in files}
-    told = copy.run("python", "-c", ALL_STAGES, json.dumps(commands[::order])).stdout
+    both = [*commands, *commands[::-1]]
+    told = copy.run("python", "-c", ALL_STAGES, json.dumps(both)).stdout
     assert {path: path.read_bytes() for path in files} == before
     assert all(path.stat().st_ino != inodes[path] for path in files), "every file was written anew"
     # `kv_prefix` computes in float32. Once hidden states were asked for, as by `inspect`, there are
     # hooks of transformers on the model, and what comes after it loads another.
     in_order, backwards = ["float32", "auto"], ["auto", "auto", "float32"]
-    loads = json.loads(told.rpartition("loads ")[2])
-    assert loads == (in_order if order == 1 else backwards)
+    assert json.loads(told.rpartition("loads ")[2]) == [*in_order, *backwards]
 
 
 def _computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -227,6 +247,23 @@ def test_a_file_that_was_just_written_is_not_trusted(
     assert sha256_of(large) == sha256_of(large)
     assert len(read) == 2
     assert not Path("data/checksums.json").exists()
+
+
+def test_data_on_another_disk_is_remembered(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checksums, "_SETTLED_AFTER", -60.0)
+    Path("data").rename("disk")
+    Path("data").symlink_to("disk")
+    Path("disk/model/model.safetensors").rename("linked")
+    large.symlink_to(Path("linked").resolve())
+    read = _computed(monkeypatch)
+    first = sha256_of(large)
+    assert sha256_of(large) == first
+    assert read == [large]
+    # Another file under the same name.
+    Path("other").write_bytes(b"y" * 2**21)
+    large.unlink()
+    large.symlink_to(Path("other").resolve())
+    assert sha256_of(large) != first
 
 
 def test_nothing_is_remembered_of_files_elsewhere(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,12 +31,14 @@ from tests.faults.training_folder import VARIANT, make_training_folder, working_
 
 COLUMNS = ["input_ids", "target_start", "positions", "turns"]
 
+FULL = {"input_ids": [1], "target_start": 1, "positions": [1], "beginning": 1, "turns": "x"}
+
 rows = st.lists(
     st.fixed_dictionaries(
         {
             "input_ids": st.lists(st.integers(0, 2**31 - 1), max_size=5),
             "target_start": st.integers(0, 9),
-            "positions": st.lists(st.integers(0, 9), max_size=3),
+            "positions": st.none() | st.lists(st.integers(0, 9), max_size=3),
             "beginning": st.integers(0, 1),
             "turns": st.none() | st.text(st.characters(codec="utf-8"), max_size=3),
         }
@@ -49,9 +51,11 @@ rows = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(rows, st.data())
 def test_rows_are_those_of_the_list(given: list[dict[str, Any]], data: st.DataObject) -> None:
-    split = Dataset.from_list(given)
-    # Several chunks, of which the first and the last may be cut, in any order.
-    split = Dataset.from_list(given[:2]) if len(given) < 3 else split
+    features = Dataset.from_list([FULL]).features
+    cut = data.draw(st.integers(0, len(given)))
+    # Two chunks where there are rows for them, of which the first and the last may be cut.
+    parts = [part for part in (given[:cut], given[cut:]) if part]
+    split = concatenate_datasets([Dataset.from_list(part, features=features) for part in parts])
     chosen = data.draw(st.lists(st.integers(0, len(split) - 1), min_size=1))
     for some in (split, split.select(range(chosen[0], len(split))), split.select(chosen)):
         expected = some.select_columns(COLUMNS).to_list()

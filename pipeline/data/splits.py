@@ -1,7 +1,6 @@
 """The tokenized splits on disk: Arrow files through `datasets`, with stable bytes."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -44,12 +43,12 @@ def save_splits(
     with atomic_folder(folder) as aside:
         task.save(aside)
         for name, rows in splits.items():
-            with tempfile.TemporaryDirectory(dir=aside) as scratch:
-                _written(rows, Path(scratch) / "rows.arrow").save_to_disk(str(aside / name))
+            _save_split(rows, aside / name)
 
 
-def _written(rows: Iterable[TokenizedExample], path: Path) -> Dataset:
-    """The rows in an Arrow file, mapped."""
+def _save_split(rows: Iterable[TokenizedExample], folder: Path) -> None:
+    """What `Dataset.save_to_disk` writes of the rows, in one file, without holding them first."""
+    path = folder.with_suffix(".arrow")
     batches = batched(rows, _ROWS_AT_ONCE)
     first = next(batches)
     features = Features({**_ALWAYS, **{k: v for k, v in _OPTIONAL.items() if k in first[0]}})
@@ -61,7 +60,10 @@ def _written(rows: Iterable[TokenizedExample], path: Path) -> Dataset:
     # datasets draws a random fingerprint where it cannot hash; content makes a stable one.
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Dataset(Dataset.from_file(str(path)).data, fingerprint=digest[:16])
+    empty = Dataset.from_dict({name: [] for name in features}, features=features)
+    Dataset(empty.data, fingerprint=digest[:16]).save_to_disk(str(folder), num_shards=1)
+    (file_of_none,) = folder.glob("*.arrow")
+    path.replace(file_of_none)
 
 
 def load_split(folder: Path, name: str) -> Dataset:

@@ -6,6 +6,7 @@ the next one load a model of its own, so that a stage gives the same bytes in a 
 run others as in a new one.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -55,6 +56,8 @@ def let_go() -> None:
     global _kept
     if _kept is not None:
         _kept = None
+        # A worker keeps the collector from what outlives a stage, as this model did.
+        gc.unfreeze()
         # Compiled code depends on the sizes that it met: the next training's is made anew.
         torch.compiler.reset()
 
@@ -94,7 +97,7 @@ def _attributes(module: nn.Module) -> Iterator[Any]:
     """A module's attributes, and what is in those that torch keeps hooks and parts in."""
     for name, value in vars(module).items():
         yield name
-        yield dict(value) if isinstance(value, dict) else value
+        yield value.copy() if isinstance(value, dict | list | set) else value
 
 
 def _is_same(known: Any, now: Any) -> bool:
@@ -105,4 +108,6 @@ def _is_same(known: Any, now: Any) -> bool:
         return list(known) == list(now) and all(map(_is_same, known.values(), now.values()))
     if isinstance(known, list | tuple):
         return len(known) == len(now) and all(map(_is_same, known, now))
+    if isinstance(known, set):
+        return bool(known == now)
     return known is now or (isinstance(known, str | int | float) and known == now)

@@ -29,7 +29,8 @@ def sha256_of(path: Path) -> str:
     inode were written last. No program can set the last of these back.
     """
     state = _state(path)
-    whole = path.resolve()
+    # Not resolved: `data`, or a file in it as DVC links it, may be on another disk.
+    whole = path.absolute()
     if state["size"] < _SMALL or not whole.is_relative_to(location.home() / paths.DATA):
         return _computed(path)
     known = _remembered().get(str(whole))
