@@ -48,13 +48,32 @@ _STEPS_OF_ONE = 2
 
 WAYS = ("one", "in turn", "together")
 
+_COUNT = click.IntRange(min=1)
+
+
+def _counts(text: str) -> list[int]:
+    """Numbers with commas between them, each at least 1."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text!r} should be numbers of at least 1, such as 1,2,8")
+    return [int(part) for part in parts]
+
 
 @click.command()
-@click.option("--variants", default=8, show_default=True)
-@click.option("--batches", default="1,2,8", show_default=True, help="train.batch_size, each.")
-@click.option("--rounds", default=3, show_default=True, help="Interleaved rounds of each way.")
+@click.option("--variants", type=_COUNT, default=8, show_default=True)
+@click.option(
+    "--batches",
+    default="1,2,8",
+    show_default=True,
+    callback=lambda context, option, text: _counts(text),
+    help="train.batch_size, each.",
+)
+@click.option(
+    "--rounds", type=_COUNT, default=3, show_default=True, help="Interleaved rounds of each way."
+)
 @click.option(
     "--max-tokens",
+    type=_COUNT,
     default=MemoryParams().max_tokens_together,
     show_default=True,
     help="memory.max_tokens_together.",
@@ -68,7 +87,7 @@ WAYS = ("one", "in turn", "together")
 @click.option("--small", is_flag=True, help="Two layers, for a try.")
 def main(
     variants: int,
-    batches: str,
+    batches: list[int],
     rounds: int,
     max_tokens: int,
     device: str,
@@ -83,7 +102,7 @@ def main(
     name = torch.cuda.get_device_name() if place.type == "cuda" else place.type
     click.echo(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
     table = []
-    for size in map(int, batches.split(",")):
+    for size in batches:
         trainings = [_training(frozen, i, size) for i in range(variants)]
         clock = time.process_time if processor_time else time.perf_counter
         found = _measure(trainings, rounds, max_tokens, place, clock)

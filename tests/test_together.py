@@ -265,3 +265,7 @@ def test_the_benchmark_runs_in_miniature() -> None:
     assert shown.exit_code == 0, shown.output
     assert "|       1 |" in shown.output
     assert "2 together cost, times one" in shown.output
+    for wrong in (["--batches", "1,x"], ["--variants", "0"]):
+        told = CliRunner().invoke(benchmark, wrong)
+        assert told.exit_code == 2
+        assert "Traceback" not in told.output

@@ -168,9 +168,10 @@ def _train(
         trainings = [own.training for own in runs]
         train_all(trainings, ended, params.memory.max_tokens_together)
     except BaseException as error:
-        # What ended before holds nothing any more.
-        for own in runs:
-            own.fail(error)
+        # What ended before holds nothing any more; one that fails to end leaves no other held.
+        with ExitStack() as stack:
+            for own in runs:
+                stack.callback(own.fail, error)
         if is_out_of_memory(error):
             raise PipelineError(
                 f"out of memory with {len(runs)} variants together; lower "

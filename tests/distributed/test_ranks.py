@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from pipeline.cli.main import main
 from pipeline.cli.processes import refuse_processes
+from pipeline.config import load_params
 from pipeline.distributed.devices import refuse_shared_device, refuse_spread_model
 from pipeline.distributed.launching import is_started, processes_of
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.training.validation import target_loss_of
-from tests.conftest import tiny_model
+from tests.conftest import ROOT, tiny_model
 from tests.distributed.trainings import examples
 
 
@@ -70,6 +71,16 @@ def test_torchrun_is_refused_once_for_commands_of_one_process() -> None:
     with mock.patch.dict(os.environ, _LAUNCHED):
         refuse_processes("train")
         refuse_processes("train_baseline")
+
+
+def test_variants_together_do_not_go_with_several_processes_of_one() -> None:
+    params = load_params(ROOT / "params.yaml")
+    hardware = params.hardware.model_copy(update={"processes": 2})
+    two = params.model_copy(update={"hardware": hardware})
+    with mock.patch("pipeline.cli.sweep.load_params", return_value=two):
+        told = CliRunner().invoke(main, ["sweep", "--together", "3"])
+    assert told.exit_code == 2
+    assert "hardware.processes: 2 one variant in several" in told.output
 
 
 def test_a_process_of_torchrun_starts_no_others() -> None:
