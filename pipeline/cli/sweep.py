@@ -91,8 +91,10 @@ def sweep(
     if dry:
         click.echo("\n".join(would_run(targets, force)) or "nothing would run")
         return
-    here = address is None
-    workplace = _here(workers, params) if here else _on(address, workers, gpus_per_worker, params)
+    if address is None:
+        workplace = _here(workers, params)
+    else:
+        workplace = _on(address, workers, gpus_per_worker, params)
     with workplace as (open_pool, count):
         outcome = run_sweep(
             targets,
