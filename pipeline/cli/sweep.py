@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.names import complete_stages
-from pipeline.config import load_params
+from pipeline.config import Params, load_params
 from pipeline.preflight.files import check_files
 
 if TYPE_CHECKING:
@@ -85,7 +85,11 @@ def sweep(
     if dry:
         click.echo("\n".join(would_run(targets, force)) or "nothing would run")
         return
-    workplace = _here(workers) if address is None else _on(address, workers, gpus_per_worker)
+    workplace = (
+        _here(workers, _gpus_each(params))
+        if address is None
+        else _on(address, workers, gpus_per_worker)
+    )
     with workplace as (open_pool, count):
         outcome = run_sweep(
             targets,
@@ -102,11 +106,17 @@ Workplace = tuple[Callable[[], "Pool"], int]
 """How to start the workers, and how many they are."""
 
 
+def _gpus_each(params: Params) -> int:
+    """How many a worker needs: a training of several processes has one for each of them."""
+    processes = params.hardware.processes
+    return 1 if processes == "auto" or params.train.device == "cpu" else processes
+
+
 @contextmanager
-def _here(workers: int | None) -> Iterator[Workplace]:
+def _here(workers: int | None, gpus_each: int) -> Iterator[Workplace]:
     from pipeline.orchestration.local_pool import LocalPool, visible_gpus
 
-    gpus = visible_gpus()
+    gpus = visible_gpus(gpus_each)
     count = workers or max(1, len(gpus))
 
     def open_pool() -> "Pool":

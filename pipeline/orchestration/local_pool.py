@@ -36,6 +36,8 @@ class _Worker:
 class LocalPool:
     """`count` processes, worker i on the i-th of `gpus` in turn (none: the CPU, or any device).
 
+    Each of `gpus` is what CUDA_VISIBLE_DEVICES is to be: one, or several as "0,1".
+
     A worker that dies is replaced when it is needed; its task is told of as lost.
     """
 
@@ -149,12 +151,24 @@ def _death(code: int | None) -> str:
     return f"its worker ended with exit code {code}"
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, as that variable names them; none without CUDA."""
-    if not Path("/dev/nvidiactl").exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
+def visible_gpus(each: int = 1) -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, `each` for a worker, as that variable names them.
+
+    None without CUDA. Raises PipelineError where there are fewer than one worker needs.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1") or (visible is None and not Path("/dev/nvidiactl").exists()):
         return []
     import torch
 
     count = torch.cuda.device_count()
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return (named or [str(index) for index in range(count)])[:count]
+    named = [name.strip() for name in (visible or "").split(",") if name.strip()]
+    # Of a card's slices (MIG) a process counts the first alone.
+    are_slices = count > 0 and all(name.startswith("MIG-") for name in named)
+    gpus = named if named and are_slices else (named or [*map(str, range(count))])[:count]
+    if 0 < len(gpus) < each:
+        raise PipelineError(
+            f"hardware.processes: {each} processes of a training need a GPU each, and there "
+            f"{'is' if len(gpus) == 1 else 'are'} {len(gpus)}; lower it, or set train.device: cpu"
+        )
+    return [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
