@@ -16,7 +16,8 @@ def splits() -> dict[str, Dataset]:
 
 def refusing(monkeypatch: pytest.MonkeyPatch, *errors: str) -> list[Any]:
     """Have MLflow refuse so many attempts; returns what arrives."""
-    left, arrived = list(errors), []
+    left = list(errors)
+    arrived: list[Any] = []
 
     def log_inputs(self: MlflowClient, run_id: str, datasets: Any) -> None:
         if left:
