@@ -15,9 +15,10 @@ def gpus_of_stage(params: Params) -> int | None:
     """
     sections = (params.kv_prefix, params.train, params.evaluate)
     numbered = any(":" in section.device for section in sections)
-    if numbered or params.device_map is not None or params.hardware.processes == "auto":
+    processes = 1 if params.train.device == "cpu" else params.hardware.processes
+    if numbered or params.device_map is not None or processes == "auto":
         return None
-    return params.hardware.processes
+    return processes
 
 
 def shared_out(gpus: Sequence[str], needed: int | None, workers: int | None) -> list[str]:
@@ -34,10 +35,14 @@ def shared_out(gpus: Sequence[str], needed: int | None, workers: int | None) -> 
 
 def visible_gpus() -> list[str]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, as that variable names them; none without CUDA."""
-    if not Path("/dev/nvidiactl").exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1") or (visible is None and not Path("/dev/nvidiactl").exists()):
         return []
     import torch
 
     count = torch.cuda.device_count()
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    named = [name.strip() for name in (visible or "").split(",") if name.strip()]
+    # Of a card's slices (MIG) a process counts the first alone.
+    if named and count and all(name.startswith("MIG-") for name in named):
+        return named
     return (named or [str(index) for index in range(count)])[:count]

@@ -5,6 +5,7 @@ square of the stages. Here a stage's lines are made once, by DVC's own functions
 are among those of the others.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,10 @@ from dvc.stage import PipelineStage
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import dumps_yaml
 
+from pipeline.errors import PipelineError
+from pipeline.orchestration.task import LOGS
 from pipeline.storage.atomic import atomic_file
+from pipeline.storage.records import read_json, write_json
 
 _HEAD = "schema: '2.0'\nstages:\n"
 # `  train@8-random-0:`, and all below it, which is indented by more; an empty line is a text's.
@@ -24,7 +28,8 @@ class LockFile:
     """The lock file of the repository's own `dvc.yaml`.
 
     Stages that it holds stay where they are; others follow in the order of `places`, which is that
-    of a serial `dvc repro`.
+    of a serial `dvc repro`. So they do after a sweep that was stopped, or in which a stage failed:
+    which stages it added is remembered, as long as nobody else writes the file.
     """
 
     def __init__(self, path: Path, places: Mapping[str, int]) -> None:
@@ -32,7 +37,8 @@ class LockFile:
         self._places = places
         self._stages: dict[str, PipelineStage] = {}
         self._written: dict[str, str] = {}
-        self._added: set[str] = set()
+        self._unfinished = path.parent / LOGS / "unfinished.json"
+        self._added: set[str] = self._added_before() & places.keys()
 
     def record(self, stage: PipelineStage) -> None:
         """Take over a finished stage at the next `write`."""
@@ -56,7 +62,25 @@ class LockFile:
             blocks += [added[name] for name in self._in_order(self._added & added.keys())]
             with atomic_file(self._path) as aside:
                 aside.write_text(_HEAD + "".join(blocks), encoding="utf-8")
+            write_json(self._unfinished, {"lock": self._digest(), "added": sorted(self._added)})
         self._stages = {}
+
+    def complete(self) -> None:
+        """Have what was added stay where it is from now on: nothing is missing among it."""
+        self._unfinished.unlink(missing_ok=True)
+
+    def _added_before(self) -> set[str]:
+        """What sweeps added that did not come to their end, if the file is as they left it."""
+        if not (self._unfinished.exists() and self._path.exists()):
+            return set()
+        try:
+            known = read_json(self._unfinished)
+        except PipelineError:
+            return set()
+        return set(known["added"]) if known["lock"] == self._digest() else set()
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self._path.read_bytes()).hexdigest()
 
     def _in_order(self, names: "Mapping[str, PipelineStage] | set[str]") -> list[str]:
         return sorted(names, key=lambda name: self._places[name])

@@ -97,13 +97,10 @@ class Repository:
 
     def is_changed(self, stage: Stage) -> bool:
         """Whether `dvc repro` would run a stage, all before which is done."""
-        return bool(
-            stage.is_callback
-            or stage.always_changed
-            or stage.changed_stage()
-            or any(dep.status() for dep in stage.deps)
-            or any(out.status() for out in stage.outs)
+        reads = not stage.frozen and (
+            stage.is_callback or stage.always_changed or any(dep.status() for dep in stage.deps)
         )
+        return bool(stage.changed_stage() or reads or any(out.status() for out in stage.outs))
 
     def begin(self, stage: PipelineStage, force: bool) -> bool:
         """Remove a stage's outputs before it runs; returns whether the run-cache had them."""
@@ -141,8 +138,14 @@ class Repository:
     def run_by_dvc(self, stage: Stage, force: bool) -> None:
         """Run what is no command of this project (a data file, a command of another program)."""
         # DVC lets go of its lock while a command runs, and takes it again.
-        if stage.reproduce(force=force):
+        stage.reproduce(force=force)
+        if not self.is_own(stage):
             stage.dump(update_pipeline=False)
+
+    def is_own(self, stage: Stage) -> bool:
+        """Whether a stage stands in the dvc.yaml of the repository, and in its lock file."""
+        own = Path(self._repo.root_dir, "dvc.yaml")
+        return isinstance(stage, PipelineStage) and Path(stage.path) == own
 
 
 def told_by_dvc(error: DvcException) -> str:

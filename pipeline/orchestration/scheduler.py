@@ -75,6 +75,8 @@ class Scheduler:
                 self._pool.close()
             with self._repository.held():
                 self._write(now=True)
+        if self.outcome.ended == len(self._plan.stages) and not self.outcome.failed:
+            self._lock_file.complete()
         return self.outcome
 
     def _at_work(self) -> Pool:
@@ -133,6 +135,8 @@ class Scheduler:
                 self._done(name, self.outcome.unchanged)
             elif command_of(stage) is None:
                 self._repository.run_by_dvc(stage, self._plan.force)
+                if self._repository.is_own(stage):
+                    self._lock_file.record(stage)
                 self._done(name, self.outcome.ran)
             elif self._repository.begin(stage, self._plan.force):
                 self._lock_file.record(stage)

@@ -85,7 +85,8 @@ def _variant(arguments: tuple[str, ...]) -> Variant:
 def _told(error: BaseException, task: Task) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
-    if isinstance(error, KeyboardInterrupt):
+    # Of a KeyboardInterrupt within a command click makes an Abort.
+    if isinstance(error, KeyboardInterrupt | click.Abort):
         return "stopped"
     if isinstance(error, SystemExit):
         return f"ended with exit code {error.code}"

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from pipeline.cli import processes
 from pipeline.cli.main import main
 from pipeline.config import Params
 from pipeline.models import kept
-from pipeline.orchestration.gpus import gpus_of_stage, shared_out
+from pipeline.orchestration.gpus import gpus_of_stage, shared_out, visible_gpus
 from pipeline.orchestration.ray_cluster import gpus_for
 from tests.conftest import tiny_params
 from tests.faults.training_folder import write_params
@@ -27,6 +28,7 @@ EIGHT = [str(number) for number in range(8)]
         ("hardware", {"processes": "auto"}, None),
         ("model", {"device_map": "auto"}, None),
         ("evaluate", {"device": "cuda"}, 1),
+        ("train", {"device": "cpu"}, 1),
         ("evaluate", {"device": "cuda:1"}, None),
     ],
 )
@@ -56,6 +58,28 @@ def test_gpus_shared_out(
     gpus: list[str], needed: int | None, workers: int | None, groups: list[str]
 ) -> None:
     assert shared_out(gpus, needed, workers) == groups
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "gpus"),
+    [
+        ("", 0, []),
+        ("-1", 0, []),
+        ("0", 0, []),
+        ("2,3", 2, ["2", "3"]),
+        ("GPU-a, GPU-b", 2, ["GPU-a", "GPU-b"]),
+        ("MIG-a,MIG-b", 1, ["MIG-a", "MIG-b"]),
+        ("MIG-a,MIG-b", 0, []),
+        # CUDA sees none behind one that is not there.
+        ("1,9,0", 1, ["1"]),
+    ],
+)
+def test_gpus_that_are_visible(
+    monkeypatch: pytest.MonkeyPatch, visible: str, count: int, gpus: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert visible_gpus() == gpus
 
 
 @pytest.mark.parametrize(("needed", "gpus"), [(1, 1), (4, 4), (16, 8), (None, 8)])

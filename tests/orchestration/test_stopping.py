@@ -5,10 +5,14 @@ import os
 import re
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import pytest
 
+from pipeline.orchestration import worker
 from pipeline.orchestration.stopping import Stopping
 from pipeline.orchestration.task import Task
 from pipeline.orchestration.worker_process import serve
@@ -61,6 +65,16 @@ def test_a_worker_that_is_asked_before_it_has_read_its_task(
         its.close()
         process.join()
     assert process.exitcode == 0
+
+
+def test_a_stage_without_steps_is_told_of_as_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "_process", lambda: SimpleNamespace(stage=nullcontext))
+    monkeypatch.setattr(worker, "_command", lambda name: interrupted)
+    assert worker.run(Task(("evaluate@2",), (("evaluate",),))) == "stopped"
 
 
 def _takes_sigterm(process: int) -> bool:
