@@ -4,8 +4,12 @@ import json
 import os
 from typing import Any
 
+import pytest
+
 from tests.conftest import Workspace
 from tests.sweep_runs import ran
+
+pytestmark = pytest.mark.real
 
 SPREAD = {
     **{"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu"},

@@ -125,12 +125,21 @@ def test_a_prefix_that_was_taken_off_leaves_the_model_as_it_was(model_folder: Pa
     assert load(model_folder) is first
 
 
-@pytest.mark.parametrize("compiles", [False, True], ids=["as it was", "compiled"])
-def test_layers_that_run_as_they_are_again_are_handed_on(
-    model_folder: Path, compiles: bool
-) -> None:
+def test_a_model_whose_weights_wait_can_be_followed_by_another_stage(model_folder: Path) -> None:
+    """What is brought in inference mode, in which texts are generated, is counted by nobody."""
+    names = ("model.embed_tokens", "model.rotary_emb", "model.layers", "model.norm", "lm_head")
+    places = {**dict.fromkeys(names, "disk"), "model.norm": "cpu"}
+    first, _ = shared.load_for_task(model_folder, Compute(), CAUSAL, device_map=places)
+    with torch.inference_mode():
+        wanted = first(input_ids=torch.tensor([[5, 6]])).logits
+    second, _ = shared.load_for_task(model_folder, Compute(), CAUSAL, device_map=places)
+    assert torch.equal(second(input_ids=torch.tensor([[5, 6]])).logits, wanted)
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_training_leaves_the_layers_as_they_were(model_folder: Path, is_compiled: bool) -> None:
     first = load(model_folder)
-    if compiles:
+    if is_compiled:
         compile_layers(first)
     uncompile_layers(first)
     assert load(model_folder) is first

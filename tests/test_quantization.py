@@ -231,3 +231,27 @@ def test_what_cannot_be_done_is_one_sentence(whole: Path, tmp_path: Path) -> Non
         PretrainedFolder(split, EXACT, spread).load()
     with pytest.raises(PipelineError, match=r"model\.device_map: transformers cannot place"):
         load_frozen_model(split, Compute(), places)
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ({"": "cuda:99"}, "puts '' on cuda:99, which is not here"),
+        ({"model": "cpu", "lm_head": 99}, "puts 'lm_head' on 99, which is not here"),
+        ({"model.embed_tokens": "cpu", "lm_haed": "cpu"}, "says no place for 'model.layers.0."),
+    ],
+)
+def test_a_place_that_there_is_not_is_one_sentence(
+    places: dict[str, int | str], said: str, whole: Path
+) -> None:
+    with pytest.raises(PipelineError, match=rf"^model\.device_map: {said}"):
+        load_frozen_model(whole, EXACT, places)
+    with pytest.raises(PipelineError, match="device: 'cuda:99' is not available here"):
+        load_frozen_model(whole, Compute(device="cuda:99"))
+
+
+def test_a_quantized_model_that_would_wait_on_disk_is_refused(whole: Path, tmp_path: Path) -> None:
+    """It is the place that does not serve, and not the library."""
+    folder = quantized(whole, tmp_path / "model", SCHEMES["bitsandbytes nf4"])
+    with pytest.raises(PipelineError, match=r"^model\.device_map: bitsandbytes cannot quantize"):
+        load_frozen_model(folder, EXACT, {"model": "cpu", "lm_head": "disk"})

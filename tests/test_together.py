@@ -1,5 +1,6 @@
 """Variants that train together end as each does alone, whatever becomes of the others."""
 
+import functools
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,12 @@ def alone(
     return train_prefix(model, data, examples(3), params, seed, lambda *_: None, checkpoints)
 
 
+@functools.cache
+def expected_of(index: int) -> TrainingResult:
+    """What one of ALL comes to, trained alone and once for all tests."""
+    return alone(ALL[index])
+
+
 def all_of(
     specs: Sequence[Spec],
     folders: Sequence[CheckpointFolder | None] | None = None,
@@ -142,8 +149,8 @@ def test_each_ends_as_it_does_alone(max_tokens: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(together, "losses_together", noting)
     results, errors = all_of(ALL, max_tokens=max_tokens)
     assert errors == [None] * len(ALL)
-    for spec, result in zip(ALL, results, strict=True):
-        assert_alike(result, alone(spec))
+    for i, result in enumerate(results):
+        assert_alike(result, expected_of(i))
     assert results[4].stopped_early
     assert [result.step for result in results] == [6, 6, 6, 3, 2, 6]
     # More room, longer rows: all five that are packed, while all are at it.
@@ -159,8 +166,8 @@ def test_one_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     assert "train.learning_rate: at step" in str(errors[1])
     assert torch.isfinite(KVPrefix.load(folders[1].folder / BEST).keys[0]).all()
     assert errors[0] is errors[2] is None
-    for i in (0, 2):
-        assert_alike(results[i], alone(specs[i]))
+    for i, own in ((0, 0), (2, 1)):
+        assert_alike(results[i], expected_of(own))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -188,11 +195,11 @@ def test_stopped_together_they_go_on_together_or_alone(
     capsys.readouterr()
     some, others = (0, 1, 3), (2, 4, 5)
     for i in some:
-        assert_alike(alone(ALL[i], checkpoints=folders[i]), alone(ALL[i]))
+        assert_alike(alone(ALL[i], checkpoints=folders[i]), expected_of(i))
     results, errors = all_of([ALL[i] for i in others], [folders[i] for i in others])
     assert errors == [None] * 3
     for i, result in zip(others, results, strict=True):
-        assert_alike(result, alone(ALL[i]))
+        assert_alike(result, expected_of(i))
     said = capsys.readouterr().out
     for step, count in (("4 of 6", 4), ("2 of 6", 1), ("3 of 3", 1)):
         assert said.count(f"going on after step {step}, from the checkpoint") == count
@@ -213,8 +220,8 @@ def test_begun_alone_they_go_on_together(tmp_path: Path) -> None:
         all_of(specs[:1], folders[:1], log_step=log_step)
     results, errors = all_of(specs, folders)
     assert errors == [None] * 3
-    for spec, result in zip(specs, results, strict=True):
-        assert_alike(result, alone(spec))
+    for i, result in enumerate(results):
+        assert_alike(result, expected_of(i))
 
 
 def test_float16_gradients_that_overflow_are_computed_again(

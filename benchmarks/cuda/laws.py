@@ -76,7 +76,9 @@ def _checkpointing(models: Models) -> dict[str, Any]:
 def _on_cpu(models: Models) -> dict[str, Any]:
     _, start = _start(models)
     frozen, rows = models.of(torch.float32), models.rows()[:2]
-    here = _gradient(Ours(frozen, start), rows)
+    system = Ours(frozen, start)
+    here = _gradient(system, rows)
+    system.leave()
     elsewhere = copy.deepcopy(frozen).cpu()
     there = _gradient(Ours(elsewhere, start.to("cpu"), packs=False), rows)
     return _within({"gradient": share_apart(here.cpu(), there)})

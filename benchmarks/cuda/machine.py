@@ -1,5 +1,6 @@
 """The device that is measured: its time, its memory, its rate of products, and the model on it."""
 
+import gc
 import time
 from statistics import median
 
@@ -79,5 +80,7 @@ class Machine:
 
     def free(self) -> None:
         """Give memory that nothing holds back to the device."""
+        # Modules and their hooks hold each other.
+        gc.collect()
         if self.on_cuda:
             torch.cuda.empty_cache()

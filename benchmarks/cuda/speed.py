@@ -73,9 +73,7 @@ def _trained(
             counted = steps[_WARM_UP:]
             if len(counted) >= 3 and sum(seconds for _, seconds in counted) > machine.seconds:
                 break
-        peak = (
-            torch.cuda.max_memory_allocated(machine.device) - resting if machine.on_cuda else None
-        )
+        peak = machine.peak(resting)
     finally:
         system.leave()
     speeds = [_tokens(step) / seconds for step, seconds in counted]
@@ -110,9 +108,7 @@ def decoding(
         began = machine.now()
         texts = system.texts(chosen, most)
         seconds = machine.now() - began
-        peak = (
-            torch.cuda.max_memory_allocated(machine.device) - resting if machine.on_cuda else None
-        )
+        peak = machine.peak(resting)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -15,7 +15,7 @@ from pipeline.config import Params
 
 PAGE = "docs/reference/params.md"
 _PLACE = re.compile(r"<!-- keys -->.*<!-- /keys -->", re.DOTALL)
-_KINDS = ("source", "type")
+_KINDS = ("source", "type", "library")
 """The keys by which one of several kinds of a section is told from the others."""
 _WORDS = {"integer": "a whole number", "number": "a number", "string": "a text", "null": "null"}
 
@@ -57,18 +57,33 @@ def _section(written: str, name: str) -> str:
 
 
 def _tables(schema: Schema, name: str) -> str:
-    """A table of keys for a section, or one for each of its kinds."""
+    """A table of keys for a section, or one for each of its kinds, and for those of its keys."""
     known = schema["$defs"]
     section = _resolved(schema["properties"][name], known)
     if "properties" not in section and (named := _values(section)):
         section = _resolved(named, known)
-    kinds = section.get("oneOf") or section.get("anyOf")
-    if kinds is None:
-        return _table(section, known)
-    return "\n\n".join(
-        f"### {_title(_resolved(kind, known), name)}\n\n{_table(_resolved(kind, known), known)}"
-        for kind in kinds
-    )
+    kinds = _sections(section, known)
+    if kinds == [section]:
+        tables = [_table(section, known)]
+    else:
+        tables = [_titled(kind, name, known) for kind in kinds]
+    for kind in kinds:
+        for key, asked, _ in _keys(kind, known):
+            tables += [_titled(one, f"{name}.{key}", known) for one in _sections(asked, known)]
+    return "\n\n".join(dict.fromkeys(tables))
+
+
+def _sections(asked: Schema, known: Schema) -> list[Schema]:
+    """The kinds of section that stand there: one, several, or none where it is a plain value."""
+    asked = _resolved(asked, known)
+    if "properties" in asked:
+        return [asked]
+    several = asked.get("oneOf") or asked.get("anyOf") or []
+    return [section for one in several for section in _sections(one, known)]
+
+
+def _titled(kind: Schema, name: str, known: Schema) -> str:
+    return f"### {_title(kind, name)}\n\n{_table(kind, known)}"
 
 
 def _title(kind: Schema, name: str) -> str:

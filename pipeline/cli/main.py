@@ -14,6 +14,7 @@ from pipeline.cli.generate import generate
 from pipeline.cli.init import init
 from pipeline.cli.inspect import inspect
 from pipeline.cli.params import params
+from pipeline.cli.processes import refuse_processes
 from pipeline.cli.stages import STAGES
 from pipeline.cli.sweep import sweep
 from pipeline.cli.ui import ui
@@ -71,7 +72,8 @@ def _fail(message: str, code: int = 1) -> None:
 @click.group(
     cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Prefix tuning of a frozen language model, steered by params.yaml and run by DVC.
 
     \b
@@ -80,6 +82,7 @@ def main() -> None:
     python -m pipeline demo
     python -m pipeline generate --help
     """
+    refuse_processes(ctx.invoked_subcommand or "")
 
 
 _USE = (ui, generate, inspect, export, import_adapter)

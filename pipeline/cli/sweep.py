@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.names import complete_stages
-from pipeline.config import load_params
+from pipeline.config import Params, load_params
 from pipeline.preflight.files import check_files
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Processes that run stages, each on a GPU of its own where there are any.  "
-    "[default: the number of GPUs, else 1]",
+    help="Processes that run stages, each on GPUs of its own where there are any: one, or those "
+    "that a stage uses by params.yaml.  [default: as many as have their GPUs, else 1]",
 )
 @click.option(
     "--address",
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0),
     metavar="GPUS",
     help="Of the cluster's, for each worker: 0.5 lets two share one.  "
-    "[default: 1, where there are any]",
+    "[default: those that a stage uses, mostly 1, where there are any]",
 )
 @click.option(
     "--together",
@@ -79,13 +79,20 @@ def sweep(
     if gpus_per_worker is not None and address is None:
         raise click.UsageError("--gpus-per-worker is for a Ray cluster; give its --address too.")
     params = load_params()
+    if together > 1 and params.hardware.processes != 1:
+        raise click.UsageError(
+            "--together trains several variants in one process, and hardware.processes: "
+            f"{params.hardware.processes} one variant in several; leave out --together, or set "
+            "hardware.processes to 1."
+        )
     check_files(params)
     from pipeline.orchestration.sweep import run_sweep, would_run
 
     if dry:
         click.echo("\n".join(would_run(targets, force)) or "nothing would run")
         return
-    workplace = _here(workers) if address is None else _on(address, workers, gpus_per_worker)
+    here = address is None
+    workplace = _here(workers, params) if here else _on(address, workers, gpus_per_worker, params)
     with workplace as (open_pool, count):
         outcome = run_sweep(
             targets,
@@ -103,10 +110,11 @@ Workplace = tuple[Callable[[], "Pool"], int]
 
 
 @contextmanager
-def _here(workers: int | None) -> Iterator[Workplace]:
-    from pipeline.orchestration.local_pool import LocalPool, visible_gpus
+def _here(workers: int | None, params: Params) -> Iterator[Workplace]:
+    from pipeline.orchestration.gpus import gpus_of_stage, shared_out, visible_gpus
+    from pipeline.orchestration.local_pool import LocalPool
 
-    gpus = visible_gpus()
+    gpus = shared_out(visible_gpus(), gpus_of_stage(params), workers)
     count = workers or max(1, len(gpus))
 
     def open_pool() -> "Pool":
@@ -118,15 +126,21 @@ def _here(workers: int | None) -> Iterator[Workplace]:
 
 
 @contextmanager
-def _on(address: str, workers: int | None, gpus_per_worker: float | None) -> Iterator[Workplace]:
-    from pipeline.orchestration.ray_cluster import connected, default_workers
+def _on(
+    address: str, workers: int | None, gpus_per_worker: float | None, params: Params
+) -> Iterator[Workplace]:
+    from pipeline.orchestration.gpus import gpus_of_stage
+    from pipeline.orchestration.ray_cluster import connected, default_workers, gpus_for
     from pipeline.orchestration.ray_pool import RayPool
 
     with connected(address) as ray:
-        count = workers or default_workers(ray.nodes(), gpus_per_worker)
+        gpus = gpus_per_worker
+        if gpus is None:
+            gpus = gpus_for(ray.nodes(), gpus_of_stage(params))
+        count = workers or default_workers(ray.nodes(), gpus)
 
         def open_pool() -> "Pool":
-            pool = RayPool(ray, count, gpus_per_worker)
+            pool = RayPool(ray, count, gpus)
             if not pool.has_gpus and "OMP_NUM_THREADS" not in os.environ:
                 click.echo(
                     "note: each worker computes with as many threads as its machine has cores; "

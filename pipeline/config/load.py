@@ -16,6 +16,9 @@ from pipeline.errors import PipelineError
 from pipeline.schema.section import Section
 from pipeline.workspace.paths import PARAMS
 
+_TAGS = ("source", "type", "library")
+"""The keys that tell a section from its alternatives."""
+
 
 def load_params(path: Path = PARAMS) -> Params:
     """Read and validate a params file.
@@ -86,6 +89,8 @@ def _sentence(raw: dict[str, Any], error: ErrorDetails) -> str:
         tag = str(error["ctx"]["discriminator"]).strip("'")
         return f"{key}.{tag}: is missing; it says which kind this is."
     message = re.sub("^(Input|String|List) ", "", error["msg"])
+    if kind in ("model_type", "model_attributes_type"):
+        message = "should be a mapping of keys"
     if kind == "string_pattern_mismatch":
         pattern = error["ctx"]["pattern"]
         message = f"should match the pattern {pattern}"
@@ -103,11 +108,7 @@ def _key_path(raw: dict[str, Any], loc: tuple[int | str, ...], lacks_last: bool)
     for index, part in enumerate(loc):
         is_last = index == len(loc) - 1
         # A tag comes first below its mapping, and may be spelt like one of the mapping's keys.
-        if (
-            isinstance(node, dict)
-            and not skipped
-            and part in (node.get("source"), node.get("type"))
-        ):
+        if isinstance(node, dict) and not skipped and part in map(node.get, _TAGS):
             skipped = True
             continue
         if isinstance(node, dict) and part not in node and not (is_last and lacks_last):
@@ -150,7 +151,7 @@ def _plain_sections() -> list[tuple[str, type[Section]]]:
 
 def _tag(section: type[Section]) -> str | None:
     """The value of the key that tells this section from its alternatives, if it is one."""
-    for name in ("source", "type"):
+    for name in _TAGS:
         field = section.model_fields.get(name)
         arguments: tuple[Any, ...] = getattr(field and field.annotation, "__args__", ())
         if len(arguments) == 1:

@@ -12,6 +12,13 @@ from pipeline.config.hardware import HardwareParams
 from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
 from pipeline.config.kv_prefix import KVPrefixParams
+from pipeline.config.machine import (
+    refuse_attention_elsewhere,
+    refuse_compiling_others,
+    refuse_impossible_processes,
+    refuse_two_places,
+    refuse_unfit_for_quantized,
+)
 from pipeline.config.memory import MemoryParams
 from pipeline.config.mlflow import MLflowParams
 from pipeline.config.model import ModelParams
@@ -24,7 +31,7 @@ from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import TrainedBaselines
 from pipeline.metrics.metric import OfText
 from pipeline.metrics.table import names_of
-from pipeline.schema.compute import Compute, DeviceMap
+from pipeline.schema.compute import DeviceMap
 from pipeline.schema.section import Section
 
 
@@ -110,55 +117,14 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _devices_agree(self) -> Self:
-        if self.model.device_map is None:
-            return self
-        for name, section in self._computing().items():
-            if section.device != "auto":
-                raise ValueError(
-                    f"{name}.device: {section.device} does not go with model.device_map, which "
-                    "says where the model is; set it to auto"
-                )
-        return self
-
-    def _computing(self) -> dict[str, Compute]:
-        return {"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate}
-
-    @model_validator(mode="after")
-    def _fits_a_quantized_model(self) -> Self:
-        if self.model.quantization is None:
-            return self
-        for name, baseline in self.trained_baselines.items():
-            if baseline.trains_every_weight:
-                raise ValueError(
-                    f"trained_baselines.{name}: {baseline.type} trains every weight, and those of "
-                    "model.quantization cannot be trained; leave it out, or set that to null"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _processes_have_devices(self) -> Self:
-        hardware, device = self.hardware, self.train.device
-        if hardware.processes != 1 and (device == "mps" or ":" in device):
-            raise ValueError(
-                f"hardware.processes: {hardware.processes} need devices of their own, and "
-                f"train.device: {device} is one; set it to auto, cuda or cpu"
-            )
-        if hardware.processes != 1 and self.model.device_map is not None:
-            raise ValueError(
-                f"hardware.processes: {hardware.processes} each hold a model of their own, and "
-                f"model.device_map: {self.model.device_map} spreads one over all devices; set one "
-                "of them to its default"
-            )
-        if hardware.shard_frozen_model and self.model.quantization is not None:
-            raise ValueError(
-                "hardware.shard_frozen_model: true does not go with model.quantization, whose "
-                "weights cannot be split; set one of them to its default"
-            )
-        if hardware.shard_frozen_model and self.train.compile is True:
-            raise ValueError(
-                "hardware.shard_frozen_model: true does not go with train.compile: true; use auto"
-            )
+    def _suits_the_machine(self) -> Self:
+        computing = {"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate}
+        refuse_two_places(self.model, computing)
+        refuse_unfit_for_quantized(self.model, self.trained_baselines)
+        refuse_impossible_processes(self.hardware, self.model, self.train)
+        refuse_compiling_others(self.model, self.train)
+        del computing["kv_prefix"]  # which packs no rows
+        refuse_attention_elsewhere(self.hardware, computing)
         return self
 
     @property

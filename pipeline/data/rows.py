@@ -6,7 +6,7 @@ than padding it, so that rows are cut out of the files' own buffers here.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, overload
 
@@ -123,12 +123,16 @@ class _Column:
 
     def values(self) -> np.ndarray:
         """Whole numbers, int64."""
-        return np.concatenate([chunk.to_numpy() for chunk in self._chunks]).astype(np.int64)
+        return _joined(chunk.to_numpy() for chunk in self._chunks)
 
     def lengths(self) -> np.ndarray:
         """The lengths of lists, int64."""
-        offsets = (chunk.offsets.to_numpy() for chunk in self._chunks)
-        return np.concatenate([np.diff(own) for own in offsets]).astype(np.int64)
+        return _joined(np.diff(chunk.offsets.to_numpy()) for chunk in self._chunks)
+
+
+def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Whole numbers, one part after the other, int64; of no rows there is no part."""
+    return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64, copy=False)
 
 
 def _cells(chunk: pa.Array) -> Cell:

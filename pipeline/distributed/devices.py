@@ -6,6 +6,7 @@ import torch
 
 from pipeline.distributed.ranks import Ranks
 from pipeline.errors import PipelineError
+from pipeline.schema.compute import DeviceMap
 
 
 def refuse_shared_device(name: str, ranks: Ranks) -> None:
@@ -26,4 +27,13 @@ def refuse_shared_device(name: str, ranks: Ranks) -> None:
         raise PipelineError(
             f"this machine has {torch.cuda.device_count()} GPUs for {here} processes; start "
             "fewer (hardware.processes, or torchrun's --nproc-per-node), or set train.device: cpu"
+        )
+
+
+def refuse_spread_model(device_map: DeviceMap | None, ranks: Ranks) -> None:
+    """Raise PipelineError where processes would each spread a model over the same devices."""
+    if ranks.size > 1 and device_map is not None:
+        raise PipelineError(
+            f"model.device_map: {device_map} spreads one model over all devices, and this training "
+            f"has {ranks.size} processes; set it to null, or start one process"
         )

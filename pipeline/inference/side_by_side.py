@@ -21,6 +21,7 @@ from pipeline.models.for_task import load_for_task
 from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix
+from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
@@ -80,6 +81,7 @@ def side_by_side(params: Params, variant: Variant, questions: int) -> SideBySide
     Generation is that of the stage `evaluate`. Raises PipelineError or PrefixError when the
     variant, the model or the data is missing or does not fit.
     """
+    use_backend(params.hardware.attention)
     name = params.evaluate.splits[0]
     split = load_split(paths.TOKENIZED / "splits", name)
     split = split.select(spread(len(split), questions))

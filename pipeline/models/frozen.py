@@ -58,6 +58,8 @@ def load_weights(
         )
     except _NO_MODEL as error:
         raise _why_not(folder, device_map, error) from error
+    if isinstance(device_map, dict):
+        _refuse_unplaced(model, device_map)
     model = model.requires_grad_(False).eval()
     if quantized is not None:
         settle(model)
@@ -67,7 +69,14 @@ def load_weights(
 def _why_not(folder: Path, device_map: DeviceMap | None, error: Exception) -> PipelineError:
     """The error to raise for a model that cannot be loaded in the way that params ask for."""
     whole = not is_out_of_memory(error) and (folder / "config.json").exists()
-    if whole and (scheme := read_quantization(folder)) is not None:
+    scheme = read_quantization(folder) if whole else None
+    if scheme is not None and device_map is not None:
+        return PipelineError(
+            f"model.device_map: {scheme.library} cannot quantize to {scheme.bits} bits a model so "
+            f"placed ({first_line(error)}); keep all of it on devices, or set model.quantization "
+            "to null"
+        )
+    if scheme is not None:
         return PipelineError(
             f"model.quantization: {scheme.library} cannot quantize this model to {scheme.bits} "
             f"bits so ({first_line(error)}); choose another library, or null"
@@ -81,7 +90,33 @@ def _why_not(folder: Path, device_map: DeviceMap | None, error: Exception) -> Pi
 
 
 def _places(device_map: DeviceMap) -> Any:
-    return device_map if isinstance(device_map, str) else dict(device_map)
+    """As `from_pretrained` takes it. Raises PipelineError for a device that is not here."""
+    if isinstance(device_map, str):
+        return device_map
+    for name, place in device_map.items():
+        if not _is_here(place):
+            raise PipelineError(
+                f"model.device_map: puts '{name}' on {place}, which is not here; use auto, or a "
+                "device that is"
+            )
+    return dict(device_map)
+
+
+def _is_here(place: int | str) -> bool:
+    if isinstance(place, int):
+        return place < torch.accelerator.device_count()
+    if place.startswith("cuda"):
+        return (torch.device(place).index or 0) < torch.cuda.device_count()
+    return place != "mps" or torch.backends.mps.is_available()
+
+
+def _refuse_unplaced(model: PreTrainedModel, device_map: dict[str, int | str]) -> None:
+    """Raise PipelineError for weights that a mapping does not name, nor a module around them."""
+    for name, _ in model.named_parameters():
+        if not any(place in ("", name) or name.startswith(f"{place}.") for place in device_map):
+            raise PipelineError(
+                f"model.device_map: says no place for '{name}'; name every module, or use auto"
+            )
 
 
 def _quantizing(folder: Path, config: Any, compute: Compute) -> dict[str, Any] | None:
@@ -111,7 +146,7 @@ def resolve_device(name: str) -> torch.device:
         else:
             name = "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cuda" and not _is_here(name):
         raise PipelineError(f"device: '{name}' is not available here; use auto or cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise PipelineError(f"device: '{name}' is not available here; use auto or cpu")

@@ -6,6 +6,7 @@ the next one load a model of its own, so that a stage gives the same bytes in a 
 run others as in a new one.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -55,6 +56,8 @@ def let_go() -> None:
     global _kept
     if _kept is not None:
         _kept = None
+        # A worker keeps the collector from what outlives a stage, as this model did.
+        gc.unfreeze()
         # Compiled code depends on the sizes that it met: the next training's is made anew.
         torch.compiler.reset()
 
@@ -77,13 +80,16 @@ def _state(model: PreTrainedModel) -> list[Any]:
     return [
         config,
         None if generation is None else generation.to_json_string(use_diff=False),
-        [(t, _writes_to(t), t.data_ptr(), t.requires_grad, t.grad) for t in tensors],
+        [(t, _version(t), t.data_ptr(), t.requires_grad, t.grad) for t in tensors],
         [list(_attributes(module)) for module in model.modules()],
     ]
 
 
-def _writes_to(tensor: torch.Tensor) -> int | None:
-    """How often a tensor was written to; of one that was made in inference mode nobody counts."""
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often it was written to; None where torch does not count.
+
+    accelerate leaves such tensors where weights waited for a call in inference mode.
+    """
     return None if tensor.is_inference() else tensor._version
 
 

@@ -28,9 +28,7 @@ class Fresh:
         self._python = random.getstate()
         self._threads = torch.get_num_threads()
         self._dtype = torch.get_default_dtype()
-        # What was imported stays, and is not looked through after every stage.
-        gc.collect()
-        gc.freeze()
+        _collect()
 
     @contextmanager
     def stage(self) -> Iterator[None]:
@@ -47,8 +45,7 @@ class Fresh:
             if _compiled_graphs() != graphs:
                 _forget_compiled()
             _end_runs()
-            # Models hold circles of references, and the next stage may load its own.
-            gc.collect()
+            _collect()
 
     def _restore(self) -> None:
         import numpy as np
@@ -65,6 +62,15 @@ class Fresh:
         torch.set_num_threads(self._threads)
         torch.set_default_dtype(self._dtype)
         torch.set_grad_enabled(True)
+
+
+def _collect() -> None:
+    """Free what is left in circles, as models are; the next stage may load its own.
+
+    What outlives it (imports, the kept model until `let_go`) is not looked through again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _compiled_graphs() -> int:

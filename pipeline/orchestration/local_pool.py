@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -34,7 +33,9 @@ class _Worker:
 
 
 class LocalPool:
-    """`count` processes, worker i on the i-th of `gpus` in turn (none: the CPU, or any device).
+    """`count` processes, of which worker i sees the i-th of `gpus` in turn (none: all there is).
+
+    Each of `gpus` is what `CUDA_VISIBLE_DEVICES` holds: one GPU, or several with commas.
 
     A worker that dies is replaced when it is needed; its task is told of as lost.
     """
@@ -147,14 +148,3 @@ def _death(code: int | None) -> str:
         why = " (by a person, or by the system where memory ended)" if name == "SIGKILL" else ""
         return f"its worker was killed by {name}{why}"
     return f"its worker ended with exit code {code}"
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, as that variable names them; none without CUDA."""
-    if not Path("/dev/nvidiactl").exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        return []
-    import torch
-
-    count = torch.cuda.device_count()
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return (named or [str(index) for index in range(count)])[:count]

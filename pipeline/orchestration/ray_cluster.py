@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isnan
 from types import ModuleType
 from typing import Any
 
@@ -75,6 +76,11 @@ def share_of(nodes: Sequence[dict[str, Any]], workers: int, gpus: float | None) 
             f"--gpus-per-worker {gpus:g} is more than any machine of the cluster has ({most:g}); "
             "lower it, or 0 for CPUs alone"
         )
+    if isnan(gpus) or (gpus > 1 and gpus % 1):
+        raise PipelineError(
+            f"--gpus-per-worker {gpus:g} is no share of a GPU; use a fraction of 1 or a whole "
+            "number"
+        )
     cpus = [node.get("CPU", 0.0) for node in resources]
     if max(cpus, default=0.0) < 1:
         raise PipelineError("no machine of the cluster offers a CPU; start Ray with --num-cpus")
@@ -82,6 +88,12 @@ def share_of(nodes: Sequence[dict[str, Any]], workers: int, gpus: float | None) 
         return {"num_cpus": 1, "num_gpus": gpus}
     fitting = [n for n in range(1, int(max(cpus)) + 1) if _places(resources, n, 0) >= workers]
     return {"num_cpus": max(fitting, default=1), "num_gpus": 0}
+
+
+def gpus_for(nodes: Sequence[dict[str, Any]], needed: int | None) -> float:
+    """The GPUs of a worker whose stages use so many (None: all of a machine), as far as one has."""
+    most = max((node["Resources"].get("GPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
+    return most if needed is None else min(float(needed), most)
 
 
 def default_workers(nodes: Sequence[dict[str, Any]], gpus: float | None) -> int:

@@ -112,8 +112,17 @@ class Scheduler:
 
     def _submit(self, task: Task) -> None:
         task.log.unlink(missing_ok=True)
-        self._at_work().submit(task)
-        self._running.append(task)
+        self._give(task)
+
+    def _give(self, task: Task) -> None:
+        """Have a worker run a task, unless an end was asked for while the workers started."""
+        pool = self._at_work()
+        with self._stopping.submitting():
+            if self._stopping.signal_number is None:
+                pool.submit(task)
+                self._running.append(task)
+            else:
+                self.outcome.stopped.update(dict.fromkeys(task.stages, "stopped"))
 
     def _prepared(self) -> PipelineStage | None:
         """The next ready stage, if a worker has to run it; else it is done with."""
@@ -145,8 +154,7 @@ class Scheduler:
                 with self._repository.held():
                     for name in task.stages:
                         self._repository.remove_outs(self._plan.stages[name])
-                self._at_work().submit(task)
-                self._running.append(task)
+                self._give(task)
                 return
         for name in task.stages:
             if ended.error is None:

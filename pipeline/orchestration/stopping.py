@@ -16,14 +16,26 @@ class Stopping:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self.stop: Callable[[], None] | None = None
+        self._waits = False
 
     def note(self, number: int, _: FrameType | None) -> None:
         """Handle a signal. Raises KeyboardInterrupt for a second one."""
         if self.signal_number is not None:
             raise KeyboardInterrupt
         self.signal_number = number
-        if self.stop is not None:
+        if self.stop is not None and not self._waits:
             self.stop()
+
+    @contextmanager
+    def submitting(self) -> Iterator[None]:
+        """Within it work is given out; a signal that comes meanwhile stops it afterwards."""
+        before, self._waits = self.signal_number, True
+        try:
+            yield
+        finally:
+            self._waits = False
+            if self.signal_number != before and self.stop is not None:
+                self.stop()
 
 
 @contextmanager

@@ -19,9 +19,13 @@ _SECONDS_TO_END = 600.0
 
 @dataclass
 class _Work:
-    """Whether a task is at work: a signal that comes too late finds none."""
+    """Whether a task is at work, and whether a signal has come that found none.
+
+    It came too late, or before the task that it is for was read: no other task follows it.
+    """
 
     is_on: bool = False
+    is_asked_to_end: bool = False
 
 
 def serve(connection: Connection, environment: dict[str, str]) -> None:
@@ -34,6 +38,7 @@ def serve(connection: Connection, environment: dict[str, str]) -> None:
     def interrupt(number: int, frame: FrameType | None) -> None:
         if work.is_on:
             raise KeyboardInterrupt
+        work.is_asked_to_end = True
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, interrupt)
@@ -46,9 +51,9 @@ def serve(connection: Connection, environment: dict[str, str]) -> None:
         except EOFError:
             return
         with _printing_to(task.log):
-            work.is_on = True
             try:
-                error = run(task)
+                work.is_on = True
+                error = "stopped" if work.is_asked_to_end else run(task)
             except KeyboardInterrupt:  # between two lines of `run` itself
                 error = "stopped"
             work.is_on = False

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 
 from pipeline.config import Params
 from pipeline.data.beginning import following
@@ -15,13 +16,14 @@ from pipeline.models.for_variant import start_prefix
 from pipeline.models.frozen import resolve_device
 from pipeline.models.shared import load_for_task
 from pipeline.models.trainable import prefix_config
-from pipeline.prefix import PrefixModel
+from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.identity import training_digest
 from pipeline.training.loop import train_prefix
+from pipeline.training.progress import TrainingResult
 from pipeline.training.results import write_results
 from pipeline.workspace import location, paths
 from pipeline.workspace.checkpoints import checkpoint_name, remove_checkpoints
@@ -35,9 +37,7 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     the variant.
     """
     use_backend(params.hardware.attention)
-    splits = {
-        name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
-    }
+    splits = read_splits(variant)
     task = task_of(paths.TOKENIZED / "splits")
     # What projects a prefix is drawn with it; a process begins with random numbers of its own.
     torch.manual_seed(variant.seed)
@@ -51,7 +51,6 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     model.load_kv_prefix(start)
     if sharded:
         shard_frozen_model(model, ranks, resolve_device(params.train.device))
-    splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
     train, validation = (following(split, model.begins_text) for split in splits.values())
     training = (model, train, validation, params.train, variant.seed)
     tokens = params.memory.max_tokens_per_batch
@@ -59,23 +58,48 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
         ranks.wait_for_first("holds the variant")
         train_prefix(*training, lambda step, metrics: None, None, tokens, ranks)
         return
-    digest = training_digest(params, variant, start)
-    root = location.home() / paths.CHECKPOINTS
-    folder = root / checkpoint_name(variant.name, digest)
-    checkpoints = CheckpointFolder(folder, digest, params.checkpoints.every_steps)
-    with checkpoints.locked(), TrainingRun(params, variant, digest, splits) as tracking:
+    checkpoints = checkpoints_of(params, variant, start)
+    with checkpoints.locked(), TrainingRun(params, variant, checkpoints.digest, splits) as tracking:
         ranks.wait_for_first("holds the variant")
         clock = TrainingClock(tracking.log_step)
         result = train_prefix(*training, clock.log_step, checkpoints, tokens, ranks)
-
-        def save(aside: Path) -> None:
-            result.prefix.save(aside / "prefix.safetensors")
-
-        folder = paths.TRAIN / variant.name
-        metrics = write_results(folder, model, result, len(train), save)
+        metrics = write_variant(variant, model, result, len(train))
         clock.record(variant.name)
-        tracking.finish(folder, metrics)
+        tracking.finish(paths.TRAIN / variant.name, metrics)
+    leave(variant, model, checkpoints)
+
+
+def read_splits(variant: Variant) -> dict[str, Dataset]:
+    """The splits that a variant is trained on and validated on, `train` cut to its size."""
+    splits = {
+        name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
+    }
+    splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
+    return splits
+
+
+def checkpoints_of(params: Params, variant: Variant, start: KVPrefix) -> CheckpointFolder:
+    """Where the training of a variant from this start keeps its checkpoints."""
+    digest = training_digest(params, variant, start)
+    folder = location.home() / paths.CHECKPOINTS / checkpoint_name(variant.name, digest)
+    return CheckpointFolder(folder, digest, params.checkpoints.every_steps)
+
+
+def write_variant(
+    variant: Variant, model: PrefixModel, result: TrainingResult, train_size: int
+) -> dict[str, float]:
+    """Write data/train/<variant>; returns the metrics in it."""
+
+    def save(aside: Path) -> None:
+        result.prefix.save(aside / "prefix.safetensors")
+
+    return write_results(paths.TRAIN / variant.name, model, result, train_size, save)
+
+
+def leave(variant: Variant, model: PrefixModel, checkpoints: CheckpointFolder) -> None:
+    """Leave the frozen model as it was, and of all checkpoints of a trained variant its own."""
     model.detach()
     if not location.is_temporary():
         # The last one stays until the sweep's report: DVC has yet to take the outputs over.
-        remove_checkpoints(root, variant.name, keep=checkpoints.folder.name)
+        kept = checkpoints.folder
+        remove_checkpoints(kept.parent, variant.name, keep=kept.name)

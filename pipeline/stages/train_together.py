@@ -3,33 +3,27 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from pipeline.config import Params
 from pipeline.data.beginning import following
-from pipeline.data.splits import load_split
-from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.errors.memory import is_out_of_memory
 from pipeline.models.for_variant import start_prefix
 from pipeline.models.shared import load_for_task
 from pipeline.models.trainable import prefix_config
-from pipeline.prefix import KVPrefix, PrefixError, PrefixModel
+from pipeline.prefix import PrefixError, PrefixModel
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.stages import train
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
 from pipeline.training.checkpoint import CheckpointFolder
-from pipeline.training.identity import training_digest
-from pipeline.training.results import write_results
 from pipeline.training.together import train_all
 from pipeline.training.training import Training
-from pipeline.workspace import location, paths
-from pipeline.workspace.checkpoints import checkpoint_name, remove_checkpoints
+from pipeline.workspace import paths
 from pipeline.workspace.timings import TrainingClock
 
 
@@ -77,11 +71,10 @@ def run(params: Params, variants: Sequence[Variant]) -> None:
 
 @dataclass
 class _Member:
-    """One variant of the group: what it begins with, and where it keeps its checkpoints."""
+    """One variant of the group: its model with the start, and where it keeps its checkpoints."""
 
     variant: Variant
     model: PrefixModel
-    start: KVPrefix
     checkpoints: CheckpointFolder
 
 
@@ -94,10 +87,7 @@ def _prepared(
         model = PrefixModel(frozen, prefix_config(params.prefix, variant.length, new))
     start = start_prefix(variant, model)
     model.load_kv_prefix(start)
-    digest = training_digest(params, variant, start)
-    folder = location.home() / paths.CHECKPOINTS / checkpoint_name(variant.name, digest)
-    checkpoints = CheckpointFolder(folder, digest, params.checkpoints.every_steps)
-    return _Member(variant, model, start, checkpoints)
+    return _Member(variant, model, train.checkpoints_of(params, variant, start))
 
 
 def _why_not_packed(group: Sequence[_Member]) -> str | None:
@@ -120,18 +110,15 @@ class _Run:
     def begin(self) -> Training:
         """Open its run in MLflow, and give its training."""
         variant, model, params = self._member.variant, self._member.model, self._params
-        splits = {
-            name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
-        }
-        splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
+        splits = train.read_splits(variant)
         digest = self._member.checkpoints.digest
         self._tracking = self._held.enter_context(TrainingRun(params, variant, digest, splits))
         self._clock = TrainingClock(self._tracking.log_step)
-        train, validation = (following(split, model.begins_text) for split in splits.values())
-        self._train_size = len(train)
+        examples, validation = (following(split, model.begins_text) for split in splits.values())
+        self._train_size = len(examples)
         self.training = Training(
             model,
-            train,
+            examples,
             validation,
             params.train,
             variant.seed,
@@ -144,20 +131,12 @@ class _Run:
 
     def finish(self) -> None:
         """Write what the training came to, and end all that is held."""
-        name, result = self._member.variant.name, self.training.result
-
-        def save(aside: Path) -> None:
-            result.prefix.save(aside / "prefix.safetensors")
-
-        folder = paths.TRAIN / name
-        metrics = write_results(folder, self._member.model, result, self._train_size, save)
-        self._clock.record(name, self.training.seconds)
-        self._tracking.finish(folder, metrics)
+        variant, model = self._member.variant, self._member.model
+        metrics = train.write_variant(variant, model, self.training.result, self._train_size)
+        self._clock.record(variant.name, self.training.seconds)
+        self._tracking.finish(paths.TRAIN / variant.name, metrics)
         self._held.close()
-        self._member.model.detach()
-        if not location.is_temporary():
-            kept = self._member.checkpoints.folder
-            remove_checkpoints(kept.parent, name, keep=kept.name)
+        train.leave(variant, model, self._member.checkpoints)
 
     def fail(self, error: BaseException) -> None:
         """End all that is held with an error."""

@@ -10,7 +10,7 @@ from mlflow.entities import Metric, Run
 from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.data.splits import load_split
-from pipeline.tracking.inputs import as_inputs
+from pipeline.tracking.inputs import log_splits
 from pipeline.tracking.outbox import Entry, Outbox, close_abandoned, pending
 from pipeline.tracking.results import outcome
 from pipeline.tracking.runs import log_params, sha256
@@ -96,7 +96,7 @@ class Delivery:
             return
         splits = {name: load_split(folder, name) for name in inputs["fingerprints"]}
         if {k: v._fingerprint for k, v in splits.items()} == inputs["fingerprints"]:
-            MlflowClient().log_inputs(self._run_id, datasets=as_inputs(splits))
+            log_splits(self._run_id, splits)
 
     def _send_end(self, end: Entry) -> None:
         client = MlflowClient()

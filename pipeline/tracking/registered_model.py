@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import RunTag
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
@@ -47,13 +48,12 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
     if tags.get("model_sha256") != digest:
         made = _log(params, name, run_id, settings, prefix)
         # The digest last: a run without it was cut short, and its model is logged again.
-        for key, value in (
-            ("model_id", made.model_id),
-            ("model_version", made.registered_model_version),
-            ("model_sha256", digest),
-        ):
-            client.set_tag(run_id, key, value)
-        tags = client.get_run(run_id).data.tags
+        tags = {
+            "model_id": str(made.model_id),
+            "model_version": str(made.registered_model_version),
+            "model_sha256": digest,
+        }
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     client.set_registered_model_alias(params.mlflow.model_name, name, tags["model_version"])
     return str(tags["model_id"])
 

@@ -16,7 +16,7 @@ from pipeline.data.splits import load_split
 from pipeline.storage.records import read_csv, read_json
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import Courier
-from pipeline.tracking.inputs import as_inputs
+from pipeline.tracking.inputs import log_splits
 from pipeline.tracking.outbox import Outbox, close_abandoned, failed, now
 from pipeline.tracking.results import outcome
 from pipeline.tracking.runs import run_tags, sha256, start_run, variant_params, variant_tags
@@ -119,7 +119,7 @@ def log_training_from_files(params: Params, variant: Variant, folder: Path) -> s
     log_history(run_id, folder)
     tokenized = paths.TOKENIZED / "splits"
     splits = {name: load_split(tokenized, name) for name in ("train", "validation")}
-    MlflowClient().log_inputs(run_id, datasets=as_inputs(splits))
+    log_splits(run_id, splits)
     _log_outcome(run_id, folder, read_json(folder / "metrics.json"))
     return run_id
 

@@ -133,7 +133,7 @@ def are_layers_compiled(frozen_model: PreTrainedModel) -> bool:
 def uncompile_layers(frozen_model: PreTrainedModel) -> None:
     """Have each layer run as it is again; nothing where none was compiled."""
     for layer in _layers(frozen_model):
-        # Not set to None: a model that is kept for the next stage is as it was loaded.
+        # Not None of its own: a layer is as it was loaded, and its model is kept for other stages.
         vars(layer).pop("_compiled_call_impl", None)
     AttentionInterface.register(NAME, attend)
 

@@ -5,13 +5,20 @@ from unittest import mock
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.distributed.devices import refuse_shared_device
+from pipeline.cli.main import main
+from pipeline.cli.processes import refuse_processes
+from pipeline.distributed.devices import refuse_shared_device, refuse_spread_model
 from pipeline.distributed.launching import is_started, processes_of
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
+from pipeline.prefix import PrefixConfig, PrefixModel
+from pipeline.training.validation import target_loss_of
+from tests.conftest import tiny_model
+from tests.distributed.trainings import examples
 
 
 @given(st.lists(st.integers(1, 1000), max_size=20), st.integers(1, 8))
@@ -39,9 +46,34 @@ def test_auto_is_one_process_a_gpu(gpus: int, processes: int) -> None:
     assert processes_of(3) == 3
 
 
+def test_fewer_examples_than_processes_are_measured_by_some() -> None:
+    model = PrefixModel(tiny_model(), PrefixConfig(2)).eval()
+    one = examples(1)
+    losses = [target_loss_of(model, one, 4096, ranks=Ranks(rank, 2)) for rank in range(2)]
+    assert losses == [target_loss_of(model, one, 4096), 0.0]
+    assert losses[0] > 0
+
+
+_LAUNCHED = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+def test_torchrun_is_refused_once_for_commands_of_one_process() -> None:
+    """Each process would write the same files."""
+    for command in ("evaluate", "sweep", "check"):
+        told = CliRunner().invoke(main, [command], env=_LAUNCHED)
+        assert told.exit_code == 1
+        assert told.output.startswith(f"error: {command} is one process, and this one was started")
+        other = CliRunner().invoke(main, [command], env={**_LAUNCHED, "RANK": "1"})
+        assert (other.exit_code, other.output) == (0, "")
+    single = CliRunner().invoke(main, ["check", "--help"], env={**_LAUNCHED, "WORLD_SIZE": "1"})
+    assert single.exit_code == 0
+    with mock.patch.dict(os.environ, _LAUNCHED):
+        refuse_processes("train")
+        refuse_processes("train_baseline")
+
+
 def test_a_process_of_torchrun_starts_no_others() -> None:
-    known = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
-    with mock.patch.dict(os.environ, known):
+    with mock.patch.dict(os.environ, _LAUNCHED):
         assert is_started()
         del os.environ["MASTER_PORT"]
         # Others set a RANK too.
@@ -72,3 +104,12 @@ def test_each_process_needs_a_device(device: str, gpus: int, said: str | None) -
         else:
             with pytest.raises(PipelineError, match=said):
                 refuse_shared_device(device, Ranks(3, 4))
+
+
+def test_processes_do_not_spread_one_model_each() -> None:
+    refuse_spread_model(None, Ranks(1, 2))
+    refuse_spread_model("auto", ALONE)
+    with pytest.raises(
+        PipelineError, match=r"model\.device_map: auto .* has 2 processes; set it to"
+    ):
+        refuse_spread_model("auto", Ranks(1, 2))

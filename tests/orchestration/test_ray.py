@@ -148,6 +148,12 @@ def test_the_share_of_a_worker(
     assert tuple(share_of(machines_, workers, gpus).values()) == share
 
 
+@pytest.mark.parametrize("gpus", [1.5, float("nan")])
+def test_no_share_of_gpus(gpus: float) -> None:
+    with pytest.raises(PipelineError, match=r"is no share of a GPU; use a fraction of 1 or a"):
+        share_of([machine(CPU=4, GPU=4)], 1, gpus)
+
+
 def test_more_gpus_than_a_machine_has() -> None:
     with pytest.raises(PipelineError, match=r"--gpus-per-worker 2 is more .* has \(1\)"):
         share_of([machine(CPU=4, GPU=1)], 1, 2)

@@ -204,15 +204,17 @@ def test_a_prefix_lies_on_its_layers_devices() -> None:
 
 @contextmanager
 def offloaded(tmp_path: Path, first: str) -> Iterator[tuple[Any, Any]]:
-    """A model from a folder whole, and with layers that wait in memory and on disk."""
+    """A model from a folder whole, and with layers that wait in memory and on disk, or all."""
     llama().save_pretrained(tmp_path)
     where: dict[str, int | str] = {**dict.fromkeys(FRONT, "cpu"), **dict.fromkeys(BACK, "disk")}
     where |= {"model.embed_tokens": first}
+    if first == "all on disk":
+        where = {"": "disk"}
     plain = load_frozen_model(tmp_path, Compute(device="cpu"))
     yield plain, load_frozen_model(tmp_path, Compute(), where)
 
 
-@pytest.mark.parametrize("first", ["cpu", "disk"])
+@pytest.mark.parametrize("first", ["cpu", "disk", "all on disk"])
 def test_layers_that_wait_on_disk_give_what_those_in_memory_give(
     first: str, tmp_path: Path
 ) -> None:

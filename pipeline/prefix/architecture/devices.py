@@ -15,8 +15,12 @@ from pipeline.prefix.kv import KVPrefix
 
 
 def is_spread(model: nn.Module) -> bool:
-    """Whether a model's parts are in more than one place (devices, memory, disk)."""
-    return len(set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))) > 1
+    """Whether a model's parts are in more than one place (devices, memory, disk).
+
+    Weights on disk alone are too: they are brought to where they are needed.
+    """
+    places = set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))
+    return len(places) > 1 or "disk" in places
 
 
 def waits_elsewhere(model: nn.Module) -> bool:
