@@ -40,6 +40,9 @@ def test_a_model_is_loaded_once(model_folder: Path) -> None:
     first = load(model_folder)
     assert load(model_folder) is first
     assert shared.load_frozen_model(model_folder, CPU) is first
+    named, _ = shared.load_for_task(model_folder, CPU, CAUSAL, device_map=None)
+    assert named is first
+    assert shared.load_frozen_model(model_folder, CPU, None) is first
     # Sections of params.yaml are of classes of their own.
     assert load(model_folder, type("Other", (Compute,), {})(device="cpu")) is first
 
