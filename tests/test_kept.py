@@ -128,7 +128,7 @@ def test_a_prefix_that_was_taken_off_leaves_the_model_as_it_was(model_folder: Pa
 def test_a_model_whose_weights_wait_can_be_followed_by_another_stage(model_folder: Path) -> None:
     """What is brought in inference mode, in which texts are generated, is counted by nobody."""
     names = ("model.embed_tokens", "model.rotary_emb", "model.layers", "model.norm", "lm_head")
-    places = {**dict.fromkeys(names, "disk"), "model.norm": "cpu"}
+    places: dict[str, int | str] = {**dict.fromkeys(names, "disk"), "model.norm": "cpu"}
     first, _ = shared.load_for_task(model_folder, Compute(), CAUSAL, device_map=places)
     with torch.inference_mode():
         wanted = first(input_ids=torch.tensor([[5, 6]])).logits
