@@ -3,7 +3,7 @@
 import torch
 from datasets import Dataset
 
-from pipeline.data.batching import Example
+from pipeline.data.batching import Example, by_length
 from pipeline.data.measuring import over_batches
 from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.distributed.ranks import ALONE, Ranks
@@ -32,20 +32,21 @@ def target_loss_of(
     def parts(examples: list[Example]) -> list[list[Example]]:
         return [examples] if ranks.size == 1 else loss_of.parts(examples)
 
-    calls = 0
-
     def measure(examples: list[Example]) -> float:
-        nonlocal calls
-        found = parts(examples)
-        calls += len(found)
-        return sum(float(loss_of(part).item()) for part in found)
+        return sum(float(loss_of(part).item()) for part in parts(examples))
 
+    idle = 0
+    if ranks.size > 1:
+        # As many calls in every process, for the sake of sharded weights (see `parts_of`); counted
+        # before the first, since who asked after its last would wait for who still calls.
+        batches = by_length(lengths, max_tokens)
+        calls = sum(len(parts([own[i] for i in batch])) for batch in batches)
+        idle = ranks.largest(calls) - calls
     total = 0.0
     for _, loss in over_batches(measure, own, lengths, max_tokens, title):
         total += loss
     with torch.inference_mode():
-        # As many calls in every process, for the sake of sharded weights (see `parts_of`).
-        for _ in range(ranks.largest(calls) - calls):
+        for _ in range(idle):
             loss_of([rows[int(rows.tokens.argmin())]])
     return ranks.sum(total) / int((rows.tokens - rows.target_starts).sum())
 
