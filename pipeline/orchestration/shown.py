@@ -1,15 +1,12 @@
 """How far a sweep is: one bar for the whole of it, and each failure as it happens."""
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Self
 
-from tqdm import tqdm
-
 from pipeline.orchestration.outcome import Outcome
-from pipeline.progress.bar import Bar
+from pipeline.progress.bar import Bar, tell
 
 
 class Shown:
@@ -43,7 +40,7 @@ class Shown:
             for name in names:
                 self._waiting.pop(name, None)
         for name, sentence in list(outcome.failed.items())[self._failures :]:
-            tqdm.write(f"failed: {name}: {sentence}", file=sys.stderr)
+            tell(f"failed: {name}: {sentence}")
         self._failures = len(outcome.failed)
         self._bar.update(outcome.ended - self._told, note=self._note(running, now))
         self._told = outcome.ended

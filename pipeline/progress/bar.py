@@ -89,3 +89,8 @@ def following(items: Sequence[Item], title: str, unit: str) -> Iterator[Item]:
         for item in items:
             yield item
             bar.update()
+
+
+def tell(sentence: str) -> None:
+    """Write a line to standard error, above the bars that stand there."""
+    tqdm.write(sentence, file=sys.stderr)
