@@ -1,5 +1,6 @@
 """A sweep on a Ray cluster ends as `dvc repro` does, whatever happens to its workers."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,10 @@ from tests.conftest import Workspace, make_workspace
 from tests.orchestration.clusters import cut_power, machines
 
 pytest.importorskip("ray")
+
+DEAR = pytest.mark.skipif(
+    not os.environ.get("WHOLE_SWEEPS"), reason="dear, so that `make test-all` alone runs it"
+)
 
 _SECONDS = 400  # for a sweep, on a machine that is busy with other tests
 
@@ -178,6 +183,7 @@ def test_a_killed_worker_costs_no_more_than_its_time(finished: Workspace, tmp_pa
     assert not list((workspace.root / ".dvc" / "tmp").glob("workers-*"))
 
 
+@DEAR
 @pytest.mark.real
 def test_a_machine_that_does_not_see_the_project(finished: Workspace, tmp_path: Path) -> None:
     """Outputs go through the remote, and a sweep that was stopped goes on there."""
