@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -22,6 +22,10 @@ _QUIET = {
     **dict.fromkeys(("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"), "1"),
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+BESIDE_OTHERS = {"OMP_WAIT_POLICY": "passive"}
+"""How several workers share cores: threads that wait for others of their process by turning in
+circles, as OpenMP's do, keep the cores from those that have work."""
 
 
 class _Worker:
@@ -48,6 +52,7 @@ class LocalPool:
         if forks:
             self._context.set_forkserver_preload(list(LIBRARIES))
         self._gpus = gpus
+        self._environment = {**_QUIET, **(BESIDE_OTHERS if count > 1 and not gpus else {})}
         self._workers: list[_Worker | None] = [None] * count
         for place in range(count):
             self._workers[place] = self._started(place)
@@ -112,7 +117,7 @@ class LocalPool:
             target=serve, args=(its, environment), name=f"sweep-{place}"
         )
         try:
-            with _quietly():
+            with _started_with(self._environment):
                 process.start()
         except EOFError as error:
             raise PipelineError(
@@ -123,10 +128,13 @@ class LocalPool:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Whatever a process says while it starts and imports goes to a log, and draws no bars."""
+def _started_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that start within it have these variables, unless they are set, and draw no bars.
+
+    Whatever they say while they start and import goes to a log.
+    """
     environment = dict(os.environ)
-    os.environ.update(_QUIET)
+    os.environ.update({**variables, **environment, **_QUIET})
     LOGS.mkdir(parents=True, exist_ok=True)
     log = os.open(LOGS / "workers.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sys.stderr.flush()

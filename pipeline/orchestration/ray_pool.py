@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import PipelineError, first_line
 from pipeline.orchestration import ray_worker
-from pipeline.orchestration.local_pool import LocalPool
+from pipeline.orchestration.local_pool import BESIDE_OTHERS, LocalPool
 from pipeline.orchestration.ray_cluster import places_in, share_of
 from pipeline.orchestration.shipping import AT_HOME, Shipping
 from pipeline.orchestration.task import Ended, Task
@@ -138,7 +138,8 @@ class RayPool:
             worker.actor.stop.remote()
 
     def _start(self) -> None:
-        actor = self._class.remote(str(self._root), str(self._token), _environment())
+        environment = _environment() if self.has_gpus else {**BESIDE_OTHERS, **_environment()}
+        actor = self._class.remote(str(self._root), str(self._token), environment)
         self._starting[actor.sees_project.remote()] = _Worker(actor, False)
 
     def _await_start(self, expected: int) -> None:
