@@ -3,9 +3,11 @@
 import hashlib
 import io
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,14 @@ from pipeline.sweep.variants import BEST
 from pipeline.tracking.frozen_copy import frozen_model_sha256
 from pipeline.tracking.runs import sha256
 from pipeline.workspace import paths
+
+SERVED_ROOMS = (
+    *("baselines", "config", "data", "errors", "inference", "initialization", "metrics", "models"),
+    *("prefix", "schema", "storage", "sweep", "tracking", "workspace"),
+)
+"""The rooms of this package that a served model imports, and a copy of which it keeps."""
+
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 _NEEDED = ("jinja2", "mlflow", "pydantic", "ruamel.yaml", "safetensors", "torch", "transformers")
 
@@ -102,7 +112,6 @@ def _log(params: Params, name: str, run_id: str, settings: dict[str, Any], prefi
             ]
         ),
     )
-    here = Path(__file__).resolve()
     with tempfile.TemporaryDirectory() as folder, _quietly():
         write_json(Path(folder) / "settings.json", settings)
         artifacts = {"prefix": str(prefix), "settings": str(Path(folder) / "settings.json")}
@@ -115,17 +124,31 @@ def _log(params: Params, name: str, run_id: str, settings: dict[str, Any], prefi
             name=name,
             flavor=mlflow.pyfunc,
             run_id=run_id,
-            python_model=str(here.with_name("text_model.py")),
+            python_model=str(_PACKAGE / "tracking" / "text_model.py"),
             artifacts=artifacts,
             model_config={
                 "frozen_model": str(paths.MODEL.resolve()),
                 "device_map": params.device_map,
             },
-            code_paths=[str(here.parent.parent)],
+            code_paths=[str(Path(_served_code().name) / _PACKAGE.name)],
             signature=signature,
             pip_requirements=[f"{package}=={version(package)}" for package in _NEEDED],
             registered_model_name=params.mlflow.model_name,
         )
+
+
+@cache
+def _served_code() -> "tempfile.TemporaryDirectory[str]":
+    """A copy of the package without what no served model needs: MLflow copies it for each."""
+    folder = tempfile.TemporaryDirectory(prefix="served-code-")
+
+    def left_out(of: str, names: list[str]) -> list[str]:
+        rooms = [name for name in names if (Path(of) / name).is_dir()]
+        is_package = Path(of) == _PACKAGE
+        return [n for n in rooms if n == "__pycache__" or (is_package and n not in SERVED_ROOMS)]
+
+    shutil.copytree(_PACKAGE, Path(folder.name) / _PACKAGE.name, ignore=left_out)
+    return folder
 
 
 @contextmanager

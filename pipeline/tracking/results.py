@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities import RunTag
 
 from pipeline.config import Params
 from pipeline.data.spread import spread
@@ -119,9 +120,9 @@ def tell_score(params: Params, run_id: str, folder: Path) -> None:
         told = re.fullmatch(rf"\w+/(\w+){_INTERVAL}", key)
         if told and told[1] in METRICS and key not in tags:
             MlflowClient().delete_tag(run_id, key)
-    for key, value in tags.items():
-        if known.get(key) != value:
-            MlflowClient().set_tag(run_id, key, value)
+    new = [RunTag(key, value) for key, value in tags.items() if known.get(key) != value]
+    if new:
+        MlflowClient().log_batch(run_id, tags=new)
 
 
 def interval_tag(params: Params) -> str:
