@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pipeline.prefix import KVPrefix
+    from pipeline.prefix.architecture.shapes import CacheShapes
     from pipeline.prefix.parameters.encoder import Shapes
 
 
@@ -80,6 +81,10 @@ class StartContext(Protocol):
     @property
     def kv_shapes(self) -> "Shapes":
         """The shapes of keys and values in every layer that gets a prefix."""
+
+    @property
+    def cache_shapes(self) -> "CacheShapes":
+        """The same, and those of states, in every layer of the model."""
 
     @property
     def generator(self) -> "torch.Generator":

@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.definition import TOKENS, read_definition
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.parameters.encoder import Shapes
 from pipeline.storage.records import read_json
 from pipeline.sweep.variants import Variant
@@ -58,8 +59,13 @@ class ForVariant:
 
     @property
     def kv_shapes(self) -> Shapes:
-        """The prefix's shapes."""
+        """The shapes of a prefix's keys and values."""
         return self.model.kv_shapes
+
+    @property
+    def cache_shapes(self) -> CacheShapes:
+        """The shapes of what a prefix is made of, states included."""
+        return self.model.cache_shapes
 
     @property
     def frozen_model(self) -> PreTrainedModel:

@@ -21,13 +21,19 @@ from pipeline.prefix.architecture.parts import (
     shapes_of,
     takes,
 )
-from pipeline.prefix.architecture.shapes import adapter_shapes, chosen_shapes, kv_shapes
+from pipeline.prefix.architecture.shapes import (
+    CacheShapes,
+    adapter_shapes,
+    cache_shapes,
+    chosen_shapes,
+)
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.peft_format import load_adapter, save_adapter
 from pipeline.prefix.files.provenance import provenance, warn_of_another_model
 from pipeline.prefix.injection.causal import CausalInjection
 from pipeline.prefix.injection.heads import HeadInjection
+from pipeline.prefix.injection.hiding import hidden_tokens, layers_left_out
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
 from pipeline.prefix.injection.replay import replayed_within
@@ -36,6 +42,7 @@ from pipeline.prefix.packed_model import PackedModel
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import PrefixEncoder, Shapes, build_encoder
 from pipeline.prefix.parameters.heads import TrainedModules
+from pipeline.prefix.states import StateShapes
 
 
 class PrefixModel(PackedModel):
@@ -82,16 +89,19 @@ class PrefixModel(PackedModel):
         self.parts = parts_of(model, config.parts)
         places: list[Place] = []
         if is_decoder_only(model):
-            chosen = chosen_shapes(self.kv_shapes, config)
+            chosen = chosen_shapes(self.cache_shapes, config)
         else:
+            if "state" in (config.kinds or ()):
+                raise PrefixError("kinds names 'state', but a model with an encoder has none")
             self._places = places_of(model, self.parts)
             places = chosen_places(self._places, config.layers)
-            chosen = shapes_of(places)
+            chosen = CacheShapes(0, dict(enumerate(shapes_of(places))), layers=config.layers)
         refuse_beyond_context(config.num_virtual_tokens, model)
         hidden_size = model.config.get_text_config().hidden_size
-        encoder = build_encoder(config, chosen, hidden_size).to(self.device)
+        encoder = build_encoder(config, chosen.kv, hidden_size, chosen.states).to(self.device)
+        encoder.layers = chosen.layers
         if self._places is None:
-            self._injection = CausalInjection(model, config, self.kv_shapes, encoder.given)
+            self._injection = CausalInjection(model, config, self.cache_shapes, encoder.given)
         else:
             encoder.parts = tuple(place.part for place in places)
             self._injection = PartInjection(
@@ -100,11 +110,22 @@ class PrefixModel(PackedModel):
         self.encoder = encoder
 
     @cached_property
+    def cache_shapes(self) -> CacheShapes:
+        """What the model caches layer by layer, or the keys and values of a prefix's places."""
+        if self._places is None:
+            return cache_shapes(self.frozen_model)
+        shapes = shapes_of(self._places)
+        return CacheShapes(len(shapes), dict(enumerate(shapes)))
+
+    @property
     def kv_shapes(self) -> Shapes:
         """For each place of a prefix `(num_kv_heads, head_dim)` of keys and of values."""
-        if self._places is None:
-            return kv_shapes(self.frozen_model)
-        return shapes_of(self._places)
+        return self.cache_shapes.kv
+
+    @property
+    def state_shapes(self) -> StateShapes:
+        """Of each state of the model's recurrent layers its shape, by names as in `KVPrefix`."""
+        return self.cache_shapes.states
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +161,7 @@ class PrefixModel(PackedModel):
         with self._injected():
             cached = self.prefix_length and kwargs.setdefault("use_cache", True)
             if cached and self._injection.through_cache:
-                kwargs.setdefault("past_key_values", self.new_cache())
+                kwargs.setdefault(self._injection.cache_name, self.new_cache())
             return self.frozen_model.generate(*args, **kwargs)
 
     @property
@@ -150,26 +171,27 @@ class PrefixModel(PackedModel):
 
     @contextmanager
     def without(
-        self, tokens: Collection[int] | None = None, places: Collection[int] | None = None
+        self,
+        tokens: Collection[int] | None = None,
+        places: Collection[int] | None = None,
+        states: Collection[int] | None = None,
     ) -> Iterator[None]:
         """Within it no query of this thread attends to some virtual tokens, in some layers.
 
         They are hidden as by the attention's mask: all else stands where it stood, an input after
         p tokens. Without `tokens` all of them, without `places` everywhere; places count as the
-        tensors of `kv_prefix` do.
+        keys of `kv_prefix` do. `states` are layers that recur from nothing meanwhile, as at the
+        start of a text; given alone they are all that is hidden, and where nothing is given, all
+        layers are among them.
 
-        Raises PrefixError for a token or place that the prefix has not.
+        Raises PrefixError for a token, place or state that the prefix has not.
         """
-        p = self.prefix_length
-        count = len(self.encoder.shapes) if isinstance(self.encoder, PrefixEncoder) else 0
-        hidden = torch.zeros(count, p, dtype=torch.bool)
-        for name, given, most in (("token", tokens, p), ("place", places, count)):
-            if absent := [index for index in given or () if not 0 <= index < most]:
-                raise PrefixError(f"the prefix has no {name} {absent[0]}, only 0 to {most - 1}")
-        rows = torch.tensor(sorted(range(count) if places is None else places), dtype=torch.long)
-        columns = torch.tensor(sorted(range(p) if tokens is None else tokens), dtype=torch.long)
-        hidden[rows[:, None], columns] = True
-        with self._injection.hiding(hidden):
+        encoder = self.encoder
+        count = len(encoder.shapes) if isinstance(encoder, PrefixEncoder) else 0
+        recurring = encoder.recurring if isinstance(encoder, PrefixEncoder) else frozenset()
+        hidden = hidden_tokens(count, self.prefix_length, tokens, places, states)
+        left_out = layers_left_out(recurring, states, tokens is None and places is None)
+        with self._injection.hiding(hidden, left_out):
             yield
 
     @contextmanager
@@ -186,8 +208,13 @@ class PrefixModel(PackedModel):
         ):
             yield
 
+    @property
+    def cache_name(self) -> str:
+        """The argument that takes a cache: `past_key_values`, `cache_params` of Mamba's kin."""
+        return self._injection.cache_name
+
     def new_cache(self) -> Cache | None:
-        """An empty growing cache after the prefix, to pass as `past_key_values` from call to call.
+        """An empty growing cache after the prefix, to pass as `cache_name` from call to call.
 
         None where the prefix is in the parts of an encoder-decoder, which makes its own.
         """
@@ -280,6 +307,7 @@ class PrefixModel(PackedModel):
                 num_virtual_tokens=len(kv),
                 num_frozen_tokens=frozen_tokens,
                 parts=tuple(dict.fromkeys(kv.parts or ())) or None,
+                kinds=kv.kinds,
                 modules_to_save=tuple(filter(None, saved.split(","))),
             ),
         )
