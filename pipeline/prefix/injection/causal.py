@@ -23,7 +23,13 @@ from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.injection.attention_modules import by_name, cache_argument, layer_index, masked
+from pipeline.prefix.injection.attention_modules import (
+    beyond_states,
+    by_name,
+    cache_argument,
+    layer_index,
+    masked,
+)
 from pipeline.prefix.injection.cache import PrefixCache
 from pipeline.prefix.injection.exactness import Injected, is_exact, other_inputs
 from pipeline.prefix.injection.hooks import AtWork, Injection
@@ -269,6 +275,7 @@ class CausalInjection(Injection):
         cache, layout = self._at_work.cache, self._at_work.layout
         if cache is None:
             return None
+        args, kwargs = beyond_states(module, args, kwargs)
         if kwargs.get(name) is None:
             kwargs = {**kwargs, name: cache}
         if shows is not None and layout is not None:
