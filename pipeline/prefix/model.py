@@ -97,7 +97,8 @@ class PrefixModel(PackedModel):
             chosen = CacheShapes(0, dict(enumerate(shapes_of(places))), layers=config.layers)
         refuse_beyond_context(config.num_virtual_tokens, model)
         hidden_size = model.config.get_text_config().hidden_size
-        encoder = build_encoder(config, chosen.kv, hidden_size, chosen.states).to(self.device)
+        encoder = build_encoder(config, chosen.kv, hidden_size, chosen.states, chosen.index)
+        encoder = encoder.to(self.device)
         encoder.layers = chosen.layers
         if self._places is None:
             self._injection = CausalInjection(model, config, self.cache_shapes, encoder.given)

@@ -8,7 +8,13 @@ from transformers.cache_utils import DummyLayer
 from pipeline.prefix.caches import attends, beside_keys, length_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.states import named_layers, refuse_uncarried, state_name
+from pipeline.prefix.states import (
+    has_tokens,
+    index_of,
+    named_layers,
+    refuse_uncarried,
+    state_name,
+)
 
 
 def prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = False) -> KVPrefix:
@@ -33,7 +39,8 @@ def prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = Fal
                 raise PrefixError(f"layer {index} of past_key_values holds no keys and values")
             continue
         if attends(layer):
-            _refuse_other_than(num_virtual_tokens, index, layer.keys)
+            _refuse_rows(layer.keys)
+            _refuse_fewer_than(num_virtual_tokens, index, layer.keys.shape[2])
             attention.append(index)
             for kept, tensor in ((keys, layer.keys), (values, layer.values)):
                 kept.append(_own(tensor[0, :, :num_virtual_tokens].float(), is_ours))
@@ -43,10 +50,14 @@ def prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = Fal
         for which, tensor in beside.items():
             _refuse_rows(tensor)
             state = tensor[0].float() if tensor.is_floating_point() else tensor[0]
-            states[state_name(index, *which)] = _own(state, is_ours)
+            name = state_name(index, *which)
+            if has_tokens(name):
+                _refuse_fewer_than(num_virtual_tokens, index, len(state))
+                state = state[:num_virtual_tokens]
+            states[name] = _own(state, is_ours)
     if not (keys or states):
         raise PrefixError("past_key_values holds no keys and values; the model fills no KV cache")
-    if states and held not in (None, num_virtual_tokens):
+    if len(index_of(states)) < len(states) and held not in (None, num_virtual_tokens):
         raise PrefixError(
             f"past_key_values holds states of {held} tokens, which are no states of its first "
             f"{num_virtual_tokens}; compute those tokens alone"
@@ -71,10 +82,9 @@ def _refuse_rows(tensor: torch.Tensor) -> None:
         raise PrefixError(f"past_key_values holds {tensor.shape[0]} rows; a prefix comes from one")
 
 
-def _refuse_other_than(num_virtual_tokens: int, index: int, keys: torch.Tensor) -> None:
-    _refuse_rows(keys)
-    if keys.shape[2] < num_virtual_tokens:
+def _refuse_fewer_than(num_virtual_tokens: int, index: int, held: int) -> None:
+    if held < num_virtual_tokens:
         raise PrefixError(
-            f"layer {index} of past_key_values holds {keys.shape[2]} tokens, fewer than "
+            f"layer {index} of past_key_values holds {held} tokens, fewer than "
             f"the {num_virtual_tokens} virtual tokens asked for"
         )
