@@ -70,7 +70,8 @@ def test_slices_and_the_file_keep_index_keys(name: str, tmp_path: Path) -> None:
     model, text = build(name), tokens(P, 0)
     kv = kv_prefix_from_tokens(model, text)
     assert kv.kinds == ("attention",)
-    assert kv.states and all(map(has_tokens, kv.states))
+    assert kv.states
+    assert all(map(has_tokens, kv.states))
     kv.save(tmp_path / "prefix.safetensors")
     tuned = PrefixModel(model, PrefixConfig(num_virtual_tokens=8))
     tuned.load_kv_prefix(KVPrefix.load(tmp_path / "prefix.safetensors")[:8])
@@ -98,7 +99,7 @@ def test_index_keys_of_another_model_are_refused() -> None:
     tuned = PrefixModel(model, PrefixConfig(P))
     kv = kv_of(tuned)
     del kv.states["3.indexer_keys"]
-    with pytest.raises(PrefixError, match="index keys .* was made for another model"):
+    with pytest.raises(PrefixError, match=r"index keys .* was made for another model"):
         tuned.load_kv_prefix(kv)
 
 
@@ -120,6 +121,6 @@ def test_layers_without_the_prefix_compute_as_without_it(name: str) -> None:
 
 def test_a_layer_that_takes_over_a_choice_is_named_with_the_one_that_chose() -> None:
     model = build("glm_moe_dsa")
-    with pytest.raises(PrefixError, match="layers names 2, .* layer 1 has chosen; name 1 too"):
+    with pytest.raises(PrefixError, match=r"layers names 2, .* layer 1 has chosen; name 1 too"):
         PrefixModel(model, PrefixConfig(P, layers=(0, 2)))
     assert len(kv_of(prefixed(model, tokens(P, 0), layers=(1, 2))).keys) == 2

@@ -28,7 +28,7 @@ from pipeline.prefix.architecture.shapes import cache_argument_of
 from pipeline.prefix.caches import empty_cache
 from pipeline.prefix.injection.layout import lay_out
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.states import parts_of_name
+from pipeline.prefix.states import has_tokens, parts_of_name
 
 Injected = Callable[[KVPrefix], AbstractContextManager[Any]]
 """A model with some prefix, as the injection to be tried brings it in."""
@@ -108,7 +108,8 @@ def _why_states_do_nothing(model: PreTrainedModel, injected: Injected) -> str | 
                 return _output(model(input_ids=ids, use_cache=False))
 
         usual = after(kv.states)
-        for kind in dict.fromkeys(parts_of_name(name)[1] for name in kv.states):
+        recurrent = [name for name in kv.states if not has_tokens(name)]
+        for kind in dict.fromkeys(parts_of_name(name)[1] for name in recurrent):
             # Far from any of its own, so that no rounding hides it.
             others = {
                 n: 100 - s if parts_of_name(n)[1] == kind else s for n, s in kv.states.items()
