@@ -60,6 +60,11 @@ def recurs(config: PreTrainedConfig) -> bool:
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
+def chooses(config: PreTrainedConfig) -> bool:
+    """Whether some layer of a model of this configuration caches index keys."""
+    return any(index_update(layer) is not None for layer in empty_cache(config).layers)
+
+
 def attends(layer: Any) -> bool:
     """Whether a cache's layer holds keys and values `[batch, heads, tokens, dim]`."""
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
@@ -93,6 +98,11 @@ def position_axes(layer: Any) -> int:
     """In how many dimensions a cache's layer keeps the positions of its index keys; 0 for none."""
     positions = getattr(layer, _POSITIONS, None)
     return 0 if positions is None else int(positions.shape[0])
+
+
+def tell_positions(layer: Any, axes: int, rows: int, p: int, device: torch.device) -> None:
+    """Tell a cache's layer that what it holds stands at positions 0 to p-1."""
+    setattr(layer, _POSITIONS, torch.arange(p, device=device).expand(axes, rows, -1))
 
 
 def filled(

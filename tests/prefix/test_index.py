@@ -119,6 +119,28 @@ def test_layers_without_the_prefix_compute_as_without_it(name: str) -> None:
     assert float((found.logits - bare.logits).abs().max()) > 1e-3
 
 
+def test_an_index_that_knows_no_mask_is_refused_what_a_mask_would_hide() -> None:
+    (name,) = UNPADDED
+    model, text = build(name), tokens(P, 0)
+    with pytest.raises(PrefixError, match=r"layers: MiniMaxM3VL\w+ chooses among keys whatever"):
+        PrefixModel(model, PrefixConfig(P, layers=(0,)))
+    tuned, rows = prefixed(model, text), [tokens(4, 1), tokens(6, 2)]
+    with pytest.raises(PrefixError, match="counts the padding before a row as its tokens"):
+        tuned(**padded(rows, "left"))
+    with tuned.without([0]), pytest.raises(PrefixError, match="hidden virtual tokens"):
+        tuned(input_ids=rows[0][None])
+    batch = padded(rows, "right")
+    for found, row in zip(tuned(**batch).logits, rows, strict=True):
+        expected = model(input_ids=torch.cat([text, row])[None]).logits[0, P:]
+        torch.testing.assert_close(found[: len(row)], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v32", *UNPADDED])
+def test_packed_examples_would_compete(name: str) -> None:
+    reason = PrefixModel(build(name), PrefixConfig(P)).why_not_packed(tokens=4)
+    assert "chooses among the keys of a row" in str(reason)
+
+
 def test_a_layer_that_takes_over_a_choice_is_named_with_the_one_that_chose() -> None:
     model = build("glm_moe_dsa")
     with pytest.raises(PrefixError, match=r"layers names 2, .* layer 1 has chosen; name 1 too"):

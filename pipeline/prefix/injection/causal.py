@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.choosing import chooses_by_place
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
@@ -90,6 +91,9 @@ class CausalInjection(Injection):
                 f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
                 "attention, where no mask can show them; leave it false"
             )
+        self._chooses_by_place = bool(shapes.index) and chooses_by_place(model)
+        if config.layers is not None:
+            self._refuse_to_hide("layers")
         self._switch = rotary_switch(model.config)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self._counting = getattr(model.base_model, "compute_3d_position_ids", None)
@@ -109,6 +113,13 @@ class CausalInjection(Injection):
                 f"{type(self._model).__name__} computes something else after a prefix than after "
                 "the same text: it looks ahead, or counts positions in a way of its own, so a "
                 "prefix has no exact place in it"
+            )
+
+    def _refuse_to_hide(self, what: str) -> None:
+        if self._chooses_by_place:
+            raise PrefixError(
+                f"{what}: {type(self._model).__name__} chooses among keys whatever a mask hides, "
+                "so that the prefix can be hidden from none of its layers"
             )
 
     def new_cache(self) -> PrefixCache:
@@ -189,7 +200,7 @@ class CausalInjection(Injection):
                 # Counting real tokens only: left padding does not move what follows it.
                 positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
             bound["position_ids"] = positions[..., -length:] + p
-        elif not bool(mask[:, 0].all()) and counts_padding(self._model):
+        if not bool(mask[:, 0].all()) and counts_padding(self._model):
             raise PrefixError(
                 f"{type(self._model).__name__} counts the padding before a row as its tokens; give "
                 "rows of one length, or pad on the right"
@@ -329,5 +340,6 @@ class CausalInjection(Injection):
             kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
         hidden, place = self._at_work.hidden, self._place(layer)
         if hidden is not None and place is not None and hidden[place].any():
+            self._refuse_to_hide("hidden virtual tokens")
             kwargs = masked(module, args, kwargs, layout.of_tokens(hidden[place]), False)
         return args, kwargs

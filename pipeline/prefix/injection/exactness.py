@@ -24,8 +24,8 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.cached import prefix_of
 from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating, looks_ahead, takes
-from pipeline.prefix.architecture.shapes import cache_argument_of
-from pipeline.prefix.caches import empty_cache
+from pipeline.prefix.architecture.shapes import cache_argument_of, cache_shapes
+from pipeline.prefix.caches import empty_cache, tell_positions
 from pipeline.prefix.injection.layout import lay_out
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.states import has_tokens, parts_of_name
@@ -173,6 +173,8 @@ def _going_on(
     """The output of the model from a cache of transformers that holds what the prefix does."""
     p = len(kv) if kv.keys else 0
     cache = kv.to(input_device(model)).to_cache(len(mask), model.config)
+    for index, axes in cache_shapes(model).axes.items():
+        tell_positions(cache.layers[index], axes, len(mask), p, mask.device)
     given = {**inputs, "attention_mask": torch.cat([mask.new_ones(len(mask), p), mask], dim=1)}
     if takes(model, "position_ids"):
         given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0) + p

@@ -3,6 +3,7 @@
 import torch
 from transformers.cache_utils import DynamicIndexedLayer
 
+from pipeline.prefix.caches import tell_positions
 from pipeline.prefix.injection.prefix_layer import Pair, PrefixLayer
 
 _BUFFER = 2
@@ -32,8 +33,7 @@ class IndexLayer(PrefixLayer, DynamicIndexedLayer):
     def begin(self, rows: int) -> None:
         """Say that a forward pass of so many rows begins: the prefix's positions stand first."""
         if self._axes and self.indexer_position_ids is None:
-            place = torch.arange(self.prefix_length, device=self.index.device)
-            self.indexer_position_ids = place.expand(self._axes, rows, -1)
+            tell_positions(self, self._axes, rows, self.prefix_length, self.index.device)
 
     def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
         """Index keys `[batch, ..., p + tokens, dim]` of the prefix and of all tokens so far."""
