@@ -17,11 +17,16 @@ from pipeline.prefix.states import (
 )
 
 
-def prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = False) -> KVPrefix:
+def prefix_of(
+    past_key_values: Any,
+    num_virtual_tokens: int,
+    is_ours: bool = False,
+    name: str = "past_key_values",
+) -> KVPrefix:
     """The first tokens of a transformers `Cache` of one row as a prefix, float32.
 
     A state stands for all tokens of the cache, so that one with states is taken whole. A cache that
-    is ours (`is_ours`) is used up: nothing is there twice.
+    is ours (`is_ours`) is used up: nothing is there twice. `name` is what an error calls it.
 
     Raises:
         PrefixError: when it holds several rows, or fewer tokens than asked for in some layer, or
@@ -36,7 +41,7 @@ def prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = Fal
         beside = beside_keys(layer)
         if not attends(layer) and not beside:
             if not isinstance(layer, DummyLayer):
-                raise PrefixError(f"layer {index} of past_key_values holds no keys and values")
+                raise PrefixError(f"layer {index} of {name} holds no keys and values")
             continue
         if attends(layer):
             _refuse_rows(layer.keys)
@@ -46,17 +51,17 @@ def prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = Fal
                 kept.append(_own(tensor[0, :, :num_virtual_tokens].float(), is_ours))
             if is_ours:
                 layer.keys = layer.values = None
-        refuse_uncarried((state_name(index, *which) for which in beside), "past_key_values")
+        refuse_uncarried((state_name(index, *which) for which in beside), name)
         for which, tensor in beside.items():
             _refuse_rows(tensor)
             state = tensor[0].float() if tensor.is_floating_point() else tensor[0]
-            name = state_name(index, *which)
-            if has_tokens(name):
+            called = state_name(index, *which)
+            if has_tokens(called):
                 _refuse_fewer_than(num_virtual_tokens, index, len(state))
                 state = state[:num_virtual_tokens]
-            states[name] = _own(state, is_ours)
+            states[called] = _own(state, is_ours)
     if not (keys or states):
-        raise PrefixError("past_key_values holds no keys and values; the model fills no KV cache")
+        raise PrefixError(f"{name} holds no keys and values, so there is nothing to make one of")
     if len(index_of(states)) < len(states) and held not in (None, num_virtual_tokens):
         raise PrefixError(
             f"past_key_values holds states of {held} tokens, which are no states of its first "

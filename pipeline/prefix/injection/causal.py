@@ -40,6 +40,7 @@ from pipeline.prefix.injection.exactness import (
     Injected,
     is_exact,
     other_inputs,
+    padded_call,
     why_states_do_nothing,
 )
 from pipeline.prefix.injection.hooks import AtWork, Injection
@@ -100,6 +101,7 @@ class CausalInjection(Injection):
         # None until it is tried whether a call's types of tokens are to be moved by the prefix.
         self._moves_types = moves_types
         self._on_trial = moves_types is not None
+        self._pads_exactly: bool | None = None
         if not self._on_trial:
             self._refuse_what_is_not_exact()
 
@@ -114,6 +116,22 @@ class CausalInjection(Injection):
                 "the same text: it looks ahead, or counts positions in a way of its own, so a "
                 "prefix has no exact place in it"
             )
+
+    def pads_exactly(self) -> bool:
+        """Whether padding before a row changes nothing that it would not change after a text."""
+        if self._pads_exactly is None:
+            active, self._at_work.active = self._at_work.active, False
+            try:
+                self._pads_exactly = is_exact(
+                    self._model,
+                    self._trial(False),
+                    padded_call(self._model),
+                    "padded",
+                    self._chosen.kinds,
+                )
+            finally:
+                self._at_work.active = active
+        return self._pads_exactly
 
     def _refuse_to_hide(self, what: str) -> None:
         if self._chooses_by_place:
@@ -207,6 +225,12 @@ class CausalInjection(Injection):
             )
         if self._shapes.states:
             self._refuse_what_states_do_not_bear(mask, past, cache)
+        if not (past or self._on_trial or mask[:, 0].all() or self.pads_exactly()):
+            raise PrefixError(
+                f"{type(self._model).__name__} computes something else after a prefix than after "
+                "the same text where padding stands before a row; give rows of one length, or pad "
+                "on the right"
+            )
         if self._switch is not None:
             refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)

@@ -218,6 +218,17 @@ def _with_text(
     return text, whole
 
 
+def padded_call(model: PreTrainedModel) -> dict[str, Any]:
+    """Two rows of tokens, the first with padding before it, for `is_exact`."""
+    ids = _tokens(model)[:, _TEXT_LENGTH:].expand(2, -1)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    given = {"input_ids": ids, "attention_mask": mask}
+    if takes(model, "position_ids"):
+        given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+    return given
+
+
 def _tokens(model: PreTrainedModel) -> torch.Tensor:
     """Ids from the middle of the vocabulary, away from special tokens: `[1, text + input]`."""
     half = int(getattr(model.config.get_text_config(), "vocab_size", 0)) // 2

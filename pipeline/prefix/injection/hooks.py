@@ -89,6 +89,10 @@ class Injection:
         """An empty growing cache; None where the model makes its own (an encoder-decoder)."""
         return GrowingCache()
 
+    def pads_exactly(self) -> bool:
+        """Whether padding before a row changes nothing that it would not change after a text."""
+        return True
+
     def recompute_context(self) -> Contexts:
         """For a layer that runs now: its replay meets the prefix of its own forward pass."""
         return nullcontext(), turn_of(self._model)
