@@ -140,7 +140,7 @@ class PrefixModel(PackedModel):
         with self._injected():
             cached = self.prefix_length and kwargs.setdefault("use_cache", True)
             if cached and self._injection.through_cache:
-                kwargs.setdefault("past_key_values", self.new_cache())
+                self._injection.go_on(kwargs.setdefault("past_key_values", self.new_cache()))
             return self.frozen_model.generate(*args, **kwargs)
 
     @property

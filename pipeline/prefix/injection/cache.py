@@ -95,6 +95,8 @@ class PrefixCache(Cache):
         self.inside_forward = False
         # Whether the first tokens came with inputs that are none, such as images.
         self.after_others = False
+        # Of a model that counts positions in time and space, what it adds to those that follow.
+        self.offset: torch.Tensor | None = None
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the next query: the input's so far, and inside the model the prefix too."""

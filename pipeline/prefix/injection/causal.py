@@ -19,8 +19,16 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.context import first_positions
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
+from pipeline.prefix.architecture.spatial import (
+    go_on_from,
+    offset_of,
+    positions_of,
+    spatial_part,
+    without_offset,
+)
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.attention_modules import by_name, cache_argument, layer_index, masked
@@ -62,6 +70,7 @@ class CausalInjection(Injection):
         shapes: Shapes,
         prefix: Callable[[], KVPrefix],
         moves_types: bool | None = None,
+        first: int = 0,
     ) -> None:
         super().__init__(model)
         self._config = config
@@ -76,20 +85,23 @@ class CausalInjection(Injection):
             )
         self._switch = rotary_switch(model.config)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self._counting = getattr(model.base_model, "compute_3d_position_ids", None)
+        self._spatial = spatial_part(model)
         # None until it is tried whether a call's types of tokens are to be moved by the prefix.
         self._moves_types = moves_types
         self._on_trial = moves_types is not None
-        if not self._on_trial and not is_exact(model, self._trial(False)):
-            raise PrefixError(
-                f"{type(model).__name__} computes something else after a prefix than after the "
-                "same text: it looks ahead, or counts positions in a way of its own, so a prefix "
-                "has no exact place in it"
-            )
+        self._first = first if self._on_trial else self._first_position()
 
     def new_cache(self) -> PrefixCache:
         """An empty growing cache after the prefix, to carry from call to call."""
         return PrefixCache(self._prefix(), self._shapes, growing=True)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        with super().active(), without_offset(self._spatial):
+            yield
+
+    def go_on(self, cache: Any) -> None:
+        go_on_from(self._spatial, getattr(cache, "offset", None))
 
     def recompute_context(self) -> Contexts:
         return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
@@ -160,7 +172,7 @@ class CausalInjection(Injection):
                 positions = self._own_positions(tokens, bound, cache)
             if positions is None:
                 # Counting real tokens only: left padding does not move what follows it.
-                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+                positions = (mask.long().cumsum(-1) - 1).clamp(min=0) + self._first
             bound["position_ids"] = positions[..., -length:] + p
         elif not bool(mask[:, 0].all()) and counts_padding(self._model):
             raise PrefixError(
@@ -172,7 +184,9 @@ class CausalInjection(Injection):
         layout = lay_out(mask, p, self._ordered)
         for name in _TYPES if self._moves_types else ():
             if bound.get(name) is not None:
-                types = torch.cat([bound[name].new_zeros(batch, p), bound[name]], dim=1)
+                # Of a later call's tokens alone: nothing before them is told apart any more.
+                before = layout.mask.shape[1] - bound[name].shape[1]
+                types = torch.cat([bound[name].new_zeros(batch, before), bound[name]], dim=1)
                 bound[name] = types if layout.order is None else types.gather(1, layout.order)
         cache.set_order(layout.order if past == 0 else None)
         bound["attention_mask"] = layout.mask
@@ -184,16 +198,29 @@ class CausalInjection(Injection):
     def _own_positions(
         self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
     ) -> torch.Tensor | None:
-        """Positions `[axes, batch, tokens]` that a model counts in space and time (M-RoPE)."""
-        if self._counting is None:
+        """Positions `[axes, batch, tokens]` that a model counts in time and space (M-RoPE)."""
+        if self._spatial is None:
             return None
-        known = {
-            "inputs_embeds": tokens if tokens.ndim == 3 else tokens[..., None],
-            **{key: value for key, value in bound.items() if value is not None},
-            "past_key_values": cache,
-        }
-        names = inspect.signature(self._counting).parameters
-        return self._counting(**{name: known.get(name) for name in names})
+        go_on_from(self._spatial, cache.offset)
+        embedded = tokens if tokens.ndim == 3 else tokens[..., None]
+        given = {name: value for name, value in bound.items() if value is not None}
+        return positions_of(
+            self._spatial, {"inputs_embeds": embedded, **given, "past_key_values": cache}
+        )
+
+    def _first_position(self) -> int:
+        """The position that the model gives to a text's first token.
+
+        Raises PrefixError where a prefix is not exact at any.
+        """
+        for first in first_positions(self._model):
+            if is_exact(self._model, self._trial(False, first), way=f"from {first}"):
+                return first
+        raise PrefixError(
+            f"{type(self._model).__name__} computes something else after a prefix than after the "
+            "same text: it looks ahead, or counts positions in a way of its own, so a prefix "
+            "has no exact place in it"
+        )
 
     def _admit(self, others: frozenset[str], bound: dict[str, Any]) -> None:
         """Find out how a prefix is exact beside inputs that are no tokens.
@@ -201,11 +228,15 @@ class CausalInjection(Injection):
         Raises PrefixError, which names them, where it is not.
         """
         active, self._at_work.active = self._at_work.active, False
+        # Where they make a mask, half precision could take what is not moved for rounding.
+        ways = (True, False) if any(bound.get(name) is not None for name in _TYPES) else (False,)
         try:
-            for moves in (False, True):
-                if is_exact(self._model, self._trial(moves), bound, f"types moved: {moves}"):
-                    self._moves_types = moves
-                    return
+            with without_offset(self._spatial):
+                for moves in ways:
+                    trial = self._trial(moves, self._first)
+                    if is_exact(self._model, trial, bound, f"types moved: {moves}"):
+                        self._moves_types = moves
+                        return
         finally:
             self._at_work.active = active
         raise PrefixError(
@@ -214,14 +245,14 @@ class CausalInjection(Injection):
             "alone"
         )
 
-    def _trial(self, moves_types: bool) -> Injected:
+    def _trial(self, moves_types: bool, first: int) -> Injected:
         """Another prefix, of all layers, brought in as this one is."""
 
         @contextmanager
         def injected(kv: KVPrefix) -> Iterator[None]:
             config = PrefixConfig(len(kv))
             trial = CausalInjection(
-                self._model, config, self._shapes, lambda: kv, moves_types=moves_types
+                self._model, config, self._shapes, lambda: kv, moves_types, first
             )
             try:
                 with trial.active():
@@ -239,6 +270,7 @@ class CausalInjection(Injection):
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrefixCache):
             cache.inside_forward = False
+            cache.offset = offset_of(self._spatial)
             # A cache that kept nothing is of no use to the caller, and would hold the graph alive.
             grows = any(getattr(layer, "growing", False) for layer in cache.layers)
             if not grows and getattr(output, "past_key_values", None) is not None:

@@ -113,7 +113,9 @@ def _with_text(
     text: dict[str, Any] = {}
     whole = dict(inputs)
     if (positions := inputs.get("position_ids")) is not None:
-        first = torch.arange(p, device=mask.device).expand(*positions.shape[:-1], -1)
+        # Where the input's begin: transformers takes a gap for the beginning of another sequence.
+        start = int(positions[..., mask.bool()].min())
+        first = torch.arange(start, start + p, device=mask.device).expand(*positions.shape[:-1], -1)
         joined = torch.cat([first, positions + p], dim=-1)
         whole["position_ids"] = joined.gather(-1, order.expand_as(joined))
         text["position_ids"] = first[..., :1, :]

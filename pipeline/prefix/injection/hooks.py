@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -85,6 +86,9 @@ class Injection:
     def new_cache(self) -> Cache | None:
         """An empty growing cache; None where the model makes its own (an encoder-decoder)."""
         return GrowingCache()
+
+    def go_on(self, cache: Any) -> None:
+        """Let a generation go on from what a cache was filled with."""
 
     def recompute_context(self) -> Contexts:
         """For a layer that runs now: its replay meets the prefix of its own forward pass."""
