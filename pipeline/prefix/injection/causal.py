@@ -22,13 +22,7 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.context import first_positions
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
-from pipeline.prefix.architecture.spatial import (
-    go_on_from,
-    offset_of,
-    positions_of,
-    spatial_part,
-    without_offset,
-)
+from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.attention_modules import by_name, cache_argument, layer_index, masked
@@ -85,7 +79,7 @@ class CausalInjection(Injection):
             )
         self._switch = rotary_switch(model.config)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self._spatial = spatial_part(model)
+        self._spatial = SpatialPositions(model)
         # None until it is tried whether a call's types of tokens are to be moved by the prefix.
         self._moves_types = moves_types
         self._on_trial = moves_types is not None
@@ -97,11 +91,11 @@ class CausalInjection(Injection):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        with super().active(), without_offset(self._spatial):
+        with super().active(), self._spatial.after(self._config.num_virtual_tokens):
             yield
 
     def go_on(self, cache: Any) -> None:
-        go_on_from(self._spatial, getattr(cache, "offset", None))
+        self._spatial.offset = getattr(cache, "offset", None)
 
     def recompute_context(self) -> Contexts:
         return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
@@ -199,14 +193,10 @@ class CausalInjection(Injection):
         self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
     ) -> torch.Tensor | None:
         """Positions `[axes, batch, tokens]` that a model counts in time and space (M-RoPE)."""
-        if self._spatial is None:
-            return None
-        go_on_from(self._spatial, cache.offset)
+        self._spatial.offset = cache.offset
         embedded = tokens if tokens.ndim == 3 else tokens[..., None]
         given = {name: value for name, value in bound.items() if value is not None}
-        return positions_of(
-            self._spatial, {"inputs_embeds": embedded, **given, "past_key_values": cache}
-        )
+        return self._spatial.of_call({"inputs_embeds": embedded, **given, "past_key_values": cache})
 
     def _first_position(self) -> int:
         """The position that the model gives to a text's first token.
@@ -231,7 +221,7 @@ class CausalInjection(Injection):
         # Where they make a mask, half precision could take what is not moved for rounding.
         ways = (True, False) if any(bound.get(name) is not None for name in _TYPES) else (False,)
         try:
-            with without_offset(self._spatial):
+            with self._spatial.after(0):
                 for moves in ways:
                     trial = self._trial(moves, self._first)
                     if is_exact(self._model, trial, bound, f"types moved: {moves}"):
@@ -270,7 +260,7 @@ class CausalInjection(Injection):
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrefixCache):
             cache.inside_forward = False
-            cache.offset = offset_of(self._spatial)
+            cache.offset = self._spatial.offset
             # A cache that kept nothing is of no use to the caller, and would hold the graph alive.
             grows = any(getattr(layer, "growing", False) for layer in cache.layers)
             if not grows and getattr(output, "past_key_values", None) is not None:

@@ -13,7 +13,7 @@ from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
 from pipeline.prefix.architecture.parts import evaluating, on_tokens_alone, takes
 from pipeline.prefix.architecture.reach import rotary_switch
-from pipeline.prefix.architecture.spatial import spatial_part, without_offset
+from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.errors import PrefixError
 
 PIECE = 2048
@@ -44,8 +44,7 @@ def _read(model: PreTrainedModel, tokens: torch.Tensor, size: int) -> DynamicCac
     # that left a sliding window, and a shorter prefix of them could not be cut from it.
     cache = DynamicCache()
     extra: dict[str, Any] = {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
-    apart = without_offset(spatial_part(model))
-    with evaluating(model), on_tokens_alone(model), apart:
+    with evaluating(model), on_tokens_alone(model), SpatialPositions(model).after(0):
         for part in tokens.split(size):
             model(
                 input_ids=part[None].to(input_device(model)),
