@@ -1,4 +1,4 @@
-"""Models that count positions in time and space, as M-RoPE does (Wang et al. 2024, arXiv 2409.12191).
+"""Models that count positions in time and space (M-RoPE: Wang et al. 2024, arXiv 2409.12191).
 
 An image takes other positions than as many tokens would, and the text after it goes on from there.
 Such a model keeps how far that is from counting tokens as an attribute, from one call to the next,

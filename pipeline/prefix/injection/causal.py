@@ -27,7 +27,12 @@ from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.attention_modules import by_name, cache_argument, layer_index, masked
 from pipeline.prefix.injection.cache import PrefixCache
-from pipeline.prefix.injection.exactness import Injected, is_exact, other_inputs
+from pipeline.prefix.injection.exactness import (
+    Injected,
+    is_exact,
+    other_inputs,
+    writes_as_it_reads,
+)
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import (
     Layout,
@@ -204,7 +209,8 @@ class CausalInjection(Injection):
         Raises PrefixError where a prefix is not exact at any.
         """
         for first in first_positions(self._model):
-            if is_exact(self._model, self._trial(False, first), way=f"from {first}"):
+            exact = is_exact(self._model, self._trial(False, first), way=f"from {first}")
+            if exact and (first == 0 or writes_as_it_reads(self._model)):
                 return first
         raise PrefixError(
             f"{type(self._model).__name__} computes something else after a prefix than after the "

@@ -68,6 +68,27 @@ def is_exact(
 
 
 @torch.no_grad()
+def writes_as_it_reads(model: PreTrainedModel) -> bool:
+    """Whether the model's own generation begins with the logits of its forward pass.
+
+    It does not where transformers counts positions for a generation otherwise than the model does.
+    """
+    ids = _tokens(model)
+    how = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
+    with evaluating(model):
+        read = _output(model(input_ids=ids, use_cache=False))[:, -1]
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            return_dict_in_generate=True,
+            output_logits=True,
+            **how,
+        ).logits[0]
+    scale = float(read.abs().max())
+    return bool(torch.allclose(read, written.float(), rtol=0, atol=1e-3 * scale))
+
+
+@torch.no_grad()
 def _compared(
     model: PreTrainedModel, injected: Injected, given: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
