@@ -133,6 +133,19 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], s
         QWEN3,
         "grid",
     ),
+    "qwen3_5": (
+        "Qwen3_5",
+        QWEN_IDS,
+        {
+            **{"model_type": "qwen3_5_text", **TEXT},
+            "layer_types": ["linear_attention", "full_attention"],
+            **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+            **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+            "rope_parameters": {**SECTIONS, "partial_rotary_factor": 1.0},
+        },
+        {key: value for key, value in QWEN3.items() if key != "deepstack_visual_indexes"},
+        "grid",
+    ),
     # Its images' positions are their own, wherever they stand.
     "hunyuan_vl": (
         "HunYuanVL",

@@ -18,7 +18,9 @@ from tests.prefix.multimodal import IMAGE, LAYOUTS, SETTINGS, batch, build
 P = 12
 TEXT = list(range(20, 20 + P))
 PLAIN = {"input_ids": torch.arange(40, 56).view(2, 8)}
-EXACT = pytest.mark.parametrize("name", [name for name in SETTINGS if name != "paligemma"])
+# The first looks ahead in its prompt, and the second's states bear no padding.
+OTHERS = ("paligemma", "qwen3_5")
+EXACT = pytest.mark.parametrize("name", [name for name in SETTINGS if name not in OTHERS])
 GREEDY: dict[str, Any] = {
     **{"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0},
     **{"return_dict_in_generate": True, "output_logits": True},
@@ -68,6 +70,18 @@ def test_generation_with_images(name: str) -> None:
         found = tuned.generate(**batch(name, layout), **GREEDY)
         expected = model.generate(**batch(name, layout, TEXT), **GREEDY)
         assert_same(torch.stack(found.logits), torch.stack(expected.logits))
+
+
+@torch.no_grad()
+def test_images_after_states() -> None:
+    model = build("qwen3_5")
+    tuned = prefixed(model)
+    given, whole = batch("qwen3_5"), batch("qwen3_5", text=TEXT)
+    assert_same(tuned(**given).logits, model(**whole).logits[:, P:])
+    found, expected = tuned.generate(**given, **GREEDY), model.generate(**whole, **GREEDY)
+    assert_same(torch.stack(found.logits), torch.stack(expected.logits))
+    with pytest.raises(PrefixError, match="padding before a row stands between it and the prefix"):
+        tuned(**batch("qwen3_5", LAYOUTS[1]))
 
 
 @torch.no_grad()
