@@ -158,7 +158,9 @@ class PrefixModel(PackedModel):
         with self._injected():
             cached = self.prefix_length and kwargs.setdefault("use_cache", True)
             if cached and self._injection.through_cache:
-                kwargs.setdefault(self._injection.cache_name, self.new_cache())
+                self._injection.go_on(
+                    kwargs.setdefault(self._injection.cache_name, self.new_cache())
+                )
             return self.frozen_model.generate(*args, **kwargs)
 
     @property

@@ -1,6 +1,6 @@
 """Architectures with no exact place for a prefix: each is refused in one sentence, with its reason.
 
-A sentence names the model's class. Nothing that a model raises while it is tried comes out as it is.
+It names the class of the model. Nothing that a model raises while it is tried comes out as it is.
 """
 
 from collections.abc import Callable

@@ -53,6 +53,8 @@ class PrefixCache(Cache):
         self.inside_forward = False
         # Whether the first tokens came with inputs that are none, such as images.
         self.after_others = False
+        # Of a model that counts positions in time and space, what it adds to those that follow.
+        self.offset: torch.Tensor | None = None
         self._tokens = 0
         self._arriving = 0
         self._rows = 1

@@ -20,10 +20,12 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.choosing import chooses_by_place
+from pipeline.prefix.architecture.context import first_positions
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.shapes import CacheShapes, cache_argument_of, chosen_shapes
+from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.caches import holds_tokens
 from pipeline.prefix.errors import PrefixError
@@ -42,6 +44,7 @@ from pipeline.prefix.injection.exactness import (
     other_inputs,
     padded_call,
     why_states_do_nothing,
+    writes_as_it_reads,
 )
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import (
@@ -78,6 +81,7 @@ class CausalInjection(Injection):
         shapes: CacheShapes,
         prefix: Callable[[], KVPrefix],
         moves_types: bool | None = None,
+        first: int = 0,
     ) -> None:
         super().__init__(model)
         self._config = config
@@ -97,25 +101,33 @@ class CausalInjection(Injection):
             self._refuse_to_hide("layers")
         self._switch = rotary_switch(model.config)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self._counting = getattr(model.base_model, "compute_3d_position_ids", None)
+        self._spatial = SpatialPositions(model)
         # None until it is tried whether a call's types of tokens are to be moved by the prefix.
         self._moves_types = moves_types
         self._on_trial = moves_types is not None
         self._pads_exactly: bool | None = None
-        if not self._on_trial:
-            self._refuse_what_is_not_exact()
+        self._first = first if self._on_trial else self._first_position()
 
-    def _refuse_what_is_not_exact(self) -> None:
-        """Raise PrefixError, with the reason, for a model in which no prefix is a text."""
-        kinds, injected = self._chosen.kinds, self._trial(False)
-        if "state" in kinds and (reason := why_states_do_nothing(self._model, injected)):
+    def _first_position(self) -> int:
+        """The position that the model gives to a text's first token.
+
+        Raises PrefixError, with the reason, for a model in which no prefix is a text.
+        """
+        kinds = self._chosen.kinds
+        if "state" in kinds and (
+            reason := why_states_do_nothing(self._model, self._trial(False, 0))
+        ):
             raise PrefixError(reason)
-        if not is_exact(self._model, injected, kinds=kinds):
-            raise PrefixError(
-                f"{type(self._model).__name__} computes something else after a prefix than after "
-                "the same text: it looks ahead, or counts positions in a way of its own, so a "
-                "prefix has no exact place in it"
-            )
+        for first in first_positions(self._model):
+            trial = self._trial(False, first)
+            exact = is_exact(self._model, trial, way=f"from {first}", kinds=kinds)
+            if exact and (first == 0 or writes_as_it_reads(self._model)):
+                return first
+        raise PrefixError(
+            f"{type(self._model).__name__} computes something else after a prefix than after the "
+            "same text: it looks ahead, or counts positions in a way of its own, so a prefix "
+            "has no exact place in it"
+        )
 
     def pads_exactly(self) -> bool:
         """Whether padding before a row changes nothing that it would not change after a text."""
@@ -124,8 +136,8 @@ class CausalInjection(Injection):
             try:
                 self._pads_exactly = is_exact(
                     self._model,
-                    self._trial(False),
-                    padded_call(self._model),
+                    self._trial(False, self._first),
+                    padded_call(self._model, self._first),
                     "padded",
                     self._chosen.kinds,
                 )
@@ -147,6 +159,14 @@ class CausalInjection(Injection):
     def _new_cache(self, growing: bool) -> PrefixCache:
         kv = self._prefix()
         return PrefixCache(on_its_layers(kv, self._model) or kv, self._shapes, growing)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        with super().active(), self._spatial.after(self._config.num_virtual_tokens):
+            yield
+
+    def go_on(self, cache: Any) -> None:
+        self._spatial.offset = getattr(cache, "offset", None)
 
     def recompute_context(self) -> Contexts:
         return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
@@ -216,7 +236,7 @@ class CausalInjection(Injection):
                 positions = self._own_positions(tokens, bound, cache)
             if positions is None:
                 # Counting real tokens only: left padding does not move what follows it.
-                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+                positions = (mask.long().cumsum(-1) - 1).clamp(min=0) + self._first
             bound["position_ids"] = positions[..., -length:] + p
         if not bool(mask[:, 0].all()) and counts_padding(self._model):
             raise PrefixError(
@@ -236,7 +256,9 @@ class CausalInjection(Injection):
         layout = lay_out(mask, p, self._ordered)
         for name in _TYPES if self._moves_types else ():
             if bound.get(name) is not None:
-                types = torch.cat([bound[name].new_zeros(batch, p), bound[name]], dim=1)
+                # Of a later call's tokens alone: nothing before them is told apart any more.
+                before = layout.mask.shape[1] - bound[name].shape[1]
+                types = torch.cat([bound[name].new_zeros(batch, before), bound[name]], dim=1)
                 bound[name] = types if layout.order is None else types.gather(1, layout.order)
         cache.set_order(layout.order if past == 0 else None)
         bound["attention_mask"] = layout.mask
@@ -274,16 +296,11 @@ class CausalInjection(Injection):
     def _own_positions(
         self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
     ) -> torch.Tensor | None:
-        """Positions `[axes, batch, tokens]` that a model counts in space and time (M-RoPE)."""
-        if self._counting is None:
-            return None
-        known = {
-            "inputs_embeds": tokens if tokens.ndim == 3 else tokens[..., None],
-            **{key: value for key, value in bound.items() if value is not None},
-            "past_key_values": cache,
-        }
-        names = inspect.signature(self._counting).parameters
-        return self._counting(**{name: known.get(name) for name in names})
+        """Positions `[axes, batch, tokens]` that a model counts in time and space (M-RoPE)."""
+        self._spatial.offset = cache.offset
+        embedded = tokens if tokens.ndim == 3 else tokens[..., None]
+        given = {name: value for name, value in bound.items() if value is not None}
+        return self._spatial.of_call({"inputs_embeds": embedded, **given, "past_key_values": cache})
 
     def _admit(self, others: frozenset[str], bound: dict[str, Any]) -> None:
         """Find out how a prefix is exact beside inputs that are no tokens.
@@ -291,11 +308,15 @@ class CausalInjection(Injection):
         Raises PrefixError, which names them, where it is not.
         """
         active, self._at_work.active = self._at_work.active, False
+        # Where they make a mask, half precision could take what is not moved for rounding.
+        ways = (True, False) if any(bound.get(name) is not None for name in _TYPES) else (False,)
         try:
-            for moves in (False, True):
-                if is_exact(self._model, self._trial(moves), bound, f"types moved: {moves}"):
-                    self._moves_types = moves
-                    return
+            with self._spatial.after(0):
+                for moves in ways:
+                    trial = self._trial(moves, self._first)
+                    if is_exact(self._model, trial, bound, f"types moved: {moves}"):
+                        self._moves_types = moves
+                        return
         finally:
             self._at_work.active = active
         raise PrefixError(
@@ -304,14 +325,14 @@ class CausalInjection(Injection):
             "alone"
         )
 
-    def _trial(self, moves_types: bool) -> Injected:
+    def _trial(self, moves_types: bool, first: int) -> Injected:
         """Another prefix, of all layers, brought in as this one is."""
 
         @contextmanager
         def injected(kv: KVPrefix) -> Iterator[None]:
             config = PrefixConfig(len(kv), kinds=kv.kinds)
             trial = CausalInjection(
-                self._model, config, self._shapes, lambda: kv, moves_types=moves_types
+                self._model, config, self._shapes, lambda: kv, moves_types, first
             )
             try:
                 with trial.active():
@@ -329,6 +350,7 @@ class CausalInjection(Injection):
         cache = kwargs.get(self.cache_name)
         if isinstance(cache, PrefixCache):
             cache.end_forward()
+            cache.offset = self._spatial.offset
             # A cache that kept nothing is of no use to the caller, and would hold the graph alive.
             if not cache.growing and getattr(output, self.cache_name, None) is not None:
                 setattr(output, self.cache_name, None)

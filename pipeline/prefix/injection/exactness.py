@@ -131,6 +131,27 @@ def _says_unused(model: PreTrainedModel, kind: str, kv: KVPrefix) -> str:
 
 
 @torch.no_grad()
+def writes_as_it_reads(model: PreTrainedModel) -> bool:
+    """Whether the model's own generation begins with the logits of its forward pass.
+
+    It does not where transformers counts positions for a generation otherwise than the model does.
+    """
+    ids = _tokens(model)
+    how = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
+    with evaluating(model):
+        read = _output(model(input_ids=ids, use_cache=False))[:, -1]
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            return_dict_in_generate=True,
+            output_logits=True,
+            **how,
+        ).logits[0]
+    scale = float(read.abs().max())
+    return bool(torch.allclose(read, written.float(), rtol=0, atol=1e-3 * scale))
+
+
+@torch.no_grad()
 def _compared(
     model: PreTrainedModel, injected: Injected, given: dict[str, Any], kinds: tuple[str, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
@@ -192,7 +213,9 @@ def _with_text(
     text: dict[str, Any] = {}
     whole = dict(inputs)
     if (positions := inputs.get("position_ids")) is not None:
-        first = torch.arange(p, device=mask.device).expand(*positions.shape[:-1], -1)
+        # Where the input's begin: transformers takes a gap for the beginning of another sequence.
+        start = int(positions[..., mask.bool()].min())
+        first = torch.arange(start, start + p, device=mask.device).expand(*positions.shape[:-1], -1)
         joined = torch.cat([first, positions + p], dim=-1)
         whole["position_ids"] = joined.gather(-1, order.expand_as(joined))
         text["position_ids"] = first[..., :1, :]
@@ -218,14 +241,17 @@ def _with_text(
     return text, whole
 
 
-def padded_call(model: PreTrainedModel) -> dict[str, Any]:
-    """Two rows of tokens, the first with padding before it, for `is_exact`."""
+def padded_call(model: PreTrainedModel, first: int) -> dict[str, Any]:
+    """Two rows of tokens, the first with padding before it, for `is_exact`.
+
+    `first` is the position of a row's first token.
+    """
     ids = _tokens(model)[:, _TEXT_LENGTH:].expand(2, -1)
     mask = torch.ones_like(ids)
     mask[0, :2] = 0
     given = {"input_ids": ids, "attention_mask": mask}
     if takes(model, "position_ids"):
-        given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0) + first
     return given
 
 

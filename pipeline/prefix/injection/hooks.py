@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -92,6 +93,9 @@ class Injection:
     def pads_exactly(self) -> bool:
         """Whether padding before a row changes nothing that it would not change after a text."""
         return True
+
+    def go_on(self, cache: Any) -> None:
+        """Let a generation go on from what a cache was filled with."""
 
     def recompute_context(self) -> Contexts:
         """For a layer that runs now: its replay meets the prefix of its own forward pass."""
