@@ -24,7 +24,7 @@ from pipeline.prefix.architecture.context import first_positions
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
-from pipeline.prefix.architecture.shapes import CacheShapes, cache_argument_of, chosen_shapes
+from pipeline.prefix.architecture.shapes import CacheShapes, chosen_shapes
 from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.caches import holds_tokens
@@ -43,7 +43,6 @@ from pipeline.prefix.injection.exactness import (
     is_exact,
     other_inputs,
     padded_call,
-    why_states_do_nothing,
     writes_as_it_reads,
 )
 from pipeline.prefix.injection.hooks import AtWork, Injection
@@ -55,6 +54,8 @@ from pipeline.prefix.injection.layout import (
 )
 from pipeline.prefix.injection.replay import Contexts
 from pipeline.prefix.injection.rotation import refuse_mixed_rotation
+from pipeline.prefix.injection.state_rows import refuse_what_states_do_not_bear
+from pipeline.prefix.injection.states_read import why_states_are_not_read
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 
@@ -88,7 +89,6 @@ class CausalInjection(Injection):
         self._shapes = shapes
         self._chosen = chosen_shapes(shapes, config)
         self._prefix = prefix
-        self.cache_name = cache_argument_of(model)
         self._ordered = distance_counts_keys(model.config)
         self._at_work = _AtWork()
         if config.prefix_always_visible and hides_within(model.config):
@@ -114,9 +114,7 @@ class CausalInjection(Injection):
         Raises PrefixError, with the reason, for a model in which no prefix is a text.
         """
         kinds = self._chosen.kinds
-        if "state" in kinds and (
-            reason := why_states_do_nothing(self._model, self._trial(False, 0))
-        ):
+        if "state" in kinds and (reason := why_states_are_not_read(self._model, _trial_on)):
             raise PrefixError(reason)
         for first in first_positions(self._model):
             trial = self._trial(False, first)
@@ -158,7 +156,8 @@ class CausalInjection(Injection):
 
     def _new_cache(self, growing: bool) -> PrefixCache:
         kv = self._prefix()
-        return PrefixCache(on_its_layers(kv, self._model) or kv, self._shapes, growing)
+        placed = on_its_layers(kv, self._model) or kv
+        return PrefixCache(placed, self._shapes, growing, self._at_work.without_states)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -188,7 +187,7 @@ class CausalInjection(Injection):
         before = here.cache, here.layout
         here.cache, here.layout = cache, layout
         try:
-            with turn_of(self._model):
+            with turn_of(self._model), nullcontext() if cache is None else cache.replayed():
                 yield
         finally:
             here.cache, here.layout = before
@@ -244,7 +243,7 @@ class CausalInjection(Injection):
                 "rows of one length, or pad on the right"
             )
         if self._shapes.states:
-            self._refuse_what_states_do_not_bear(mask, past, cache)
+            refuse_what_states_do_not_bear(self._model, cache, mask, past, self._ordered)
         if not (past or self._on_trial or mask[:, 0].all() or self.pads_exactly()):
             raise PrefixError(
                 f"{type(self._model).__name__} computes something else after a prefix than after "
@@ -266,32 +265,6 @@ class CausalInjection(Injection):
         cache.begin_forward(batch, length)
         self._at_work.cache, self._at_work.layout = cache, layout
         return (), bound
-
-    def _refuse_what_states_do_not_bear(
-        self, mask: torch.Tensor, past: int, cache: PrefixCache
-    ) -> None:
-        """Raise PrefixError where recurrent layers would compute something else, or no gradient."""
-        name, tokens = type(self._model).__name__, mask.shape[1] - past
-        if cache.trains_states and tokens == 1 and torch.is_grad_enabled():
-            raise PrefixError(
-                f"{name}: recurrent layers write a single token's state over the one before, where "
-                "no gradient can follow; give rows of at least two tokens, or call it within "
-                "torch.no_grad()"
-            )
-        if bool(mask.all()):
-            return
-        # What the mask of a recurrent layer hides is found from its end.
-        if not bool(mask[:, 0].all()) and (cache.starts_from_states or self._ordered):
-            raise PrefixError(
-                f"{name}: padding before a row stands between it and the prefix's state, which it "
-                "changes; give rows of one length, or pad on the right in a forward pass"
-            )
-        before = mask[:, :past].bool()
-        if bool((before.long().cumsum(-1).bool() & ~before).any()):
-            raise PrefixError(
-                f"{name}: a row that was padded on the right cannot go on, since its state has "
-                "passed through the padding; generate from rows of one length"
-            )
 
     def _own_positions(
         self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
@@ -326,21 +299,7 @@ class CausalInjection(Injection):
         )
 
     def _trial(self, moves_types: bool, first: int) -> Injected:
-        """Another prefix, of all layers, brought in as this one is."""
-
-        @contextmanager
-        def injected(kv: KVPrefix) -> Iterator[None]:
-            config = PrefixConfig(len(kv), kinds=kv.kinds)
-            trial = CausalInjection(
-                self._model, config, self._shapes, lambda: kv, moves_types, first
-            )
-            try:
-                with trial.active():
-                    yield
-            finally:
-                trial.detach()
-
-        return injected
+        return _trial_on(self._model, self._shapes, moves_types, first)
 
     def _after_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -389,3 +348,21 @@ class CausalInjection(Injection):
             self._refuse_to_hide("hidden virtual tokens")
             kwargs = masked(module, args, kwargs, layout.of_tokens(hidden[place]), False)
         return args, kwargs
+
+
+def _trial_on(
+    model: PreTrainedModel, shapes: CacheShapes, moves_types: bool = False, first: int = 0
+) -> Injected:
+    """Another prefix of a model, of all layers, brought in as its own is."""
+
+    @contextmanager
+    def injected(kv: KVPrefix) -> Iterator[None]:
+        config = PrefixConfig(len(kv), kinds=kv.kinds)
+        trial = CausalInjection(model, config, shapes, lambda: kv, moves_types, first)
+        try:
+            with trial.active():
+                yield
+        finally:
+            trial.detach()
+
+    return injected
