@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.prefix import KVPrefix, PrefixConfig, PrefixError, PrefixModel, kv_prefix_from_tokens
+from pipeline.prefix import (
+    KVPrefix,
+    PrefixConfig,
+    PrefixError,
+    PrefixModel,
+    kv_prefix_from_tokens,
+    random_kv_prefix,
+    stretched_kv_prefix,
+    zero_kv_prefix,
+)
+from pipeline.prefix.starts.attended import picked
 from pipeline.prefix.states import has_tokens
 from tests.conftest import kv_of
 from tests.prefix import indexed
@@ -92,6 +102,40 @@ def test_without_a_text_index_keys_are_noise_or_zero() -> None:
     bare.states.clear()
     drawn.load_kv_prefix(bare)
     assert not any(keys.any() for keys in kv_of(drawn).states.values())
+
+
+def test_noise_has_the_scale_of_the_models_own() -> None:
+    model = PrefixModel(build("minimax_m3_vl_text"), PrefixConfig(P))
+    noise = random_kv_prefix(model.cache_shapes, P, 0.5, torch.Generator().manual_seed(0))
+    own = kv_prefix_from_tokens(model.frozen_model, tokens(P, 0))
+    assert list(noise.states) == list(own.states) == ["0.idx_keys", "2.idx_keys"]
+    for name, keys in own.states.items():
+        assert noise.states[name].shape == keys.shape
+        assert float(noise.states[name].std() / keys.std()) == pytest.approx(0.5, rel=0.3)
+    model.load_kv_prefix(noise)
+    zero = zero_kv_prefix(model.cache_shapes, P)
+    assert not any(keys.any() for keys in zero.states.values())
+
+
+@pytest.mark.parametrize("name", ["deepseek_v32", "hy_v4"])
+def test_tokens_chosen_from_a_text_take_their_index_keys_along(name: str) -> None:
+    model, text, chosen = build(name), tokens(P, 0), [3, 4, 9]
+    found = picked(prefixed(model, text), kv_prefix_from_tokens(model, text), chosen)
+    alone = kv_prefix_from_tokens(model, text[chosen])
+    # In the first layer they are of the token and its position alone.
+    first = next(iter(alone.states))
+    assert first.startswith("0.")
+    torch.testing.assert_close(found.states[first], alone.states[first], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.keys[0], alone.keys[0], rtol=0, atol=1e-3)
+    longer = stretched_kv_prefix(found, 6)
+    assert torch.equal(longer.states[first][::2], found.states[first])
+
+
+def test_a_model_that_reads_no_token_elsewhere_moves_none() -> None:
+    (name,) = UNPADDED
+    model, text = build(name), tokens(P, 0)
+    with pytest.raises(PrefixError, match="MiniMaxM3VLForCausalLM reads no token alone"):
+        picked(prefixed(model, text), kv_prefix_from_tokens(model, text), [3, 9])
 
 
 def test_index_keys_of_another_model_are_refused() -> None:
