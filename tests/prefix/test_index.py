@@ -131,6 +131,15 @@ def test_tokens_chosen_from_a_text_take_their_index_keys_along(name: str) -> Non
     assert torch.equal(longer.states[first][::2], found.states[first])
 
 
+def test_peft_cannot_hold_index_keys(tmp_path: Path) -> None:
+    (name,) = UNPADDED
+    tuned = prefixed(build(name), tokens(P, 0))
+    with pytest.raises(PrefixError, match="without the index keys"):
+        tuned.save_pretrained(tmp_path)
+    with pytest.raises(PrefixError, match="MiniMaxM3VLForCausalLM chooses among keys by index"):
+        PrefixModel.from_pretrained(tuned.frozen_model, tmp_path)
+
+
 def test_a_model_that_reads_no_token_elsewhere_moves_none() -> None:
     (name,) = UNPADDED
     model, text = build(name), tokens(P, 0)

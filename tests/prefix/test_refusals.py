@@ -158,6 +158,8 @@ def test_a_refusal_is_one_sentence_that_names_the_model_and_the_reason(
         with pytest.raises(PrefixError) as refused:
             kv_prefix_from_tokens(model, tokens(4, 0))
         assert type(model).__name__ in str(refused.value)
+        if make is deepseek_v4:
+            assert REFUSED[make] in str(refused.value)
 
 
 @torch.no_grad()

@@ -43,28 +43,28 @@ def prefix_of(
             if not isinstance(layer, DummyLayer):
                 raise PrefixError(f"layer {index} of {name} holds no keys and values")
             continue
+        refuse_uncarried((state_name(index, *which) for which in beside), name)
         if attends(layer):
-            _refuse_rows(layer.keys)
-            _refuse_fewer_than(num_virtual_tokens, index, layer.keys.shape[2])
+            _refuse_rows(layer.keys, name)
+            _refuse_fewer_than(num_virtual_tokens, index, layer.keys.shape[2], name)
             attention.append(index)
             for kept, tensor in ((keys, layer.keys), (values, layer.values)):
                 kept.append(_own(tensor[0, :, :num_virtual_tokens].float(), is_ours))
             if is_ours:
                 layer.keys = layer.values = None
-        refuse_uncarried((state_name(index, *which) for which in beside), name)
         for which, tensor in beside.items():
-            _refuse_rows(tensor)
+            _refuse_rows(tensor, name)
             state = tensor[0].float() if tensor.is_floating_point() else tensor[0]
             called = state_name(index, *which)
             if has_tokens(called):
-                _refuse_fewer_than(num_virtual_tokens, index, len(state))
+                _refuse_fewer_than(num_virtual_tokens, index, len(state), name)
                 state = state[:num_virtual_tokens]
             states[called] = _own(state, is_ours)
     if not (keys or states):
         raise PrefixError(f"{name} holds no keys and values, so there is nothing to make one of")
     if len(index_of(states)) < len(states) and held not in (None, num_virtual_tokens):
         raise PrefixError(
-            f"past_key_values holds states of {held} tokens, which are no states of its first "
+            f"{name} holds states of {held} tokens, which are no states of its first "
             f"{num_virtual_tokens}; compute those tokens alone"
         )
     # Of a model that is spread over devices, each layer's are on another.
@@ -82,14 +82,14 @@ def _own(tensor: torch.Tensor, is_ours: bool) -> torch.Tensor:
     return tensor.contiguous() if is_ours else tensor.clone()
 
 
-def _refuse_rows(tensor: torch.Tensor) -> None:
+def _refuse_rows(tensor: torch.Tensor, name: str) -> None:
     if tensor.shape[0] != 1:
-        raise PrefixError(f"past_key_values holds {tensor.shape[0]} rows; a prefix comes from one")
+        raise PrefixError(f"{name} holds {tensor.shape[0]} rows; a prefix comes from one")
 
 
-def _refuse_fewer_than(num_virtual_tokens: int, index: int, held: int) -> None:
+def _refuse_fewer_than(num_virtual_tokens: int, index: int, held: int, name: str) -> None:
     if held < num_virtual_tokens:
         raise PrefixError(
-            f"layer {index} of past_key_values holds {held} tokens, fewer than "
+            f"layer {index} of {name} holds {held} tokens, fewer than "
             f"the {num_virtual_tokens} virtual tokens asked for"
         )

@@ -179,7 +179,8 @@ def _per_token(tensor: torch.Tensor) -> tuple[int, int]:
 def adapter_shapes(model: PreTrainedModel) -> Shapes:
     """The shapes of what PEFT gives a prefix: of an encoder-decoder the decoder alone.
 
-    Raises PrefixError for a model with layers that do not attend, since PEFT's is for every layer.
+    Raises PrefixError for a model with layers that do not attend, since PEFT's is for every layer,
+    and for one that needs more than keys and values.
     """
     if is_decoder_only(model):
         shapes = cache_shapes(model)
@@ -187,6 +188,11 @@ def adapter_shapes(model: PreTrainedModel) -> Shapes:
             raise PrefixError(
                 f"{type(model).__name__} attends in layers {list(shapes.layers)} alone, and PEFT's "
                 "format holds a prefix for every layer; load a file of KVPrefix.save"
+            )
+        if shapes.index:
+            raise PrefixError(
+                f"{type(model).__name__} chooses among keys by index keys, which PEFT's format "
+                "does not hold; load a file of KVPrefix.save"
             )
         return shapes.kv
     return shapes_of(places_of(model, ("decoder",) if model.config.is_encoder_decoder else PARTS))
