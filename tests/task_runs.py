@@ -16,6 +16,7 @@ from pipeline.stages import baselines, evaluate, fetch_data, fetch_model, kv_pre
 from pipeline.stages import tokenize as tokenize_stage
 from pipeline.sweep.grid import sweep
 from tests.conftest import tiny_model, tiny_params, tiny_tokenizer
+from tests.prefix import multimodal
 from tests.prefix.encoders import build
 
 WORDS = ("red", "blue", "green", "one", "two", "three")
@@ -35,6 +36,7 @@ def rows(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 TASKS: dict[str, dict[str, Any]] = {
+    "causal_lm": {"input_template": "{{ text }}:", "target_template": " {{ most }}"},
     "seq2seq_lm": {"input_template": "{{ text }}", "target_template": "{{ most }}"},
     "seq_cls": {"input_template": "{{ text }}", "target_template": "{{ most }}"},
     "token_cls": {
@@ -56,6 +58,8 @@ MODELS: dict[str, Callable[[], Any]] = {
         "distilbert", "ForMaskedLM", vocab_size=260, max_position_embeddings=128
     ),
     "llama": tiny_model,
+    "qwen2_5_vl": lambda: multimodal.build("qwen2_5_vl", 260),
+    "gemma3": lambda: multimodal.build("gemma3", 260),
     "blenderbot-small": lambda: build(
         "blenderbot-small", vocab_size=len(SLOW_VOCABULARY), max_position_embeddings=128
     ),

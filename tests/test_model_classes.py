@@ -1,5 +1,6 @@
 """A checkpoint is loaded by the class that knows it, or refused before its bytes are written."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import kv_prefix_from_tokens
 from pipeline.schema.compute import Compute
 from pipeline.sources.model import fetch_model
-from tests.conftest import tiny_tokenizer
+from tests.conftest import tiny_model, tiny_tokenizer
 from tests.prefix import multimodal
 from tests.prefix.test_multimodal import REFUSED
 
@@ -45,6 +46,44 @@ def test_a_multimodal_checkpoint_is_used_for_text(tmp_path: Path, name: str) -> 
     task = TaskParams(input_template="{{ x }}", target_template="{{ y }}")
     generator = TextGenerator(tuned, load_tokenizer(folder), task)
     assert isinstance(generator("!", Decoding(2)), str)
+
+
+def test_a_prefix_of_the_text_model_is_the_whole_s(tmp_path: Path) -> None:
+    """Llama 4's text is a class of its own; images come with the whole."""
+    text = {**multimodal.TEXT, "intermediate_size_mlp": 48, "num_local_experts": 2}
+    vision = {**multimodal.LARGE, "intermediate_size": 128, "vision_output_dim": 32}
+    vision |= {"patch_size": 4, "projector_input_dim": 32, "projector_output_dim": 32}
+    config = transformers.Llama4Config(text_config=text, vision_config=vision)
+    whole = transformers.Llama4ForConditionalGeneration(config).eval()
+    fetch_model(saved(whole, tmp_path / "saved"), tmp_path / "model")
+    model = load_frozen_model(tmp_path / "model", Compute(device="cpu", dtype="float32"))
+    assert isinstance(model, transformers.Llama4ForCausalLM)
+    kv, ids = kv_prefix_from_tokens(model, [20, 21, 22]), torch.arange(40, 46)[None]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        found = [prefixed_model(part, kv)(input_ids=ids).logits for part in (model, whole)]
+    torch.testing.assert_close(*found)
+
+
+def test_weights_that_the_text_s_class_does_not_find(tmp_path: Path) -> None:
+    """Emu3's are in the whole model alone; a model that lacks its head is refused."""
+    text = {**multimodal.TEXT, "vocab_size": 260}
+    vision = {"codebook_size": 8, "embed_dim": 4, "z_channels": 4, "base_channels": 32}
+    vision |= {"channel_multiplier": [1, 1], "num_res_blocks": 1, "attn_resolutions": []}
+    names = {"<image>": 250, "<|extra_200|>": 249, "<|visual token 000000|>": 248}
+    config = transformers.Emu3Config(text_config=text, vq_config=vision, vocabulary_map=names)
+    source = transformers.Emu3ForConditionalGeneration(config).eval()
+    fetch_model(saved(source, tmp_path / "saved"), tmp_path / "model")
+    model = load_frozen_model(tmp_path / "model", Compute(device="cpu", dtype="float32"))
+    assert type(model) is type(source)
+    ids = torch.arange(40, 46)[None]
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, source(input_ids=ids).logits)
+
+    headless = tiny_model().model
+    fetch_model(saved(headless, tmp_path / "headless"), tmp_path / "base")
+    with pytest.raises(PipelineError, match=r"no weights for lm_head\.weight, which task"):
+        load_frozen_model(tmp_path / "base", Compute(device="cpu"))
 
 
 @pytest.mark.parametrize(

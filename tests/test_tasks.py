@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pipeline.errors import PipelineError
 from pipeline.inference.generator import Decoding, generator_of
 from pipeline.prefix import KVPrefix
+from pipeline.preflight.files import check_files
 from pipeline.stages import baselines, evaluate, inspect, report, train
 from pipeline.storage.records import read_jsonl
 from pipeline.sweep.grid import sweep
@@ -95,6 +97,29 @@ def test_every_stage(folder: Path, model: str, kind: str, starts: tuple[str, ...
         best = folder / "data/report/best"
         assert bool(KVPrefix.load(best / "prefix.safetensors").modules) == (kind == "seq_cls")
         assert "no PEFT adapter" in (best / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("model", "packs"), [("qwen2_5_vl", True), ("gemma3", False)])
+def test_text_with_a_multimodal_checkpoint(folder: Path, model: str, packs: bool) -> None:
+    """Loaded whole, in packed rows or, where a window hides what is far, in padded batches."""
+    params = params_for(folder, model, "causal_lm", sweep={"initializations": ["corpus"]})
+    task = params.task.model_copy(update={"max_length": 253})
+    with pytest.raises(PipelineError, match="a prefix of 4 are more than the model's context of 2"):
+        check_files(params.model_copy(update={"task": task}))
+    run_stages(params)
+    assert metrics(folder, "evaluate", "len4-corpus-seed0")["loss"] > 0
+    trained = json.loads((folder / "data/train/len4-corpus-seed0/metrics.json").read_text())
+    assert trained["validation/best_loss"] < trained["validation/initial_loss"]
+    generator = generator_of(params, "len4-corpus-seed0")
+    assert generator.model.frozen_model.config.vision_config is not None
+    assert (generator.model.why_not_packed(decoding=True, tokens=40) is None) == packs
+    decoding = Decoding(params.evaluate.max_new_tokens)
+    for row in read_jsonl(folder / "data/evaluate/len4-corpus-seed0/predictions.jsonl"):
+        assert generator(row["input"], decoding) == row["prediction"]
+    if packs:
+        inspect.run(params)
+        report.run(params)
+        assert (folder / "data/report/best/adapter_config.json").exists()
 
 
 def test_peft_s_part_alone(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Which of transformers' auto classes loads a model for a task.
 
-A multimodal checkpoint that `AutoModelForCausalLM` does not know (Qwen2.5-VL) is loaded whole, and
-used with text alone.
+Of a multimodal checkpoint the part that reads and writes text is loaded where transformers has a
+class for it; any other is loaded whole (Qwen2.5-VL), and used with text alone.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 _CLASSES = {
     "causal_lm": (
         (transformers.AutoModelForCausalLM, "CAUSAL_LM"),
-        (transformers.AutoModelForImageTextToText, "IMAGE_TEXT_TO_TEXT"),
+        (transformers.AutoModelForMultimodalLM, "MULTIMODAL_LM"),
     ),
     "seq2seq_lm": ((transformers.AutoModelForSeq2SeqLM, "SEQ_TO_SEQ_CAUSAL_LM"),),
     "seq_cls": ((transformers.AutoModelForSequenceClassification, "SEQUENCE_CLASSIFICATION"),),
@@ -23,13 +23,14 @@ _CLASSES = {
 }
 
 
-def auto_class(task: str, model_type: str) -> Any:
-    """The auto class that loads a `model_type` for a type of task.
+def auto_classes(task: str, model_type: str) -> list[Any]:
+    """The auto classes that load a `model_type` for a type of task, to be asked in this order.
 
+    The first loads the least, but not every checkpoint has its weights by the names it knows.
     Raises PipelineError where transformers has none, with the tasks for which it has.
     """
-    found = _class_of(task, model_type)
-    if found is None:
+    found = _classes_of(task, model_type)
+    if not found:
         others = tasks_of(model_type)
         fix = f"use {' or '.join(others)}, or another model" if others else "use another model"
         raise PipelineError(
@@ -40,11 +41,12 @@ def auto_class(task: str, model_type: str) -> Any:
 
 def tasks_of(model_type: str) -> list[str]:
     """The types of task for which transformers has a model of this type."""
-    return [task for task in _CLASSES if _class_of(task, model_type) is not None]
+    return [task for task in _CLASSES if _classes_of(task, model_type)]
 
 
-def _class_of(task: str, model_type: str) -> Any | None:
-    for loader, name in _CLASSES[task]:
-        if model_type in getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES"):
-            return loader
-    return None
+def _classes_of(task: str, model_type: str) -> list[Any]:
+    return [
+        loader
+        for loader, name in _CLASSES[task]
+        if model_type in getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES")
+    ]

@@ -8,8 +8,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from pipeline.data.task_type import TaskType
-from pipeline.errors import PipelineError
-from pipeline.models.frozen import load_frozen_model, load_weights
+from pipeline.models.frozen import load_frozen_model, load_weights, refuse_lacking
 from pipeline.schema.compute import Compute, DeviceMap
 
 # What transformers calls the trained end of a classifier.
@@ -49,11 +48,7 @@ def load_for_task(
         eos = model.config.eos_token_id
         model.config.pad_token_id = eos[0] if isinstance(eos, list) else eos
     if not task.is_classification:
-        if lacking := sorted(found["missing_keys"]):
-            raise PipelineError(
-                f"{folder}: has no weights for {lacking[0]}, which task.type: {task.name} needs; "
-                "use a model that was trained to write text"
-            )
+        refuse_lacking(folder, task.name, found)
         return model, ()
     missing = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     return model, _modules_to_train(model, missing)

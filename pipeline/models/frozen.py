@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from pipeline.errors import PipelineError, first_line
 from pipeline.errors.memory import is_out_of_memory
-from pipeline.models.auto_classes import auto_class
+from pipeline.models.auto_classes import auto_classes
 from pipeline.models.quantization import quantizing, read_quantization, refuse_without, settle
 from pipeline.schema.compute import Compute, DeviceMap
 
@@ -23,11 +23,22 @@ def load_frozen_model(
 ) -> PreTrainedModel:
     """The causal language model in evaluation mode, no weight of which takes a gradient.
 
-    Of a multimodal checkpoint the whole, for text. With `device_map` accelerate spreads its parts
-    over devices, memory and disk. Raises PipelineError when the folder does not hold one.
+    Of a multimodal checkpoint the text model where transformers has one alone, else the whole.
+    With `device_map` accelerate spreads its parts over devices, memory and disk. Raises
+    PipelineError when the folder does not hold one.
     """
-    model, _ = load_weights("causal_lm", folder, compute, device_map)
+    model, found = load_weights("causal_lm", folder, compute, device_map)
+    refuse_lacking(folder, "causal_lm", found)
     return model
+
+
+def refuse_lacking(folder: Path, task: str, found: dict[str, Any]) -> None:
+    """Raise PipelineError where weights of a language model were drawn, for want of any."""
+    if lacking := sorted(found["missing_keys"]):
+        raise PipelineError(
+            f"{folder}: has no weights for {lacking[0]}, which task.type: {task} needs; "
+            "use a model that was trained to write text"
+        )
 
 
 def load_weights(
@@ -41,21 +52,24 @@ def load_weights(
     device = resolve_device(compute.device)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        kind = auto_class(task, config.model_type)
+        kinds = auto_classes(task, config.model_type)
         placed: dict[str, Any] = {} if device_map is None else {"device_map": _places(device_map)}
         if (quantized := _quantizing(folder, config, compute)) is not None:
             # Weights cannot be moved once they are quantized.
             placed = {"device_map": {"": device}, **quantized, **placed}
-        model, found = kind.from_pretrained(
-            folder,
-            dtype=compute.dtype,
-            local_files_only=True,
-            use_safetensors=True,  # pickled weights can run code
-            trust_remote_code=False,  # without it transformers would ask on the terminal
-            output_loading_info=True,
-            **placed,
-            **extra,
-        )
+        for kind in kinds:
+            model, found = kind.from_pretrained(
+                folder,
+                dtype=compute.dtype,
+                local_files_only=True,
+                use_safetensors=True,  # pickled weights can run code
+                trust_remote_code=False,  # without it transformers would ask on the terminal
+                output_loading_info=True,
+                **placed,
+                **extra,
+            )
+            if not found["missing_keys"]:
+                break
     except _NO_MODEL as error:
         raise _why_not(folder, device_map, error) from error
     if isinstance(device_map, dict):

@@ -1,5 +1,6 @@
 """transformers' caches: made for a configuration, filled with a prefix's tensors, and read."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,8 +15,16 @@ from transformers.cache_utils import (
 )
 
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.states import CONV, RECURRENT, parts_of_name
+from pipeline.prefix.states import (
+    CONV,
+    INDEX_KEYS,
+    RECURRENT,
+    has_tokens,
+    layer_of,
+    parts_of_name,
+)
 
+_POSITIONS = "indexer_position_ids"
 _KEYS_ALONE = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 
 
@@ -51,6 +60,11 @@ def recurs(config: PreTrainedConfig) -> bool:
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
+def chooses(config: PreTrainedConfig) -> bool:
+    """Whether some layer of a model of this configuration caches index keys."""
+    return any(index_update(layer) is not None for layer in empty_cache(config).layers)
+
+
 def attends(layer: Any) -> bool:
     """Whether a cache's layer holds keys and values `[batch, heads, tokens, dim]`."""
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
@@ -60,13 +74,17 @@ def attends(layer: Any) -> bool:
 def beside_keys(layer: Any) -> dict[tuple[str, int], torch.Tensor]:
     """What a cache's layer holds besides keys and values, by kind and number, with its batch.
 
-    `conv` and `recurrent` of recurrent layers; any other tensor by its attribute's name.
+    `conv` and `recurrent` of recurrent layers; any other tensor by its attribute's name, index keys
+    `[batch, tokens, ...]`. Positions, which a cache can be told, are left out.
     """
     found: dict[tuple[str, int], torch.Tensor] = {}
     of_states = {"conv_states": CONV, "recurrent_states": RECURRENT}
     is_recurrent = isinstance(layer, LinearAttentionCacheLayerMixin)
     for name, value in vars(layer).items():
-        if name in ("keys", "values") or name.startswith("_"):
+        if name in ("keys", "values", _POSITIONS) or name.startswith("_"):
+            continue
+        if name in INDEX_KEYS and value is not None:
+            found[name, 0] = value.movedim(-2, 1)
             continue
         kind = of_states.get(name, name) if is_recurrent else name
         held = value if isinstance(value, dict) else {0: value}
@@ -74,6 +92,17 @@ def beside_keys(layer: Any) -> dict[tuple[str, int], torch.Tensor]:
             if isinstance(tensor, torch.Tensor):
                 found[kind, number] = tensor
     return found
+
+
+def position_axes(layer: Any) -> int:
+    """In how many dimensions a cache's layer keeps the positions of its index keys; 0 for none."""
+    positions = getattr(layer, _POSITIONS, None)
+    return 0 if positions is None else int(positions.shape[0])
+
+
+def tell_positions(layer: Any, axes: int, rows: int, p: int, device: torch.device) -> None:
+    """Tell a cache's layer that what it holds stands at positions 0 to p-1."""
+    setattr(layer, _POSITIONS, torch.arange(p, device=device).expand(axes, rows, -1))
 
 
 def filled(
@@ -101,7 +130,13 @@ def filled(
         return DynamicCache(batched)
     cache = DynamicCache(config=config)
     attending = range(len(keys)) if layers is None else layers
-    wanted = [i for i, layer in enumerate(cache.layers) if isinstance(layer, CacheLayerMixin)]
+    # A layer with index keys of its own may attend to another one's keys and values.
+    without = {layer_of(name) for name in states if has_tokens(name)} - {*attending}
+    wanted = [
+        i
+        for i, layer in enumerate(cache.layers)
+        if isinstance(layer, CacheLayerMixin) and i not in without
+    ]
     if keys and list(attending) != wanted:
         raise PrefixError(
             f"the model's attention layers are {wanted}, the prefix is for {list(attending)}; a "
@@ -112,10 +147,20 @@ def filled(
     for name, state in states.items():
         index, kind, number = parts_of_name(name)
         layer = cache.layers[index] if index < len(cache.layers) else None
+        batch = state.expand(rows, *state.shape).clone()
+        if update := index_update(layer) if kind in INDEX_KEYS else None:
+            update(batch.movedim(1, -2))
+            continue
         if not isinstance(layer, LinearAttentionCacheLayerMixin) or kind not in (CONV, RECURRENT):
             raise PrefixError(f"the model's cache has no place for {name}")
-        _fill(layer, kind, number, state.expand(rows, *state.shape).clone())
+        _fill(layer, kind, number, batch)
     return cache
+
+
+def index_update(layer: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What appends index keys `[batch, ..., tokens, dim]` to a cache's layer; None where none."""
+    found = (getattr(layer, name, None) for name in ("update_indexer", "update_index"))
+    return next((update for update in found if update is not None), None)
 
 
 def _fill(layer: Any, kind: str, number: int, state: torch.Tensor) -> None:

@@ -102,8 +102,8 @@ class KVPrefix:
                 "compute the shorter text's anew (kv_prefix_from_text with fewer "
                 "num_virtual_tokens), or slice kv.of_kinds(('attention',))"
             )
-        kv = self._with(lambda tensor: tensor[:, tokens])
-        kv.states.update({n: s[tokens] for n, s in self.states.items() if has_tokens(n)})
+        states = {n: s[tokens] if has_tokens(n) else s for n, s in self.states.items()}
+        kv = self._with(lambda tensor: tensor[:, tokens], states)
         if tokens.indices(len(self))[0] != 0:
             kv.metadata.pop(_BEGINS_TEXT, None)
         return kv
@@ -217,18 +217,21 @@ class KVPrefix:
             length=None if at else len(self),
         )
 
-    def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "KVPrefix":
+    def _with(
+        self, change: Callable[[torch.Tensor], torch.Tensor], states: dict[str, torch.Tensor]
+    ) -> "KVPrefix":
         return replace(
             self,
             keys=tuple(change(key) for key in self.keys),
             values=tuple(change(value) for value in self.values),
             metadata=dict(self.metadata),
             modules=dict(self.modules),
+            states=states,
         )
 
     def _every(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "KVPrefix":
         states = {name: change(state) for name, state in self.states.items()}
-        return replace(self._with(change), states=states)
+        return self._with(change, states)
 
     def to_cache(self, batch_size: int = 1, config: PreTrainedConfig | None = None) -> DynamicCache:
         """A transformers `DynamicCache` of this prefix, copied for each row.

@@ -98,7 +98,8 @@ class PrefixModel(PackedModel):
             chosen = CacheShapes(0, dict(enumerate(shapes_of(places))), layers=config.layers)
         refuse_beyond_context(config.num_virtual_tokens, model)
         hidden_size = model.config.get_text_config().hidden_size
-        encoder = build_encoder(config, chosen.kv, hidden_size, chosen.states).to(self.device)
+        encoder = build_encoder(config, chosen.kv, hidden_size, chosen.states, chosen.index)
+        encoder = encoder.to(self.device)
         encoder.layers = chosen.layers
         if self._places is None:
             self._injection = CausalInjection(model, config, self.cache_shapes, encoder.given)
@@ -161,7 +162,9 @@ class PrefixModel(PackedModel):
         with self._injected():
             cached = self.prefix_length and kwargs.setdefault("use_cache", True)
             if cached and self._injection.through_cache:
-                kwargs.setdefault(self._injection.cache_name, self.new_cache())
+                self._injection.go_on(
+                    kwargs.setdefault(self._injection.cache_name, self.new_cache())
+                )
             return self.frozen_model.generate(*args, **kwargs)
 
     @property

@@ -22,7 +22,10 @@ KINDS = ("attention", "state")
 
 CONV, RECURRENT = "conv", "recurrent"
 
-CARRIED = (CONV, RECURRENT)
+INDEX_KEYS = ("indexer_keys", "idx_keys")
+"""What attention chooses by among the keys, under the names that transformers' caches give it."""
+
+CARRIED = (CONV, RECURRENT, *INDEX_KEYS)
 """The kinds of states that a prefix carries to a model."""
 
 _T = TypeVar("_T")
@@ -74,6 +77,11 @@ def layer_of(name: str) -> int:
 def has_tokens(name: str) -> bool:
     """Whether a state's first dimension is that of the virtual tokens."""
     return parts_of_name(name)[1].endswith("_keys")
+
+
+def index_of(states: Mapping[str, _T]) -> dict[str, _T]:
+    """Those of some states that have virtual tokens: the index keys."""
+    return {name: state for name, state in states.items() if has_tokens(name)}
 
 
 def in_order(states: Mapping[str, _T]) -> dict[str, _T]:

@@ -1,15 +1,20 @@
-"""Tiny random models that read images beside tokens, with an image in each row of a batch."""
+"""Tiny random models that read images beside tokens, and batches of rows with images in them."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import transformers
+from torch.nn.functional import pad
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from tests.prefix.architectures import BASE, SLIDING
+from tests.prefix.architectures import BASE, EXPERTS, SLIDING, WINDOW
 
-VOCABULARY, IMAGE = 97, 90
-ROWS, BEFORE, AFTER = 2, 3, 5
+VOCABULARY, IMAGE, START = 97, 90, 92
+
+# Rows of a batch, written as text and images: `-` for a token of text, `I` for an image.
+LAYOUTS = (("---I-----", "---I-----"), ("I--", "-----I----I-"), ("--I---", "----"))
 
 TEXT: dict[str, Any] = {**BASE, "vocab_size": VOCABULARY, "pad_token_id": 0}
 GEMMA: dict[str, Any] = {**TEXT, **SLIDING, "query_pre_attn_scalar": 8}
@@ -47,6 +52,13 @@ SIGLIP: dict[str, Any] = {
 }
 CLIP = {**SIGLIP, "model_type": "clip_vision_model", "projection_dim": 32}
 GRID: dict[str, Any] = {"depth": 1, "hidden_size": 32, "num_heads": 4, "patch_size": 4}
+QWEN3: dict[str, Any] = {
+    **{**GRID, "out_hidden_size": 32, "intermediate_size": 48, "num_position_embeddings": 16},
+    "deepstack_visual_indexes": [0],
+}
+SECTIONS: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+PIXTRAL = {**SIGLIP, "model_type": "pixtral", "image_size": 32, "head_dim": 8}
+LARGE = {key: value for key, value in SIGLIP.items() if key != "model_type"} | {"image_size": 16}
 
 # The settings beside the text's and the vision tower's, and which kind of image it takes.
 SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
@@ -107,6 +119,41 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], s
         },
         "grid",
     ),
+    "qwen3_vl": (
+        "Qwen3VL",
+        QWEN_IDS,
+        {"model_type": "qwen3_vl_text", **TEXT, "rope_parameters": SECTIONS},
+        QWEN3,
+        "grid",
+    ),
+    "qwen3_vl_moe": (
+        "Qwen3VLMoe",
+        QWEN_IDS,
+        {"model_type": "qwen3_vl_moe_text", **TEXT, **EXPERTS, "rope_parameters": SECTIONS},
+        QWEN3,
+        "grid",
+    ),
+    "qwen3_5": (
+        "Qwen3_5",
+        QWEN_IDS,
+        {
+            **{"model_type": "qwen3_5_text", **TEXT},
+            "layer_types": ["linear_attention", "full_attention"],
+            **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+            **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+            "rope_parameters": {**SECTIONS, "partial_rotary_factor": 1.0},
+        },
+        {key: value for key, value in QWEN3.items() if key != "deepstack_visual_indexes"},
+        "grid",
+    ),
+    # Its images' positions are their own, wherever they stand.
+    "hunyuan_vl": (
+        "HunYuanVL",
+        {"image_token_id": IMAGE},
+        {"model_type": "hunyuan_vl_text", **TEXT, "rope_parameters": SECTIONS},
+        {**LARGE, "patch_size": 4, "text_hidden_size": 32},
+        "grid of one frame",
+    ),
     "paligemma": (
         "PaliGemma",
         {"image_token_index": IMAGE, "projection_dim": 32, "hidden_size": 32},
@@ -114,14 +161,65 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], s
         SIGLIP,
         "types",
     ),
+    # Its positions begin at 1.
+    "paligemma 2": (
+        "PaliGemma",
+        {"image_token_index": IMAGE, "projection_dim": 32, "hidden_size": 32},
+        {"model_type": "gemma2", **TEXT, **SLIDING, "query_pre_attn_scalar": 8},
+        SIGLIP,
+        "pixels",
+    ),
+    "llava_next": (
+        "LlavaNext",
+        {"image_token_index": IMAGE, "image_seq_length": 4, "image_grid_pinpoints": [[8, 8]]},
+        {"model_type": "llama", **TEXT},
+        CLIP,
+        "tiles",
+    ),
+    "idefics3": (
+        "Idefics3",
+        {"image_token_id": IMAGE, "scale_factor": 2},
+        {"model_type": "llama", **TEXT},
+        LARGE,
+        "padded pixels",
+    ),
+    "smolvlm": (
+        "SmolVLM",
+        {"image_token_id": IMAGE, "scale_factor": 2},
+        {"model_type": "llama", **TEXT},
+        LARGE,
+        "padded pixels",
+    ),
+    "internvl": (
+        "InternVL",
+        {"image_token_id": IMAGE, "image_seq_length": 4},
+        {"model_type": "qwen2", **TEXT},
+        {**LARGE, "image_size": [8, 8], "patch_size": [2, 2]},
+        "pixels",
+    ),
+    "aya_vision": (
+        "AyaVision",
+        {"image_token_index": IMAGE},
+        {"model_type": "cohere2", **TEXT, **SLIDING},
+        SIGLIP,
+        "one token",
+    ),
+    "mistral3 (pixtral)": (
+        "Mistral3",
+        {"image_token_index": IMAGE, "spatial_merge_size": 2, "vision_feature_layer": -1},
+        {"model_type": "mistral", **TEXT, "sliding_window": WINDOW},
+        PIXTRAL,
+        "sizes",
+    ),
 }
 
 
-def build(name: str) -> PreTrainedModel:
+def build(name: str, vocabulary: int = VOCABULARY) -> PreTrainedModel:
     """A random model of the architecture, in evaluation mode."""
     family, settings, text, vision, _ = SETTINGS[name]
     config_class: Any = getattr(transformers, f"{family}Config")
     torch.manual_seed(0)
+    text = {**text, "vocab_size": vocabulary}
     config = config_class(**settings, text_config=text, vision_config=vision)
     model: PreTrainedModel = AutoModelForImageTextToText.from_config(config).eval()
     with torch.no_grad():
@@ -132,22 +230,57 @@ def build(name: str) -> PreTrainedModel:
     return model
 
 
-def batch(name: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Rows of ids `[2, 8]` with an image of four tokens after the first three of each."""
-    kind = SETTINGS[name][4]
+def batch(
+    name: str, layout: tuple[str, ...] = LAYOUTS[0], text: Sequence[int] = ()
+) -> dict[str, torch.Tensor]:
+    """Rows of tokens and images, each after a text, padded on the left as a processor does."""
     draw = torch.Generator().manual_seed(3)
-    image = torch.full((ROWS, 4), IMAGE)
-    tokens = torch.cat([ids[:, :BEFORE], image, ids[:, BEFORE:]], dim=1)
-    given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    types = (tokens == IMAGE).long()
-    if kind == "grid":
-        pixels = torch.randn(ROWS * 16, 3 * 2 * 16, generator=draw)
-        given |= {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 4, 4]] * ROWS)}
-        return {**given, "mm_token_type_ids": types}
+    images = [row.count("I") for row in layout]
+    given, count = _images(SETTINGS[name][4], images, draw)
+    image = [IMAGE] * count if "grid" not in SETTINGS[name][4] else [START, *[IMAGE] * count]
+    rows = []
+    for row in layout:
+        words = iter(torch.randint(10, 80, (len(row),), generator=draw).tolist())
+        parts = [image if part == "I" else [next(words)] for part in row]
+        rows.append([*text, *itertools.chain(*parts)])
+    longest = max(map(len, rows))
+    given["input_ids"] = torch.stack([pad(torch.tensor(r), (longest - len(r), 0)) for r in rows])
+    real = [pad(torch.ones(len(row), dtype=torch.long), (longest - len(row), 0)) for row in rows]
+    given["attention_mask"] = torch.stack(real)
+    types = (given["input_ids"] == IMAGE).long()
+    if SETTINGS[name][4] == "types":
+        given["token_type_ids"] = types
+    elif "grid" in SETTINGS[name][4] or name == "gemma4":
+        given["mm_token_type_ids"] = types
+    return given
+
+
+def _images(
+    kind: str, counts: list[int], draw: torch.Generator
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Random images, so many in each row, and how many tokens one of them takes."""
+    number, most = sum(counts), max(counts)
+    if kind.startswith("grid"):
+        frames = 1 if kind == "grid of one frame" else 2
+        pixels = torch.randn(number * 16, 3 * frames * 16, generator=draw)
+        tokens = 8 if kind == "grid of one frame" else 4
+        grid = torch.tensor([[1, 4, 4]] * number)
+        return {"pixel_values": pixels, "image_grid_thw": grid}, tokens
     if kind == "patches":
-        where = torch.tensor([[i % 4, i // 4] for i in range(16)])
-        given["pixel_values"] = torch.randn(ROWS, 16, 48, generator=draw).sigmoid()
-        given["image_position_ids"] = where.expand(ROWS, -1, -1).clone()
-        return {**given, "mm_token_type_ids": types}
-    given["pixel_values"] = torch.randn(ROWS, 3, 8, 8, generator=draw)
-    return {**given, "token_type_ids": types} if kind == "types" else given
+        where = torch.tensor([[i % 4, i // 4] for i in range(16)]).expand(number, -1, -1).clone()
+        pixels = torch.randn(number, 16, 48, generator=draw).sigmoid()
+        return {"pixel_values": pixels, "image_position_ids": where}, 4
+    if kind == "padded pixels":
+        pixels = torch.randn(len(counts), most, 3, 16, 16, generator=draw)
+        for row, count in enumerate(counts):
+            pixels[row, count:] = 0
+        real = (pixels != 0).any(2)
+        return {"pixel_values": pixels, "pixel_attention_mask": real}, 4
+    if kind == "tiles":
+        pixels = torch.randn(number, 2, 3, 8, 8, generator=draw)
+        return {"pixel_values": pixels, "image_sizes": torch.tensor([[8, 8]] * number)}, 10
+    if kind == "sizes":
+        pixels = torch.randn(number, 3, 16, 16, generator=draw)
+        return {"pixel_values": pixels, "image_sizes": torch.tensor([[16, 16]] * number)}, 4
+    pixels = torch.randn(number, 3, 8, 8, generator=draw)
+    return {"pixel_values": pixels}, 1 if kind == "one token" else 4

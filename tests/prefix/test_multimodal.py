@@ -6,17 +6,25 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.prefix import PrefixConfig, PrefixError, PrefixModel, kv_prefix_from_tokens
+from pipeline.prefix.starts.prefill import prefilled
 from tests.conftest import tiny_model
 from tests.prefix import architectures
-from tests.prefix.multimodal import IMAGE, ROWS, SETTINGS, batch, build
+from tests.prefix.multimodal import IMAGE, LAYOUTS, SETTINGS, batch, build
 
 P = 12
-TEXT = torch.arange(20, 20 + P)
-IDS = torch.arange(40, 56).view(ROWS, 8)
-EXACT = pytest.mark.parametrize("name", [name for name in SETTINGS if name != "paligemma"])
+TEXT = list(range(20, 20 + P))
+PLAIN = {"input_ids": torch.arange(40, 56).view(2, 8)}
+# The first looks ahead in its prompt, and the second's states bear no padding.
+OTHERS = ("paligemma", "qwen3_5")
+EXACT = pytest.mark.parametrize("name", [name for name in SETTINGS if name not in OTHERS])
+GREEDY: dict[str, Any] = {
+    **{"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0},
+    **{"return_dict_in_generate": True, "output_logits": True},
+}
 
 
 def prefixed(model: PreTrainedModel) -> PrefixModel:
@@ -25,77 +33,67 @@ def prefixed(model: PreTrainedModel) -> PrefixModel:
     return tuned
 
 
-def after_text(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same batch with the text before each row."""
-    before = {
-        "input_ids": TEXT.expand(ROWS, -1),
-        "attention_mask": torch.ones(ROWS, P, dtype=torch.long),
-        "token_type_ids": torch.zeros(ROWS, P, dtype=torch.long),
-        "mm_token_type_ids": torch.zeros(ROWS, P, dtype=torch.long),
-    }
-    joined = {k: torch.cat([v, given[k]], 1) for k, v in before.items() if k in given}
-    return {**given, **joined}
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @EXACT
 @torch.no_grad()
 def test_identity_with_images(name: str) -> None:
-    """And with text alone, before and after."""
+    """In some rows or all, several, first in a row, and with text alone before and after."""
     model = build(name)
-    given = batch(name, IDS)
-    expected = model(**after_text(given)).logits[:, P:]
-    without = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
-    plain = model(input_ids=torch.cat([TEXT.expand(ROWS, -1), IDS], 1)).logits[:, P:]
+    text = torch.tensor(TEXT).expand(2, -1)
+    plain = model(input_ids=torch.cat([text, PLAIN["input_ids"]], 1)).logits[:, P:]
+    bare = model(**batch(name)).logits
     tuned = prefixed(model)
-    torch.testing.assert_close(tuned(**without).logits, plain, rtol=0, atol=1e-4)
-    torch.testing.assert_close(tuned(**given).logits, expected, rtol=0, atol=1e-4)
-    torch.testing.assert_close(tuned(**without).logits, plain, rtol=0, atol=1e-4)
-    other = {**given, "pixel_values": given["pixel_values"].flip(0)}
-    changed = model(**after_text(other)).logits[:, P:]
-    assert float((changed - expected).abs().max()) > 1e-3
-    torch.testing.assert_close(tuned(**other).logits, changed, rtol=0, atol=1e-4)
-    bare = model(**given).logits
+    assert_same(tuned(**PLAIN).logits, plain)
+    for layout in LAYOUTS:
+        given, whole = batch(name, layout), batch(name, layout, TEXT)
+        seen = given["attention_mask"].bool()
+        expected = model(**whole).logits[:, P:][seen]
+        assert_same(tuned(**given).logits[seen], expected)
+        other = whole["pixel_values"] ** 2
+        changed = model(**{**whole, "pixel_values": other}).logits[:, P:][seen]
+        assert float((changed - expected).abs().max()) > 1e-3
+        assert_same(tuned(**{**given, "pixel_values": other}).logits[seen], changed)
+    assert_same(tuned(**PLAIN).logits, plain)
     tuned.detach()
-    assert torch.equal(model(**given).logits, bare)
+    assert torch.equal(model(**batch(name)).logits, bare)
 
 
 @EXACT
 @torch.no_grad()
 def test_generation_with_images(name: str) -> None:
     model = build(name)
-    given = batch(name, IDS)
-    how: dict[str, Any] = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
-    how |= {"return_dict_in_generate": True, "output_logits": True, "pad_token_id": 0}
-    expected = torch.stack(model.generate(**after_text(given), **how).logits)
-    found = torch.stack(prefixed(model).generate(**given, **how).logits)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    tuned = prefixed(model)
+    for layout in LAYOUTS[1:]:
+        found = tuned.generate(**batch(name, layout), **GREEDY)
+        expected = model.generate(**batch(name, layout, TEXT), **GREEDY)
+        assert_same(torch.stack(found.logits), torch.stack(expected.logits))
 
 
 @torch.no_grad()
-def test_images_after_padding() -> None:
-    """What leads a row moves before the prefix, the image's tokens with it."""
-    for name in ("gemma3", "qwen2_vl"):
-        model = build(name)
-        given = batch(name, IDS)
-        pad = 2
-        left = {
-            key: torch.cat([value.new_zeros(ROWS, pad), value], 1)
-            for key, value in given.items()
-            if key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-        }
-        tuned = prefixed(model)
-        found = tuned(**{**given, **left}).logits[:, pad:]
-        torch.testing.assert_close(found, tuned(**given).logits, rtol=0, atol=1e-4)
+def test_images_after_states() -> None:
+    model = build("qwen3_5")
+    tuned = prefixed(model)
+    given, whole = batch("qwen3_5"), batch("qwen3_5", text=TEXT)
+    assert_same(tuned(**given).logits, model(**whole).logits[:, P:])
+    found, expected = tuned.generate(**given, **GREEDY), model.generate(**whole, **GREEDY)
+    assert_same(torch.stack(found.logits), torch.stack(expected.logits))
+    with pytest.raises(PrefixError, match="padding before a row stands between it and the prefix"):
+        tuned(**batch("qwen3_5", LAYOUTS[1]))
 
 
 @torch.no_grad()
 def test_cached_decoding_after_an_image() -> None:
+    """From the cache of one conversation, whatever was said in another meanwhile."""
     for name in ("gemma3", "qwen2_5_vl"):
         model = build(name)
-        given, new = batch(name, IDS), torch.tensor([[30, 31], [32, 33]])
+        given, new = batch(name), torch.tensor([[30, 31], [32, 33]])
         tuned = prefixed(model)
         cache: Any = tuned.new_cache()
         tuned(**given, past_key_values=cache, use_cache=True)
+        tuned.generate(**batch(name, LAYOUTS[1]), **GREEDY)
         mask = torch.cat([given["attention_mask"], torch.ones_like(new)], 1)
         found = tuned(input_ids=new, attention_mask=mask, past_key_values=cache, use_cache=True)
         longer = {"input_ids": torch.cat([given["input_ids"], new], 1), "attention_mask": mask}
@@ -105,7 +103,77 @@ def test_cached_decoding_after_an_image() -> None:
             if key in given
         }
         whole = tuned(**{**given, **longer, **types}).logits[:, -2:]
-        torch.testing.assert_close(found.logits, whole, rtol=0, atol=1e-4)
+        assert_same(found.logits, whole)
+
+
+@torch.no_grad()
+def test_a_conversation_goes_on_after_its_own_image() -> None:
+    """A generation from a cache, its image's positions told from another's and from a text's."""
+    model = build("qwen2_5_vl")
+    tuned = prefixed(model)
+    given = batch("qwen2_5_vl", ("--I--",))
+    cache: Any = tuned.new_cache()
+    first = tuned.generate(**given, **GREEDY, past_key_values=cache)
+    tuned.generate(**PLAIN, **GREEDY)
+    new = torch.cat([first.sequences, torch.tensor([[30, 31, 32]])], 1)
+    found = tuned.generate(input_ids=new, **GREEDY, past_key_values=cache)
+    types = nn.functional.pad(given["mm_token_type_ids"], (0, new.shape[1] - 9))
+    whole = {**given, "input_ids": new, "attention_mask": torch.ones_like(new)}
+    expected = tuned.generate(**{**whole, "mm_token_type_ids": types}, **GREEDY)
+    assert_same(torch.stack(found.logits), torch.stack(expected.logits))
+
+
+@torch.no_grad()
+def test_an_image_leaves_nothing_behind() -> None:
+    """Neither of ours to the bare model, nor of the bare model to a text's cache."""
+    model = build("qwen2_vl")
+    part: Any = model.model
+    tuned = prefixed(model)
+    tuned.generate(**batch("qwen2_vl"), **GREEDY)
+    assert part.rope_deltas is None
+    assert "get_rope_index" not in vars(part)
+    expected = prefilled(model, torch.arange(20, 60)).layers[1].keys
+    model.generate(**batch("qwen2_vl"), **GREEDY)
+    left = part.rope_deltas
+    assert left is not None
+    found = prefilled(model, torch.arange(20, 60), piece=15).layers[1].keys
+    assert_same(found, expected)
+    assert part.rope_deltas is left
+    assert tuned.why_not_packed(tokens=9) is None
+    ids = torch.arange(30, 39)
+    alone = tuned(input_ids=ids[None]).logits[0]
+    assert_same(tuned.packed_logits(ids, [9], torch.arange(9)), alone)
+
+
+@torch.no_grad()
+def test_half_precision_does_not_hide_what_types_change() -> None:
+    model = build("gemma3").to(torch.bfloat16)
+    given, whole = batch("gemma3"), batch("gemma3", text=TEXT)
+    expected, found = model(**whole).logits[:, P:], prefixed(model)(**given).logits
+    assert float((found - expected).norm() / expected.norm()) < 0.02
+
+
+@torch.no_grad()
+def test_positions_that_begin_after_the_padding_token_s_index() -> None:
+    """KOSMOS-2.5's, which are refused where transformers' own generation counts others."""
+    torch.manual_seed(0)
+    config = transformers.Kosmos2_5Config(text_config=KOSMOS, vision_config=SMALL)
+    model: PreTrainedModel = transformers.Kosmos2_5ForConditionalGeneration(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.normal_(0, 0.2)
+    ids = torch.arange(40, 48)[None]
+    text = torch.tensor([TEXT])
+    expected = model(input_ids=torch.cat([text, ids], 1)).logits[:, P:]
+    assert float((model(input_ids=ids).logits - expected).abs().max()) > 1e-2
+    tuned = prefixed(model)
+    assert_same(tuned(input_ids=ids).logits, expected)
+    padded = {"input_ids": nn.functional.pad(ids, (2, 0), value=1)}
+    padded["attention_mask"] = (padded["input_ids"] != 1).long()
+    assert_same(tuned(**padded).logits[:, 2:], expected)
+    found = tuned.generate(**padded, **GREEDY)
+    alone = model.generate(input_ids=torch.cat([text, ids], 1), **GREEDY)
+    assert_same(torch.stack(found.logits), torch.stack(alone.logits))
 
 
 def test_an_image_that_a_prefix_cannot_stand_before_is_refused() -> None:
@@ -124,11 +192,10 @@ def test_an_image_that_a_prefix_cannot_stand_before_is_refused() -> None:
     plain = build("llava")
     model = Counting(plain.config).eval()
     model.load_state_dict(plain.state_dict())
-    given = batch("llava", IDS)
     tuned = prefixed(model)
     with pytest.raises(PrefixError, match="something else with pixel_values after a prefix than"):
-        tuned(**given)
-    assert tuned(input_ids=IDS).logits.shape[1] == 8
+        tuned(**batch("llava"))
+    assert tuned(**PLAIN).logits.shape[1] == 8
 
 
 SMALL: dict[str, Any] = {
@@ -147,6 +214,10 @@ TOWER: dict[str, Any] = {**SMALL, "image_size": 8, "patch_size": 4}
 WORDS: dict[str, Any] = {
     **SMALL,
     **{"vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+}
+KOSMOS: dict[str, Any] = {
+    **{"vocab_size": 100, "embed_dim": 32, "ffn_dim": 48, "layers": 2, "attention_heads": 4},
+    **{"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
 }
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "speech": (

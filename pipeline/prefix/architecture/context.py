@@ -43,6 +43,20 @@ def refuse_beyond_context(num_virtual_tokens: int, model: PreTrainedModel) -> No
         )
 
 
+def first_positions(model: PreTrainedModel) -> list[int]:
+    """The positions that a text's first token may have in a model that counts for itself.
+
+    PaliGemma counts from 1, and where padding has a position of its own the first comes after it.
+    """
+    paddings = (
+        getattr(module, "padding_idx", None)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in _POSITIONS
+    )
+    after = {padding + 1 for padding in paddings if isinstance(padding, int)}
+    return [0, *sorted({1, *after})]
+
+
 def _before_the_first(model: PreTrainedModel) -> int:
     """The positions that no token gets: RoBERTa and its kin count from after the padding's index.
 

@@ -1,7 +1,8 @@
 """Whether a model counts the padding before a row's tokens as if it were tokens.
 
 Most take `position_ids`, and so are told where a row begins, or go by distances alone. Decoders
-that were made for an encoder (BART's and its kin) count places in the batch they are given.
+that were made for an encoder (BART's and its kin) count places in the batch they are given, and an
+index of keys may (`pipeline.prefix.architecture.choosing`).
 """
 
 from weakref import WeakKeyDictionary
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.choosing import chooses_by_place
 from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
 from pipeline.prefix.architecture.parts import takes
 from pipeline.prefix.errors import PrefixError
@@ -22,12 +24,12 @@ _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def counts_padding(model: PreTrainedModel) -> bool:
     """Whether padding on the left changes a causal model's numbers, whatever the mask says.
 
-    It is tried on a small model of the architecture; one that cannot be tried is taken to.
+    A model that is not told positions is tried on a small one of its architecture; one that cannot
+    be tried is taken to.
     """
-    if takes(model, "position_ids"):
-        return False
     if model not in _tried:
-        _tried[model] = _changes(model)
+        told = takes(model, "position_ids")
+        _tried[model] = chooses_by_place(model) if told else _changes(model)
     return _tried[model]
 
 

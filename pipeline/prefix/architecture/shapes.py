@@ -1,7 +1,7 @@
 """The shapes of what every layer of a model caches: keys and values, states, or both."""
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import Cache, PreTrainedModel
@@ -15,7 +15,7 @@ from pipeline.prefix.architecture.parts import (
     places_of,
     shapes_of,
 )
-from pipeline.prefix.caches import attends, beside_keys, empty_cache
+from pipeline.prefix.caches import attends, beside_keys, empty_cache, position_axes
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.parameters.config import PARTS, PrefixConfig
 from pipeline.prefix.parameters.encoder import Shapes
@@ -23,7 +23,9 @@ from pipeline.prefix.states import (
     KINDS,
     StateShape,
     StateShapes,
+    has_tokens,
     in_order,
+    index_of,
     layer_of,
     named_layers,
     refuse_uncarried,
@@ -43,6 +45,9 @@ class CacheShapes:
         count: entries of its cache.
         attention: of each layer with keys and values their shapes `(num_kv_heads, head_dim)`.
         states: what layers cache besides, by names as in `KVPrefix.states`.
+        index: index keys, by names as in `KVPrefix.states`, without their token dimension.
+        choosers: of each layer that attends to what an earlier one has chosen, that one.
+        axes: of each layer whose cache keeps positions too, in how many dimensions they are.
         layers: what `KVPrefix.layers` is of a prefix with these shapes.
     """
 
@@ -50,6 +55,9 @@ class CacheShapes:
     attention: dict[int, tuple[tuple[int, ...], tuple[int, ...]]]
     states: StateShapes = field(default_factory=dict)
     layers: tuple[int, ...] | None = None
+    index: StateShapes = field(default_factory=dict)
+    choosers: dict[int, int] = field(default_factory=dict)
+    axes: dict[int, int] = field(default_factory=dict)
 
     @property
     def kv(self) -> Shapes:
@@ -93,12 +101,37 @@ def cache_shapes(model: PreTrainedModel) -> CacheShapes:
             "so it has no place for a prefix"
         )
     refuse_uncarried(states, f"the cache of {type(model).__name__}")
+    beside = in_order(_measured(model, states)) if states else {}
+    index = index_of(beside)
+    recurrent = {name: shape for name, shape in beside.items() if name not in index}
+    if both := set(map(layer_of, index)) & set(map(layer_of, recurrent)):
+        raise PrefixError(
+            f"layer {min(both)} of {type(model).__name__} has index keys and a state, which a "
+            "prefix does not carry together, so it has no place for one"
+        )
     return CacheShapes(
         1 + max(used),
         attention,
-        in_order(_measured(model, states)) if states else {},
+        recurrent,
         named_layers(attention, states),
+        index,
+        choosers_of(cache, list(map(layer_of, index))),
+        {i: axes for i, layer in enumerate(cache.layers) if (axes := position_axes(layer))},
     )
+
+
+def choosers_of(cache: Cache, choosing: list[int]) -> dict[int, int]:
+    """Of each layer that attends to what an earlier one has chosen, that one.
+
+    Its cache is of the kind that holds index keys, and holds none.
+    """
+    kinds = {type(cache.layers[i]) for i in choosing}
+    return {
+        i: max(before)
+        for i, layer in enumerate(cache.layers)
+        if type(layer) in kinds and i not in choosing
+        if (before := [j for j in choosing if j < i])
+    }
 
 
 def kv_shapes(model: PreTrainedModel) -> Shapes:
@@ -131,7 +164,9 @@ def _measured(model: PreTrainedModel, states: dict[str, torch.Tensor]) -> dict[s
     }
     return {
         name: StateShape(
-            tuple(state.shape[1:]), state.dtype, float(after[name].float().square().mean().sqrt())
+            tuple(state.shape[1 + has_tokens(name) :]),
+            state.dtype,
+            float(after[name].float().square().mean().sqrt()),
         )
         for name, state in states.items()
     }
@@ -144,7 +179,8 @@ def _per_token(tensor: torch.Tensor) -> tuple[int, int]:
 def adapter_shapes(model: PreTrainedModel) -> Shapes:
     """The shapes of what PEFT gives a prefix: of an encoder-decoder the decoder alone.
 
-    Raises PrefixError for a model with layers that do not attend, since PEFT's is for every layer.
+    Raises PrefixError for a model with layers that do not attend, since PEFT's is for every layer,
+    and for one that needs more than keys and values.
     """
     if is_decoder_only(model):
         shapes = cache_shapes(model)
@@ -152,6 +188,11 @@ def adapter_shapes(model: PreTrainedModel) -> Shapes:
             raise PrefixError(
                 f"{type(model).__name__} attends in layers {list(shapes.layers)} alone, and PEFT's "
                 "format holds a prefix for every layer; load a file of KVPrefix.save"
+            )
+        if shapes.index:
+            raise PrefixError(
+                f"{type(model).__name__} chooses among keys by index keys, which PEFT's format "
+                "does not hold; load a file of KVPrefix.save"
             )
         return shapes.kv
     return shapes_of(places_of(model, ("decoder",) if model.config.is_encoder_decoder else PARTS))
@@ -166,6 +207,7 @@ def chosen_shapes(shapes: CacheShapes, config: PrefixConfig) -> CacheShapes:
         )
     attention = shapes.attention if "attention" in kinds else {}
     states = shapes.states if "state" in kinds else {}
+    index = shapes.index if "attention" in kinds else {}
     layers = shapes.layers if "attention" in kinds else ()
     if config.layers is not None:
         if config.layers[-1] >= shapes.count:
@@ -181,5 +223,12 @@ def chosen_shapes(shapes: CacheShapes, config: PrefixConfig) -> CacheShapes:
             )
         attention = {i: pair for i, pair in attention.items() if i in config.layers}
         states = {name: s for name, s in states.items() if layer_of(name) in config.layers}
+        index = {name: s for name, s in index.items() if layer_of(name) in config.layers}
+        for layer in attention:
+            if (chooser := shapes.choosers.get(layer, layer)) not in config.layers:
+                raise PrefixError(
+                    f"layers names {layer}, which attends to what layer {chooser} has chosen; "
+                    f"name {chooser} too"
+                )
         layers = tuple(attention)
-    return CacheShapes(shapes.count, attention, states, layers)
+    return replace(shapes, attention=attention, states=states, layers=layers, index=index)

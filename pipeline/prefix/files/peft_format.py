@@ -58,6 +58,11 @@ def save_adapter(
             "PEFT's format holds keys and values alone, this prefix has states too, which PEFT has "
             "no way to bring in; use KVPrefix.save"
         )
+    if kv.states:
+        raise PrefixError(
+            "PEFT's format holds keys and values alone, without the index keys by which this "
+            "prefix's are chosen; use KVPrefix.save"
+        )
     if recurs(model_config):
         raise PrefixError(
             "PEFT brings a prefix in through a plain cache, which a model with layers that recur "

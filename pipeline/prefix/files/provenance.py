@@ -5,7 +5,7 @@ import json
 import warnings
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from pipeline.prefix.kv import KVPrefix
 
@@ -39,7 +39,10 @@ def warn_of_another_model(kv: KVPrefix, model: PreTrainedModel) -> None:
 
 
 def _config_sha256(model: PreTrainedModel) -> str:
-    entries = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}
+    text = getattr(model.config, "text_config", None)
+    # Of a multimodal model the part that a prefix is for, whether the whole is loaded or it alone.
+    config = text if isinstance(text, PreTrainedConfig) else model.config
+    entries = {k: v for k, v in config.to_dict().items() if k not in _INCIDENTAL}
     if isinstance(quantized := entries.get("quantization_config"), dict):
         # What its linear layers compute in, as `dtype` for those of any model.
         quantized.pop("bnb_4bit_compute_dtype", None)

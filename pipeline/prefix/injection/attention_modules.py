@@ -67,6 +67,19 @@ def cache_argument(module: nn.Module, recurrent: bool = False) -> str | None:
     return next((name for name in CACHE_NAMES if name in parameters), None)
 
 
+def beyond_states(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """An attention's call with its states in place and all else, mask and cache, under its name.
+
+    Some models pass the mask and the cache on by position.
+    """
+    if len(args) < 2:
+        return args, kwargs
+    names = list(inspect.signature(module.forward).parameters)[1:]
+    return args[:1], {**dict(zip(names, args[1:], strict=False)), **kwargs}
+
+
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Positional arguments of a forward call under their names."""
     names = list(inspect.signature(module.forward).parameters)

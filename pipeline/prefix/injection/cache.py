@@ -10,10 +10,18 @@ from transformers.cache_utils import DummyLayer
 
 from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.index_layer import IndexLayer
 from pipeline.prefix.injection.prefix_layer import Pair, PrefixLayer
 from pipeline.prefix.injection.state_layers import StateAndPrefixLayer, StateLayer
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.states import CONV, RECURRENT, StateShape, parts_of_name
+from pipeline.prefix.states import (
+    CONV,
+    RECURRENT,
+    StateShape,
+    has_tokens,
+    layer_of,
+    parts_of_name,
+)
 
 
 class PrefixCache(Cache):
@@ -48,6 +56,8 @@ class PrefixCache(Cache):
         self.inside_forward = False
         # Whether the first tokens came with inputs that are none, such as images.
         self.after_others = False
+        # Of a model that counts positions in time and space, what it adds to those that follow.
+        self.offset: torch.Tensor | None = None
         self._tokens = 0
         self._arriving = 0
         self._rows = 1
@@ -60,16 +70,21 @@ class PrefixCache(Cache):
         initial: dict[int, dict[tuple[str, int], torch.Tensor]] = {}
         for name, state in kv.states.items():
             layer, kind, number = parts_of_name(name)
-            if layer not in without_states:
+            if layer not in without_states and not has_tokens(name):
                 dtype = shapes.states[name].dtype
                 initial.setdefault(layer, {})[kind, number] = state.to(dtype)
         self.starts_from_states = bool(initial)
         self.trains_states = any(
             state.requires_grad for states_of in initial.values() for state in states_of.values()
         )
+        index_names = {layer_of(name): name for name in shapes.index}
         layers: list[Any] = []
         for index in range(shapes.count):
             pair = self._pair(kv, shapes, index)
+            if index in index_names:
+                keys = _index_keys(kv, shapes, index_names[index])
+                layers.append(IndexLayer(pair, keys, growing, shapes.axes.get(index, 0)))
+                continue
             if index not in states:
                 layers.append(DummyLayer() if pair is None else PrefixLayer(pair, growing))
                 continue
@@ -98,6 +113,9 @@ class PrefixCache(Cache):
         """Say that a forward pass begins, of so many rows and new tokens of each."""
         self.inside_forward = True
         self._rows, self._arriving = rows, tokens
+        for layer in self.layers:
+            if isinstance(layer, IndexLayer):
+                layer.begin(rows)
         if self._records:
             for layer in self._recurrent:
                 layer.remember()
@@ -173,3 +191,13 @@ class PrefixCache(Cache):
         for layer in self.layers:
             if isinstance(layer, PrefixLayer):
                 layer.order = order
+
+
+def _index_keys(kv: KVPrefix, shapes: CacheShapes, name: str) -> torch.Tensor:
+    """Index keys `[p, ..., dim]` of a layer, zeros where it has none of the prefix."""
+    shape = shapes.index[name]
+    given = kv.states.get(name)
+    if given is None:
+        device = kv.keys[0].device if kv.keys else None
+        given = torch.zeros((), device=device).expand(len(kv) if kv.keys else 0, *shape.shape)
+    return given.to(shape.dtype)

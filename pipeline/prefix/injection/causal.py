@@ -19,22 +19,32 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.choosing import chooses_by_place
+from pipeline.prefix.architecture.context import first_positions
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.shapes import CacheShapes, chosen_shapes
+from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.caches import holds_tokens
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.attention_modules import (
     attends,
+    beyond_states,
     by_name,
     cache_argument,
     called_layer,
     masked,
 )
 from pipeline.prefix.injection.cache import PrefixCache
-from pipeline.prefix.injection.exactness import Injected, is_exact, other_inputs
+from pipeline.prefix.injection.exactness import (
+    Injected,
+    is_exact,
+    other_inputs,
+    padded_call,
+    writes_as_it_reads,
+)
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import (
     Layout,
@@ -72,6 +82,7 @@ class CausalInjection(Injection):
         shapes: CacheShapes,
         prefix: Callable[[], KVPrefix],
         moves_types: bool | None = None,
+        first: int = 0,
     ) -> None:
         super().__init__(model)
         self._config = config
@@ -85,25 +96,58 @@ class CausalInjection(Injection):
                 f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
                 "attention, where no mask can show them; leave it false"
             )
+        self._chooses_by_place = bool(shapes.index) and chooses_by_place(model)
+        if config.layers is not None:
+            self._refuse_to_hide("layers")
         self._switch = rotary_switch(model.config)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self._counting = getattr(model.base_model, "compute_3d_position_ids", None)
+        self._spatial = SpatialPositions(model)
         # None until it is tried whether a call's types of tokens are to be moved by the prefix.
         self._moves_types = moves_types
         self._on_trial = moves_types is not None
-        if not self._on_trial:
-            self._refuse_what_is_not_exact()
+        self._pads_exactly: bool | None = None
+        self._first = first if self._on_trial else self._first_position()
 
-    def _refuse_what_is_not_exact(self) -> None:
-        """Raise PrefixError, with the reason, for a model in which no prefix is a text."""
+    def _first_position(self) -> int:
+        """The position that the model gives to a text's first token.
+
+        Raises PrefixError, with the reason, for a model in which no prefix is a text.
+        """
         kinds = self._chosen.kinds
         if "state" in kinds and (reason := why_states_are_not_read(self._model, _trial_on)):
             raise PrefixError(reason)
-        if not is_exact(self._model, self._trial(False), kinds=kinds):
+        for first in first_positions(self._model):
+            trial = self._trial(False, first)
+            exact = is_exact(self._model, trial, way=f"from {first}", kinds=kinds)
+            if exact and (first == 0 or writes_as_it_reads(self._model)):
+                return first
+        raise PrefixError(
+            f"{type(self._model).__name__} computes something else after a prefix than after the "
+            "same text: it looks ahead, or counts positions in a way of its own, so a prefix "
+            "has no exact place in it"
+        )
+
+    def pads_exactly(self) -> bool:
+        """Whether padding before a row changes nothing that it would not change after a text."""
+        if self._pads_exactly is None:
+            active, self._at_work.active = self._at_work.active, False
+            try:
+                self._pads_exactly = is_exact(
+                    self._model,
+                    self._trial(False, self._first),
+                    padded_call(self._model, self._first),
+                    "padded",
+                    self._chosen.kinds,
+                )
+            finally:
+                self._at_work.active = active
+        return self._pads_exactly
+
+    def _refuse_to_hide(self, what: str) -> None:
+        if self._chooses_by_place:
             raise PrefixError(
-                f"{type(self._model).__name__} computes something else after a prefix than after "
-                "the same text: it looks ahead, or counts positions in a way of its own, so a "
-                "prefix has no exact place in it"
+                f"{what}: {type(self._model).__name__} chooses among keys whatever a mask hides, "
+                "so that the prefix can be hidden from none of its layers"
             )
 
     def new_cache(self) -> PrefixCache:
@@ -114,6 +158,14 @@ class CausalInjection(Injection):
         kv = self._prefix()
         placed = on_its_layers(kv, self._model) or kv
         return PrefixCache(placed, self._shapes, growing, self._at_work.without_states)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        with super().active(), self._spatial.after(self._config.num_virtual_tokens):
+            yield
+
+    def go_on(self, cache: Any) -> None:
+        self._spatial.offset = getattr(cache, "offset", None)
 
     def recompute_context(self) -> Contexts:
         return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
@@ -183,21 +235,29 @@ class CausalInjection(Injection):
                 positions = self._own_positions(tokens, bound, cache)
             if positions is None:
                 # Counting real tokens only: left padding does not move what follows it.
-                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+                positions = (mask.long().cumsum(-1) - 1).clamp(min=0) + self._first
             bound["position_ids"] = positions[..., -length:] + p
-        elif not bool(mask[:, 0].all()) and counts_padding(self._model):
+        if not bool(mask[:, 0].all()) and counts_padding(self._model):
             raise PrefixError(
                 f"{type(self._model).__name__} counts the padding before a row as its tokens; give "
                 "rows of one length, or pad on the right"
             )
         if self._shapes.states:
             refuse_what_states_do_not_bear(self._model, cache, mask, past, self._ordered)
+        if not (past or self._on_trial or mask[:, 0].all() or self.pads_exactly()):
+            raise PrefixError(
+                f"{type(self._model).__name__} computes something else after a prefix than after "
+                "the same text where padding stands before a row; give rows of one length, or pad "
+                "on the right"
+            )
         if self._switch is not None:
             refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)
         for name in _TYPES if self._moves_types else ():
             if bound.get(name) is not None:
-                types = torch.cat([bound[name].new_zeros(batch, p), bound[name]], dim=1)
+                # Of a later call's tokens alone: nothing before them is told apart any more.
+                before = layout.mask.shape[1] - bound[name].shape[1]
+                types = torch.cat([bound[name].new_zeros(batch, before), bound[name]], dim=1)
                 bound[name] = types if layout.order is None else types.gather(1, layout.order)
         cache.set_order(layout.order if past == 0 else None)
         bound["attention_mask"] = layout.mask
@@ -209,16 +269,11 @@ class CausalInjection(Injection):
     def _own_positions(
         self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
     ) -> torch.Tensor | None:
-        """Positions `[axes, batch, tokens]` that a model counts in space and time (M-RoPE)."""
-        if self._counting is None:
-            return None
-        known = {
-            "inputs_embeds": tokens if tokens.ndim == 3 else tokens[..., None],
-            **{key: value for key, value in bound.items() if value is not None},
-            "past_key_values": cache,
-        }
-        names = inspect.signature(self._counting).parameters
-        return self._counting(**{name: known.get(name) for name in names})
+        """Positions `[axes, batch, tokens]` that a model counts in time and space (M-RoPE)."""
+        self._spatial.offset = cache.offset
+        embedded = tokens if tokens.ndim == 3 else tokens[..., None]
+        given = {name: value for name, value in bound.items() if value is not None}
+        return self._spatial.of_call({"inputs_embeds": embedded, **given, "past_key_values": cache})
 
     def _admit(self, others: frozenset[str], bound: dict[str, Any]) -> None:
         """Find out how a prefix is exact beside inputs that are no tokens.
@@ -226,11 +281,15 @@ class CausalInjection(Injection):
         Raises PrefixError, which names them, where it is not.
         """
         active, self._at_work.active = self._at_work.active, False
+        # Where they make a mask, half precision could take what is not moved for rounding.
+        ways = (True, False) if any(bound.get(name) is not None for name in _TYPES) else (False,)
         try:
-            for moves in (False, True):
-                if is_exact(self._model, self._trial(moves), bound, f"types moved: {moves}"):
-                    self._moves_types = moves
-                    return
+            with self._spatial.after(0):
+                for moves in ways:
+                    trial = self._trial(moves, self._first)
+                    if is_exact(self._model, trial, bound, f"types moved: {moves}"):
+                        self._moves_types = moves
+                        return
         finally:
             self._at_work.active = active
         raise PrefixError(
@@ -239,8 +298,8 @@ class CausalInjection(Injection):
             "alone"
         )
 
-    def _trial(self, moves_types: bool) -> Injected:
-        return _trial_on(self._model, self._shapes, moves_types)
+    def _trial(self, moves_types: bool, first: int) -> Injected:
+        return _trial_on(self._model, self._shapes, moves_types, first)
 
     def _after_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -250,6 +309,7 @@ class CausalInjection(Injection):
         cache = kwargs.get(self.cache_name)
         if isinstance(cache, PrefixCache):
             cache.end_forward()
+            cache.offset = self._spatial.offset
             # A cache that kept nothing is of no use to the caller, and would hold the graph alive.
             if not cache.growing and getattr(output, self.cache_name, None) is not None:
                 setattr(output, self.cache_name, None)
@@ -275,7 +335,8 @@ class CausalInjection(Injection):
         cache, layout = self._at_work.cache, self._at_work.layout
         if cache is None:
             return None
-        if kwargs.get(name) is None and not any(given is cache for given in args):
+        args, kwargs = beyond_states(module, args, kwargs)
+        if kwargs.get(name) is None:
             kwargs = {**kwargs, name: cache}
         if layout is None or not cache.prefix_length or not attends(module):
             return args, kwargs
@@ -284,17 +345,20 @@ class CausalInjection(Injection):
             kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
         hidden, place = self._at_work.hidden, self._place(layer)
         if hidden is not None and place is not None and hidden[place].any():
+            self._refuse_to_hide("hidden virtual tokens")
             kwargs = masked(module, args, kwargs, layout.of_tokens(hidden[place]), False)
         return args, kwargs
 
 
-def _trial_on(model: PreTrainedModel, shapes: CacheShapes, moves_types: bool = False) -> Injected:
+def _trial_on(
+    model: PreTrainedModel, shapes: CacheShapes, moves_types: bool = False, first: int = 0
+) -> Injected:
     """Another prefix of a model, of all layers, brought in as its own is."""
 
     @contextmanager
     def injected(kv: KVPrefix) -> Iterator[None]:
         config = PrefixConfig(len(kv), kinds=kv.kinds)
-        trial = CausalInjection(model, config, shapes, lambda: kv, moves_types=moves_types)
+        trial = CausalInjection(model, config, shapes, lambda: kv, moves_types, first)
         try:
             with trial.active():
                 yield

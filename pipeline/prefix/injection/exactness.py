@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.cached import prefix_of
 from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating, looks_ahead, takes
-from pipeline.prefix.architecture.shapes import cache_argument_of
-from pipeline.prefix.caches import empty_cache
+from pipeline.prefix.architecture.shapes import cache_argument_of, cache_shapes
+from pipeline.prefix.caches import empty_cache, tell_positions
 from pipeline.prefix.injection.layout import lay_out
 from pipeline.prefix.kv import KVPrefix
 
@@ -81,6 +81,27 @@ def is_exact(
 
 
 @torch.no_grad()
+def writes_as_it_reads(model: PreTrainedModel) -> bool:
+    """Whether the model's own generation begins with the logits of its forward pass.
+
+    It does not where transformers counts positions for a generation otherwise than the model does.
+    """
+    ids = _tokens(model)
+    how = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
+    with evaluating(model):
+        read = _output(model(input_ids=ids, use_cache=False))[:, -1]
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            return_dict_in_generate=True,
+            output_logits=True,
+            **how,
+        ).logits[0]
+    scale = float(read.abs().max())
+    return bool(torch.allclose(read, written.float(), rtol=0, atol=1e-3 * scale))
+
+
+@torch.no_grad()
 def _compared(
     model: PreTrainedModel, injected: Injected, given: dict[str, Any], kinds: tuple[str, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
@@ -123,6 +144,8 @@ def _going_on(
     """The output of the model from a cache of transformers that holds what the prefix does."""
     p = len(kv) if kv.keys else 0
     cache = kv.to(input_device(model)).to_cache(len(mask), model.config)
+    for index, axes in cache_shapes(model).axes.items():
+        tell_positions(cache.layers[index], axes, len(mask), p, mask.device)
     given = {**inputs, "attention_mask": torch.cat([mask.new_ones(len(mask), p), mask], dim=1)}
     if takes(model, "position_ids"):
         given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0) + p
@@ -140,7 +163,9 @@ def _with_text(
     text: dict[str, Any] = {}
     whole = dict(inputs)
     if (positions := inputs.get("position_ids")) is not None:
-        first = torch.arange(p, device=mask.device).expand(*positions.shape[:-1], -1)
+        # Where the input's begin: transformers takes a gap for the beginning of another sequence.
+        start = int(positions[..., mask.bool()].min())
+        first = torch.arange(start, start + p, device=mask.device).expand(*positions.shape[:-1], -1)
         joined = torch.cat([first, positions + p], dim=-1)
         whole["position_ids"] = joined.gather(-1, order.expand_as(joined))
         text["position_ids"] = first[..., :1, :]
@@ -164,6 +189,20 @@ def _with_text(
         whole[name] = joined.gather(1, at)
         text[name] = before[:1]
     return text, whole
+
+
+def padded_call(model: PreTrainedModel, first: int) -> dict[str, Any]:
+    """Two rows of tokens, the first with padding before it, for `is_exact`.
+
+    `first` is the position of a row's first token.
+    """
+    ids = _tokens(model)[:, _TEXT_LENGTH:].expand(2, -1)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    given = {"input_ids": ids, "attention_mask": mask}
+    if takes(model, "position_ids"):
+        given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0) + first
+    return given
 
 
 def _tokens(model: PreTrainedModel) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -98,6 +99,13 @@ class Injection:
     def new_cache(self) -> Cache | None:
         """An empty growing cache; None where the model makes its own (an encoder-decoder)."""
         return empty_cache(self._model.config) if recurs(self._model.config) else GrowingCache()
+
+    def pads_exactly(self) -> bool:
+        """Whether padding before a row changes nothing that it would not change after a text."""
+        return True
+
+    def go_on(self, cache: Any) -> None:
+        """Let a generation go on from what a cache was filled with."""
 
     def recompute_context(self) -> Contexts:
         """For a layer that runs now: its replay meets the prefix of its own forward pass."""

@@ -50,9 +50,10 @@ class PrefixLayer(GrowingLayer):
 
     def _after_prefix(self, prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         # To the device, too, of a layer of a model that is spread over several.
-        expanded = prefix.to(states.device, states.dtype).expand(states.shape[0], -1, -1, -1)
+        expanded = prefix.to(states.device, states.dtype).expand(states.shape[0], *prefix.shape)
         joined = torch.cat([expanded, states], dim=-2)
         if self.order is None:
             return joined
         order = self.order.to(joined.device)
-        return joined.gather(2, order[:, None, :, None].expand_as(joined))
+        order = order.view(len(order), *[1] * (joined.ndim - 3), -1, 1)
+        return joined.gather(-2, order.expand_as(joined))

@@ -22,7 +22,7 @@ from pipeline.prefix.caches import empty_cache
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.exactness import Injected
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.states import parts_of_name
+from pipeline.prefix.states import has_tokens, parts_of_name
 
 _TEXT_LENGTH, _INPUT_LENGTH = 2, 4
 # Far from any state of a model's own, so that no rounding hides it.
@@ -80,9 +80,9 @@ def _unread(model: PreTrainedModel, injected: Injected) -> tuple[str | None, KVP
         model(input_ids=text, use_cache=True, **{cache_argument_of(model): cache})
         kv = prefix_of(cache, _TEXT_LENGTH)
         usual = after(kv)
-        kinds = {name: parts_of_name(name)[1] for name in kv.states}
+        kinds = {name: parts_of_name(name)[1] for name in kv.states if not has_tokens(name)}
         for kind in dict.fromkeys(kinds.values()):
-            far = {n: _FAR - s if kinds[n] == kind else s for n, s in kv.states.items()}
+            far = {n: _FAR - s if kinds.get(n) == kind else s for n, s in kv.states.items()}
             if torch.equal(usual, after(replace(kv, states=far))):
                 return kind, kv
     return None, kv

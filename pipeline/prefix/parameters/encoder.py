@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.parameters.index import IndexKeys
 from pipeline.prefix.parameters.states import StateParameters
-from pipeline.prefix.states import StateShapes, layer_of
+from pipeline.prefix.states import StateShapes, index_of, layer_of
 
 Shapes = list[tuple[tuple[int, ...], tuple[int, ...]]]
 """For each layer `(num_kv_heads, head_dim)` of keys and of values."""
@@ -24,7 +25,13 @@ class PrefixEncoder(nn.Module):
     have no virtual tokens that an embedding could be of.
     """
 
-    def __init__(self, config: PrefixConfig, shapes: Shapes, states: StateShapes) -> None:
+    def __init__(
+        self,
+        config: PrefixConfig,
+        shapes: Shapes,
+        states: StateShapes,
+        index: StateShapes | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.shapes = shapes
@@ -32,6 +39,7 @@ class PrefixEncoder(nn.Module):
         self.layers = config.layers
         self.parts: tuple[str, ...] | None = None
         self.states = StateParameters(states, config.init_weights) if states else None
+        self.index = IndexKeys(config, index) if index else None
 
     @property
     def recurring(self) -> frozenset[int]:
@@ -49,12 +57,14 @@ class PrefixEncoder(nn.Module):
     def forward(self) -> KVPrefix:
         """The prefix of the current parameters, with gradients."""
         keys, values = unflattened(self.flat(), self.shapes) if self.shapes else ((), ())
+        states = {} if self.states is None else self.states()
+        states |= {} if self.index is None else self.index()
         return KVPrefix(
             keys,
             values,
             layers=self.layers,
             parts=self.parts,
-            states={} if self.states is None else self.states(),
+            states=states,
             length=self.config.num_virtual_tokens,
         )
 
@@ -94,8 +104,11 @@ class PrefixEncoder(nn.Module):
                 f"the prefix has {len(kv)} virtual tokens, the model's configuration "
                 f"{self.config.num_virtual_tokens}; slice it (kv[:p]) or change num_virtual_tokens"
             )
+        index = index_of(kv.states)
         if self.states is not None:
-            self.states.load(kv.states)
+            self.states.load({n: s for n, s in kv.states.items() if n not in index})
+        if self.index is not None:
+            self.index.load(index)
         if self.shapes:
             with torch.no_grad():
                 self.start_from(flatten(kv))
@@ -104,8 +117,14 @@ class PrefixEncoder(nn.Module):
 class FlatEncoder(PrefixEncoder):
     """The keys and values themselves are the parameters, as PEFT's without projection."""
 
-    def __init__(self, config: PrefixConfig, shapes: Shapes, states: StateShapes) -> None:
-        super().__init__(config, shapes, states)
+    def __init__(
+        self,
+        config: PrefixConfig,
+        shapes: Shapes,
+        states: StateShapes,
+        index: StateShapes | None = None,
+    ) -> None:
+        super().__init__(config, shapes, states, index)
         if not shapes:
             return
         frozen, p = config.num_frozen_tokens, config.num_virtual_tokens
@@ -136,9 +155,14 @@ class MLPEncoder(PrefixEncoder):
     """
 
     def __init__(
-        self, config: PrefixConfig, shapes: Shapes, states: StateShapes, hidden_size: int
+        self,
+        config: PrefixConfig,
+        shapes: Shapes,
+        states: StateShapes,
+        hidden_size: int,
+        index: StateShapes | None = None,
     ) -> None:
-        super().__init__(config, shapes, states)
+        super().__init__(config, shapes, states, index)
         if not shapes:
             raise PrefixError(
                 "prefix_projection reparametrises keys and values, of which this prefix has none; "
@@ -192,12 +216,16 @@ class NoEncoder(nn.Module):
 
 
 def build_encoder(
-    config: PrefixConfig, shapes: Shapes, hidden_size: int, states: StateShapes | None = None
+    config: PrefixConfig,
+    shapes: Shapes,
+    hidden_size: int,
+    states: StateShapes | None = None,
+    index: StateShapes | None = None,
 ) -> PrefixEncoder:
-    """The encoder that a configuration asks for, of these keys, values and states."""
+    """The encoder that a configuration asks for, of these keys, values, states and index keys."""
     if config.prefix_projection:
-        return MLPEncoder(config, shapes, states or {}, hidden_size)
-    return FlatEncoder(config, shapes, states or {})
+        return MLPEncoder(config, shapes, states or {}, hidden_size, index)
+    return FlatEncoder(config, shapes, states or {}, index)
 
 
 def flatten(kv: KVPrefix) -> torch.Tensor:

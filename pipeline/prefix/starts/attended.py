@@ -66,7 +66,7 @@ def picked(model: PrefixModel, kv: KVPrefix, chosen: list[int]) -> KVPrefix:
 
     Raises PrefixError for a corpus with states, which are of all its tokens at once.
     """
-    if kv.states:
+    if "state" in kv.kinds:
         raise PrefixError(
             "tokens cannot be chosen from a prefix with states, which stand for all of its text at "
             "once; choose keys and values alone (kinds: attention), or start from a text"
@@ -75,6 +75,7 @@ def picked(model: PrefixModel, kv: KVPrefix, chosen: list[int]) -> KVPrefix:
         tuple(key[:, chosen] for key in kv.keys),
         tuple(value[:, chosen] for value in kv.values),
         layers=kv.layers,
+        states={name: keys[chosen] for name, keys in kv.states.items()},
     )
     with model.frozen() as frozen:
         moved = moved_to_front(frozen, of_them, chosen)

@@ -20,8 +20,9 @@ def random_kv_prefix(
 ) -> KVPrefix:
     """Normal noise: of standard deviation `scale` in keys and values, 1.0 is PEFT's start.
 
-    `shapes` are a model's `cache_shapes`, or of keys and values alone. States are noise of `scale`
-    times the size of the model's own, which differs from kind to kind and from model to model.
+    `shapes` are a model's `cache_shapes`, or of keys and values alone. States and index keys are
+    noise of `scale` times the size of the model's own, which differs from kind to kind and from
+    model to model.
     """
     if not scale > 0:
         raise PrefixError(f"scale is {scale}; it must be above 0")
@@ -31,18 +32,26 @@ def random_kv_prefix(
         name: torch.randn(state.shape, generator=generator) * (state.scale * scale)
         for name, state in of_cache.states.items()
     }
+    states |= {
+        name: torch.randn(num_virtual_tokens, *keys.shape, generator=generator)
+        * (keys.scale * scale)
+        for name, keys in of_cache.index.items()
+    }
     return _prefix(of_cache, flat, states)
 
 
 def zero_kv_prefix(shapes: Shapes | CacheShapes, num_virtual_tokens: int) -> KVPrefix:
     """Keys and values of zero, as PEFT's `init_weights="zero"`: at first every virtual token takes
-    attention like a key of score 0, and gives nothing. States of zero are those before a text.
+    attention like a key of score 0, and gives nothing. States of zero are those before a text, and
+    index keys of zero have score 0 among those that attention chooses from.
 
     `shapes` as in `random_kv_prefix`.
     """
     of_cache = _of_cache(shapes)
+    p = num_virtual_tokens
     states = {name: torch.zeros(state.shape) for name, state in of_cache.states.items()}
-    return _prefix(of_cache, torch.zeros(num_virtual_tokens, _width(of_cache.kv)), states)
+    states |= {name: torch.zeros(p, *keys.shape) for name, keys in of_cache.index.items()}
+    return _prefix(of_cache, torch.zeros(p, _width(of_cache.kv)), states)
 
 
 def kv_prefix_from_words(

@@ -84,7 +84,8 @@ def kv_prefix_from_tokens(
         )
     if not is_decoder_only(frozen_model):
         return kv_prefix_from_source_tokens(frozen_model, tokens.tolist())
-    kv = prefix_of(prefilled(frozen_model, tokens), len(tokens), is_ours=True)
+    name = f"the cache of {type(frozen_model).__name__}"
+    kv = prefix_of(prefilled(frozen_model, tokens), len(tokens), is_ours=True, name=name)
     kv.metadata.update(provenance(frozen_model))
     kv.metadata["tokens_sha256"] = hashlib.sha256(str(tokens.tolist()).encode()).hexdigest()
     return kv

@@ -14,14 +14,18 @@ position through the rotation only, so that one forward pass over single tokens 
 shows each layer's angles, whatever the base, scaling, pairing or share of dimensions rotated.
 """
 
+from dataclasses import replace
+
 import torch
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating, takes
 from pipeline.prefix.architecture.shapes import cache_argument_of
-from pipeline.prefix.caches import attends, empty_cache
+from pipeline.prefix.caches import attends, beside_keys, empty_cache
+from pipeline.prefix.errors import PrefixError, first_line
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.states import INDEX_KEYS, index_of
 
 _TOLERANCE = 1e-3
 # Each has logits over the vocabulary, which not every model leaves out.
@@ -30,21 +34,31 @@ _ROWS_AT_ONCE = 256
 
 @torch.no_grad()
 def moved_to_front(model: PreTrainedModel, kv: KVPrefix, positions: list[int]) -> KVPrefix:
-    """A prefix whose tokens stood at `positions` `[p]`, ascending, moved to 0 to p-1."""
+    """A prefix whose tokens stood at `positions` `[p]`, ascending, moved to 0 to p-1.
+
+    Raises PrefixError for a model that cannot be asked how it rotates.
+    """
     last = positions[-1] + 1
     first, second = (_alone(model, token, last) for token in _two_tokens(model))
     old, new = torch.tensor(positions), torch.arange(len(positions))
     moved: list[torch.Tensor] = []
     # Values too: multi-head latent attention caches its rotated part in their place.
-    for tensor, measured, check in zip(kv.keys + kv.values, first, second, strict=True):
+    cached = (*kv.keys, *kv.values, *(keys.movedim(0, -2) for keys in index_of(kv.states).values()))
+    for tensor, measured, check in zip(cached, first, second, strict=True):
         pairing = _pairing(measured, check)
         if pairing is None:
             return kv
         # On the CPU, in float64, which Apple's MPS has not.
         turned = _rotate(tensor.cpu(), measured, old, new, pairing)
         moved.append(turned.to(tensor.device))
-    layers = len(kv.keys)
-    return KVPrefix(tuple(moved[:layers]), tuple(moved[layers:]), dict(kv.metadata), kv.layers)
+    n = len(kv.keys)
+    index = (keys.movedim(-2, 0) for keys in moved[2 * n :])
+    return replace(
+        kv,
+        keys=tuple(moved[:n]),
+        values=tuple(moved[n : 2 * n]),
+        states=dict(zip(index_of(kv.states), index, strict=True)),
+    )
 
 
 def _two_tokens(model: PreTrainedModel) -> tuple[int, int]:
@@ -53,7 +67,7 @@ def _two_tokens(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def _alone(model: PreTrainedModel, token: int, positions: int) -> list[torch.Tensor]:
-    """What is cached of a token alone at each position: all layers' keys, then their values.
+    """What is cached of a token alone at each position: all layers' keys, values, index keys.
 
     Each is `[positions, num_kv_heads, head_dim]`.
 
@@ -70,10 +84,24 @@ def _alone_at(model: PreTrainedModel, token: int, places: torch.Tensor) -> list[
     extra = {"position_ids": places[:, None]} if takes(model, "position_ids") else {}
     ids = torch.full((len(places), 1), token, device=places.device)
     with evaluating(model):
-        model(input_ids=ids, use_cache=True, **{cache_argument_of(model): cache}, **extra)
+        try:
+            model(input_ids=ids, use_cache=True, **{cache_argument_of(model): cache}, **extra)
+        except (IndexError, RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise PrefixError(
+                f"{type(model).__name__} reads no token alone at another position "
+                f"({first_line(error)}), so tokens cannot be moved to the front; start from a text"
+            ) from error
     layers = [layer for layer in cache.layers if attends(layer)]
     kept = [layer.keys for layer in layers] + [layer.values for layer in layers]
-    return [tensor[:, :, 0].float().cpu() for tensor in kept]
+    index = [
+        keys[:, 0].reshape(len(places), -1, keys.shape[-1])
+        for layer in cache.layers
+        for (kind, _), keys in beside_keys(layer).items()
+        if kind in INDEX_KEYS
+    ]
+    return [tensor.float().cpu() for tensor in (*(t[:, :, 0] for t in kept), *index)]
 
 
 def _pairing(keys: torch.Tensor, others: torch.Tensor) -> torch.Tensor | None:

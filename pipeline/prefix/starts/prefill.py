@@ -14,6 +14,7 @@ from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
 from pipeline.prefix.architecture.parts import evaluating, on_tokens_alone, takes
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.shapes import cache_argument_of
+from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.caches import attends, beside_keys, empty_cache
 from pipeline.prefix.errors import PrefixError
 
@@ -45,7 +46,7 @@ def _read(model: PreTrainedModel, tokens: torch.Tensor, size: int) -> DynamicCac
     cache = empty_cache(model.config)
     extra: dict[str, Any] = {cache_argument_of(model): cache}
     extra |= {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
-    with evaluating(model), on_tokens_alone(model):
+    with evaluating(model), on_tokens_alone(model), SpatialPositions(model).after(0):
         for part in tokens.split(size):
             model(
                 input_ids=part[None].to(input_device(model)),

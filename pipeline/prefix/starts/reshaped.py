@@ -35,11 +35,12 @@ def stretched_kv_prefix(kv: KVPrefix, num_virtual_tokens: int) -> KVPrefix:
     """
     if num_virtual_tokens <= len(kv):
         return kv[:num_virtual_tokens]
-    if kv.states:
+    if "state" in kv.kinds:
         raise PrefixError(
             "a prefix with states cannot be stretched, since a state has no tokens that could be "
             "repeated; start from one of the same length, or from kv.of_kinds(('attention',))"
         )
     index = torch.arange(num_virtual_tokens) * len(kv) // num_virtual_tokens
     longer = unflatten(flatten(kv)[index], kv.shapes)
-    return replace(kv, keys=longer.keys, values=longer.values)
+    states = {name: keys[index] for name, keys in kv.states.items()}
+    return replace(kv, keys=longer.keys, values=longer.values, states=states)
