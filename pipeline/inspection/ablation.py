@@ -1,12 +1,15 @@
 """What a prefix is worth without some of it: virtual tokens, layers, or what training did.
 
 A virtual token is left out by a mask: no query attends to it, and the input stays at its
-positions. A layer is left out as all of its virtual tokens. What training did to keys is left out
-by the start's keys beside the trained values, and the reverse (Diaz 2025, arXiv 2508.17032,
-exchanges keys between tasks).
+positions. A layer is left out as all of its virtual tokens, and its initial state as zeros, which
+the frozen model itself begins from: a state is of all virtual tokens together, so that one of them
+alone is left out of keys and values only. What training did to keys is left out by the start's keys
+beside the trained values, and the reverse (Diaz 2025, arXiv 2508.17032, exchanges keys between
+tasks); what it did to states alike.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pandas as pd
@@ -25,9 +28,10 @@ def ablation(
 ) -> pd.DataFrame:
     """The loss without each virtual token, each layer's prefix, and what training did.
 
-    Columns: without (nothing, prefix, tokens, layers, trained keys, trained values, training),
-    part (of layers), first and last (of the block of tokens or layers), loss, and increase over
-    the loss without nothing. The last three kinds need the `start`. `title` shows a progress bar.
+    Columns: without (nothing, prefix, tokens, layers, trained keys, trained values, trained states,
+    training), part (of layers), first and last (of the block of tokens or layers), loss, and
+    increase over the loss without nothing. The last four kinds need the `start`. `title` shows a
+    progress bar.
     """
     rows: list[dict[str, object]] = []
     tried = list(_tried(model, start))
@@ -49,37 +53,84 @@ def _tried(
     kv = model.kv_prefix()
     assert kv is not None
 
-    def hiding(tokens: list[int] | None, places: list[int] | None) -> Callable[[Loss], float]:
+    def hiding(
+        tokens: list[int] | None, places: list[int] | None, states: Sequence[str] = ()
+    ) -> Callable[[Loss], float]:
         def measured(loss: Loss) -> float:
-            with model.without(tokens, places):
+            hidden = model.without(tokens, places) if kv.keys else nullcontext()
+            with _without_states(model, kv, states), hidden:
                 return loss(model)
 
         return measured
 
     def exchanged(other: KVPrefix) -> Callable[[Loss], float]:
         def measured(loss: Loss) -> float:
-            model.load_kv_prefix(other)
-            try:
+            with _instead(model, kv, other):
                 return loss(model)
-            finally:
-                model.load_kv_prefix(kv)
 
         return measured
 
     nothing: Row = {"part": None, "first": None, "last": None}
     yield {"without": "nothing", **nothing}, lambda loss: loss(model)
-    yield {"without": "prefix", **nothing}, hiding(None, None)
+    yield {"without": "prefix", **nothing}, hiding(None, None, list(kv.states))
     if start is not None:
         yield {"without": "training", **nothing}, exchanged(start)
-        yield {"without": "trained keys", **nothing}, exchanged(replace(kv, keys=start.keys))
-        yield {"without": "trained values", **nothing}, exchanged(replace(kv, values=start.values))
-    for block in blocks(len(kv)):
+        yield from (
+            ({"without": f"trained {what}", **nothing}, exchanged(other))
+            for what, other in _partly_trained(kv, start)
+        )
+    for block in blocks(len(kv)) if kv.keys else ():
         ends: Row = {"part": None, "first": block[0], "last": block[-1]}
         yield {"without": "tokens", **ends}, hiding(list(block), None)
-    for part in dict.fromkeys(part for part, _ in kv.places):
-        own = [at for at, place in enumerate(kv.places) if place[0] == part]
-        for block in blocks(len(own), MOST_GROUPS // len(set(kv.parts or (part,)))):
-            places = [own[index] for index in block]
-            layers = [kv.places[at][1] for at in places]
-            ends = {"part": part or ALONE, "first": layers[0], "last": layers[-1]}
-            yield {"without": "layers", **ends}, hiding(None, places)
+    parts = dict.fromkeys(part for part, _ in kv.places) or {None: None}
+    for part in parts:
+        own = _layers(kv, part)
+        for block in blocks(len(own), MOST_GROUPS // len(parts)):
+            some = [own[index] for index in block]
+            places = [at for _, found, _ in some for at in found]
+            states = [name for _, _, names in some for name in names]
+            ends = {"part": part or ALONE, "first": some[0][0], "last": some[-1][0]}
+            yield {"without": "layers", **ends}, hiding(None, places, states)
+
+
+def _layers(kv: KVPrefix, part: str | None) -> list[tuple[int, list[int], list[str]]]:
+    """Each layer of a part with a prefix: its place among keys and values, and its states."""
+    places: dict[int, list[int]] = {}
+    states: dict[int, list[str]] = {}
+    for at, place in enumerate(kv.places):
+        if place[0] == part:
+            places.setdefault(place[1], []).append(at)
+    # Only a model that is a decoder alone recurs.
+    for name in kv.states:
+        states.setdefault(int(name.partition(".")[0]), []).append(name)
+    layers = sorted({*places, *states})
+    return [(layer, places.get(layer, []), states.get(layer, [])) for layer in layers]
+
+
+def _partly_trained(kv: KVPrefix, start: KVPrefix) -> Iterator[tuple[str, KVPrefix]]:
+    """The trained prefix with a kind of the start's tensors, where it has others beside them."""
+    if kv.keys:
+        yield "keys", replace(kv, keys=start.keys)
+        yield "values", replace(kv, values=start.values)
+    if kv.keys and kv.states:
+        yield "states", replace(kv, states=start.states)
+
+
+@contextmanager
+def _without_states(model: PrefixModel, kv: KVPrefix, names: Sequence[str]) -> Iterator[None]:
+    zeros = {name: kv.states[name].new_zeros(kv.states[name].shape) for name in names}
+    if not zeros:
+        yield
+        return
+    with _instead(model, kv, replace(kv, states={**kv.states, **zeros})):
+        yield
+
+
+@contextmanager
+def _instead(model: PrefixModel, kv: KVPrefix, other: KVPrefix) -> Iterator[None]:
+    """The model with another prefix of the same shapes in the place of `kv`."""
+    model.load_kv_prefix(other)
+    try:
+        yield
+    finally:
+        model.load_kv_prefix(kv)
