@@ -1,22 +1,19 @@
-"""`KVPrefix`: the keys and values of every attention layer, apart from any model."""
+"""`KVPrefix`: what stands before every input in each layer, apart from any model."""
 
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 
+from pipeline.prefix.caches import filled
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.writing import write_whole
+from pipeline.prefix.kv_file import read_tensors, under, write_tensors
+from pipeline.prefix.states import KINDS, has_tokens, in_order, layer_of
 
-FORMAT = "kv-prefix-1"
-_MODULES = "modules."
 _BEGINS_TEXT = "begins_text"
 
 
@@ -26,7 +23,8 @@ class KVPrefix:
 
     Attributes:
         keys: a tensor `[num_kv_heads, p, head_dim]` for each attention layer, as they enter the
-            attention (after rotary embedding at positions 0 to p-1, where a model has one).
+            attention (after rotary embedding at positions 0 to p-1, where a model has one). None
+            (`()`) in a prefix of states alone.
         values: as `keys`; the head size may differ (multi-head latent attention).
         metadata: text entries kept in the file, for example the model's name.
         layers: indices of the model's layers that these tensors are for, ascending; None for all.
@@ -34,6 +32,9 @@ class KVPrefix:
             or "cross"), part after part; None for a model that is a decoder alone.
         modules: weights trained beside the prefix (a classifier's head), by their names in the
             model.
+        states: what recurrent layers start from, without a batch dimension, by names such as
+            `0.conv` and `0.recurrent` (`pipeline.prefix.states`).
+        length: p where there are no keys that say it; None otherwise.
 
     Raises:
         PrefixError: when layers disagree about p, or keys and values have unlike shapes.
@@ -45,13 +46,24 @@ class KVPrefix:
     layers: tuple[int, ...] | None = None
     parts: tuple[str, ...] | None = None
     modules: dict[str, torch.Tensor] = field(default_factory=dict)
+    states: dict[str, torch.Tensor] = field(default_factory=dict)
+    length: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.keys or len(self.keys) != len(self.values):
+        if not (self.keys or self.states) or len(self.keys) != len(self.values):
             raise PrefixError(
                 f"a prefix needs as many keys as values, at least one of each; found "
                 f"{len(self.keys)} and {len(self.values)}"
             )
+        object.__setattr__(self, "states", in_order(self.states))
+        if not self.keys:
+            object.__setattr__(self, "layers", ())
+            if self.length is None or self.length < 1:
+                raise PrefixError(
+                    f"a prefix of states alone says its length, at least 1; found {self.length}"
+                )
+        elif self.length is not None:
+            object.__setattr__(self, "length", None)
         if self.parts is not None and len(self.parts) != len(self.keys):
             raise PrefixError(f"{len(self.keys)} keys cannot be of {len(self.parts)} parts")
         stacks = 1 if self.parts is None else len(set(self.parts))
@@ -67,15 +79,31 @@ class KVPrefix:
                 raise PrefixError(
                     f"layer {layer} has {key.shape[1]} virtual tokens where layer 0 has {len(self)}"
                 )
+        for name, state in self.states.items():
+            if has_tokens(name) and (not state.ndim or len(state) != len(self)):
+                raise PrefixError(
+                    f"{name} is {tuple(state.shape)}, which is not [{len(self)}, ...] as the keys"
+                )
 
     def __len__(self) -> int:
-        return int(self.keys[0].shape[1])
+        return int(self.keys[0].shape[1]) if self.keys else self.length or 0
 
     def __getitem__(self, tokens: slice) -> "KVPrefix":
-        """The prefix of a slice of the virtual tokens, for example `kv[:8]`."""
+        """The prefix of a slice of the virtual tokens, for example `kv[:8]`.
+
+        Raises PrefixError for a part of a prefix with states: a state stands for all tokens of its
+        text at once.
+        """
         if not isinstance(tokens, slice):
             raise PrefixError("index a prefix with a slice of its virtual tokens, as in kv[:8]")
+        if "state" in self.kinds and tokens.indices(len(self)) != (0, len(self), 1):
+            raise PrefixError(
+                "a prefix with states has no slices, since a state stands for its whole text; "
+                "compute the shorter text's anew (kv_prefix_from_text with fewer "
+                "num_virtual_tokens), or slice kv.of_kinds(('attention',))"
+            )
         kv = self._with(lambda tensor: tensor[:, tokens])
+        kv.states.update({n: s[tokens] for n, s in self.states.items() if has_tokens(n)})
         if tokens.indices(len(self))[0] != 0:
             kv.metadata.pop(_BEGINS_TEXT, None)
         return kv
@@ -91,10 +119,16 @@ class KVPrefix:
 
     def beginning_text(self, begins_text: bool = True) -> "KVPrefix":
         """The same prefix, said to begin a text or not."""
-        kv = self._with(lambda tensor: tensor)
+        kv = replace(self, metadata=dict(self.metadata), modules=dict(self.modules))
         kv.metadata.pop(_BEGINS_TEXT, None)
         kv.metadata.update({_BEGINS_TEXT: "true"} if begins_text else {})
         return kv
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What it is made of: "attention" (keys and values), "state", or both."""
+        has = {"attention": bool(self.keys), "state": not all(map(has_tokens, self.states))}
+        return tuple(kind for kind in KINDS if has[kind])
 
     @property
     def shapes(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -106,26 +140,25 @@ class KVPrefix:
 
     def to(self, *args: Any, **kwargs: Any) -> "KVPrefix":
         """The prefix with every tensor moved or cast, as by `torch.Tensor.to`."""
-        return self._with(lambda tensor: tensor.to(*args, **kwargs))
+        return self._every(lambda tensor: tensor.to(*args, **kwargs))
 
     def detached(self) -> "KVPrefix":
         """The prefix in tensors of its own, apart from any graph."""
-        return self._with(
+        return self._every(
             lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format)
         )
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Keys and values of one of the model's layers; None where it has no prefix."""
-        if self.layers is None:
-            return self.keys[index], self.values[index]
-        if index not in self.layers:
+        layers = range(len(self.keys)) if self.layers is None else self.layers
+        if index not in layers:
             return None
-        at = self.layers.index(index)
+        at = layers.index(index)
         return self.keys[at], self.values[at]
 
     @property
     def places(self) -> list[tuple[str | None, int]]:
-        """For each layer's tensors their part (None for a decoder alone) and layer in it."""
+        """For each layer's keys and values their part (None for a decoder alone) and layer."""
         counts: Counter[str | None] = Counter()
         found: list[tuple[str | None, int]] = []
         for part in self.parts or [None] * len(self.keys):
@@ -136,14 +169,15 @@ class KVPrefix:
 
     def of_layers(self, layers: tuple[int, ...]) -> "KVPrefix":
         """The prefix of some of its layers alone. Raises PrefixError for one that it lacks."""
-        known = sorted({layer for _, layer in self.places})
+        attending = {layer for _, layer in self.places}
+        known = sorted(attending | set(map(layer_of, self.states)))
         if absent := [index for index in layers if index not in known]:
             raise PrefixError(
                 f"layers: the prefix has no layer {absent[0]}, only {', '.join(map(str, known))}"
             )
-        return self._chosen(
-            [i for i, (_, layer) in enumerate(self.places) if layer in layers], layers
-        )
+        at = [i for i, (_, layer) in enumerate(self.places) if layer in layers]
+        states = {name: s for name, s in self.states.items() if layer_of(name) in layers}
+        return self._chosen(at, tuple(i for i in layers if i in attending), states)
 
     def of_parts(self, parts: tuple[str, ...]) -> "KVPrefix":
         """The prefix of some of its parts alone. Raises PrefixError for one that it lacks."""
@@ -151,62 +185,84 @@ class KVPrefix:
         if absent := [part for part in parts if part not in known]:
             shown = ", ".join(known) or "a decoder alone"
             raise PrefixError(f"parts: the prefix has none for '{absent[0]}', only for {shown}")
-        return self._chosen(
-            [i for i, (part, _) in enumerate(self.places) if part in parts], self.layers
-        )
+        at = [i for i, (part, _) in enumerate(self.places) if part in parts]
+        return self._chosen(at, self.layers, self.states)
 
-    def _chosen(self, at: list[int], layers: tuple[int, ...] | None) -> "KVPrefix":
-        return KVPrefix(
-            tuple(self.keys[i] for i in at),
-            tuple(self.values[i] for i in at),
-            dict(self.metadata),
-            layers,
-            None if self.parts is None else tuple(self.parts[i] for i in at),
-            dict(self.modules),
+    def of_kinds(self, kinds: tuple[str, ...]) -> "KVPrefix":
+        """Its keys and values alone, or its states alone. Raises PrefixError for what it lacks."""
+        if absent := [kind for kind in kinds if kind not in self.kinds]:
+            raise PrefixError(
+                f"kinds: the prefix has no '{absent[0]}', only {' and '.join(self.kinds)}"
+            )
+        at = list(range(len(self.keys))) if "attention" in kinds else []
+        states = {
+            name: state
+            for name, state in self.states.items()
+            if ("attention" if has_tokens(name) else "state") in kinds
+        }
+        return self._chosen(at, self.layers, states)
+
+    def _chosen(
+        self, at: list[int], layers: tuple[int, ...] | None, states: dict[str, torch.Tensor]
+    ) -> "KVPrefix":
+        return replace(
+            self,
+            keys=tuple(self.keys[i] for i in at),
+            values=tuple(self.values[i] for i in at),
+            metadata=dict(self.metadata),
+            layers=layers,
+            parts=None if self.parts is None else tuple(self.parts[i] for i in at),
+            modules=dict(self.modules),
+            states=states,
+            length=None if at else len(self),
         )
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "KVPrefix":
-        return KVPrefix(
-            tuple(change(key) for key in self.keys),
-            tuple(change(value) for value in self.values),
-            dict(self.metadata),
-            self.layers,
-            self.parts,
-            dict(self.modules),
+        return replace(
+            self,
+            keys=tuple(change(key) for key in self.keys),
+            values=tuple(change(value) for value in self.values),
+            metadata=dict(self.metadata),
+            modules=dict(self.modules),
         )
 
-    def to_cache(self, batch_size: int = 1) -> Any:
+    def _every(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "KVPrefix":
+        states = {name: change(state) for name, state in self.states.items()}
+        return replace(self._with(change), states=states)
+
+    def to_cache(self, batch_size: int = 1, config: PreTrainedConfig | None = None) -> DynamicCache:
         """A transformers `DynamicCache` of this prefix, copied for each row.
 
-        For plain transformers, without this package: pass it as `past_key_values`, with an
-        attention mask that begins with p ones. Raises PrefixError for a prefix of some layers
-        only, which a plain cache cannot hold.
+        For plain transformers, without this package: pass it as `past_key_values` (`cache_params`
+        to Mamba's kin), with an attention mask that begins with p ones where it has keys.
+
+        Args:
+            batch_size: rows.
+            config: the model's configuration, without which a prefix with states or of a hybrid's
+                attention layers has no cache.
+
+        Raises:
+            PrefixError: for a prefix of some layers only, which a plain cache cannot hold.
         """
-        if self.layers is not None:
-            raise PrefixError("a plain cache has an entry for every layer; this prefix has not")
         if self.parts is not None:
             raise PrefixError("a plain cache serves a decoder alone; this prefix has other parts")
-        return DynamicCache(
-            [
-                (
-                    key.expand(batch_size, -1, -1, -1).clone(),
-                    value.expand(batch_size, -1, -1, -1).clone(),
-                )
-                for key, value in zip(self.keys, self.values, strict=True)
-            ]
-        )
+        if config is None and (self.states or self.layers is not None):
+            raise PrefixError(
+                "a plain cache has an entry for every layer; this prefix has not: give the "
+                "configuration of a model that has such layers, as in kv.to_cache(config=...)"
+            )
+        return filled(config, self.keys, self.values, self.layers, self.states, batch_size)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file (`keys.<i>`, `values.<i>`), renamed into place."""
-        tensors = {f"keys.{i}": key.detach().contiguous().cpu() for i, key in enumerate(self.keys)}
-        tensors |= {f"values.{i}": v.detach().contiguous().cpu() for i, v in enumerate(self.values)}
-        tensors |= {f"{_MODULES}{name}": m.contiguous().cpu() for name, m in self.modules.items()}
-        # One entry: safetensors orders several by a hash that differs from run to run.
+        """Write a safetensors file (`keys.<i>`, `values.<i>`, ...), renamed into place."""
+        tensors = {f"keys.{i}": key for i, key in enumerate(self.keys)}
+        tensors |= {f"values.{i}": value for i, value in enumerate(self.values)}
+        tensors |= {f"states.{name}": state for name, state in self.states.items()}
+        tensors |= {f"modules.{name}": module for name, module in self.modules.items()}
         about: dict[str, Any] = {"layers": self.layers, "metadata": self.metadata}
-        if self.parts is not None:
-            about["parts"] = self.parts
-        entry = json.dumps(about, sort_keys=True)
-        write_whole(path, lambda aside: save_file(tensors, aside, metadata={FORMAT: entry}))
+        about |= {} if self.parts is None else {"parts": self.parts}
+        about |= {} if self.length is None else {"length": self.length}
+        write_tensors(path, tensors, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "KVPrefix":
@@ -214,39 +270,16 @@ class KVPrefix:
 
         Raises PrefixError for a file that is missing, damaged, of another kind, or not finite.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if FORMAT not in metadata:
-                    raise PrefixError(f"{path}: is a safetensors file, but holds no prefix")
-                layers = sum(1 for name in file.keys() if name.startswith("keys."))  # noqa: SIM118
-                keys = tuple(file.get_tensor(f"keys.{i}") for i in range(layers))
-                values = tuple(file.get_tensor(f"values.{i}") for i in range(layers))
-                modules = {
-                    name.removeprefix(_MODULES): file.get_tensor(name)
-                    for name in sorted(file.keys())
-                    if name.startswith(_MODULES)
-                }
-        except FileNotFoundError as error:
-            raise PrefixError(f"{path}: there is no such prefix file") from error
-        except (SafetensorError, OSError) as error:
-            raise PrefixError(
-                f"{path}: is no complete safetensors file ({error}); compute or copy it again"
-            ) from error
-        refuse_non_finite([*keys, *values, *modules.values()], str(path))
-        entry = json.loads(metadata[FORMAT])
-        listed, parts = entry["layers"], entry.get("parts")
+        tensors, about = read_tensors(path)
+        count = sum(name.startswith("keys.") for name in tensors)
+        layers, parts = about["layers"], about.get("parts")
         return cls(
-            keys,
-            values,
-            entry["metadata"],
-            None if listed is None else tuple(map(int, listed)),
+            tuple(tensors[f"keys.{i}"] for i in range(count)),
+            tuple(tensors[f"values.{i}"] for i in range(count)),
+            about["metadata"],
+            None if layers is None else tuple(map(int, layers)),
             None if parts is None else tuple(map(str, parts)),
-            modules,
+            under(tensors, "modules."),
+            under(tensors, "states."),
+            about.get("length"),
         )
-
-
-def refuse_non_finite(tensors: Sequence[torch.Tensor], where: str) -> None:
-    """Raise PrefixError when any number is NaN or infinite, as after a diverged training."""
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise PrefixError(f"{where}: holds NaN or infinite numbers; train or compute it again")

@@ -21,7 +21,12 @@ from pipeline.prefix.architecture.parts import (
     shapes_of,
     takes,
 )
-from pipeline.prefix.architecture.shapes import adapter_shapes, chosen_shapes, kv_shapes
+from pipeline.prefix.architecture.shapes import (
+    CacheShapes,
+    adapter_shapes,
+    cache_shapes,
+    chosen_shapes,
+)
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.peft_format import load_adapter, save_adapter
@@ -36,6 +41,7 @@ from pipeline.prefix.packed_model import PackedModel
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import PrefixEncoder, Shapes, build_encoder
 from pipeline.prefix.parameters.heads import TrainedModules
+from pipeline.prefix.states import StateShapes
 
 
 class PrefixModel(PackedModel):
@@ -82,16 +88,19 @@ class PrefixModel(PackedModel):
         self.parts = parts_of(model, config.parts)
         places: list[Place] = []
         if is_decoder_only(model):
-            chosen = chosen_shapes(self.kv_shapes, config)
+            chosen = chosen_shapes(self.cache_shapes, config)
         else:
+            if "state" in (config.kinds or ()):
+                raise PrefixError("kinds names 'state', but a model with an encoder has none")
             self._places = places_of(model, self.parts)
             places = chosen_places(self._places, config.layers)
-            chosen = shapes_of(places)
+            chosen = CacheShapes(0, dict(enumerate(shapes_of(places))), layers=config.layers)
         refuse_beyond_context(config.num_virtual_tokens, model)
         hidden_size = model.config.get_text_config().hidden_size
-        encoder = build_encoder(config, chosen, hidden_size).to(self.device)
+        encoder = build_encoder(config, chosen.kv, hidden_size, chosen.states).to(self.device)
+        encoder.layers = chosen.layers
         if self._places is None:
-            self._injection = CausalInjection(model, config, self.kv_shapes, encoder.given)
+            self._injection = CausalInjection(model, config, self.cache_shapes, encoder.given)
         else:
             encoder.parts = tuple(place.part for place in places)
             self._injection = PartInjection(
@@ -100,11 +109,19 @@ class PrefixModel(PackedModel):
         self.encoder = encoder
 
     @cached_property
+    def cache_shapes(self) -> CacheShapes:
+        """What a model that is a decoder alone caches, layer by layer."""
+        return cache_shapes(self.frozen_model)
+
+    @property
     def kv_shapes(self) -> Shapes:
         """For each place of a prefix `(num_kv_heads, head_dim)` of keys and of values."""
-        if self._places is None:
-            return kv_shapes(self.frozen_model)
-        return shapes_of(self._places)
+        return self.cache_shapes.kv if self._places is None else shapes_of(self._places)
+
+    @property
+    def state_shapes(self) -> StateShapes:
+        """Of each state of the model's recurrent layers its shape, by names as in `KVPrefix`."""
+        return self.cache_shapes.states if self._places is None else {}
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +157,7 @@ class PrefixModel(PackedModel):
         with self._injected():
             cached = self.prefix_length and kwargs.setdefault("use_cache", True)
             if cached and self._injection.through_cache:
-                kwargs.setdefault("past_key_values", self.new_cache())
+                kwargs.setdefault(self._injection.cache_name, self.new_cache())
             return self.frozen_model.generate(*args, **kwargs)
 
     @property
@@ -187,8 +204,9 @@ class PrefixModel(PackedModel):
             yield
 
     def new_cache(self) -> Cache | None:
-        """An empty growing cache after the prefix, to pass as `past_key_values` from call to call.
+        """An empty growing cache after the prefix, to pass from call to call.
 
+        As `past_key_values`, or `cache_params` to Mamba's kin (`cache_argument_of`).
         None where the prefix is in the parts of an encoder-decoder, which makes its own.
         """
         return self._injection.new_cache()

@@ -185,14 +185,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "RobertaForCausalLM computes something else after a prefix",
     ),
-    "states that recur": (
-        lambda: transformers.Lfm2ForCausalLM(
-            transformers.Lfm2Config(
-                **{**WORDS, "num_hidden_layers": 2, "num_key_value_heads": 2},
-                layer_types=["conv", "full_attention"],
-            )
+    "states that are used for single tokens alone": (
+        lambda: transformers.MambaForCausalLM(
+            transformers.MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2)
         ),
-        "Lfm2ForCausalLM does not run on tokens and a plain KV cache alone",
+        "MambaForCausalLM reads several tokens at once without its recurrent state",
     ),
 }
 

@@ -5,6 +5,7 @@ device, and weights too that wait in memory or on disk: such weights are on the 
 between calls, so that where a parameter is does not say where its module computes.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.states import layer_of
 
 
 def is_spread(model: nn.Module) -> bool:
@@ -60,14 +62,14 @@ def on_its_layers(kv: KVPrefix | None, model: PreTrainedModel) -> KVPrefix | Non
             places.setdefault(layer, computing_device(module))
     layers = range(len(kv.keys)) if kv.layers is None else kv.layers
 
-    def placed(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return tuple(
-            tensor.to(places.get(layer, tensor.device))
-            for layer, tensor in zip(layers, tensors, strict=True)
-        )
+    def placed(layer: int, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(places.get(layer, tensor.device))
 
-    return KVPrefix(
-        placed(kv.keys), placed(kv.values), dict(kv.metadata), kv.layers, kv.parts, dict(kv.modules)
+    return replace(
+        kv,
+        keys=tuple(map(placed, layers, kv.keys)),
+        values=tuple(map(placed, layers, kv.values)),
+        states={name: placed(layer_of(name), state) for name, state in kv.states.items()},
     )
 
 

@@ -1,7 +1,11 @@
-"""The shapes of keys and values in every layer of a model."""
+"""The shapes of what every layer of a model caches: keys and values, states, or both."""
+
+import inspect
+from dataclasses import dataclass, field
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DummyLayer
 
 from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import (
@@ -11,37 +15,130 @@ from pipeline.prefix.architecture.parts import (
     places_of,
     shapes_of,
 )
+from pipeline.prefix.caches import attends, beside_keys, empty_cache
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.parameters.config import PARTS, PrefixConfig
 from pipeline.prefix.parameters.encoder import Shapes
+from pipeline.prefix.states import (
+    KINDS,
+    StateShape,
+    StateShapes,
+    in_order,
+    layer_of,
+    named_layers,
+    refuse_uncarried,
+    state_name,
+)
+
+_CACHES = ("past_key_values", "cache_params")
+# A scale is measured on so many tokens.
+_TOKENS = 8
 
 
-@torch.no_grad()
-def kv_shapes(model: PreTrainedModel) -> Shapes:
-    """For each layer `(num_kv_heads, head_dim)` of keys and values, as they enter the cache.
+@dataclass(frozen=True)
+class CacheShapes:
+    """What a model caches of a text, layer by layer.
+
+    Attributes:
+        count: entries of its cache.
+        attention: of each layer with keys and values their shapes `(num_kv_heads, head_dim)`.
+        states: what layers cache besides, by names as in `KVPrefix.states`.
+        layers: what `KVPrefix.layers` is of a prefix with these shapes.
+    """
+
+    count: int
+    attention: dict[int, tuple[tuple[int, ...], tuple[int, ...]]]
+    states: StateShapes = field(default_factory=dict)
+    layers: tuple[int, ...] | None = None
+
+    @property
+    def kv(self) -> Shapes:
+        """The shapes of keys and values alone, of the layers that have them."""
+        return list(self.attention.values())
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What a prefix of this model can be made of: "attention", "state", or both."""
+        has = {"attention": bool(self.attention), "state": bool(self.states)}
+        return tuple(kind for kind in KINDS if has[kind])
+
+
+def cache_argument_of(model: PreTrainedModel) -> str:
+    """The name under which a model takes its cache: Mamba's kin have one of their own."""
+    parameters = inspect.signature(model.forward).parameters
+    return next((name for name in _CACHES if name in parameters), _CACHES[0])
+
+
+def cache_shapes(model: PreTrainedModel) -> CacheShapes:
+    """The shapes of what a model caches.
 
     Read from a forward pass over one token, since configurations name them in many ways. Raises
-    PrefixError when the model fills no KV cache.
+    PrefixError when the model fills no cache, or caches what a prefix cannot carry.
     """
-    cache = DynamicCache()
-    with evaluating(model), on_tokens_alone(model):
-        model(
-            input_ids=torch.zeros(1, 1, dtype=torch.long, device=input_device(model)),
-            past_key_values=cache,
-            use_cache=True,
-        )
-    shapes: Shapes = []
-    for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if keys is None or values is None or keys.ndim != 4:
-            break
-        shapes.append(((keys.shape[1], keys.shape[3]), (values.shape[1], values.shape[3])))
-    if not shapes or len(shapes) != len(cache.layers):
+    cache = _cache_of(model, 1)
+    attention = {
+        index: (_per_token(layer.keys), _per_token(layer.values))
+        for index, layer in enumerate(cache.layers)
+        if attends(layer)
+    }
+    states = {
+        state_name(index, *which): tensor
+        for index, layer in enumerate(cache.layers)
+        for which, tensor in beside_keys(layer).items()
+    }
+    used = {*attention, *map(layer_of, states)}
+    if not used or any(index not in used for index in _unmarked(cache)):
         raise PrefixError(
             f"{type(model).__name__} does not keep keys and values of every layer in a KV cache, "
             "so it has no place for a prefix"
         )
-    return shapes
+    refuse_uncarried(states, f"the cache of {type(model).__name__}")
+    return CacheShapes(
+        1 + max(used),
+        attention,
+        in_order(_measured(model, states)) if states else {},
+        named_layers(attention, states),
+    )
+
+
+def kv_shapes(model: PreTrainedModel) -> Shapes:
+    """For each layer with attention `(num_kv_heads, head_dim)` of keys and of values."""
+    return cache_shapes(model).kv
+
+
+def _cache_of(model: PreTrainedModel, tokens: int) -> Cache:
+    """The cache of a few tokens from the start of the vocabulary."""
+    cache = empty_cache(model.config)
+    ids = torch.arange(tokens, device=input_device(model))[None]
+    with torch.no_grad(), evaluating(model), on_tokens_alone(model):
+        model(input_ids=ids, use_cache=True, **{cache_argument_of(model): cache})
+    return cache
+
+
+def _unmarked(cache: Cache) -> list[int]:
+    """The layers of a cache that are not marked as ones that cache nothing."""
+    return [i for i, layer in enumerate(cache.layers) if not isinstance(layer, DummyLayer)]
+
+
+def _measured(model: PreTrainedModel, states: dict[str, torch.Tensor]) -> dict[str, StateShape]:
+    """Shape and dtype of states, with the scale that the model's own have."""
+    known = int(getattr(model.config.get_text_config(), "vocab_size", _TOKENS))
+    layers = _cache_of(model, min(_TOKENS, known)).layers
+    after = {
+        state_name(index, *which): tensor
+        for index, layer in enumerate(layers)
+        for which, tensor in beside_keys(layer).items()
+    }
+    return {
+        name: StateShape(
+            tuple(state.shape[1:]), state.dtype, float(after[name].float().square().mean().sqrt())
+        )
+        for name, state in states.items()
+    }
+
+
+def _per_token(tensor: torch.Tensor) -> tuple[int, int]:
+    return int(tensor.shape[1]), int(tensor.shape[3])
 
 
 def adapter_shapes(model: PreTrainedModel) -> Shapes:
@@ -51,12 +148,29 @@ def adapter_shapes(model: PreTrainedModel) -> Shapes:
     return shapes_of(places_of(model, ("decoder",) if model.config.is_encoder_decoder else PARTS))
 
 
-def chosen_shapes(shapes: Shapes, config: PrefixConfig) -> Shapes:
-    """The shapes of the layers that get a prefix. Raises PrefixError for one there is not."""
-    if config.layers is None:
-        return shapes
-    if config.layers[-1] >= len(shapes):
+def chosen_shapes(shapes: CacheShapes, config: PrefixConfig) -> CacheShapes:
+    """The shapes of what gets a prefix. Raises PrefixError for layers and kinds there are not."""
+    kinds = shapes.kinds if config.kinds is None else config.kinds
+    if absent := [kind for kind in kinds if kind not in shapes.kinds]:
         raise PrefixError(
-            f"layers names {config.layers[-1]}, but the model's layers are 0 to {len(shapes) - 1}"
+            f"kinds names '{absent[0]}', but the model has {' and '.join(shapes.kinds)} alone"
         )
-    return [shapes[index] for index in config.layers]
+    attention = shapes.attention if "attention" in kinds else {}
+    states = shapes.states if "state" in kinds else {}
+    layers = shapes.layers if "attention" in kinds else ()
+    if config.layers is not None:
+        if config.layers[-1] >= shapes.count:
+            raise PrefixError(
+                f"layers names {config.layers[-1]}, but the model's layers are 0 to "
+                f"{shapes.count - 1}"
+            )
+        having = {*attention, *map(layer_of, states)}
+        if absent_layers := [index for index in config.layers if index not in having]:
+            raise PrefixError(
+                f"layers names {absent_layers[0]}, which has no {' or '.join(kinds)}; those that "
+                f"have are {', '.join(map(str, sorted(having)))}"
+            )
+        attention = {i: pair for i, pair in attention.items() if i in config.layers}
+        states = {name: s for name, s in states.items() if layer_of(name) in config.layers}
+        layers = tuple(attention)
+    return CacheShapes(shapes.count, attention, states, layers)

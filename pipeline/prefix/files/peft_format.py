@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.kv import KVPrefix, refuse_non_finite
+from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.kv_file import refuse_non_finite
 from pipeline.prefix.parameters.encoder import Shapes, flatten, unflatten
 from pipeline.prefix.writing import write_whole
 

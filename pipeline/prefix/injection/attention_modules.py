@@ -1,14 +1,15 @@
-"""A causal model's attention modules: which they are, and what their calls are given."""
+"""A causal model's modules that take the cache: which they are, and what their calls are given."""
 
 import inspect
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.prefix.injection.layout import causal_mask, show_prefix
 
-CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
+CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value", "cache_params")
 """The names under which modules of transformers take a cache."""
 
 _INDEX_NAMES = ("layer_idx", "layer_id")
@@ -42,9 +43,25 @@ def layer_index(module: nn.Module) -> int | None:
     return next((index for index in found if isinstance(index, int)), None)
 
 
-def cache_argument(module: nn.Module) -> str | None:
-    """The name under which an attention module takes the cache; None for any other module."""
-    if layer_index(module) is None or "Attention" not in type(module).__name__:
+def called_layer(module: nn.Module, kwargs: dict[str, Any]) -> int | None:
+    """The layer that a call is of: layers that share a module name themselves in its call."""
+    given = kwargs.get("layer_idx")
+    return given if isinstance(given, int) else layer_index(module)
+
+
+def attends(module: nn.Module) -> bool:
+    """Whether a module is an attention, which takes a mask of keys."""
+    return "Attention" in type(module).__name__
+
+
+def cache_argument(module: nn.Module, recurrent: bool = False) -> str | None:
+    """The name under which an attention module takes the cache; None for any other module.
+
+    With `recurrent` modules that take it for their states count too (convolutions, recurrences).
+    """
+    if layer_index(module) is None or isinstance(module, GradientCheckpointingLayer):
+        return None
+    if not (attends(module) or recurrent):
         return None
     parameters = inspect.signature(module.forward).parameters
     return next((name for name in CACHE_NAMES if name in parameters), None)

@@ -1,63 +1,16 @@
-"""The transformers `Cache` through which a prefix reaches every attention layer."""
+"""The transformers `Cache` through which a prefix reaches every layer."""
 
 from typing import Any
 
 import torch
 from transformers import Cache
+from transformers.cache_utils import DummyLayer
 
-from pipeline.prefix.injection.growing import GrowingLayer
+from pipeline.prefix.architecture.shapes import CacheShapes
+from pipeline.prefix.injection.prefix_layer import Pair, PrefixLayer
+from pipeline.prefix.injection.state_layers import StateAndPrefixLayer, StateLayer
 from pipeline.prefix.kv import KVPrefix
-
-Pair = tuple[torch.Tensor, torch.Tensor]
-
-
-class PrefixLayer(GrowingLayer):
-    """One layer: the prefix, and the keys and values of the input's tokens after it.
-
-    Nothing is ever dropped: on sliding-window layers the mask alone hides what has left the
-    window. A cache that grows keeps the prefix with each row's tokens, so that a step of decoding
-    appends to one tensor; one that does not (training) never keeps a copy of it.
-    """
-
-    def __init__(self, prefix: Pair, growing: bool) -> None:
-        super().__init__()
-        self.prefix = prefix
-        self.growing = growing
-        self.order: torch.Tensor | None = None
-
-    @property
-    def prefix_length(self) -> int:
-        """Virtual tokens."""
-        return int(self.prefix[0].shape[-2])
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> Pair:
-        """Keys and values `[batch, num_kv_heads, p + tokens, head_dim]` to attend to."""
-        if not (self.growing and self.is_initialized):
-            key_states = self._after_prefix(self.prefix[0], key_states)
-            value_states = self._after_prefix(self.prefix[1], value_states)
-        if not self.growing:
-            return key_states, value_states
-        updated: Pair = super().update(key_states, value_states)
-        return updated
-
-    def get_seq_length(self) -> int:
-        """Tokens kept, the prefix not counted."""
-        return int(super().get_seq_length()) - self.prefix_length if self.is_initialized else 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The number of keys a query of this forward pass meets, prefix included; no offset."""
-        return self.prefix_length + self.get_seq_length() + query_length, 0
-
-    def _after_prefix(self, prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        # To the device, too, of a layer of a model that is spread over several.
-        expanded = prefix.to(states.device, states.dtype).expand(states.shape[0], -1, -1, -1)
-        joined = torch.cat([expanded, states], dim=-2)
-        if self.order is None:
-            return joined
-        order = self.order.to(joined.device)
-        return joined.gather(2, order[:, None, :, None].expand_as(joined))
+from pipeline.prefix.states import CONV, RECURRENT, StateShape, parts_of_name
 
 
 class PrefixCache(Cache):
@@ -66,43 +19,114 @@ class PrefixCache(Cache):
     `generate` slices its input by `get_seq_length`, and so must not see the prefix; the model's
     own forward computes positions from it, and so must. `inside_forward` says who is asking.
 
+    Attributes:
+        growing: whether the input's tokens are kept.
+        prefix_length: virtual tokens that queries can attend to: 0 in a prefix of states alone.
+        starts_from_states: whether some layer goes on from a state of the prefix.
+        trains_states: whether a gradient reaches it.
+
     Args:
         kv: the prefix.
-        shapes: `(num_kv_heads, head_dim)` of keys and values of every layer of the model. Layers
-            that the prefix leaves out hold zeros, which the mask hides.
+        shapes: what every layer of the model caches. Keys and values of layers that the prefix
+            leaves out are zeros, which the mask hides; recurrent ones begin anew.
         growing: whether to keep the input's tokens.
+        without_states: layers whose states are left out too.
     """
 
     def __init__(
         self,
         kv: KVPrefix,
-        shapes: list[tuple[tuple[int, ...], tuple[int, ...]]],
+        shapes: CacheShapes,
         growing: bool,
+        without_states: frozenset[int] = frozenset(),
     ) -> None:
-        pairs: list[Pair] = []
-        for layer, (key, value) in enumerate(shapes):
-            given = kv.layer(layer)
-            if given is None:
-                zero = kv.keys[0].new_zeros(())
-                given = (
-                    zero.expand(key[0], len(kv), key[1]),
-                    zero.expand(value[0], len(kv), value[1]),
-                )
-            pairs.append(given)
-        super().__init__(layers=[PrefixLayer(pair, growing) for pair in pairs])
         self.growing = growing
-        self.prefix_length = len(kv)
+        self.prefix_length = len(kv) if kv.keys else 0
         self.inside_forward = False
         # Whether the first tokens came with inputs that are none, such as images.
         self.after_others = False
+        self._tokens = 0
+        self._arriving = 0
+        self._rows = 1
+        states: dict[int, dict[tuple[str, int], StateShape]] = {}
+        for name, shape in shapes.states.items():
+            layer, kind, number = parts_of_name(name)
+            states.setdefault(layer, {})[kind, number] = shape
+        initial: dict[int, dict[tuple[str, int], torch.Tensor]] = {}
+        for name, state in kv.states.items():
+            layer, kind, number = parts_of_name(name)
+            if layer not in without_states:
+                dtype = shapes.states[name].dtype
+                initial.setdefault(layer, {})[kind, number] = state.to(dtype)
+        self.starts_from_states = bool(initial)
+        self.trains_states = any(
+            state.requires_grad for states_of in initial.values() for state in states_of.values()
+        )
+        layers: list[Any] = []
+        for index in range(shapes.count):
+            pair = self._pair(kv, shapes, index)
+            if index not in states:
+                layers.append(DummyLayer() if pair is None else PrefixLayer(pair, growing))
+                continue
+            number = 1 + max(number for _, number in states[index])
+            given = initial.get(index, {})
+            layers.append(
+                StateLayer(given, number, growing)
+                if pair is None
+                else StateAndPrefixLayer(given, number, pair, growing)
+            )
+        self._attends = bool(shapes.attention)
+        super().__init__(layers=layers)
+
+    def _pair(self, kv: KVPrefix, shapes: CacheShapes, index: int) -> Pair | None:
+        """Keys and values of a layer, zeros where it has none of the prefix; None without any."""
+        if index not in shapes.attention:
+            return None
+        if (given := kv.layer(index)) is not None:
+            return given
+        key, value = shapes.attention[index]
+        zero = kv.keys[0].new_zeros(()) if kv.keys else torch.zeros(())
+        p = self.prefix_length
+        return zero.expand(key[0], p, key[1]), zero.expand(value[0], p, value[1])
+
+    def begin_forward(self, rows: int, tokens: int) -> None:
+        """Say that a forward pass begins, of so many rows and new tokens of each."""
+        self.inside_forward = True
+        self._rows, self._arriving = rows, tokens
+
+    def end_forward(self) -> None:
+        """Say that it has ended."""
+        self.inside_forward = False
+        self._tokens += self._arriving if self.growing else 0
+        self._arriving = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the next query: the input's so far, and inside the model the prefix too."""
-        tokens = int(super().get_seq_length(layer_idx))
+        # A model that recurs alone asks no layer.
+        tokens = int(super().get_seq_length(layer_idx)) if self._attends else self._tokens
         return tokens + self.prefix_length if self.inside_forward else tokens
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        """The last inputs of a convolution `[rows, channels, width]`; None where it begins anew."""
+        return self._state(CONV, layer_idx, state_idx)
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        """The state of a recurrence `[rows, ...]`; None where it begins anew."""
+        return self._state(RECURRENT, layer_idx, state_idx)
+
+    def _state(self, kind: str, layer_idx: int, number: int) -> torch.Tensor | None:
+        layer = self.layers[layer_idx]
+        if not isinstance(layer, StateLayer):
+            raise ValueError(f"layer {layer_idx} has no {kind} state")
+        return layer.state(kind, number, self._rows)
+
+    def reset(self) -> None:
+        """Forget the input's tokens."""
+        super().reset()
+        self._tokens = 0
 
     def set_order(self, order: torch.Tensor | None) -> None:
         """The order `[batch, p + tokens]` in which the first pass puts prefix and tokens."""
         for layer in self.layers:
-            assert isinstance(layer, PrefixLayer)
-            layer.order = order
+            if isinstance(layer, PrefixLayer):
+                layer.order = order

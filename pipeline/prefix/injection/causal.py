@@ -3,9 +3,9 @@
 They act only while the `PrefixModel` that they belong to is called, so that several prefixes and
 the bare model can take turns. There are two kinds, both torch's public extension points. One on
 the model extends what the caller passes (mask, positions, cache) by the prefix. One on each
-attention module gives the cache back when gradient checkpointing has taken it away: transformers
-drops every cache from a checkpointed layer, since replaying a layer would append its tokens twice;
-ours appends nothing in training.
+attention or recurrent module gives the cache back when gradient checkpointing has taken it away:
+transformers drops every cache from a checkpointed layer, since replaying a layer would append its
+tokens twice; ours appends nothing in training.
 """
 
 import inspect
@@ -19,13 +19,27 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
+from pipeline.prefix.architecture.shapes import CacheShapes, cache_argument_of, chosen_shapes
 from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.caches import holds_tokens
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.injection.attention_modules import by_name, cache_argument, layer_index, masked
+from pipeline.prefix.injection.attention_modules import (
+    attends,
+    by_name,
+    cache_argument,
+    called_layer,
+    masked,
+)
 from pipeline.prefix.injection.cache import PrefixCache
-from pipeline.prefix.injection.exactness import Injected, is_exact, other_inputs
+from pipeline.prefix.injection.exactness import (
+    Injected,
+    is_exact,
+    other_inputs,
+    why_states_do_nothing,
+)
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import (
     Layout,
@@ -37,7 +51,6 @@ from pipeline.prefix.injection.replay import Contexts
 from pipeline.prefix.injection.rotation import refuse_mixed_rotation
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
-from pipeline.prefix.parameters.encoder import Shapes
 
 # Which tokens are an image's: where masks are made of them, they stand beside the keys.
 _TYPES = ("token_type_ids", "mm_token_type_ids")
@@ -59,14 +72,16 @@ class CausalInjection(Injection):
         self,
         model: PreTrainedModel,
         config: PrefixConfig,
-        shapes: Shapes,
+        shapes: CacheShapes,
         prefix: Callable[[], KVPrefix],
         moves_types: bool | None = None,
     ) -> None:
         super().__init__(model)
         self._config = config
         self._shapes = shapes
+        self._chosen = chosen_shapes(shapes, config)
         self._prefix = prefix
+        self.cache_name = cache_argument_of(model)
         self._ordered = distance_counts_keys(model.config)
         self._at_work = _AtWork()
         if config.prefix_always_visible and hides_within(model.config):
@@ -80,16 +95,28 @@ class CausalInjection(Injection):
         # None until it is tried whether a call's types of tokens are to be moved by the prefix.
         self._moves_types = moves_types
         self._on_trial = moves_types is not None
-        if not self._on_trial and not is_exact(model, self._trial(False)):
+        if not self._on_trial:
+            self._refuse_what_is_not_exact()
+
+    def _refuse_what_is_not_exact(self) -> None:
+        """Raise PrefixError, with the reason, for a model in which no prefix is a text."""
+        kinds, injected = self._chosen.kinds, self._trial(False)
+        if "state" in kinds and (reason := why_states_do_nothing(self._model, injected)):
+            raise PrefixError(reason)
+        if not is_exact(self._model, injected, kinds=kinds):
             raise PrefixError(
-                f"{type(model).__name__} computes something else after a prefix than after the "
-                "same text: it looks ahead, or counts positions in a way of its own, so a prefix "
-                "has no exact place in it"
+                f"{type(self._model).__name__} computes something else after a prefix than after "
+                "the same text: it looks ahead, or counts positions in a way of its own, so a "
+                "prefix has no exact place in it"
             )
 
     def new_cache(self) -> PrefixCache:
         """An empty growing cache after the prefix, to carry from call to call."""
-        return PrefixCache(self._prefix(), self._shapes, growing=True)
+        return self._new_cache(growing=True)
+
+    def _new_cache(self, growing: bool) -> PrefixCache:
+        kv = self._prefix()
+        return PrefixCache(on_its_layers(kv, self._model) or kv, self._shapes, growing)
 
     def recompute_context(self) -> Contexts:
         return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
@@ -100,9 +127,9 @@ class CausalInjection(Injection):
             self._after_model, with_kwargs=True, always_call=True
         )
         for module in self._model.modules():
-            if name := cache_argument(module):
+            if name := cache_argument(module, recurrent=bool(self._shapes.states)):
                 # No function of its own: a copy's hooks are the copy's, and can be pickled.
-                hook = partial(self._give, name, self._shows(module), self._place(module))
+                hook = partial(self._give, name)
                 yield module.register_forward_pre_hook(hook, with_kwargs=True)
 
     @contextmanager
@@ -128,17 +155,16 @@ class CausalInjection(Injection):
         if tokens is None:
             raise PrefixError("give the model input_ids or inputs_embeds")
         batch, length = tokens.shape[:2]
-        cache = bound.get("past_key_values")
+        cache = bound.get(self.cache_name)
         if cache is not None and not isinstance(cache, PrefixCache):
-            if len(cache) and cache.get_seq_length():
+            if holds_tokens(cache):
                 raise PrefixError(
-                    "past_key_values holds tokens that never saw the prefix; leave it out, or pass "
-                    "on the cache that this model returned"
+                    f"{self.cache_name} holds tokens that never saw the prefix; leave it out, or "
+                    "pass on the cache that this model returned"
                 )
             cache = None
         if cache is None:
-            growing = bool(bound.get("use_cache"))
-            cache = PrefixCache(self._prefix(), self._shapes, growing)
+            cache = self._new_cache(growing=bool(bound.get("use_cache")))
         past = cache.get_seq_length()
         p = cache.prefix_length
         # What follows a cached beginning was admitted with it, and counts on from it.
@@ -167,6 +193,8 @@ class CausalInjection(Injection):
                 f"{type(self._model).__name__} counts the padding before a row as its tokens; give "
                 "rows of one length, or pad on the right"
             )
+        if self._shapes.states:
+            self._refuse_what_states_do_not_bear(mask, past, cache)
         if self._switch is not None:
             refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)
@@ -176,10 +204,36 @@ class CausalInjection(Injection):
                 bound[name] = types if layout.order is None else types.gather(1, layout.order)
         cache.set_order(layout.order if past == 0 else None)
         bound["attention_mask"] = layout.mask
-        bound["past_key_values"] = cache
-        cache.inside_forward = True
+        bound[self.cache_name] = cache
+        cache.begin_forward(batch, length)
         self._at_work.cache, self._at_work.layout = cache, layout
         return (), bound
+
+    def _refuse_what_states_do_not_bear(
+        self, mask: torch.Tensor, past: int, cache: PrefixCache
+    ) -> None:
+        """Raise PrefixError where recurrent layers would compute something else, or no gradient."""
+        name, tokens = type(self._model).__name__, mask.shape[1] - past
+        if cache.trains_states and tokens == 1 and torch.is_grad_enabled():
+            raise PrefixError(
+                f"{name}: recurrent layers write a single token's state over the one before, where "
+                "no gradient can follow; give rows of at least two tokens, or call it within "
+                "torch.no_grad()"
+            )
+        if bool(mask.all()):
+            return
+        # What the mask of a recurrent layer hides is found from its end.
+        if not bool(mask[:, 0].all()) and (cache.starts_from_states or self._ordered):
+            raise PrefixError(
+                f"{name}: padding before a row stands between it and the prefix's state, which it "
+                "changes; give rows of one length, or pad on the right in a forward pass"
+            )
+        before = mask[:, :past].bool()
+        if bool((before.long().cumsum(-1).bool() & ~before).any()):
+            raise PrefixError(
+                f"{name}: a row that was padded on the right cannot go on, since its state has "
+                "passed through the padding; generate from rows of one length"
+            )
 
     def _own_positions(
         self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
@@ -219,7 +273,7 @@ class CausalInjection(Injection):
 
         @contextmanager
         def injected(kv: KVPrefix) -> Iterator[None]:
-            config = PrefixConfig(len(kv))
+            config = PrefixConfig(len(kv), kinds=kv.kinds)
             trial = CausalInjection(
                 self._model, config, self._shapes, lambda: kv, moves_types=moves_types
             )
@@ -236,32 +290,27 @@ class CausalInjection(Injection):
     ) -> None:
         # Left in place, it would give the prefix to a later forward of the bare model.
         self._at_work.cache = self._at_work.layout = None
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(self.cache_name)
         if isinstance(cache, PrefixCache):
-            cache.inside_forward = False
+            cache.end_forward()
             # A cache that kept nothing is of no use to the caller, and would hold the graph alive.
-            grows = any(getattr(layer, "growing", False) for layer in cache.layers)
-            if not grows and getattr(output, "past_key_values", None) is not None:
-                output.past_key_values = None
+            if not cache.growing and getattr(output, self.cache_name, None) is not None:
+                setattr(output, self.cache_name, None)
 
-    def _shows(self, module: Any) -> bool | None:
-        """Whether this layer's mask must show the prefix or hide it; None to leave it as it is."""
-        if self._config.layers is not None and layer_index(module) not in self._config.layers:
+    def _shows(self, layer: int | None) -> bool | None:
+        """Whether a layer's mask must show the prefix or hide it; None to leave it as it is."""
+        if self._config.layers is not None and layer not in self._config.layers:
             return False
         return True if self._config.prefix_always_visible else None
 
-    def _place(self, module: nn.Module) -> int | None:
-        """Which of the prefix's tensors this layer's are; None where it has none."""
-        layer, layers = layer_index(module), self._config.layers
-        if layer is None or layers is None:
-            return layer
+    def _place(self, layer: int | None) -> int | None:
+        """Which of the prefix's keys and values a layer's are; None where it has none."""
+        layers = list(self._chosen.attention)
         return layers.index(layer) if layer in layers else None
 
     def _give(
         self,
         name: str,
-        shows: bool | None,
-        place: int | None,
         module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -269,11 +318,14 @@ class CausalInjection(Injection):
         cache, layout = self._at_work.cache, self._at_work.layout
         if cache is None:
             return None
-        if kwargs.get(name) is None:
+        if kwargs.get(name) is None and not any(given is cache for given in args):
             kwargs = {**kwargs, name: cache}
-        if shows is not None and layout is not None:
+        if layout is None or not cache.prefix_length or not attends(module):
+            return args, kwargs
+        layer = called_layer(module, kwargs)
+        if (shows := self._shows(layer)) is not None:
             kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
-        hidden = self._at_work.hidden
-        if hidden is not None and place is not None and layout is not None and hidden[place].any():
+        hidden, place = self._at_work.hidden, self._place(layer)
+        if hidden is not None and place is not None and hidden[place].any():
             kwargs = masked(module, args, kwargs, layout.of_tokens(hidden[place]), False)
         return args, kwargs

@@ -1,25 +1,34 @@
 """Whether a prefix does in a causal model what the same text before the input does.
 
-It is found out by trying, never taken from a name: two tokens before the input, and their cached
-keys and values as a prefix, have to give the same numbers. They do not where attention looks ahead
+It is found out by trying, never taken from a name: two tokens before the input, and what is cached
+of them as a prefix, have to give the same numbers. They do not where attention looks ahead
 (PaliGemma over its prompt, embedding models made of decoders), where a model counts positions in a
-way of its own, or where an image's place among the tokens enters in a way that a prefix does not
-move. Inputs beside the tokens are tried when they first come, as they come.
+way of its own, where it uses a recurrent state for single tokens alone, or where an image's place
+among the tokens enters in a way that a prefix does not move. Inputs beside the tokens are tried
+when they first come, as they come.
+
+A prefix of keys and values alone, or of states alone, is no text where a model has both. It is
+compared with what the model itself computes from a cache of transformers that holds the same.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from pipeline.prefix.architecture.cached import prefix_of
 from pipeline.prefix.architecture.devices import input_device
-from pipeline.prefix.architecture.parts import evaluating, looks_ahead
+from pipeline.prefix.architecture.parts import evaluating, looks_ahead, takes
+from pipeline.prefix.architecture.shapes import cache_argument_of
+from pipeline.prefix.caches import empty_cache
 from pipeline.prefix.injection.layout import lay_out
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.states import parts_of_name
 
 Injected = Callable[[KVPrefix], AbstractContextManager[Any]]
 """A model with some prefix, as the injection to be tried brings it in."""
@@ -27,11 +36,13 @@ Injected = Callable[[KVPrefix], AbstractContextManager[Any]]
 _TEXT_LENGTH, _INPUT_LENGTH = 2, 4
 # What a call says of tokens, or of how to compute; anything else is an input of another kind.
 _TOKENS = ("input_ids", "inputs_embeds", "attention_mask")
-_LEFT_OUT = ("labels", "past_key_values", "use_cache", "logits_to_keep", "cache_position")
+_CACHES = ("past_key_values", "cache_params")
+_LEFT_OUT = ("labels", *_CACHES, "use_cache", "logits_to_keep", "cache_position")
 _MEANINGLESS = (*_TOKENS, *_LEFT_OUT, "position_ids", "num_items_in_batch")
 
 # Answers by frozen model, for the names of the inputs that were tried.
 _tried: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
+_reasons: WeakKeyDictionary[nn.Module, dict[str, str | None]] = WeakKeyDictionary()
 
 
 def other_inputs(given: dict[str, Any]) -> frozenset[str]:
@@ -44,12 +55,17 @@ def other_inputs(given: dict[str, Any]) -> frozenset[str]:
 
 
 def is_exact(
-    model: PreTrainedModel, injected: Injected, given: dict[str, Any] | None = None, way: str = ""
+    model: PreTrainedModel,
+    injected: Injected,
+    given: dict[str, Any] | None = None,
+    way: str = "",
+    kinds: tuple[str, ...] = (),
 ) -> bool:
     """Whether a prefix is exactly a text, for tokens alone or with a call's other inputs.
 
     A call's inputs are tried as they are, once for each set of them and each `way` of injecting;
-    where the model itself refuses them with a text before, a prefix is nothing either.
+    where the model itself refuses them with a text before, a prefix is nothing either. `kinds` are
+    what the prefix is made of, all that the model has unless they are given.
     """
     if given is None:
         given = {"input_ids": _tokens(model)[:, _TEXT_LENGTH:]}
@@ -57,19 +73,65 @@ def is_exact(
     # Types of tokens that are all zero say nothing of others.
     said = {name for name in others if torch.is_tensor(given[name]) and bool(given[name].any())}
     answers = _tried.setdefault(model, {})
-    key = (others, frozenset(said), way)
+    key = (others, frozenset(said), way, kinds)
     if key not in answers:
         # What a token sees ahead of it may change less than rounding, untrained: that is asked.
         ahead = not others and looks_ahead(model)
-        compared = None if ahead else _compared(model, injected, given)
+        compared = None if ahead else _compared(model, injected, given, kinds)
         half = torch.finfo(model.dtype).eps > 1e-4
         answers[key] = compared is not None and agree(*compared, half)
     return answers[key]
 
 
+def why_states_do_nothing(model: PreTrainedModel, injected: Injected) -> str | None:
+    """Why a prefix's states are none, in a sentence, where a model does not read them.
+
+    Mamba's and Jamba's selective scan begins anew with every call of several tokens, whatever the
+    cache holds: the outputs do not depend on the state.
+    """
+    answers = _reasons.setdefault(model, {})
+    if "states" not in answers:
+        answers["states"] = _why_states_do_nothing(model, injected)
+    return answers["states"]
+
+
+@torch.no_grad()
+def _why_states_do_nothing(model: PreTrainedModel, injected: Injected) -> str | None:
+    text, ids = _tokens(model)[:, :_TEXT_LENGTH], _tokens(model)[:, _TEXT_LENGTH:]
+    cache = empty_cache(model.config)
+    with evaluating(model):
+        model(input_ids=text, use_cache=True, **{cache_argument_of(model): cache})
+        kv = prefix_of(cache, _TEXT_LENGTH)
+
+        def after(states: dict[str, torch.Tensor]) -> torch.Tensor:
+            with injected(replace(kv, states=states)):
+                return _output(model(input_ids=ids, use_cache=False))
+
+        usual = after(kv.states)
+        for kind in dict.fromkeys(parts_of_name(name)[1] for name in kv.states):
+            # Far from any of its own, so that no rounding hides it.
+            others = {
+                n: 100 - s if parts_of_name(n)[1] == kind else s for n, s in kv.states.items()
+            }
+            if torch.equal(usual, after(others)):
+                return _says_unused(model, kind, kv)
+    return None
+
+
+def _says_unused(model: PreTrainedModel, kind: str, kv: KVPrefix) -> str:
+    name = type(model).__name__
+    reason = (
+        f"{name} reads several tokens at once without its {kind} state, which it uses for single "
+        "tokens alone, so a prefix of states is not the text that it was made from"
+    )
+    if not kv.keys:
+        return f"{reason}, and {name} has nothing else to be prefixed"
+    return f"{reason}; choose keys and values alone (kinds: attention), which are not that either"
+
+
 @torch.no_grad()
 def _compared(
-    model: PreTrainedModel, injected: Injected, given: dict[str, Any]
+    model: PreTrainedModel, injected: Injected, given: dict[str, Any], kinds: tuple[str, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """The outputs after a prefix, after the same text, and after nothing."""
     inputs = {name: value for name, value in given.items() if name not in _LEFT_OUT}
@@ -79,17 +141,19 @@ def _compared(
     if mask is None:
         mask = torch.ones(rows, length, dtype=torch.long, device=tokens.device)
     text, whole = _with_text(model, inputs, mask)
-    cache = DynamicCache()
+    cache = empty_cache(model.config)
     with evaluating(model):
         # A mistake in the call itself shows here, in the model's own words.
         after_nothing = _output(model(**inputs, use_cache=False))
         try:
-            model(**text, past_key_values=cache, use_cache=True)
-            kv = KVPrefix(
-                tuple(layer.keys[0].float() for layer in cache.layers),
-                tuple(layer.values[0].float() for layer in cache.layers),
-            )
-            after_text = _output(model(**whole, use_cache=False))
+            model(**text, use_cache=True, **{cache_argument_of(model): cache})
+            kv = prefix_of(cache, _TEXT_LENGTH)
+            if kinds in ((), kv.kinds):
+                after_text = _output(model(**whole, use_cache=False))
+                after_text = after_text[:, _TEXT_LENGTH:] if after_text.ndim > 2 else after_text
+            else:
+                kv = kv.of_kinds(kinds)
+                after_text = _going_on(model, kv, inputs, mask)
             with injected(kv):
                 after_prefix = _output(model(**inputs, use_cache=False))
         except torch.OutOfMemoryError:
@@ -99,7 +163,19 @@ def _compared(
     if after_nothing.ndim < 3:
         return after_prefix, after_text, after_nothing
     seen = mask.bool()
-    return after_prefix[seen], after_text[:, _TEXT_LENGTH:][seen], after_nothing[seen]
+    return after_prefix[seen], after_text[seen], after_nothing[seen]
+
+
+def _going_on(
+    model: PreTrainedModel, kv: KVPrefix, inputs: dict[str, Any], mask: torch.Tensor
+) -> torch.Tensor:
+    """The output of the model from a cache of transformers that holds what the prefix does."""
+    p = len(kv) if kv.keys else 0
+    cache = kv.to(input_device(model)).to_cache(len(mask), model.config)
+    given = {**inputs, "attention_mask": torch.cat([mask.new_ones(len(mask), p), mask], dim=1)}
+    if takes(model, "position_ids"):
+        given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0) + p
+    return _output(model(**given, use_cache=True, **{cache_argument_of(model): cache}))
 
 
 def _with_text(

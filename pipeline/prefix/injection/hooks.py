@@ -39,6 +39,9 @@ class Injection:
     through_cache = False
     """Whether the prefix comes in through the KV cache, which `generate` then has to be given."""
 
+    cache_name = "past_key_values"
+    """The name under which the model takes its cache."""
+
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._handles: list[RemovableHandle] = []

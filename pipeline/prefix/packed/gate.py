@@ -19,6 +19,7 @@ from pipeline.prefix.architecture.parts import is_decoder_only
 from pipeline.prefix.architecture.reach import reach_of
 from pipeline.prefix.architecture.routing import reaches_attention
 from pipeline.prefix.architecture.shapes import kv_shapes
+from pipeline.prefix.caches import recurs
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.backends import any_backend
 from pipeline.prefix.packed.logits import NotPackableError, packed_logits
@@ -55,6 +56,8 @@ def why_not_packed(
     if config is not None and config.layers is not None:
         # What it would be compared with holds its prefix in a plain cache, which has every layer.
         return "the prefix is for some layers alone"
+    if recurs(frozen_model.config):
+        return f"{name} carries states on from each packed example to the next"
     p = 0 if config is None else config.num_virtual_tokens
     reach = reach_of(frozen_model.config)
     if reach.tokens is not None and p + tokens > reach.tokens:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.states import KINDS
 
 PARTS = ("encoder", "decoder", "cross")
 """Encoder self-attention, decoder self-attention, and the decoder's attention to the encoder's
@@ -25,7 +26,7 @@ class PrefixConfig:
             sink that training would otherwise move keeps its place (Cartridges, section 4).
         prefix_dropout: probability in [0, 1) of zeroing each number of the keys and values in
             training, the others scaled up, as the paper's own code has it.
-        layers: indices of the attention layers that get a prefix; None for all.
+        layers: indices of the layers that get a prefix; None for all.
         parts: which parts of an encoder-decoder get a prefix, of "encoder" (its self-attention),
             "decoder" (its self-attention) and "cross" (the decoder's attention to the encoder's
             output); None for every part that the model has, which is the paper's method (Li and
@@ -36,6 +37,11 @@ class PrefixConfig:
         prefix_always_visible: let sliding-window layers see the prefix from any distance. By
             default a window hides it as it would hide a text at the same place, so that a prefix
             started from a text is exactly that text in the context.
+        kinds: what a prefix is made of where layers recur: "attention" (keys and values), "state"
+            (what convolutions and recurrences start from), or both; None for all that the model
+            has. Only all of it is exactly a text: keys and values alone are those of a text whose
+            recurrent layers begin anew after it, states alone those of a text that attention does
+            not see, with the input's positions from 0 on.
 
     Raises:
         PrefixError: for a value outside these bounds.
@@ -51,6 +57,7 @@ class PrefixConfig:
     prefix_always_visible: bool = False
     parts: tuple[str, ...] | None = None
     modules_to_save: tuple[str, ...] = ()
+    kinds: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.num_virtual_tokens < 1:
@@ -76,6 +83,14 @@ class PrefixConfig:
                     "or None"
                 )
             object.__setattr__(self, "parts", parts)
+        if self.kinds is not None:
+            kinds = tuple(kind for kind in KINDS if kind in self.kinds)
+            if not kinds or len(kinds) != len(self.kinds):
+                raise PrefixError(
+                    f"kinds is {list(self.kinds)}; give different ones of {', '.join(KINDS)}, "
+                    "or None"
+                )
+            object.__setattr__(self, "kinds", kinds)
         if self.layers is not None:
             chosen = tuple(sorted(set(self.layers)))
             if not chosen or len(chosen) != len(self.layers) or chosen[0] < 0:

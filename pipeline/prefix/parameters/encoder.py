@@ -1,5 +1,7 @@
 """Prefix encoders: the trainable modules that yield a prefix."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -7,24 +9,29 @@ from torch.nn import functional as F
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.parameters.states import StateParameters
+from pipeline.prefix.states import StateShapes
 
 Shapes = list[tuple[tuple[int, ...], tuple[int, ...]]]
 """For each layer `(num_kv_heads, head_dim)` of keys and of values."""
 
 
 class PrefixEncoder(nn.Module):
-    """What both encoders share: a flat start of every key and value, and frozen first tokens.
+    """What both encoders share: a flat start of every key and value, frozen first tokens, states.
 
     All parameters are float32, whatever the frozen model's dtype: steps of an optimizer are below
-    the resolution of bfloat16.
+    the resolution of bfloat16. States (`states`) are parameters themselves in either encoder: they
+    have no virtual tokens that an embedding could be of.
     """
 
-    def __init__(self, config: PrefixConfig, shapes: Shapes) -> None:
+    def __init__(self, config: PrefixConfig, shapes: Shapes, states: StateShapes) -> None:
         super().__init__()
         self.config = config
         self.shapes = shapes
         self.width = sum(k[0] * k[1] + v[0] * v[1] for k, v in shapes)
+        self.layers = config.layers
         self.parts: tuple[str, ...] | None = None
+        self.states = StateParameters(states, config.init_weights) if states else None
 
     def flat(self) -> torch.Tensor:
         """All keys and values, `[p, width]` float32: for each layer its keys, then its values."""
@@ -36,8 +43,15 @@ class PrefixEncoder(nn.Module):
 
     def forward(self) -> KVPrefix:
         """The prefix of the current parameters, with gradients."""
-        kv = unflatten(self.flat(), self.shapes)
-        return KVPrefix(kv.keys, kv.values, layers=self.config.layers, parts=self.parts)
+        keys, values = unflattened(self.flat(), self.shapes) if self.shapes else ((), ())
+        return KVPrefix(
+            keys,
+            values,
+            layers=self.layers,
+            parts=self.parts,
+            states={} if self.states is None else self.states(),
+            length=self.config.num_virtual_tokens,
+        )
 
     def given(self) -> KVPrefix:
         """The prefix as the frozen model is given it: in training with `prefix_dropout`."""
@@ -45,23 +59,26 @@ class PrefixEncoder(nn.Module):
         drop = self.config.prefix_dropout
         if not (self.training and drop):
             return kv
-        return KVPrefix(
-            tuple(F.dropout(key, drop) for key in kv.keys),
-            tuple(F.dropout(value, drop) for value in kv.values),
-            layers=kv.layers,
-            parts=kv.parts,
+        return replace(
+            kv,
+            keys=tuple(F.dropout(key, drop) for key in kv.keys),
+            values=tuple(F.dropout(value, drop) for value in kv.values),
         )
 
     def load(self, kv: KVPrefix) -> None:
-        """Start from a prefix, of which the configuration's `layers` are taken.
+        """Start from a prefix, of which the configuration's `layers` and `kinds` are taken.
 
         Raises PrefixError when it has another length or other shapes.
         """
+        kinds = kinds_of(self.shapes, self.states)
+        if kv.kinds != kinds:
+            kv = kv.of_kinds(kinds)
         if self.config.layers is not None:
             kv = kv.of_layers(self.config.layers)
-        elif kv.layers is not None:
+        elif kv.layers != self.layers:
             raise PrefixError(
-                f"the prefix is for layers {list(kv.layers)} alone; say so in the configuration"
+                f"the prefix is for layers {list(kv.layers or ())} alone; say so in the "
+                "configuration"
             )
         check_fit(kv, self.shapes)
         if len(kv) != self.config.num_virtual_tokens:
@@ -69,15 +86,20 @@ class PrefixEncoder(nn.Module):
                 f"the prefix has {len(kv)} virtual tokens, the model's configuration "
                 f"{self.config.num_virtual_tokens}; slice it (kv[:p]) or change num_virtual_tokens"
             )
-        with torch.no_grad():
-            self.start_from(flatten(kv))
+        if self.states is not None:
+            self.states.load(kv.states)
+        if self.shapes:
+            with torch.no_grad():
+                self.start_from(flatten(kv))
 
 
 class FlatEncoder(PrefixEncoder):
     """The keys and values themselves are the parameters, as PEFT's without projection."""
 
-    def __init__(self, config: PrefixConfig, shapes: Shapes) -> None:
-        super().__init__(config, shapes)
+    def __init__(self, config: PrefixConfig, shapes: Shapes, states: StateShapes) -> None:
+        super().__init__(config, shapes, states)
+        if not shapes:
+            return
         frozen, p = config.num_frozen_tokens, config.num_virtual_tokens
         start = torch.zeros(p, self.width)
         if config.init_weights is None:
@@ -105,8 +127,15 @@ class MLPEncoder(PrefixEncoder):
     the given keys and values would not be.
     """
 
-    def __init__(self, config: PrefixConfig, shapes: Shapes, hidden_size: int) -> None:
-        super().__init__(config, shapes)
+    def __init__(
+        self, config: PrefixConfig, shapes: Shapes, states: StateShapes, hidden_size: int
+    ) -> None:
+        super().__init__(config, shapes, states)
+        if not shapes:
+            raise PrefixError(
+                "prefix_projection reparametrises keys and values, of which this prefix has none; "
+                "leave it false"
+            )
         p = config.num_virtual_tokens
         inner = config.encoder_hidden_size or hidden_size
         self.embedding = nn.Embedding(p, hidden_size)
@@ -154,11 +183,13 @@ class NoEncoder(nn.Module):
         )
 
 
-def build_encoder(config: PrefixConfig, shapes: Shapes, hidden_size: int) -> PrefixEncoder:
-    """The encoder that a configuration asks for."""
+def build_encoder(
+    config: PrefixConfig, shapes: Shapes, hidden_size: int, states: StateShapes | None = None
+) -> PrefixEncoder:
+    """The encoder that a configuration asks for, of these keys, values and states."""
     if config.prefix_projection:
-        return MLPEncoder(config, shapes, hidden_size)
-    return FlatEncoder(config, shapes)
+        return MLPEncoder(config, shapes, states or {}, hidden_size)
+    return FlatEncoder(config, shapes, states or {})
 
 
 def flatten(kv: KVPrefix) -> torch.Tensor:
@@ -173,6 +204,13 @@ def flatten(kv: KVPrefix) -> torch.Tensor:
 
 def unflatten(flat: torch.Tensor, shapes: Shapes) -> KVPrefix:
     """The inverse of `flatten`; slices of one tensor, no copies."""
+    return KVPrefix(*unflattened(flat, shapes))
+
+
+def unflattened(
+    flat: torch.Tensor, shapes: Shapes
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """The keys and values of `unflatten`."""
     wanted = [shape for pair in shapes for shape in pair]
     # Split at once: slices taken one by one would each add a gradient as large as all of `flat`.
     parts = [
@@ -181,7 +219,12 @@ def unflatten(flat: torch.Tensor, shapes: Shapes) -> KVPrefix:
             flat.split([heads * size for heads, size in wanted], dim=1), wanted, strict=True
         )
     ]
-    return KVPrefix(tuple(parts[0::2]), tuple(parts[1::2]))
+    return tuple(parts[0::2]), tuple(parts[1::2])
+
+
+def kinds_of(shapes: Shapes, states: object) -> tuple[str, ...]:
+    """What a prefix of these shapes is made of, as in `KVPrefix.kinds`."""
+    return (*(("attention",) if shapes else ()), *(("state",) if states else ()))
 
 
 def check_fit(kv: KVPrefix, shapes: Shapes) -> None:

@@ -1,4 +1,4 @@
-"""The KV cache of a text as a prefix (PEFT's `initialize_kv_prefix_from_text` and its kin)."""
+"""The cache of a text as a prefix (PEFT's `initialize_kv_prefix_from_text` and its kin)."""
 
 import hashlib
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.prefix.architecture.cached import prefix_of
 from pipeline.prefix.architecture.context import context_of
 from pipeline.prefix.architecture.parts import is_decoder_only
 from pipeline.prefix.errors import PrefixError
@@ -27,7 +28,8 @@ def kv_prefix_from_text(
     """The keys and values of a text's first tokens, at positions 0 to p-1.
 
     As in PEFT, the text begins as the tokenizer begins a text (BOS), or it is one user message
-    through the chat template. By causality the first p entries are the same for every longer p.
+    through the chat template. By causality the first p entries are the same for every longer p;
+    where layers recur, the states after exactly p tokens come with them.
 
     Raises:
         PrefixError: when the text has fewer than `num_virtual_tokens` tokens.
@@ -82,7 +84,7 @@ def kv_prefix_from_tokens(
         )
     if not is_decoder_only(frozen_model):
         return kv_prefix_from_source_tokens(frozen_model, tokens.tolist())
-    kv = _prefix_of(prefilled(frozen_model, tokens), len(tokens), is_ours=True)
+    kv = prefix_of(prefilled(frozen_model, tokens), len(tokens), is_ours=True)
     kv.metadata.update(provenance(frozen_model))
     kv.metadata["tokens_sha256"] = hashlib.sha256(str(tokens.tolist()).encode()).hexdigest()
     return kv
@@ -92,33 +94,7 @@ def kv_prefix_from_cache(past_key_values: Any, num_virtual_tokens: int) -> KVPre
     """The first tokens of a transformers `Cache` of one row as a prefix, float32.
 
     Raises:
-        PrefixError: when it holds several rows, or fewer tokens than asked for in some layer.
+        PrefixError: when it holds several rows, or fewer tokens than asked for in some layer, or
+            states of more tokens.
     """
-    return _prefix_of(past_key_values, num_virtual_tokens)
-
-
-def _prefix_of(past_key_values: Any, num_virtual_tokens: int, is_ours: bool = False) -> KVPrefix:
-    """As `kv_prefix_from_cache`; a cache that is ours is used up: nothing is there twice."""
-    if not past_key_values.layers:
-        raise PrefixError("past_key_values holds no keys and values; the model fills no KV cache")
-    keys: list[torch.Tensor] = []
-    values: list[torch.Tensor] = []
-    for index, layer in enumerate(past_key_values.layers):
-        if layer.keys is None or layer.keys.ndim != 4:
-            raise PrefixError(f"layer {index} of past_key_values holds no keys and values")
-        if layer.keys.shape[0] != 1:
-            raise PrefixError(
-                f"past_key_values holds {layer.keys.shape[0]} rows; a prefix comes from one"
-            )
-        if layer.keys.shape[2] < num_virtual_tokens:
-            raise PrefixError(
-                f"layer {index} of past_key_values holds {layer.keys.shape[2]} tokens, fewer than "
-                f"the {num_virtual_tokens} virtual tokens asked for"
-            )
-        for kept, tensor in ((keys, layer.keys), (values, layer.values)):
-            own = tensor[0, :, :num_virtual_tokens].float()
-            kept.append(own.contiguous() if is_ours else own.clone())
-        if is_ours:
-            layer.keys = layer.values = None
-    # Of a model that is spread over devices, each layer's are on another.
-    return KVPrefix(tuple(keys), tuple(values)).to(keys[0].device)
+    return prefix_of(past_key_values, num_virtual_tokens)

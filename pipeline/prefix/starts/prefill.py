@@ -13,6 +13,8 @@ from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
 from pipeline.prefix.architecture.parts import evaluating, on_tokens_alone, takes
 from pipeline.prefix.architecture.reach import rotary_switch
+from pipeline.prefix.architecture.shapes import cache_argument_of
+from pipeline.prefix.caches import attends, beside_keys, empty_cache
 from pipeline.prefix.errors import PrefixError
 
 PIECE = 2048
@@ -29,7 +31,8 @@ def prefilled(model: PreTrainedModel, tokens: torch.Tensor, piece: int = PIECE) 
 
     More than `piece` tokens are read in pieces, where that gives the same keys and values: a model
     whose rotary embedding changes with the length, or whose queries see chunks or a choice of what
-    is before them, reads it whole. Sliding windows are masks like any other here.
+    is before them, reads it whole, and so does one whose states are used for single tokens alone.
+    Sliding windows are masks like any other here.
     """
     # The mask of a piece is as long as the text.
     size = max(1, min(piece, _MASK // max(1, len(tokens))))
@@ -39,15 +42,13 @@ def prefilled(model: PreTrainedModel, tokens: torch.Tensor, piece: int = PIECE) 
 
 
 def _read(model: PreTrainedModel, tokens: torch.Tensor, size: int) -> DynamicCache:
-    # A plain DynamicCache keeps every token; one made from the configuration would forget those
-    # that left a sliding window, and a shorter prefix of them could not be cut from it.
-    cache = DynamicCache()
-    extra: dict[str, Any] = {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
+    cache = empty_cache(model.config)
+    extra: dict[str, Any] = {cache_argument_of(model): cache}
+    extra |= {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
     with evaluating(model), on_tokens_alone(model):
         for part in tokens.split(size):
             model(
                 input_ids=part[None].to(input_device(model)),
-                past_key_values=cache,
                 use_cache=True,
                 **extra,
             )
@@ -64,8 +65,16 @@ def _reads_in_pieces(model: PreTrainedModel, tokens: int) -> bool:
         small = miniature_of(model)
         ids = torch.arange(_PROBE) * 7 % VOCABULARY
         whole, pieces = (_read(small, ids, size).layers for size in (_PROBE, _PROBE_PIECE))
-        pairs = [(a.keys, b.keys) for a, b in zip(whole, pieces, strict=True)]
-        pairs += [(a.values, b.values) for a, b in zip(whole, pieces, strict=True)]
+        pairs = [pair for layers in zip(whole, pieces, strict=True) for pair in _pairs(*layers)]
         return all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in pairs)
     except (PrefixError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return False
+
+
+def _pairs(whole: Any, pieces: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What two layers of caches hold, beside each other."""
+    beside = beside_keys(whole), beside_keys(pieces)
+    pairs = [(beside[0][which], beside[1][which]) for which in beside[0]]
+    if attends(whole):
+        pairs += [(whole.keys, pieces.keys), (whole.values, pieces.values)]
+    return pairs

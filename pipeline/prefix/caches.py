@@ -1,0 +1,137 @@
+"""transformers' caches: made for a configuration, filled with a prefix's tensors, and read."""
+
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache, DynamicLayer, PreTrainedConfig
+from transformers.cache_utils import (
+    CacheLayerMixin,
+    DummyLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionCacheLayerMixin,
+)
+
+from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.states import CONV, RECURRENT, parts_of_name
+
+_KEYS_ALONE = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+
+
+def empty_cache(config: PreTrainedConfig) -> DynamicCache:
+    """An empty cache for a model of this configuration, which keeps every token.
+
+    One that transformers makes of the configuration forgets what has left a sliding window, and a
+    shorter prefix could not be cut from it. Where layers cache keys and values alone it is a plain
+    one, which grows by a layer when the model asks for it.
+    """
+    try:
+        cache = DynamicCache(config=config)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        # A kind of layer that transformers has no cache for: the model makes its own, or none.
+        return DynamicCache()
+    if all(type(layer) in _KEYS_ALONE for layer in cache.layers):
+        return DynamicCache()
+    cache.layers = [_keeping_all(layer) for layer in cache.layers]
+    return cache
+
+
+def _keeping_all(layer: Any) -> Any:
+    if type(layer) is DynamicSlidingWindowLayer:
+        return DynamicLayer()
+    if type(layer) is LinearAttentionAndSlidingWindowAttentionLayer:
+        return LinearAttentionAndFullAttentionLayer(number_of_states=layer.number_of_states)
+    return layer
+
+
+def recurs(config: PreTrainedConfig) -> bool:
+    """Whether some layer of a model of this configuration caches a state."""
+    layers = empty_cache(config).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
+def attends(layer: Any) -> bool:
+    """Whether a cache's layer holds keys and values `[batch, heads, tokens, dim]`."""
+    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    return keys is not None and values is not None and keys.ndim == 4
+
+
+def beside_keys(layer: Any) -> dict[tuple[str, int], torch.Tensor]:
+    """What a cache's layer holds besides keys and values, by kind and number, with its batch.
+
+    `conv` and `recurrent` of recurrent layers; any other tensor by its attribute's name.
+    """
+    found: dict[tuple[str, int], torch.Tensor] = {}
+    of_states = {"conv_states": CONV, "recurrent_states": RECURRENT}
+    is_recurrent = isinstance(layer, LinearAttentionCacheLayerMixin)
+    for name, value in vars(layer).items():
+        if name in ("keys", "values") or name.startswith("_"):
+            continue
+        kind = of_states.get(name, name) if is_recurrent else name
+        held = value if isinstance(value, dict) else {0: value}
+        for number, tensor in enumerate(held.values()):
+            if isinstance(tensor, torch.Tensor):
+                found[kind, number] = tensor
+    return found
+
+
+def filled(
+    config: PreTrainedConfig | None,
+    keys: tuple[torch.Tensor, ...],
+    values: tuple[torch.Tensor, ...],
+    layers: tuple[int, ...] | None,
+    states: dict[str, torch.Tensor],
+    rows: int,
+) -> DynamicCache:
+    """transformers' own cache of these tensors, named as in `KVPrefix`, copied for each row.
+
+    Raises PrefixError where the configuration's layers are others.
+    """
+    batched = [
+        tuple(tensor.expand(rows, *tensor.shape).clone() for tensor in pair)
+        for pair in zip(keys, values, strict=True)
+    ]
+    if config is None:
+        return DynamicCache(batched)
+    cache = DynamicCache(config=config)
+    attending = range(len(keys)) if layers is None else layers
+    wanted = [i for i, layer in enumerate(cache.layers) if isinstance(layer, CacheLayerMixin)]
+    if keys and list(attending) != wanted:
+        raise PrefixError(
+            f"the model's attention layers are {wanted}, the prefix is for {list(attending)}; a "
+            "plain cache needs keys and values in all of them"
+        )
+    for index, pair in zip(attending, batched, strict=True):
+        cache.layers[index].update(*pair)
+    for name, state in states.items():
+        index, kind, number = parts_of_name(name)
+        layer = cache.layers[index] if index < len(cache.layers) else None
+        if not isinstance(layer, LinearAttentionCacheLayerMixin) or kind not in (CONV, RECURRENT):
+            raise PrefixError(f"the model's cache has no place for {name}")
+        _fill(layer, kind, number, state.expand(rows, *state.shape).clone())
+    return cache
+
+
+def _fill(layer: Any, kind: str, number: int, state: torch.Tensor) -> None:
+    if kind == CONV:
+        layer.lazy_initialization(conv_states=state, state_idx=number)
+        layer.conv_states[number] = state
+    else:
+        layer.lazy_initialization(recurrent_states=state, state_idx=number)
+        layer.recurrent_states[number] = state
+    layer.has_previous_state[number] = True
+
+
+def holds_tokens(cache: Cache) -> bool:
+    """Whether a transformers cache has been through a forward pass."""
+    if any(isinstance(layer, CacheLayerMixin) for layer in cache.layers):
+        return bool(cache.get_seq_length())
+    recurrent = [x for x in cache.layers if isinstance(x, LinearAttentionCacheLayerMixin)]
+    return any(any(layer.has_previous_state.values()) for layer in recurrent)
+
+
+def length_of(cache: Cache) -> int | None:
+    """How many tokens a cache holds; None where no layer of it says so."""
+    lengths = [int(layer.keys.shape[2]) for layer in cache.layers if attends(layer)]
+    return min(lengths, default=None)
