@@ -1,4 +1,4 @@
-"""The whole graph on a model with recurrent layers: states from a text, trained, measured, shown."""
+"""The whole graph on a model with recurrent layers: states from a text, trained and measured."""
 
 from pathlib import Path
 

@@ -27,6 +27,7 @@ from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.loop import train_prefix
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.progress import TrainingResult
+from pipeline.training.rates import state_rate
 from tests.conftest import kv_of, tiny_model, tiny_params
 from tests.hybrids import HYBRIDS, falcon_h1, lfm2, qwen3_next
 
@@ -76,7 +77,7 @@ def test_loss_and_gradient_are_those_of_each_example_alone(
         torch.stack(losses).sum().backward()
         found = [p.grad for p in parameters if p.grad is not None]
         assert len(found) == len(parameters)
-        return sum(map(float, losses)), torch.cat([g.flatten() for g in found])
+        return sum(loss.item() for loss in losses), torch.cat([g.flatten() for g in found])
 
     # All at once is what validation does with a batch, and parts are what a training step does.
     loss, alone = gradients([[row] for row in rows])
@@ -109,17 +110,36 @@ def test_each_kind_has_its_own_rate() -> None:
     model = started(qwen3_next())
     parameters = [p for p in model.parameters() if p.requires_grad]
     (states,) = model.state_parameters
-    params = TrainParams(learning_rate=1e-2, state_learning_rate=1e-3, schedule="constant")
+    params = TrainParams(learning_rate=1e-2, schedule="constant")
+    given = params.model_copy(update={"state_learning_rate": 3e-4})
+    assert state_rate(model, given) == 3e-4
+    assert state_rate(started(qwen3_next(), kinds=("attention",)), given) is None
+    rate = state_rate(model, params)
+    assert rate is not None
     before = {id(p): p.detach().clone() for p in parameters}
-    optimizer, _ = build_optimizer(parameters, params, 10, model.state_parameters)
+    optimizer, _ = build_optimizer(parameters, params, 10, model.state_parameters, rate)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     for parameter in parameters:
-        rate = 1e-3 if parameter is states else 1e-2
-        assert torch.allclose(before[id(parameter)] - parameter, torch.tensor(rate), rtol=1e-3)
-    one, _ = build_optimizer(parameters, TrainParams(), 10, model.state_parameters)
-    assert [len(group["params"]) for group in one.param_groups] == [len(parameters)]
+        moved = before[id(parameter)] - parameter
+        expected = rate if parameter is states else 1e-2
+        assert torch.allclose(moved, torch.tensor(expected), rtol=1e-2)
+
+
+def test_the_rate_of_states_goes_by_their_size() -> None:
+    """Ten times the inputs of a convolution are ten times its state."""
+    params, rates = TrainParams(learning_rate=1e-2), []
+    for scale in (1.0, 10.0):
+        model = lfm2()
+        with torch.no_grad():
+            for layer in (0, 2):
+                # Its input is the product of the first and the last third.
+                gate, _, value = model.model.layers[layer].conv.in_proj.weight.chunk(3)
+                gate.mul_(scale**0.5)
+                value.mul_(scale**0.5)
+        rates.append(state_rate(started(model), params))
+    assert rates[1] == pytest.approx(10 * rates[0], rel=0.3)
 
 
 class CutOffError(Exception):

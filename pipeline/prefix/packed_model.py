@@ -89,7 +89,7 @@ class PackedModel(TrainerModel):
 
     @property
     def state_parameters(self) -> list[nn.Parameter]:
-        """Those of the parameters that are initial states, for who gives them a rate of their own."""
+        """Those of the parameters that are initial states, which have a rate of their own."""
         states = getattr(self.encoder, "states", None)
         return [] if states is None else list(states.parameters())
 

@@ -59,14 +59,14 @@ def build_optimizer(
     params: TrainParams,
     steps: int,
     states: Sequence[torch.nn.Parameter] = (),
+    state_rate: float | None = None,
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW (betas 0.9 and 0.999, epsilon 1e-8) with the schedule that params name.
 
-    `states` are those of the parameters that are initial states, which train at a rate of their
-    own where params name one.
+    `states` are those of the parameters that are initial states, whose rate is `state_rate`.
     """
     optimizer = torch.optim.AdamW(
-        _groups(list(parameters), params, states),
+        _groups(list(parameters), states, state_rate),
         lr=params.learning_rate,
         weight_decay=params.weight_decay,
         fused=True,
@@ -78,14 +78,16 @@ def build_optimizer(
 
 
 def _groups(
-    parameters: list[torch.nn.Parameter], params: TrainParams, states: Sequence[torch.nn.Parameter]
+    parameters: list[torch.nn.Parameter],
+    states: Sequence[torch.nn.Parameter],
+    state_rate: float | None,
 ) -> list[dict[str, Any]]:
     """The parameters by their rates; the first group's is the one that a history tells."""
-    if params.state_learning_rate is None:
+    if not states or state_rate is None:
         return [{"params": parameters}]
     apart = {id(parameter) for parameter in states}
     groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in parameters if id(parameter) not in apart]},
-        {"params": list(states), "lr": params.state_learning_rate},
+        {"params": list(states), "lr": state_rate},
     ]
     return [group for group in groups if group["params"]]

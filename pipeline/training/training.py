@@ -37,6 +37,7 @@ from pipeline.training.progress import (
     random_states,
     restore_random_states,
 )
+from pipeline.training.rates import state_rate
 from pipeline.training.step import Step
 from pipeline.training.trained import trained_state
 from pipeline.training.validation import target_loss_of
@@ -80,8 +81,11 @@ class Training:
                 "lower it"
             )
         self.trainable = [p for p in model.parameters() if p.requires_grad]
+        rate = state_rate(model, params)
+        if rate is not None:
+            say(f"initial states train at a rate of {rate:g}")
         optimizer, schedule = build_optimizer(
-            self.trainable, params, self.steps, model.state_parameters
+            self.trainable, params, self.steps, model.state_parameters, rate
         )
         self._order = training_order(
             len(self._rows),
