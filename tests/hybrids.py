@@ -26,6 +26,7 @@ _SIZES = {
 
 def lfm2() -> PreTrainedModel:
     """Short convolutions and attention, in layers of their own."""
+    torch.manual_seed(0)
     layers = ["conv", "full_attention", "conv"]
     config = Lfm2Config(**_SIZES, num_hidden_layers=3, layer_types=layers)
     return _drawn(Lfm2ForCausalLM(config))
@@ -33,6 +34,7 @@ def lfm2() -> PreTrainedModel:
 
 def qwen3_next() -> PreTrainedModel:
     """A gated delta rule and attention, in layers of their own."""
+    torch.manual_seed(0)
     config = Qwen3NextConfig(
         **_SIZES,
         num_hidden_layers=3,
@@ -49,6 +51,7 @@ def qwen3_next() -> PreTrainedModel:
 
 def falcon_h1() -> PreTrainedModel:
     """A state-space model and attention beside each other in every layer."""
+    torch.manual_seed(0)
     config = FalconH1Config(
         **_SIZES,
         num_hidden_layers=2,

@@ -22,6 +22,7 @@ def test_the_whole_graph(tmp_path: Path) -> None:
         lambda params: params.update(
             sweep={**params["sweep"], "initializations": ["corpus"], "in_context": ["corpus"]},
             initializations={"corpus": params["initializations"]["corpus"]},
+            train={**params["train"], "learning_rate": 5e-2},
         )
     )
     output = workspace.run("dvc", "repro")
@@ -34,9 +35,11 @@ def test_the_whole_graph(tmp_path: Path) -> None:
         name = f"len{length}-corpus-seed0"
         kv = KVPrefix.load(data / "train" / name / "prefix.safetensors")
         assert list(kv.states) == list(start.states)
-        for state, first in start.states.items():
+        # Inputs are long beside what the last layer remembers: its state is as it started.
+        for state in ("0.conv", "0.recurrent"):
+            first = start.states[state]
             way = (kv.states[state] - first).norm() / first.norm()
-            assert 0 < float(way) < 0.5
+            assert 1e-3 < float(way) < 0.5
         trained = read_json(data / "train" / name / "metrics.json")
         assert trained["validation/best_loss"] < trained["validation/initial_loss"]
         # What it starts from is what the text in the context is.

@@ -63,7 +63,11 @@ class PaddedBatch:
             nonlocal mask
             if len(going) < len(mask):
                 index = torch.tensor(going, device=mask.device)
-                self.cache.batch_select_indices(index)
+                # Which transformers' own layers with a state take by another name alone.
+                if self.model.keeps_states:
+                    self.cache.reorder_cache(index)
+                else:
+                    self.cache.batch_select_indices(index)
                 mask = mask[index]
             mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)
             return self._forward(tokens[:, None], mask)[:, -1]

@@ -9,13 +9,6 @@ from pipeline.initialization.start import Start
 from pipeline.initialization.table import Initialization
 from pipeline.storage.records import read_json, write_json
 
-KEPT = "prefix.safetensors"
-"""The prefix that an initialisation cuts each length from, where it does."""
-
-TOKENS = "tokens.json"
-"""Of a text `tokens`, the ids that its KV cache has a key and a value of. Where no cache is kept,
-`begins_text` says whether the first of them is what begins a text."""
-
 _FILE = "definition.json"
 
 

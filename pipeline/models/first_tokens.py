@@ -6,9 +6,15 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from pipeline.errors import PipelineError
-from pipeline.models.definition import KEPT, TOKENS
 from pipeline.prefix import KVPrefix, kv_prefix_from_tokens
 from pipeline.storage.records import read_json
+
+KEPT = "prefix.safetensors"
+"""The prefix that an initialisation cuts each length from, where it does."""
+
+TOKENS = "tokens.json"
+"""Of a text `tokens`, the ids that its KV cache has a key and a value of. Where no cache is kept,
+`begins_text` says whether the first of them is what begins a text."""
 
 
 def first_tokens(folder: Path, length: int, frozen_model: PreTrainedModel) -> KVPrefix:

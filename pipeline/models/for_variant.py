@@ -9,8 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
-from pipeline.models.definition import KEPT, read_definition
-from pipeline.models.first_tokens import first_tokens, stored_tokens
+from pipeline.models.definition import read_definition
+from pipeline.models.first_tokens import KEPT, first_tokens, stored_tokens
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.parameters.encoder import Shapes

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.prefix.architecture.parts import is_decoder_only, takes
+from pipeline.prefix.architecture.parts import takes
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.model import PrefixModel
@@ -92,14 +92,11 @@ def _weights_of(
 ) -> Iterator[torch.Tensor]:
     """Of each place the weights `[1, heads, queries, p + tokens]`, the prefix's first."""
     is_both = model.config.is_encoder_decoder
-    # Of a model with recurrent layers those that attend alone have any to show.
-    attending = list(model.cache_shapes.attention) if is_decoder_only(model.frozen_model) else None
     for part, layer in places:
         shown = getattr(output, _OUTPUTS[part if is_both else None], None) or ()
         # A layer that shows nothing would give the others another one's place.
         lacks = not is_both and len(shown) != len(model.kv_shapes)
-        at = layer if attending is None else attending.index(layer)
-        weights = None if lacks or at >= len(shown) else shown[at]
+        weights = None if lacks or layer >= len(shown) else shown[layer]
         if weights is None or weights.ndim != 4:
             raise PrefixError(
                 f"{type(model.frozen_model).__name__} does not show its attention weights"

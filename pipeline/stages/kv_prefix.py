@@ -2,7 +2,8 @@
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.models.definition import KEPT, TOKENS, write_definition
+from pipeline.models.definition import write_definition
+from pipeline.models.first_tokens import KEPT, TOKENS
 from pipeline.models.for_initialization import ForInitialization
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_json, write_text
