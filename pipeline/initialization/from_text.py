@@ -46,10 +46,10 @@ class TextStart(Start):
         None of them where it keeps states, which are of one length alone.
         """
         from pipeline.prefix import kv_prefix_from_source_tokens, kv_prefix_from_tokens
-        from pipeline.prefix.architecture.recurrence import keeps_states
+        from pipeline.prefix.caches import recurs
 
         corpus = self.corpus(context)
-        if corpus.written is None and keeps_states(context.frozen_model.config):
+        if corpus.written is None and recurs(context.frozen_model.config):
             summary = f"{len(corpus.tokens)} tokens, which each length reads anew for its states"
             return Cached(None, summary, corpus.text, corpus.tokens, corpus.begins_text)
         if corpus.written is None:

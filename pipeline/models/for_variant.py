@@ -13,7 +13,7 @@ from pipeline.models.definition import read_definition
 from pipeline.models.first_tokens import KEPT, first_tokens, stored_tokens
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
-from pipeline.prefix.parameters.encoder import Shapes
+from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
@@ -62,9 +62,9 @@ class ForVariant:
         return self.model.keeps_states and (kinds is None or "state" in kinds)
 
     @property
-    def kv_shapes(self) -> Shapes:
-        """The prefix's shapes."""
-        return self.model.kv_shapes
+    def kv_shapes(self) -> CacheShapes:
+        """The shapes of what a prefix is made of, states included."""
+        return self.model.cache_shapes
 
     @property
     def frozen_model(self) -> PreTrainedModel:

@@ -3,8 +3,8 @@
 from transformers import PreTrainedModel
 
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
-from pipeline.prefix.architecture.recurrence import keeps_states
 from pipeline.prefix.architecture.shapes import cache_shapes, chosen_shapes
+from pipeline.prefix.caches import recurs
 from pipeline.prefix.states import layer_of
 
 
@@ -37,7 +37,7 @@ def _places_of(
     frozen_model: PreTrainedModel, kv: KVPrefix
 ) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None]:
     """The layers and the kinds to ask for, so that a model gets what a prefix has and no more."""
-    if not keeps_states(frozen_model.config):
+    if not recurs(frozen_model.config):
         return kv.layers, None
     whole = chosen_shapes(
         cache_shapes(frozen_model), PrefixConfig(num_virtual_tokens=len(kv), kinds=kv.kinds)

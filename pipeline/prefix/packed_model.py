@@ -20,8 +20,8 @@ from pipeline.prefix.architecture.padded_rows import Side, padding_side
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.parts import evaluating, is_decoder_only
 from pipeline.prefix.architecture.reach import reach_of, rotary_switch
-from pipeline.prefix.architecture.recurrence import keeps_states
 from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.caches import recurs
 from pipeline.prefix.injection.recomputation import Recomputation
 from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.packed.gate import why_not_packed
@@ -85,7 +85,7 @@ class PackedModel(TrainerModel):
     @cached_property
     def keeps_states(self) -> bool:
         """Whether some layer of the frozen model carries a state from token to token."""
-        return is_decoder_only(self.frozen_model) and keeps_states(self.config)
+        return is_decoder_only(self.frozen_model) and recurs(self.config)
 
     @property
     def state_parameters(self) -> list[nn.Parameter]:
