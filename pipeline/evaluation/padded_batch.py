@@ -88,8 +88,8 @@ class PaddedBatch:
         logits: torch.Tensor = self.model(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.model.cache_name: self.cache},
             **extra,
         ).logits
         return logits if keep is None else logits[:, -keep:]

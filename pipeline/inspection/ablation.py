@@ -8,8 +8,7 @@ beside the trained values, and the reverse (Diaz 2025, arXiv 2508.17032, exchang
 tasks); what it did to states alike.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -17,6 +16,7 @@ import pandas as pd
 from pipeline.inspection.blocks import MOST_GROUPS, blocks
 from pipeline.inspection.movement import ALONE
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix.states import layer_of
 from pipeline.progress.bar import Bar
 
 Loss = Callable[[PrefixModel], float]
@@ -53,26 +53,26 @@ def _tried(
     kv = model.kv_prefix()
     assert kv is not None
 
-    def hiding(
-        tokens: list[int] | None, places: list[int] | None, states: Sequence[str] = ()
-    ) -> Callable[[Loss], float]:
+    def hiding(**what: list[int] | None) -> Callable[[Loss], float]:
         def measured(loss: Loss) -> float:
-            hidden = model.without(tokens, places) if kv.keys else nullcontext()
-            with _without_states(model, kv, states), hidden:
+            with model.without(**what):
                 return loss(model)
 
         return measured
 
     def exchanged(other: KVPrefix) -> Callable[[Loss], float]:
         def measured(loss: Loss) -> float:
-            with _instead(model, kv, other):
+            model.load_kv_prefix(other)
+            try:
                 return loss(model)
+            finally:
+                model.load_kv_prefix(kv)
 
         return measured
 
     nothing: Row = {"part": None, "first": None, "last": None}
     yield {"without": "nothing", **nothing}, lambda loss: loss(model)
-    yield {"without": "prefix", **nothing}, hiding(None, None, list(kv.states))
+    yield {"without": "prefix", **nothing}, hiding()
     if start is not None:
         yield {"without": "training", **nothing}, exchanged(start)
         yield from (
@@ -81,30 +81,21 @@ def _tried(
         )
     for block in blocks(len(kv)) if kv.keys else ():
         ends: Row = {"part": None, "first": block[0], "last": block[-1]}
-        yield {"without": "tokens", **ends}, hiding(list(block), None)
+        yield {"without": "tokens", **ends}, hiding(tokens=list(block))
     parts = dict.fromkeys(part for part, _ in kv.places) or {None: None}
     for part in parts:
-        own = _layers(kv, part)
-        for block in blocks(len(own), MOST_GROUPS // len(parts)):
-            some = [own[index] for index in block]
-            places = [at for _, found, _ in some for at in found]
-            states = [name for _, _, names in some for name in names]
-            ends = {"part": part or ALONE, "first": some[0][0], "last": some[-1][0]}
-            yield {"without": "layers", **ends}, hiding(None, places, states)
-
-
-def _layers(kv: KVPrefix, part: str | None) -> list[tuple[int, list[int], list[str]]]:
-    """Each layer of a part with a prefix: its place among keys and values, and its states."""
-    places: dict[int, list[int]] = {}
-    states: dict[int, list[str]] = {}
-    for at, place in enumerate(kv.places):
-        if place[0] == part:
-            places.setdefault(place[1], []).append(at)
-    # Only a model that is a decoder alone recurs.
-    for name in kv.states:
-        states.setdefault(int(name.partition(".")[0]), []).append(name)
-    layers = sorted({*places, *states})
-    return [(layer, places.get(layer, []), states.get(layer, [])) for layer in layers]
+        # Only a model that is a decoder alone recurs.
+        states = set(map(layer_of, kv.states))
+        places = {place[1]: at for at, place in enumerate(kv.places) if place[0] == part}
+        layers = sorted({*places, *states})
+        for block in blocks(len(layers), MOST_GROUPS // len(parts)):
+            some = [layers[index] for index in block]
+            left_out = hiding(
+                places=[places[layer] for layer in some if layer in places],
+                states=[layer for layer in some if layer in states],
+            )
+            ends = {"part": part or ALONE, "first": some[0], "last": some[-1]}
+            yield {"without": "layers", **ends}, left_out
 
 
 def _partly_trained(kv: KVPrefix, start: KVPrefix) -> Iterator[tuple[str, KVPrefix]]:
@@ -114,23 +105,3 @@ def _partly_trained(kv: KVPrefix, start: KVPrefix) -> Iterator[tuple[str, KVPref
         yield "values", replace(kv, values=start.values)
     if kv.keys and kv.states:
         yield "states", replace(kv, states=start.states)
-
-
-@contextmanager
-def _without_states(model: PrefixModel, kv: KVPrefix, names: Sequence[str]) -> Iterator[None]:
-    zeros = {name: kv.states[name].new_zeros(kv.states[name].shape) for name in names}
-    if not zeros:
-        yield
-        return
-    with _instead(model, kv, replace(kv, states={**kv.states, **zeros})):
-        yield
-
-
-@contextmanager
-def _instead(model: PrefixModel, kv: KVPrefix, other: KVPrefix) -> Iterator[None]:
-    """The model with another prefix of the same shapes in the place of `kv`."""
-    model.load_kv_prefix(other)
-    try:
-        yield
-    finally:
-        model.load_kv_prefix(kv)

@@ -16,6 +16,7 @@ from pipeline.inspection.words import nearest_words
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.attention import Attention, attention_by_place
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.states import layer_of
 
 NEAREST = 5
 """Words of the vocabulary listed for each virtual token."""
@@ -50,7 +51,7 @@ def look_into(prefix: Prefix, max_tokens: int, title: str | None = None) -> Foun
     facts = {
         "variant": prefix.name,
         "length": len(kv),
-        "layers": len({*kv.places, *((None, int(name.partition(".")[0])) for name in kv.states)}),
+        "layers": len({*kv.places, *((None, layer_of(name)) for name in kv.states)}),
         "origin": prefix.origin,
         "split": prefix.split,
         "examples": len(prefix.examples),

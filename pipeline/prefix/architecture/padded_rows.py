@@ -98,10 +98,10 @@ def _rows(side: Side) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _next(model: Any, ids: torch.Tensor, mask: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    cache = model.new_cache()
-    _logits(model, ids, mask, past_key_values=cache, use_cache=True)
+    cached = {model.cache_name: model.new_cache(), "use_cache": True}
+    _logits(model, ids, mask, **cached)
     mask = torch.cat([mask, torch.ones_like(step)], dim=1)
-    return _logits(model, step, mask, past_key_values=cache, use_cache=True)
+    return _logits(model, step, mask, **cached)
 
 
 def _logits(
