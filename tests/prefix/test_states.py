@@ -48,11 +48,13 @@ def prefixed(name: str, dtype: torch.dtype = torch.float32, **config: Any) -> Pr
     return tuned
 
 
-def after_text(model: PreTrainedModel, rows: torch.Tensor) -> torch.Tensor:
-    """The bare model's logits of rows after the text."""
-    whole = torch.cat([TEXT.expand(len(rows), -1), rows], dim=1)
+def after_text(
+    model: PreTrainedModel, rows: torch.Tensor, text: torch.Tensor = TEXT
+) -> torch.Tensor:
+    """The bare model's logits of rows after a text."""
+    whole = torch.cat([text.expand(len(rows), -1), rows], dim=1)
     with torch.no_grad():
-        logits: torch.Tensor = model(input_ids=whole, use_cache=False).logits[:, P:]
+        logits: torch.Tensor = model(input_ids=whole, use_cache=False).logits[:, len(text) :]
     return logits
 
 
@@ -82,6 +84,10 @@ def test_a_texts_states_are_the_text(name: str) -> None:
     assert "state" in kv_of(tuned).kinds
     found, expected = tuned(input_ids=ROWS).logits, after_text(model, ROWS)
     close(found, expected)
+    # A text that is shorter than a convolution is wide.
+    one = PrefixModel(model, PrefixConfig(1)).eval()
+    one.load_kv_prefix(kv_prefix_from_tokens(model, TEXT[:1]))
+    close(one(input_ids=ROWS).logits, after_text(model, ROWS, TEXT[:1]))
     assert float((expected - model(input_ids=ROWS).logits).abs().max()) > 1e-2
     # A row that is padded on the right, beside a longer one.
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
@@ -230,8 +236,15 @@ def test_states_are_hidden() -> None:
         pass
 
 
-@pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("qwen3_next", torch.bfloat16),
+        ("mamba2", torch.bfloat16),
+        ("lfm2", torch.bfloat16),
+        ("qwen3_next", torch.float16),
+    ],
+)
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
     """States are trained in float32, and given in what the model keeps its own in."""
     tuned = prefixed(name, dtype)
@@ -318,6 +331,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "PEFT's format": (
         lambda: prefixed("falcon_h1").save_pretrained("nowhere"),
         "PEFT's format holds keys and values alone, this prefix has states too",
+    ),
+    "PEFT's cache": (
+        lambda: prefixed("falcon_h1", kinds=("attention",)).save_pretrained("nowhere"),
+        r"plain cache, which a model with layers that recur \(falcon_h1\) does not take",
     ),
     "PEFT's format, of some layers": (
         lambda: PrefixModel.from_pretrained(build("lfm2"), "nowhere"),
