@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pipeline.prefix import KVPrefix
-    from pipeline.prefix.parameters.encoder import Shapes
+    from pipeline.prefix.architecture.shapes import CacheShapes
 
 
 class Rendering(Protocol):
@@ -78,8 +78,8 @@ class StartContext(Protocol):
         """The token ids that `cached` was computed of, where it was."""
 
     @property
-    def kv_shapes(self) -> "Shapes":
-        """The shapes of keys and values in every layer that gets a prefix."""
+    def kv_shapes(self) -> "CacheShapes":
+        """The shapes of keys and values, and of states, in every layer of the model."""
 
     @property
     def generator(self) -> "torch.Generator":

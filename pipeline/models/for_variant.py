@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.definition import TOKENS, read_definition
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
-from pipeline.prefix.parameters.encoder import Shapes
+from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.storage.records import read_json
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
@@ -57,9 +57,9 @@ class ForVariant:
         return [int(token) for token in read_json(path)["tokens"]]
 
     @property
-    def kv_shapes(self) -> Shapes:
-        """The prefix's shapes."""
-        return self.model.kv_shapes
+    def kv_shapes(self) -> CacheShapes:
+        """The shapes of what a prefix is made of, states included."""
+        return self.model.cache_shapes
 
     @property
     def frozen_model(self) -> PreTrainedModel:

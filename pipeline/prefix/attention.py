@@ -92,11 +92,14 @@ def _weights_of(
 ) -> Iterator[torch.Tensor]:
     """Of each place the weights `[1, heads, queries, p + tokens]`, the prefix's first."""
     is_both = model.config.is_encoder_decoder
+    # Of a model that is a decoder alone, layers without attention show nothing.
+    attending = list(model.cache_shapes.attention)
     for part, layer in places:
         shown = getattr(output, _OUTPUTS[part if is_both else None], None) or ()
         # A layer that shows nothing would give the others another one's place.
-        lacks = not is_both and len(shown) != len(model.kv_shapes)
-        weights = None if lacks or layer >= len(shown) else shown[layer]
+        lacks = not is_both and len(shown) != len(attending)
+        at = layer if is_both else attending.index(layer)
+        weights = None if lacks or at >= len(shown) else shown[at]
         if weights is None or weights.ndim != 4:
             raise PrefixError(
                 f"{type(model.frozen_model).__name__} does not show its attention weights"

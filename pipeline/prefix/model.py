@@ -110,18 +110,21 @@ class PrefixModel(PackedModel):
 
     @cached_property
     def cache_shapes(self) -> CacheShapes:
-        """What a model that is a decoder alone caches, layer by layer."""
-        return cache_shapes(self.frozen_model)
+        """What the model caches layer by layer, or the keys and values of a prefix's places."""
+        if self._places is None:
+            return cache_shapes(self.frozen_model)
+        shapes = shapes_of(self._places)
+        return CacheShapes(len(shapes), dict(enumerate(shapes)))
 
     @property
     def kv_shapes(self) -> Shapes:
         """For each place of a prefix `(num_kv_heads, head_dim)` of keys and of values."""
-        return self.cache_shapes.kv if self._places is None else shapes_of(self._places)
+        return self.cache_shapes.kv
 
     @property
     def state_shapes(self) -> StateShapes:
         """Of each state of the model's recurrent layers its shape, by names as in `KVPrefix`."""
-        return self.cache_shapes.states if self._places is None else {}
+        return self.cache_shapes.states
 
     @property
     def device(self) -> torch.device:
@@ -167,26 +170,39 @@ class PrefixModel(PackedModel):
 
     @contextmanager
     def without(
-        self, tokens: Collection[int] | None = None, places: Collection[int] | None = None
+        self,
+        tokens: Collection[int] | None = None,
+        places: Collection[int] | None = None,
+        states: Collection[int] | None = None,
     ) -> Iterator[None]:
         """Within it no query of this thread attends to some virtual tokens, in some layers.
 
         They are hidden as by the attention's mask: all else stands where it stood, an input after
         p tokens. Without `tokens` all of them, without `places` everywhere; places count as the
-        tensors of `kv_prefix` do.
+        keys of `kv_prefix` do. `states` are layers that recur from nothing meanwhile, as at the
+        start of a text; given alone they are all that is hidden, and where nothing is given, all
+        layers are among them.
 
-        Raises PrefixError for a token or place that the prefix has not.
+        Raises PrefixError for a token, place or state that the prefix has not.
         """
         p = self.prefix_length
-        count = len(self.encoder.shapes) if isinstance(self.encoder, PrefixEncoder) else 0
+        encoder = self.encoder
+        count = len(encoder.shapes) if isinstance(encoder, PrefixEncoder) else 0
+        recurring = encoder.recurring if isinstance(encoder, PrefixEncoder) else frozenset()
         hidden = torch.zeros(count, p, dtype=torch.bool)
         for name, given, most in (("token", tokens, p), ("place", places, count)):
             if absent := [index for index in given or () if not 0 <= index < most]:
                 raise PrefixError(f"the prefix has no {name} {absent[0]}, only 0 to {most - 1}")
-        rows = torch.tensor(sorted(range(count) if places is None else places), dtype=torch.long)
-        columns = torch.tensor(sorted(range(p) if tokens is None else tokens), dtype=torch.long)
-        hidden[rows[:, None], columns] = True
-        with self._injection.hiding(hidden):
+        if absent := [index for index in states or () if index not in recurring]:
+            shown = ", ".join(map(str, sorted(recurring))) or "none"
+            raise PrefixError(f"the prefix has no state of layer {absent[0]}; it has {shown}")
+        if tokens is not None or places is not None or states is None:
+            rows = torch.tensor(sorted(range(count) if places is None else places)).long()
+            columns = torch.tensor(sorted(range(p) if tokens is None else tokens)).long()
+            hidden[rows[:, None], columns] = True
+        nothing_given = tokens is None and places is None and states is None
+        left_out = recurring if nothing_given else frozenset(states or ())
+        with self._injection.hiding(hidden, left_out):
             yield
 
     @contextmanager
@@ -203,10 +219,14 @@ class PrefixModel(PackedModel):
         ):
             yield
 
-    def new_cache(self) -> Cache | None:
-        """An empty growing cache after the prefix, to pass from call to call.
+    @property
+    def cache_name(self) -> str:
+        """The argument that takes a cache: `past_key_values`, `cache_params` of Mamba's kin."""
+        return self._injection.cache_name
 
-        As `past_key_values`, or `cache_params` to Mamba's kin (`cache_argument_of`).
+    def new_cache(self) -> Cache | None:
+        """An empty growing cache after the prefix, to pass as `cache_name` from call to call.
+
         None where the prefix is in the parts of an encoder-decoder, which makes its own.
         """
         return self._injection.new_cache()
@@ -298,6 +318,7 @@ class PrefixModel(PackedModel):
                 num_virtual_tokens=len(kv),
                 num_frozen_tokens=frozen_tokens,
                 parts=tuple(dict.fromkeys(kv.parts or ())) or None,
+                kinds=kv.kinds,
                 modules_to_save=tuple(filter(None, saved.split(","))),
             ),
         )

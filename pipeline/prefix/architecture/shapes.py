@@ -142,9 +142,18 @@ def _per_token(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def adapter_shapes(model: PreTrainedModel) -> Shapes:
-    """The shapes of what PEFT gives a prefix: of an encoder-decoder the decoder alone."""
+    """The shapes of what PEFT gives a prefix: of an encoder-decoder the decoder alone.
+
+    Raises PrefixError for a model with layers that do not attend, since PEFT's is for every layer.
+    """
     if is_decoder_only(model):
-        return kv_shapes(model)
+        shapes = cache_shapes(model)
+        if shapes.layers is not None:
+            raise PrefixError(
+                f"{type(model).__name__} attends in layers {list(shapes.layers)} alone, and PEFT's "
+                "format holds a prefix for every layer; load a file of KVPrefix.save"
+            )
+        return shapes.kv
     return shapes_of(places_of(model, ("decoder",) if model.config.is_encoder_decoder else PARTS))
 
 

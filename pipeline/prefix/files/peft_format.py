@@ -49,9 +49,14 @@ def save_adapter(
     to be loaded, it is causal language modelling.
 
     `PREFIX_TUNING`, or `CARTRIDGE` when first virtual tokens were kept frozen. Raises PrefixError
-    for what PEFT's format cannot hold: it knows one size of keys and values, for all layers, and
-    of an encoder-decoder the decoder's self-attention alone.
+    for what PEFT's format cannot hold: it knows one size of keys and values, for all layers, no
+    states, and of an encoder-decoder the decoder's self-attention alone.
     """
+    if "state" in kv.kinds:
+        raise PrefixError(
+            "PEFT's format holds keys and values alone, this prefix has states too, which PEFT has "
+            "no way to bring in; use KVPrefix.save, or train with kinds=('attention',) for PEFT"
+        )
     _refuse_what_peft_lacks(kv, model_config, model)
     if kv.layers is not None:
         raise PrefixError(

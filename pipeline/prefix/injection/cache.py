@@ -1,5 +1,7 @@
 """The transformers `Cache` through which a prefix reaches every layer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from transformers import Cache
 from transformers.cache_utils import DummyLayer
 
 from pipeline.prefix.architecture.shapes import CacheShapes
+from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.prefix_layer import Pair, PrefixLayer
 from pipeline.prefix.injection.state_layers import StateAndPrefixLayer, StateLayer
 from pipeline.prefix.kv import KVPrefix
@@ -48,6 +51,8 @@ class PrefixCache(Cache):
         self._tokens = 0
         self._arriving = 0
         self._rows = 1
+        self._records = False
+        self._last = 0
         states: dict[int, dict[tuple[str, int], StateShape]] = {}
         for name, shape in shapes.states.items():
             layer, kind, number = parts_of_name(name)
@@ -93,12 +98,26 @@ class PrefixCache(Cache):
         """Say that a forward pass begins, of so many rows and new tokens of each."""
         self.inside_forward = True
         self._rows, self._arriving = rows, tokens
+        if self._records:
+            for layer in self._recurrent:
+                layer.remember()
 
     def end_forward(self) -> None:
-        """Say that it has ended."""
+        """Say that it has ended; saying it twice says it once."""
+        if not self.inside_forward:
+            return
         self.inside_forward = False
         self._tokens += self._arriving if self.growing else 0
-        self._arriving = 0
+        self._last, self._arriving = self._arriving, 0
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Within it a layer runs again whose forward pass has ended."""
+        before, self.inside_forward = self.inside_forward, True
+        try:
+            yield
+        finally:
+            self.inside_forward = before
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the next query: the input's so far, and inside the model the prefix too."""
@@ -124,6 +143,30 @@ class PrefixCache(Cache):
         """Forget the input's tokens."""
         super().reset()
         self._tokens = 0
+
+    @property
+    def _recurrent(self) -> list[StateLayer]:
+        return [layer for layer in self.layers if isinstance(layer, StateLayer)]
+
+    def activate_past_recording(self) -> None:
+        """Let `crop` take back the last forward pass from here on, at the cost of copied states."""
+        self._records = True
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens, of which there are `-tokens_to_remove`.
+
+        Raises PrefixError where layers recur, but for those of the last forward pass after
+        `activate_past_recording`: no token can be taken out of a state again.
+        """
+        if self._recurrent and tokens_to_remove:
+            if not self._records or tokens_to_remove != -self._last:
+                raise PrefixError(
+                    "a recurrent state goes back by its last forward pass alone, and only after "
+                    "cache.activate_past_recording(); generate without assisted decoding"
+                )
+            self._last = 0
+        super().crop(tokens_to_remove)
+        self._tokens += tokens_to_remove
 
     def set_order(self, order: torch.Tensor | None) -> None:
         """The order `[batch, p + tokens]` in which the first pass puts prefix and tokens."""

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
-from pipeline.prefix.architecture.shapes import CacheShapes, cache_argument_of, chosen_shapes
+from pipeline.prefix.architecture.shapes import CacheShapes, chosen_shapes
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.caches import holds_tokens
 from pipeline.prefix.errors import PrefixError
@@ -34,12 +34,7 @@ from pipeline.prefix.injection.attention_modules import (
     masked,
 )
 from pipeline.prefix.injection.cache import PrefixCache
-from pipeline.prefix.injection.exactness import (
-    Injected,
-    is_exact,
-    other_inputs,
-    why_states_do_nothing,
-)
+from pipeline.prefix.injection.exactness import Injected, is_exact, other_inputs
 from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import (
     Layout,
@@ -49,6 +44,7 @@ from pipeline.prefix.injection.layout import (
 )
 from pipeline.prefix.injection.replay import Contexts
 from pipeline.prefix.injection.rotation import refuse_mixed_rotation
+from pipeline.prefix.injection.states_read import why_states_are_not_read
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 
@@ -81,7 +77,6 @@ class CausalInjection(Injection):
         self._shapes = shapes
         self._chosen = chosen_shapes(shapes, config)
         self._prefix = prefix
-        self.cache_name = cache_argument_of(model)
         self._ordered = distance_counts_keys(model.config)
         self._at_work = _AtWork()
         if config.prefix_always_visible and hides_within(model.config):
@@ -100,10 +95,10 @@ class CausalInjection(Injection):
 
     def _refuse_what_is_not_exact(self) -> None:
         """Raise PrefixError, with the reason, for a model in which no prefix is a text."""
-        kinds, injected = self._chosen.kinds, self._trial(False)
-        if "state" in kinds and (reason := why_states_do_nothing(self._model, injected)):
+        kinds = self._chosen.kinds
+        if "state" in kinds and (reason := why_states_are_not_read(self._model, _trial_on)):
             raise PrefixError(reason)
-        if not is_exact(self._model, injected, kinds=kinds):
+        if not is_exact(self._model, self._trial(False), kinds=kinds):
             raise PrefixError(
                 f"{type(self._model).__name__} computes something else after a prefix than after "
                 "the same text: it looks ahead, or counts positions in a way of its own, so a "
@@ -116,7 +111,8 @@ class CausalInjection(Injection):
 
     def _new_cache(self, growing: bool) -> PrefixCache:
         kv = self._prefix()
-        return PrefixCache(on_its_layers(kv, self._model) or kv, self._shapes, growing)
+        placed = on_its_layers(kv, self._model) or kv
+        return PrefixCache(placed, self._shapes, growing, self._at_work.without_states)
 
     def recompute_context(self) -> Contexts:
         return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
@@ -138,7 +134,7 @@ class CausalInjection(Injection):
         before = here.cache, here.layout
         here.cache, here.layout = cache, layout
         try:
-            with turn_of(self._model):
+            with turn_of(self._model), nullcontext() if cache is None else cache.replayed():
                 yield
         finally:
             here.cache, here.layout = before
@@ -222,11 +218,14 @@ class CausalInjection(Injection):
             )
         if bool(mask.all()):
             return
-        # What the mask of a recurrent layer hides is found from its end.
         if not bool(mask[:, 0].all()) and (cache.starts_from_states or self._ordered):
+            # Recurrent layers count a mask from its end, where an ordered one has the prefix.
+            between = "it and the prefix's state, which it changes"
+            within = "the prefix's keys and their row, where layers that recur do not see it"
             raise PrefixError(
-                f"{name}: padding before a row stands between it and the prefix's state, which it "
-                "changes; give rows of one length, or pad on the right in a forward pass"
+                f"{name}: padding before a row stands between "
+                f"{between if cache.starts_from_states else within}; give rows of one length, or "
+                "pad on the right in a forward pass"
             )
         before = mask[:, :past].bool()
         if bool((before.long().cumsum(-1).bool() & ~before).any()):
@@ -269,21 +268,7 @@ class CausalInjection(Injection):
         )
 
     def _trial(self, moves_types: bool) -> Injected:
-        """Another prefix, of all layers, brought in as this one is."""
-
-        @contextmanager
-        def injected(kv: KVPrefix) -> Iterator[None]:
-            config = PrefixConfig(len(kv), kinds=kv.kinds)
-            trial = CausalInjection(
-                self._model, config, self._shapes, lambda: kv, moves_types=moves_types
-            )
-            try:
-                with trial.active():
-                    yield
-            finally:
-                trial.detach()
-
-        return injected
+        return _trial_on(self._model, self._shapes, moves_types)
 
     def _after_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -329,3 +314,19 @@ class CausalInjection(Injection):
         if hidden is not None and place is not None and hidden[place].any():
             kwargs = masked(module, args, kwargs, layout.of_tokens(hidden[place]), False)
         return args, kwargs
+
+
+def _trial_on(model: PreTrainedModel, shapes: CacheShapes, moves_types: bool = False) -> Injected:
+    """Another prefix of a model, of all layers, brought in as its own is."""
+
+    @contextmanager
+    def injected(kv: KVPrefix) -> Iterator[None]:
+        config = PrefixConfig(len(kv), kinds=kv.kinds)
+        trial = CausalInjection(model, config, shapes, lambda: kv, moves_types=moves_types)
+        try:
+            with trial.active():
+                yield
+        finally:
+            trial.detach()
+
+    return injected

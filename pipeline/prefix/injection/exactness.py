@@ -13,7 +13,6 @@ compared with what the model itself computes from a cache of transformers that h
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,7 +27,6 @@ from pipeline.prefix.architecture.shapes import cache_argument_of
 from pipeline.prefix.caches import empty_cache
 from pipeline.prefix.injection.layout import lay_out
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.states import parts_of_name
 
 Injected = Callable[[KVPrefix], AbstractContextManager[Any]]
 """A model with some prefix, as the injection to be tried brings it in."""
@@ -42,7 +40,6 @@ _MEANINGLESS = (*_TOKENS, *_LEFT_OUT, "position_ids", "num_items_in_batch")
 
 # Answers by frozen model, for the names of the inputs that were tried.
 _tried: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
-_reasons: WeakKeyDictionary[nn.Module, dict[str, str | None]] = WeakKeyDictionary()
 
 
 def other_inputs(given: dict[str, Any]) -> frozenset[str]:
@@ -81,52 +78,6 @@ def is_exact(
         half = torch.finfo(model.dtype).eps > 1e-4
         answers[key] = compared is not None and agree(*compared, half)
     return answers[key]
-
-
-def why_states_do_nothing(model: PreTrainedModel, injected: Injected) -> str | None:
-    """Why a prefix's states are none, in a sentence, where a model does not read them.
-
-    Mamba's and Jamba's selective scan begins anew with every call of several tokens, whatever the
-    cache holds: the outputs do not depend on the state.
-    """
-    answers = _reasons.setdefault(model, {})
-    if "states" not in answers:
-        answers["states"] = _why_states_do_nothing(model, injected)
-    return answers["states"]
-
-
-@torch.no_grad()
-def _why_states_do_nothing(model: PreTrainedModel, injected: Injected) -> str | None:
-    text, ids = _tokens(model)[:, :_TEXT_LENGTH], _tokens(model)[:, _TEXT_LENGTH:]
-    cache = empty_cache(model.config)
-    with evaluating(model):
-        model(input_ids=text, use_cache=True, **{cache_argument_of(model): cache})
-        kv = prefix_of(cache, _TEXT_LENGTH)
-
-        def after(states: dict[str, torch.Tensor]) -> torch.Tensor:
-            with injected(replace(kv, states=states)):
-                return _output(model(input_ids=ids, use_cache=False))
-
-        usual = after(kv.states)
-        for kind in dict.fromkeys(parts_of_name(name)[1] for name in kv.states):
-            # Far from any of its own, so that no rounding hides it.
-            others = {
-                n: 100 - s if parts_of_name(n)[1] == kind else s for n, s in kv.states.items()
-            }
-            if torch.equal(usual, after(others)):
-                return _says_unused(model, kind, kv)
-    return None
-
-
-def _says_unused(model: PreTrainedModel, kind: str, kv: KVPrefix) -> str:
-    name = type(model).__name__
-    reason = (
-        f"{name} reads several tokens at once without its {kind} state, which it uses for single "
-        "tokens alone, so a prefix of states is not the text that it was made from"
-    )
-    if not kv.keys:
-        return f"{reason}, and {name} has nothing else to be prefixed"
-    return f"{reason}; choose keys and values alone (kinds: attention), which are not that either"
 
 
 @torch.no_grad()

@@ -8,7 +8,9 @@ import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import Cache, PreTrainedModel
 
+from pipeline.prefix.architecture.shapes import cache_argument_of
 from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.caches import empty_cache, recurs
 from pipeline.prefix.injection.growing import GrowingCache
 from pipeline.prefix.injection.replay import Contexts
 
@@ -23,6 +25,8 @@ class AtWork(threading.local):
     active = False
     hidden: torch.Tensor | None = None
     """Which virtual tokens no query attends to, in each place of the prefix: `[places, p]`."""
+    without_states: frozenset[int] = frozenset()
+    """Layers that recur from nothing, whatever states the prefix has for them."""
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """A copy, or what is unpickled, is at work nowhere."""
@@ -39,11 +43,10 @@ class Injection:
     through_cache = False
     """Whether the prefix comes in through the KV cache, which `generate` then has to be given."""
 
-    cache_name = "past_key_values"
-    """The name under which the model takes its cache."""
-
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self.cache_name = cache_argument_of(model)
+        """The name under which the model takes its cache."""
         self._handles: list[RemovableHandle] = []
         self._at_work = AtWork()
 
@@ -72,13 +75,20 @@ class Injection:
                 self._at_work.active = before
 
     @contextmanager
-    def hiding(self, hidden: torch.Tensor) -> Iterator[None]:
-        """Let no query of this thread attend to some virtual tokens: boolean `[places, p]`."""
-        before, self._at_work.hidden = self._at_work.hidden, hidden
+    def hiding(
+        self, hidden: torch.Tensor, without_states: frozenset[int] = frozenset()
+    ) -> Iterator[None]:
+        """Let no query of this thread attend to some virtual tokens: boolean `[places, p]`.
+
+        Layers of `without_states` recur from nothing.
+        """
+        here = self._at_work
+        before = here.hidden, here.without_states
+        here.hidden, here.without_states = hidden, without_states
         try:
             yield
         finally:
-            self._at_work.hidden = before
+            here.hidden, here.without_states = before
 
     @property
     def hidden(self) -> torch.Tensor | None:
@@ -87,7 +97,7 @@ class Injection:
 
     def new_cache(self) -> Cache | None:
         """An empty growing cache; None where the model makes its own (an encoder-decoder)."""
-        return GrowingCache()
+        return empty_cache(self._model.config) if recurs(self._model.config) else GrowingCache()
 
     def recompute_context(self) -> Contexts:
         """For a layer that runs now: its replay meets the prefix of its own forward pass."""

@@ -18,13 +18,17 @@ from pipeline.prefix.errors import PrefixError
 # Names by which configurations of transformers announce that distance is counted in keys.
 _COUNTS_KEYS = ("sliding_window", "window_size", "attention_chunk_size", "alibi", "attn_config")
 
+# Kinds of layers that see every key, or none: those that recur, and those that mix no tokens.
+_BY_POSITIONS_ALONE = ("full_attention", "linear_attention", "conv", "moe", "mlp")
+
 
 def distance_counts_keys(config: PreTrainedConfig) -> bool:
     """Whether some layer of such a model weighs or hides keys by their place among the keys."""
     text = config.get_text_config()
     if any(getattr(text, name, None) for name in _COUNTS_KEYS):
         return True
-    return any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or [])
+    kinds = getattr(text, "layer_types", None) or []
+    return any(kind not in _BY_POSITIONS_ALONE for kind in kinds)
 
 
 def hides_within(config: PreTrainedConfig) -> bool:

@@ -36,6 +36,13 @@ class Recomputation:
         return [m for m in self._model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
     @property
+    def _outermost(self) -> list[GradientCheckpointingLayer]:
+        """Those asked for that are in none that was asked for, which is recomputed as a whole."""
+        asked = [layer for layer in self._layers if layer.gradient_checkpointing]
+        within = {id(inner) for layer in asked for inner in layer.modules() if inner is not layer}
+        return [layer for layer in asked if id(layer) not in within]
+
+    @property
     def is_asked_for(self) -> bool:
         """Whether transformers was asked to recompute any of them."""
         return any(layer.gradient_checkpointing for layer in self._layers)
@@ -57,7 +64,7 @@ class Recomputation:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Recompute what is computed now, in the layers that were asked for."""
-        layers = [layer for layer in self._layers if layer.gradient_checkpointing]
+        layers = self._outermost
         before = [layer.__dict__.get("forward") for layer in layers]
         for layer in layers:
             layer.forward = _recomputing(layer)

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.prefix_layer import Pair, PrefixLayer
 from pipeline.prefix.states import CONV
 
@@ -29,6 +28,7 @@ class StateLayer(LinearAttentionCacheLayerMixin):
         super().__init__(number_of_states=number_of_states)
         self.initial = initial
         self.growing = growing
+        self._remembered: list[Any] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -111,12 +111,19 @@ class StateLayer(LinearAttentionCacheLayerMixin):
     def prefetch(self) -> None:
         """Nothing: it was not offloaded."""
 
+    def remember(self) -> None:
+        """Keep the states as they are now for `crop`, in copies: models overwrite them."""
+        kept = [
+            {n: None if state is None else state.clone() for n, state in held.items()}
+            for held in (self.conv_states, self.recurrent_states)
+        ]
+        self._remembered = [*kept, dict(self.has_previous_state)]
+
     def crop(self, tokens_to_remove: int) -> None:
-        """Raise PrefixError: no token can be taken out of a state again."""
-        raise PrefixError(
-            "a recurrent state cannot go back to before a token; generate without assisted or "
-            "speculative decoding"
-        )
+        """Go back to before the last forward pass, whose tokens these are (`PrefixCache.crop`)."""
+        assert self._remembered is not None
+        self.conv_states, self.recurrent_states, self.has_previous_state = self._remembered
+        self._remembered = None
 
 
 class StateAndPrefixLayer(StateLayer, PrefixLayer):
@@ -152,3 +159,8 @@ class StateAndPrefixLayer(StateLayer, PrefixLayer):
         """Keep some rows alone."""
         StateLayer.batch_select_indices(self, indices)
         PrefixLayer.batch_select_indices(self, indices)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Go back to before the last forward pass, whose tokens these are."""
+        StateLayer.crop(self, tokens_to_remove)
+        PrefixLayer.crop(self, tokens_to_remove)

@@ -10,7 +10,7 @@ from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.states import StateParameters
-from pipeline.prefix.states import StateShapes
+from pipeline.prefix.states import StateShapes, layer_of
 
 Shapes = list[tuple[tuple[int, ...], tuple[int, ...]]]
 """For each layer `(num_kv_heads, head_dim)` of keys and of values."""
@@ -32,6 +32,11 @@ class PrefixEncoder(nn.Module):
         self.layers = config.layers
         self.parts: tuple[str, ...] | None = None
         self.states = StateParameters(states, config.init_weights) if states else None
+
+    @property
+    def recurring(self) -> frozenset[int]:
+        """The layers that it has states for."""
+        return frozenset() if self.states is None else frozenset(map(layer_of, self.states.shapes))
 
     def flat(self) -> torch.Tensor:
         """All keys and values, `[p, width]` float32: for each layer its keys, then its values."""
@@ -77,7 +82,10 @@ class PrefixEncoder(nn.Module):
             kv = kv.of_layers(self.config.layers)
         elif kv.layers != self.layers:
             raise PrefixError(
-                f"the prefix is for layers {list(kv.layers or ())} alone; say so in the "
+                "the prefix is for every layer, the model attends in "
+                f"{list(self.layers or ())} alone; it was made for another model"
+                if kv.layers is None
+                else f"the prefix is for layers {list(kv.layers)} alone; say so in the "
                 "configuration"
             )
         check_fit(kv, self.shapes)
@@ -210,7 +218,9 @@ def unflatten(flat: torch.Tensor, shapes: Shapes) -> KVPrefix:
 def unflattened(
     flat: torch.Tensor, shapes: Shapes
 ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    """The keys and values of `unflatten`."""
+    """The keys and values of `unflatten`; none of no shapes."""
+    if not shapes:
+        return (), ()
     wanted = [shape for pair in shapes for shape in pair]
     # Split at once: slices taken one by one would each add a gradient as large as all of `flat`.
     parts = [

@@ -62,9 +62,19 @@ def places_attended(
 
 
 def picked(model: PrefixModel, kv: KVPrefix, chosen: list[int]) -> KVPrefix:
-    """The tokens of a corpus that stand at `chosen`, ascending, moved together to the front."""
+    """The tokens of a corpus that stand at `chosen`, ascending, moved together to the front.
+
+    Raises PrefixError for a corpus with states, which are of all its tokens at once.
+    """
+    if kv.states:
+        raise PrefixError(
+            "tokens cannot be chosen from a prefix with states, which stand for all of its text at "
+            "once; choose keys and values alone (kinds: attention), or start from a text"
+        )
     of_them = KVPrefix(
-        tuple(key[:, chosen] for key in kv.keys), tuple(value[:, chosen] for value in kv.values)
+        tuple(key[:, chosen] for key in kv.keys),
+        tuple(value[:, chosen] for value in kv.values),
+        layers=kv.layers,
     )
     with model.frozen() as frozen:
         moved = moved_to_front(frozen, of_them, chosen)

@@ -4,27 +4,45 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.prefix.architecture.parts import is_decoder_only
+from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.parameters.encoder import Shapes, unflatten
+from pipeline.prefix.parameters.encoder import Shapes, unflattened
 from pipeline.prefix.starts.beginning import tokens_before
 from pipeline.prefix.starts.from_text import kv_prefix_from_tokens
 
 
 def random_kv_prefix(
-    shapes: Shapes, num_virtual_tokens: int, scale: float, generator: torch.Generator
+    shapes: Shapes | CacheShapes,
+    num_virtual_tokens: int,
+    scale: float,
+    generator: torch.Generator,
 ) -> KVPrefix:
-    """Normal noise of standard deviation `scale`; 1.0 is PEFT's start."""
+    """Normal noise: of standard deviation `scale` in keys and values, 1.0 is PEFT's start.
+
+    `shapes` are a model's `cache_shapes`, or of keys and values alone. States are noise of `scale`
+    times the size of the model's own, which differs from kind to kind and from model to model.
+    """
     if not scale > 0:
         raise PrefixError(f"scale is {scale}; it must be above 0")
-    flat = torch.randn(num_virtual_tokens, _width(shapes), generator=generator) * scale
-    return unflatten(flat, shapes)
+    of_cache = _of_cache(shapes)
+    flat = torch.randn(num_virtual_tokens, _width(of_cache.kv), generator=generator) * scale
+    states = {
+        name: torch.randn(state.shape, generator=generator) * (state.scale * scale)
+        for name, state in of_cache.states.items()
+    }
+    return _prefix(of_cache, flat, states)
 
 
-def zero_kv_prefix(shapes: Shapes, num_virtual_tokens: int) -> KVPrefix:
+def zero_kv_prefix(shapes: Shapes | CacheShapes, num_virtual_tokens: int) -> KVPrefix:
     """Keys and values of zero, as PEFT's `init_weights="zero"`: at first every virtual token takes
-    attention like a key of score 0, and gives nothing."""
-    return unflatten(torch.zeros(num_virtual_tokens, _width(shapes)), shapes)
+    attention like a key of score 0, and gives nothing. States of zero are those before a text.
+
+    `shapes` as in `random_kv_prefix`.
+    """
+    of_cache = _of_cache(shapes)
+    states = {name: torch.zeros(state.shape) for name, state in of_cache.states.items()}
+    return _prefix(of_cache, torch.zeros(num_virtual_tokens, _width(of_cache.kv)), states)
 
 
 def kv_prefix_from_words(
@@ -64,6 +82,17 @@ def tokens_of_words(
         drawn = torch.randint(len(ordinary), (most,), generator=generator)
         chosen = torch.tensor(ordinary)[drawn].tolist()
     return [*begin, *chosen]
+
+
+def _of_cache(shapes: Shapes | CacheShapes) -> CacheShapes:
+    if isinstance(shapes, CacheShapes):
+        return shapes
+    return CacheShapes(len(shapes), dict(enumerate(shapes)))
+
+
+def _prefix(shapes: CacheShapes, flat: torch.Tensor, states: dict[str, torch.Tensor]) -> KVPrefix:
+    keys, values = unflattened(flat, shapes.kv)
+    return KVPrefix(keys, values, layers=shapes.layers, states=states, length=len(flat))
 
 
 def _width(shapes: Shapes) -> int:

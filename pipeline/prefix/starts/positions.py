@@ -15,10 +15,12 @@ shows each layer's angles, whatever the base, scaling, pairing or share of dimen
 """
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating, takes
+from pipeline.prefix.architecture.shapes import cache_argument_of
+from pipeline.prefix.caches import attends, empty_cache
 from pipeline.prefix.kv import KVPrefix
 
 _TOLERANCE = 1e-3
@@ -63,13 +65,14 @@ def _alone(model: PreTrainedModel, token: int, positions: int) -> list[torch.Ten
 
 
 def _alone_at(model: PreTrainedModel, token: int, places: torch.Tensor) -> list[torch.Tensor]:
-    cache = DynamicCache()
+    cache = empty_cache(model.config)
     places = places.to(input_device(model))
     extra = {"position_ids": places[:, None]} if takes(model, "position_ids") else {}
     ids = torch.full((len(places), 1), token, device=places.device)
     with evaluating(model):
-        model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
-    kept = [layer.keys for layer in cache.layers] + [layer.values for layer in cache.layers]
+        model(input_ids=ids, use_cache=True, **{cache_argument_of(model): cache}, **extra)
+    layers = [layer for layer in cache.layers if attends(layer)]
+    kept = [layer.keys for layer in layers] + [layer.values for layer in layers]
     return [tensor[:, :, 0].float().cpu() for tensor in kept]
 
 

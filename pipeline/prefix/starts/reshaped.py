@@ -30,10 +30,16 @@ def stretched_kv_prefix(kv: KVPrefix, num_virtual_tokens: int) -> KVPrefix:
     """A trained prefix at another length: cut to its first tokens, or each repeated evenly.
 
     A virtual token that stands k times takes k times the attention it took alone: the start of a
-    longer prefix is near the shorter one, not equal to it.
+    longer prefix is near the shorter one, not equal to it. Raises PrefixError for one with states,
+    which have no tokens.
     """
     if num_virtual_tokens <= len(kv):
         return kv[:num_virtual_tokens]
+    if kv.states:
+        raise PrefixError(
+            "a prefix with states cannot be stretched, since a state has no tokens that could be "
+            "repeated; start from one of the same length, or from kv.of_kinds(('attention',))"
+        )
     index = torch.arange(num_virtual_tokens) * len(kv) // num_virtual_tokens
     longer = unflatten(flatten(kv)[index], kv.shapes)
     return replace(kv, keys=longer.keys, values=longer.values)
