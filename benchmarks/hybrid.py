@@ -73,7 +73,7 @@ class Extent:
     seeds: int = 3
     steps: int = 300
     batch: int = 16
-    pretraining: int = 1200
+    pretraining: int = 1500
     rates: tuple[float, ...] = RATES
     measured: int = 500
 
@@ -100,7 +100,7 @@ def train(model: torch.nn.Module, pairs: list[Pair], seed: int, rate: float, of:
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=of.steps)
     groups, draw = by_length(pairs), random.Random(seed)
     for _ in range(of.steps):
-        loss = model(**drawn_batch(groups, of.batch, draw)).loss
+        loss = model(**drawn_batch(groups, of.batch, draw), use_cache=False).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

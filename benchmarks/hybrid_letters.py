@@ -105,7 +105,7 @@ def trained_model(steps: int, seed: int = 0, width: int = 64) -> Qwen3_5ForCausa
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
-        loss = model(**drawn_batch(groups, 64, draw)).loss
+        loss = model(**drawn_batch(groups, 64, draw), use_cache=False).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
