@@ -86,8 +86,13 @@ def filled(
 ) -> DynamicCache:
     """transformers' own cache of these tensors, named as in `KVPrefix`, copied for each row.
 
-    Raises PrefixError where the configuration's layers are others.
+    Raises PrefixError where the configuration's layers are others, or where one is needed.
     """
+    if config is None and (states or layers is not None):
+        raise PrefixError(
+            "a plain cache has an entry for every layer; this prefix has not: give the "
+            "configuration of a model that has such layers, as in kv.to_cache(config=...)"
+        )
     batched = [
         tuple(tensor.expand(rows, *tensor.shape).clone() for tensor in pair)
         for pair in zip(keys, values, strict=True)

@@ -246,11 +246,6 @@ class KVPrefix:
         """
         if self.parts is not None:
             raise PrefixError("a plain cache serves a decoder alone; this prefix has other parts")
-        if config is None and (self.states or self.layers is not None):
-            raise PrefixError(
-                "a plain cache has an entry for every layer; this prefix has not: give the "
-                "configuration of a model that has such layers, as in kv.to_cache(config=...)"
-            )
         return filled(config, self.keys, self.values, self.layers, self.states, batch_size)
 
     def save(self, path: str | os.PathLike[str]) -> None:

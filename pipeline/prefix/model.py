@@ -33,6 +33,7 @@ from pipeline.prefix.files.peft_format import load_adapter, save_adapter
 from pipeline.prefix.files.provenance import provenance, warn_of_another_model
 from pipeline.prefix.injection.causal import CausalInjection
 from pipeline.prefix.injection.heads import HeadInjection
+from pipeline.prefix.injection.hiding import hidden_tokens, layers_left_out
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
 from pipeline.prefix.injection.replay import replayed_within
@@ -185,23 +186,11 @@ class PrefixModel(PackedModel):
 
         Raises PrefixError for a token, place or state that the prefix has not.
         """
-        p = self.prefix_length
         encoder = self.encoder
         count = len(encoder.shapes) if isinstance(encoder, PrefixEncoder) else 0
         recurring = encoder.recurring if isinstance(encoder, PrefixEncoder) else frozenset()
-        hidden = torch.zeros(count, p, dtype=torch.bool)
-        for name, given, most in (("token", tokens, p), ("place", places, count)):
-            if absent := [index for index in given or () if not 0 <= index < most]:
-                raise PrefixError(f"the prefix has no {name} {absent[0]}, only 0 to {most - 1}")
-        if absent := [index for index in states or () if index not in recurring]:
-            shown = ", ".join(map(str, sorted(recurring))) or "none"
-            raise PrefixError(f"the prefix has no state of layer {absent[0]}; it has {shown}")
-        if tokens is not None or places is not None or states is None:
-            rows = torch.tensor(sorted(range(count) if places is None else places)).long()
-            columns = torch.tensor(sorted(range(p) if tokens is None else tokens)).long()
-            hidden[rows[:, None], columns] = True
-        nothing_given = tokens is None and places is None and states is None
-        left_out = recurring if nothing_given else frozenset(states or ())
+        hidden = hidden_tokens(count, self.prefix_length, tokens, places, states)
+        left_out = layers_left_out(recurring, states, tokens is None and places is None)
         with self._injection.hiding(hidden, left_out):
             yield
 

@@ -48,11 +48,13 @@ def prefixed(name: str, dtype: torch.dtype = torch.float32, **config: Any) -> Pr
     return tuned
 
 
-def after_text(model: PreTrainedModel, rows: torch.Tensor) -> torch.Tensor:
-    """The bare model's logits of rows after the text."""
-    whole = torch.cat([TEXT.expand(len(rows), -1), rows], dim=1)
+def after_text(
+    model: PreTrainedModel, rows: torch.Tensor, text: torch.Tensor = TEXT
+) -> torch.Tensor:
+    """The bare model's logits of rows after a text."""
+    whole = torch.cat([text.expand(len(rows), -1), rows], dim=1)
     with torch.no_grad():
-        logits: torch.Tensor = model(input_ids=whole, use_cache=False).logits[:, P:]
+        logits: torch.Tensor = model(input_ids=whole, use_cache=False).logits[:, len(text) :]
     return logits
 
 
@@ -82,6 +84,10 @@ def test_a_texts_states_are_the_text(name: str) -> None:
     assert "state" in kv_of(tuned).kinds
     found, expected = tuned(input_ids=ROWS).logits, after_text(model, ROWS)
     close(found, expected)
+    # A text that is shorter than a convolution is wide.
+    one = PrefixModel(model, PrefixConfig(1)).eval()
+    one.load_kv_prefix(kv_prefix_from_tokens(model, TEXT[:1]))
+    close(one(input_ids=ROWS).logits, after_text(model, ROWS, TEXT[:1]))
     assert float((expected - model(input_ids=ROWS).logits).abs().max()) > 1e-2
     # A row that is padded on the right, beside a longer one.
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
@@ -152,6 +158,20 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     close(model(input_ids=ROWS, attention_mask=mask, **cache).logits, expected)
     from_cache = kv_prefix_from_cache(kv.to_cache(1, model.config), P)
     assert all(torch.equal(from_cache.states[state], kv.states[state]) for state in kv.states)
+
+
+@torch.no_grad()
+def test_keys_and_values_alone_are_an_adapter(tmp_path: Path) -> None:
+    """Where every layer attends, PEFT's format holds them."""
+    from peft import PeftModel
+
+    tuned = prefixed("falcon_h1", kinds=("attention",))
+    tuned.save_pretrained(tmp_path)
+    expected = tuned(input_ids=ROWS).logits
+    again = PrefixModel.from_pretrained(build("falcon_h1"), tmp_path).eval()
+    close(again(input_ids=ROWS).logits, expected)
+    theirs = PeftModel.from_pretrained(copy.deepcopy(build("falcon_h1")), tmp_path).eval()
+    close(theirs(input_ids=ROWS, attention_mask=torch.ones_like(ROWS)).logits, expected)
 
 
 @pytest.mark.parametrize("kinds", [("attention",), ("state",)], ids="-".join)
@@ -230,8 +250,15 @@ def test_states_are_hidden() -> None:
         pass
 
 
-@pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("qwen3_next", torch.bfloat16),
+        ("mamba2", torch.bfloat16),
+        ("lfm2", torch.bfloat16),
+        ("qwen3_next", torch.float16),
+    ],
+)
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
     """States are trained in float32, and given in what the model keeps its own in."""
     tuned = prefixed(name, dtype)

@@ -44,6 +44,7 @@ from pipeline.prefix.injection.layout import (
 )
 from pipeline.prefix.injection.replay import Contexts
 from pipeline.prefix.injection.rotation import refuse_mixed_rotation
+from pipeline.prefix.injection.state_rows import refuse_what_states_do_not_bear
 from pipeline.prefix.injection.states_read import why_states_are_not_read
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
@@ -190,7 +191,7 @@ class CausalInjection(Injection):
                 "rows of one length, or pad on the right"
             )
         if self._shapes.states:
-            self._refuse_what_states_do_not_bear(mask, past, cache)
+            refuse_what_states_do_not_bear(self._model, cache, mask, past, self._ordered)
         if self._switch is not None:
             refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)
@@ -204,35 +205,6 @@ class CausalInjection(Injection):
         cache.begin_forward(batch, length)
         self._at_work.cache, self._at_work.layout = cache, layout
         return (), bound
-
-    def _refuse_what_states_do_not_bear(
-        self, mask: torch.Tensor, past: int, cache: PrefixCache
-    ) -> None:
-        """Raise PrefixError where recurrent layers would compute something else, or no gradient."""
-        name, tokens = type(self._model).__name__, mask.shape[1] - past
-        if cache.trains_states and tokens == 1 and torch.is_grad_enabled():
-            raise PrefixError(
-                f"{name}: recurrent layers write a single token's state over the one before, where "
-                "no gradient can follow; give rows of at least two tokens, or call it within "
-                "torch.no_grad()"
-            )
-        if bool(mask.all()):
-            return
-        if not bool(mask[:, 0].all()) and (cache.starts_from_states or self._ordered):
-            # Recurrent layers count a mask from its end, where an ordered one has the prefix.
-            between = "it and the prefix's state, which it changes"
-            within = "the prefix's keys and their row, where layers that recur do not see it"
-            raise PrefixError(
-                f"{name}: padding before a row stands between "
-                f"{between if cache.starts_from_states else within}; give rows of one length, or "
-                "pad on the right in a forward pass"
-            )
-        before = mask[:, :past].bool()
-        if bool((before.long().cumsum(-1).bool() & ~before).any()):
-            raise PrefixError(
-                f"{name}: a row that was padded on the right cannot go on, since its state has "
-                "passed through the padding; generate from rows of one length"
-            )
 
     def _own_positions(
         self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
