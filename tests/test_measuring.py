@@ -24,6 +24,7 @@ from pipeline.training.compilation import missing_compiler
 from pipeline.training.loop import train_prefix
 from pipeline.training.validation import target_loss_of
 from tests.conftest import CORPUS, kv_of, tiny_model
+from tests.hybrids import falcon_h1, lfm2, qwen3_next
 
 P = 5
 
@@ -56,7 +57,10 @@ def windowed() -> PreTrainedModel:
     return MistralForCausalLM(MistralConfig(**{**settings, "sliding_window": 24})).eval()
 
 
-@pytest.fixture(params=[tiny_model, with_kernel, bloom, windowed], ids=lambda make: make.__name__)
+@pytest.fixture(
+    params=[tiny_model, with_kernel, bloom, windowed, lfm2, qwen3_next, falcon_h1],
+    ids=lambda make: make.__name__,
+)
 def architecture(request: pytest.FixtureRequest) -> PreTrainedModel:
     model: PreTrainedModel = request.param()
     return model

@@ -128,6 +128,14 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "an empty path of what reads no file": (_set("initializations.random.path", ""), "initializations.random.path = '' should have at least 1 character"),
     "a separator of words where there are none": (_set("task.word_separator", "\n"), "task: word_separator needs type: token_cls"),
     "a separator that texts hold": (_set("task.word_separator", "|"), "task.word_separator = '|' should match the pattern"),
+    "no kind of prefix": (_set("prefix", {"kinds": []}), "prefix.kinds = [] should have at least 1 item"),
+    "an unknown kind of prefix": (_set("prefix", {"kinds": ["memory"]}), "prefix.kinds.0 = 'memory' should be 'attention' or 'state'"),
+    "a kind of prefix twice": (_set("prefix", {"kinds": ["state", "state"]}), "kinds lists one twice: state, state"),
+    "a sink in states": (_set("prefix", {"kinds": ["state"], "num_frozen_tokens": 1}), "num_frozen_tokens: 1 is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to 0, or add attention"),
+    "windows over states": (_set("prefix", {"kinds": ["state"], "prefix_always_visible": True}), "prefix_always_visible: true is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to false, or add attention"),
+    "a rate for states left out": (_both(_set("prefix", {"kinds": ["attention"]}), _set("train.state_learning_rate", 1e-3)), "train.state_learning_rate: 0.001 is of initial states, which prefix.kinds: ['attention'] leaves out; set it to null"),
+    "no rate for states": (_set("train.state_learning_rate", 0), "train.state_learning_rate = 0 should be greater than 0"),
+    "states of an encoder-decoder": (_both(_set("prefix", {"kinds": ["state"]}), lambda p: p["task"].update(type="seq2seq_lm", use_chat_template=False)), "prefix.kinds: ['state'] needs a decoder with recurrent layers, and task.type: seq2seq_lm has an encoder-decoder; use null"),
     "everything frozen": (_set("prefix", {"num_frozen_tokens": 2}), "prefix.num_frozen_tokens: 2 leaves nothing to train"),
 }  # fmt: skip
 

@@ -123,6 +123,14 @@ def _change_learning_rate(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["train"].update(learning_rate=1e-3))
 
 
+def _leave_out_states(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["prefix"].update(kinds=["attention"]))
+
+
+def _train_states_faster(workspace: Workspace) -> None:
+    workspace.edit(lambda p: p["train"].update(state_learning_rate=1e-2))
+
+
 def _change_generation(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["evaluate"].update(max_new_tokens=5))
 
@@ -199,6 +207,8 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
         {"kv_prefix@corpus", *_points(2, 4, names=("corpus",)), "inspect", "report"},
     ),
     "a learning rate": (_change_learning_rate, {*_points(2, 4), "inspect", "report"}),
+    "the kinds of a prefix": (_leave_out_states, {*_points(2, 4), "inspect", "report"}),
+    "the learning rate of states": (_train_states_faster, {*_points(2, 4), "inspect", "report"}),
     "a generation setting": (
         _change_generation,
         {f"evaluate@{p}-{n}-0" for p in (2, 4) for n in ("random", "corpus")}

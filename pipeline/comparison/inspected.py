@@ -15,7 +15,7 @@ from pipeline.comparison.tables import ShownTable
 from pipeline.inspection.folder import read_found
 from pipeline.inspection.found import Found
 from pipeline.inspection.shown import cells, sentences
-from pipeline.inspection.summary import by_layer, by_token, losses, visible
+from pipeline.inspection.summary import MOVED, by_layer, by_token, losses, visible
 from pipeline.storage.records import read_csv, write_text
 from pipeline.workspace import paths
 
@@ -111,31 +111,42 @@ def keys_and_values(found: Found) -> list[str]:
     said = []
     if "movement" in found.tables:
         layers = by_layer(found.tables)
-        key, value = layers["key_moved"].median(), layers["value_moved"].median()
-        if key == key and value == value:
+        moved = {
+            name: layers[column].median()
+            for name, column in MOVED.items()
+            if column in layers and layers[column].notna().any()
+        }
+        ways = [f"{name} by {share:.0%}" for name, share in moved.items()]
+        if ways:
             said.append(
-                f"In the median layer training moved keys by {key:.0%} and values by {value:.0%} "
-                "of their start's norm."
+                f"In the median layer training moved {_listed(ways)} of their start's norm."
             )
     measured = losses(found.tables)
-    if "training" in measured:
-        without = {name: measured[f"trained {name}"] for name in ("keys", "values")}
+    if "training" not in measured:
+        return said
+    kinds = [name for name in MOVED if f"trained {name}" in measured]
+    without = {name: measured[f"trained {name}"] for name in kinds}
+    beside = [
+        f"with the start's {name} beside the trained "
+        f"{_listed([other for other in kinds if other != name])} {loss:.3f}"
+        for name, loss in without.items()
+    ]
+    wholes = [f"with the start {measured['training']:.3f}"]
+    wholes.append(f"without a prefix {measured['prefix']:.3f}")
+    said.append(f"The loss is {measured['nothing']:.3f}; {', '.join([*beside, *wholes])}.")
+    gained = measured["training"] - measured["nothing"]
+    if gained > 0 and kinds == ["keys", "values"]:
+        kept = {name: (measured["training"] - loss) / gained for name, loss in without.items()}
         said.append(
-            f"The loss is {measured['nothing']:.3f}; with the start's keys beside the trained "
-            f"values {without['keys']:.3f}, with the start's values beside the trained keys "
-            f"{without['values']:.3f}, with the start {measured['training']:.3f}, without a prefix "
-            f"{measured['prefix']:.3f}."
+            f"The trained values alone keep {kept['keys']:.0%} of what training gained, the "
+            f"trained keys alone {kept['values']:.0%}."
         )
-        gained = measured["training"] - measured["nothing"]
-        if gained > 0:
-            shares = {
-                name: (measured["training"] - loss) / gained for name, loss in without.items()
-            }
-            said.append(
-                f"The trained values alone keep {shares['keys']:.0%} of what training gained, the "
-                f"trained keys alone {shares['values']:.0%}."
-            )
     return said
+
+
+def _listed(names: list[str]) -> str:
+    """Names as a sentence lists them."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def start_words() -> list[StartWords]:

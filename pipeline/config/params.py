@@ -11,6 +11,7 @@ from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.hardware import HardwareParams
 from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
+from pipeline.config.kinds import refuse_unused_kinds
 from pipeline.config.kv_prefix import KVPrefixParams
 from pipeline.config.machine import (
     refuse_attention_elsewhere,
@@ -194,6 +195,11 @@ class Params(Section):
             start = self.initializations[name]
             if start.needs_causal_lm:
                 raise ValueError(f"initializations.{name}: {start.type} needs task.type: causal_lm")
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_are_used(self) -> Self:
+        refuse_unused_kinds(self.prefix, self.train, self.task)
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ class TrainParams(Compute):
     """The training of every variant."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    state_learning_rate: Annotated[float, Field(gt=0)] | None = None
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -18,9 +18,10 @@ Example = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded on the left, `[rows, tokens]` int64 each, so that targets end together.
+    """Examples padded to one length, `[rows, tokens]` int64 each.
 
-    `labels` holds the target's tokens at their own positions (not shifted), `IGNORED` elsewhere.
+    On the left, targets end together. `labels` holds the target's tokens at their own positions
+    (not shifted), `IGNORED` elsewhere.
     """
 
     input_ids: torch.Tensor
@@ -28,15 +29,17 @@ class Batch:
     labels: torch.Tensor
 
 
-def pad(examples: Sequence[Example], pad_token_id: int, device: torch.device) -> Batch:
-    """One batch of examples, inputs and targets."""
+def pad(
+    examples: Sequence[Example], pad_token_id: int, device: torch.device, left: bool = True
+) -> Batch:
+    """One batch of examples, inputs and targets, padded on the left or on the right."""
     ids = [list(example["input_ids"]) for example in examples]
     starts = [example["target_start"] for example in examples]
     labels = [[IGNORED] * start + row[start:] for start, row in zip(starts, ids, strict=True)]
     return Batch(
-        pad_rows(ids, pad_token_id, device, left=True),
-        pad_rows([[1] * len(row) for row in ids], 0, device, left=True),
-        pad_rows(labels, IGNORED, device, left=True),
+        pad_rows(ids, pad_token_id, device, left),
+        pad_rows([[1] * len(row) for row in ids], 0, device, left),
+        pad_rows(labels, IGNORED, device, left),
     )
 
 

@@ -15,6 +15,7 @@ from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.batching import Example
 from pipeline.data.measuring import in_order, over_batches
 from pipeline.data.rows import TokenizedRows, rows_of
+from pipeline.evaluation.batches import Apart, Group, groups
 from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
@@ -39,14 +40,12 @@ def measure_examples(
 
     Generation is greedy (the most likely token at every step), up to `params.max_new_tokens` or
     the model's end of a turn, which `end`, the end of a target, is too. A text ends before `until`
-    where it has that. Batches hold examples of like length, within `max_tokens` tokens of cache.
-    Whether an example is packed or padded depends on its own length alone.
+    where it has that. Batches hold examples of like length, within `max_tokens` tokens of cache
+    (see `pipeline.evaluation.batches`).
     """
     if model.config.is_encoder_decoder:
         return measure_source_targets(model, tokenizer, split, params, name, max_tokens)
     rows = rows_of(split, ["input_ids", "target_start"])
-    starts = rows.target_starts
-    room = starts + np.maximum(params.max_new_tokens, rows.tokens - starts)
     ends = end_tokens(model.frozen_model, tokenizer) | (set() if end is None else {end})
 
     def measure(kind: Kind, examples: list[Example]) -> list[Outcome]:
@@ -65,30 +64,35 @@ def measure_examples(
         ]
 
     outcomes: dict[int, Outcome] = {}
-    # The longest first: what serves it is tried once.
-    served = {
-        tokens: model.why_not_packed(decoding=True, tokens=tokens) is None
-        for tokens in np.unique(room)[::-1].tolist()
-    }
-    # What is computed together: packed, or padded on the left to a common length.
-    together: dict[tuple[bool, int], list[int]] = {}
-    for i, (start, tokens) in enumerate(zip(starts.tolist(), room.tolist(), strict=True)):
-        group = 0 if served[tokens] else model.padding_group(tokens, start)
-        together.setdefault((served[tokens], group), []).append(i)
-    for (is_packed, _), chosen in sorted(together.items(), reverse=True):
-        kind: Kind = PackedBatch if is_packed else PaddedBatch
-        most = max_tokens
-        if is_packed and model.most_packed is not None:
-            most = min(most, model.most_packed)
-        # What a row keeps in the cache: packed rows share one prefix.
-        shared = 0 if is_packed else model.prefix_length
+    for group in _groups(model, rows, params, max_tokens):
+        kind: Kind = PackedBatch if group.is_packed else PaddedBatch
         batches = over_batches(
             partial(measure, kind),
-            rows.select(chosen),
-            shared + room[chosen],
-            most,
+            rows.select(group.chosen),
+            group.tokens,
+            group.most,
             f"evaluate {name}",
-            is_packed,
+            group.is_packed,
         )
-        outcomes.update(zip(chosen, in_order(batches), strict=True))
+        outcomes.update(zip(group.chosen, in_order(batches), strict=True))
     return [outcomes[i] for i in range(len(rows))]
+
+
+def add_batches(
+    apart: Apart,
+    model: PrefixModel,
+    split: Dataset | TokenizedRows,
+    params: EvaluateParams,
+    max_tokens: int,
+) -> None:
+    """Count the batches in which `measure_examples` measures a split of a decoder."""
+    rows = rows_of(split, ["input_ids", "target_start"])
+    apart.add(_groups(model, rows, params, max_tokens))
+
+
+def _groups(
+    model: PrefixModel, rows: TokenizedRows, params: EvaluateParams, max_tokens: int
+) -> list[Group]:
+    starts = rows.target_starts
+    room = starts + np.maximum(params.max_new_tokens, rows.tokens - starts)
+    return groups(model, starts, room, max_tokens)

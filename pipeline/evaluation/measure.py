@@ -15,9 +15,10 @@ from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.data.splits import load_split
 from pipeline.data.spread import spread
 from pipeline.data.task_type import task_of
+from pipeline.evaluation.batches import Apart
 from pipeline.evaluation.classes import measure_classes
 from pipeline.evaluation.first_token import QUERIES, first_token_ms
-from pipeline.evaluation.generation import measure_examples
+from pipeline.evaluation.generation import add_batches, measure_examples
 from pipeline.evaluation.metrics import Sums, kept_of
 from pipeline.evaluation.outcome import Decoding, Outcome
 from pipeline.loss.for_model import is_classifier
@@ -61,7 +62,7 @@ def measure_splits(
         **(stored or {}),
     }
     task = task_of(paths.TOKENIZED / "splits")
-    decoding = Decoding()
+    decoding, apart = Decoding(), Apart(model)
     began = time.perf_counter()
 
     def followed(split: Dataset) -> Dataset | TokenizedRows:
@@ -71,8 +72,11 @@ def measure_splits(
         for name in params.measured_splits:
             sums = Sums(names_of(OfLabels) if is_classifier(model) else params.metrics)
             for part in portions(load_split(paths.TOKENIZED / "splits", name)):
+                given = followed(part)
+                if model.keeps_states and not is_classifier(model):
+                    add_batches(apart, model, given, params, max_tokens)
                 rows, measured = measure_split(
-                    model, tokenizer, params, name, followed(part), max_tokens, task.end, until
+                    model, tokenizer, params, name, given, max_tokens, task.end, until
                 )
                 yield from rows
                 sums.add(rows)
@@ -83,6 +87,7 @@ def measure_splits(
 
     write_jsonl(folder / "predictions.jsonl", predictions())
     write_json(folder / "metrics.json", metrics)
+    apart.tell()
     figures = {"evaluation_seconds": time.perf_counter() - began}
     # A classifier writes nothing.
     if decoding.tokens:
@@ -127,9 +132,10 @@ def measure_split(
 
 
 def _cache_bytes(model: PrefixModel) -> int:
-    """The bytes of a prefix's keys and values in the model's dtype: what a server keeps of it in
-    memory, and every token generated reads."""
+    """The bytes of a prefix's keys, values and states in the model's dtype: what a server keeps of
+    it in memory, and every token generated reads."""
     kv = model.kv_prefix()
     if kv is None:
         return 0
-    return model.frozen_model.dtype.itemsize * sum(t.numel() for t in (*kv.keys, *kv.values))
+    tensors = (*kv.keys, *kv.values, *kv.states.values())
+    return model.frozen_model.dtype.itemsize * sum(tensor.numel() for tensor in tensors)

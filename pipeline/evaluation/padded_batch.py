@@ -1,5 +1,9 @@
-"""A batch padded on the left, in a transformers cache: for every architecture and device."""
+"""A batch padded on the left, in a transformers cache: for every architecture and device.
 
+Rows that padding before them would change (`PrefixModel.padding_group`) come in one length.
+"""
+
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,8 +41,13 @@ class PaddedBatch:
         if longest > 1:
             seen = torch.ones_like(padded[:, :-1])
             mask = torch.cat([self.mask, seen], dim=1)
+            # What a state has taken in cannot be cut off again.
+            before = copy.deepcopy(self.cache) if self.model.keeps_states else None
             logits = torch.cat([self.last, self._forward(padded[:, :-1], mask)], dim=1)
-            self.cache.crop(1 - longest)
+            if before is None:
+                self.cache.crop(1 - longest)
+            else:
+                self.cache = before
         padded = padded.to(logits.device)
         losses = F.cross_entropy(logits.float().flatten(0, 1), padded.flatten(), reduction="none")
         per_token = losses.view_as(padded).tolist()
@@ -54,7 +63,11 @@ class PaddedBatch:
             nonlocal mask
             if len(going) < len(mask):
                 index = torch.tensor(going, device=mask.device)
-                self.cache.batch_select_indices(index)
+                # Which transformers' own layers with a state take by another name alone.
+                if self.model.keeps_states:
+                    self.cache.reorder_cache(index)
+                else:
+                    self.cache.batch_select_indices(index)
                 mask = mask[index]
             mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)
             return self._forward(tokens[:, None], mask)[:, -1]
@@ -75,8 +88,8 @@ class PaddedBatch:
         logits: torch.Tensor = self.model(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.model.cache_name: self.cache},
             **extra,
         ).logits
         return logits if keep is None else logits[:, -keep:]

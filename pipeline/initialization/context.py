@@ -77,6 +77,17 @@ class StartContext(Protocol):
     def cached_tokens(self) -> list[int]:
         """The token ids that `cached` was computed of, where it was."""
 
+    def first_tokens(self) -> "KVPrefix":
+        """The prefix of the first `length` of these tokens.
+
+        Cut from `cached`; of a model that keeps states computed anew, since a state that has read
+        more tokens says nothing of what it was before.
+        """
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the frozen model keeps states, and the prefix is to have them."""
+
     @property
     def kv_shapes(self) -> "CacheShapes":
         """The shapes of keys and values, and of states, in every layer of the model."""

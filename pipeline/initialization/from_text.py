@@ -28,7 +28,10 @@ class Corpus:
 
 
 class TextStart(Start):
-    """Prefills a text's tokens once for all lengths, and starts from the first p of them."""
+    """Prefills a text's tokens once for all lengths, and starts from the first p of them.
+
+    Of a model that keeps states the first p tokens are read when a variant trains.
+    """
 
     @abstractmethod
     def corpus(self, context: CacheContext) -> Corpus:
@@ -38,10 +41,17 @@ class TextStart(Start):
         """
 
     def cached(self, context: CacheContext) -> Cached:
-        """The keys and values that the frozen model computes of the corpus, float32."""
+        """The keys and values that the frozen model computes of the corpus, float32.
+
+        None of them where it keeps states, which are of one length alone.
+        """
         from pipeline.prefix import kv_prefix_from_source_tokens, kv_prefix_from_tokens
+        from pipeline.prefix.caches import recurs
 
         corpus = self.corpus(context)
+        if corpus.written is None and recurs(context.frozen_model.config):
+            summary = f"{len(corpus.tokens)} tokens, which each length reads anew for its states"
+            return Cached(None, summary, corpus.text, corpus.tokens, corpus.begins_text)
         if corpus.written is None:
             kv = kv_prefix_from_tokens(context.frozen_model, corpus.tokens)
         else:
@@ -59,8 +69,8 @@ class TextStart(Start):
         return context.cached_tokens[: context.length]
 
     def start(self, context: StartContext) -> "KVPrefix":
-        """The cache's first p entries."""
-        return context.cached[: context.length]
+        """What the first p tokens are: the cache's first entries, or with states read anew."""
+        return context.first_tokens()
 
     def check_lengths(self, name: str, longest: int, cached_tokens: int) -> None:
         """Raise ValueError for a length above the tokens that are prefilled."""

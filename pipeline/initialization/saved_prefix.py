@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.errors import PipelineError
 from pipeline.initialization.context import CacheContext, StartContext
 from pipeline.initialization.start import Cached, Start
 
@@ -22,10 +23,22 @@ class SavedPrefixStart(Start):
         return Cached(kv, f"{len(kv)} virtual tokens of {self.path}")
 
     def start(self, context: StartContext) -> "KVPrefix":
-        """Its first p virtual tokens, or each of them repeated evenly."""
+        """Its first p virtual tokens, or each of them repeated evenly; states at their own length.
+
+        Raises PipelineError for states at another.
+        """
         from pipeline.prefix.starts.reshaped import stretched_kv_prefix
 
-        return stretched_kv_prefix(context.cached, context.length)
+        kv = context.cached
+        if kv.states and not context.keeps_states:
+            kv = kv.of_kinds(("attention",))
+        if kv.states and len(kv) != context.length:
+            raise PipelineError(
+                f"initializations: {self.path} holds states, made with {len(kv)} virtual tokens, "
+                f"which can be neither cut nor stretched to {context.length}; list it in a sweep "
+                f"of lengths: [{len(kv)}], or set prefix.kinds: [attention]"
+            )
+        return stretched_kv_prefix(kv, context.length)
 
     def origin(self) -> str:
         """The file, whose virtual tokens are no text's any more."""

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 class Cached:
     """What the stage `kv_prefix` keeps of an initialisation, once for all lengths.
 
-    `summary` says in a few words what `kv` is; `text` is the text that it was computed from, and
-    `tokens` those of it that it has a key and a value of.
+    `summary` says in a few words what it is; `text` is the text that it was computed from, and
+    `tokens` those of it that `kv` has a key and a value of. Where the model keeps states, no
+    shorter prefix can be cut from a longer one: of a text `kv` is None, and every length is
+    computed from `tokens`, of which `begins_text` says whether the first is what begins a text.
     """
 
-    kv: "KVPrefix"
+    kv: "KVPrefix | None"
     summary: str
     text: str | None = None
     tokens: Sequence[int] | None = None
+    begins_text: bool = False
 
 
 class Start(Section):

@@ -1,9 +1,11 @@
 """What a prefix is worth without some of it: virtual tokens, layers, or what training did.
 
 A virtual token is left out by a mask: no query attends to it, and the input stays at its
-positions. A layer is left out as all of its virtual tokens. What training did to keys is left out
-by the start's keys beside the trained values, and the reverse (Diaz 2025, arXiv 2508.17032,
-exchanges keys between tasks).
+positions. A layer is left out as all of its virtual tokens, and its initial state as zeros, which
+the frozen model itself begins from: a state is of all virtual tokens together, so that one of them
+alone is left out of keys and values only. What training did to keys is left out by the start's keys
+beside the trained values, and the reverse (Diaz 2025, arXiv 2508.17032, exchanges keys between
+tasks); what it did to states alike.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import pandas as pd
 from pipeline.inspection.blocks import MOST_GROUPS, blocks
 from pipeline.inspection.movement import ALONE
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix.states import layer_of
 from pipeline.progress.bar import Bar
 
 Loss = Callable[[PrefixModel], float]
@@ -25,9 +28,10 @@ def ablation(
 ) -> pd.DataFrame:
     """The loss without each virtual token, each layer's prefix, and what training did.
 
-    Columns: without (nothing, prefix, tokens, layers, trained keys, trained values, training),
-    part (of layers), first and last (of the block of tokens or layers), loss, and increase over
-    the loss without nothing. The last three kinds need the `start`. `title` shows a progress bar.
+    Columns: without (nothing, prefix, tokens, layers, trained keys, trained values, trained states,
+    training), part (of layers), first and last (of the block of tokens or layers), loss, and
+    increase over the loss without nothing. The last four kinds need the `start`. `title` shows a
+    progress bar.
     """
     rows: list[dict[str, object]] = []
     tried = list(_tried(model, start))
@@ -49,9 +53,9 @@ def _tried(
     kv = model.kv_prefix()
     assert kv is not None
 
-    def hiding(tokens: list[int] | None, places: list[int] | None) -> Callable[[Loss], float]:
+    def hiding(**what: list[int] | None) -> Callable[[Loss], float]:
         def measured(loss: Loss) -> float:
-            with model.without(tokens, places):
+            with model.without(**what):
                 return loss(model)
 
         return measured
@@ -68,18 +72,36 @@ def _tried(
 
     nothing: Row = {"part": None, "first": None, "last": None}
     yield {"without": "nothing", **nothing}, lambda loss: loss(model)
-    yield {"without": "prefix", **nothing}, hiding(None, None)
+    yield {"without": "prefix", **nothing}, hiding()
     if start is not None:
         yield {"without": "training", **nothing}, exchanged(start)
-        yield {"without": "trained keys", **nothing}, exchanged(replace(kv, keys=start.keys))
-        yield {"without": "trained values", **nothing}, exchanged(replace(kv, values=start.values))
-    for block in blocks(len(kv)):
+        yield from (
+            ({"without": f"trained {what}", **nothing}, exchanged(other))
+            for what, other in _partly_trained(kv, start)
+        )
+    for block in blocks(len(kv)) if kv.keys else ():
         ends: Row = {"part": None, "first": block[0], "last": block[-1]}
-        yield {"without": "tokens", **ends}, hiding(list(block), None)
-    for part in dict.fromkeys(part for part, _ in kv.places):
-        own = [at for at, place in enumerate(kv.places) if place[0] == part]
-        for block in blocks(len(own), MOST_GROUPS // len(set(kv.parts or (part,)))):
-            places = [own[index] for index in block]
-            layers = [kv.places[at][1] for at in places]
-            ends = {"part": part or ALONE, "first": layers[0], "last": layers[-1]}
-            yield {"without": "layers", **ends}, hiding(None, places)
+        yield {"without": "tokens", **ends}, hiding(tokens=list(block))
+    parts = dict.fromkeys(part for part, _ in kv.places) or {None: None}
+    for part in parts:
+        # Only a model that is a decoder alone recurs.
+        states = set(map(layer_of, kv.states))
+        places = {place[1]: at for at, place in enumerate(kv.places) if place[0] == part}
+        layers = sorted({*places, *states})
+        for block in blocks(len(layers), MOST_GROUPS // len(parts)):
+            some = [layers[index] for index in block]
+            left_out = hiding(
+                places=[places[layer] for layer in some if layer in places],
+                states=[layer for layer in some if layer in states],
+            )
+            ends = {"part": part or ALONE, "first": some[0], "last": some[-1]}
+            yield {"without": "layers", **ends}, left_out
+
+
+def _partly_trained(kv: KVPrefix, start: KVPrefix) -> Iterator[tuple[str, KVPrefix]]:
+    """The trained prefix with a kind of the start's tensors, where it has others beside them."""
+    if kv.keys:
+        yield "keys", replace(kv, keys=start.keys)
+        yield "values", replace(kv, values=start.values)
+    if kv.keys and kv.states:
+        yield "states", replace(kv, states=start.states)

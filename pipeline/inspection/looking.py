@@ -16,6 +16,7 @@ from pipeline.inspection.words import nearest_words
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.attention import Attention, attention_by_place
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.states import layer_of
 
 NEAREST = 5
 """Words of the vocabulary listed for each virtual token."""
@@ -50,7 +51,7 @@ def look_into(prefix: Prefix, max_tokens: int, title: str | None = None) -> Foun
     facts = {
         "variant": prefix.name,
         "length": len(kv),
-        "layers": len(kv.places),
+        "layers": len({*kv.places, *((None, layer_of(name)) for name in kv.states)}),
         "origin": prefix.origin,
         "split": prefix.split,
         "examples": len(prefix.examples),
@@ -61,7 +62,8 @@ def look_into(prefix: Prefix, max_tokens: int, title: str | None = None) -> Foun
     else:
         start = prefix.start.to(model.device)
         found.tables["movement"] = movement(start, kv)
-        found.tables["movement_of_tokens"] = movement_of_tokens(start, kv)
+        if kv.keys:
+            found.tables["movement_of_tokens"] = movement_of_tokens(start, kv)
     try:
         words = nearest_words(model.frozen_model, prefix.tokenizer, kv, NEAREST)
         words.insert(
@@ -73,17 +75,20 @@ def look_into(prefix: Prefix, max_tokens: int, title: str | None = None) -> Foun
     if not prefix.examples:
         found.notes.append("attention, ablation: no input is read, of which they would be")
         return found
-    _add_attention(prefix, found)
+    _add_attention(prefix, found, kv)
     loss = loss_on(prefix.examples, max_tokens)
     tried = found.tables["ablation"] = ablation(model, loss, prefix.start, title)
     for kind in ("tokens", "layers"):
         blocks = tried[tried["without"] == kind]
-        if (widest := int((blocks["last"] - blocks["first"]).max()) + 1) > 1:
+        if len(blocks) and (widest := int((blocks["last"] - blocks["first"]).max()) + 1) > 1:
             found.notes.append(f"ablation: {kind} are left out in blocks of {widest} adjacent ones")
     return found
 
 
-def _add_attention(prefix: Prefix, found: Found) -> None:
+def _add_attention(prefix: Prefix, found: Found, kv: KVPrefix) -> None:
+    if not kv.keys:
+        found.notes.append("attention: the prefix has no keys that inputs could attend to")
+        return
     try:
         seen = attention_by_place(prefix.model, calls_of(prefix.model, prefix.examples))
     except PrefixError as error:

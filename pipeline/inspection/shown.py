@@ -14,6 +14,7 @@ _HEADERS = {
     "nearest": "nearest words (cosine)",
     "key_moved": "keys moved",
     "value_moved": "values moved",
+    "state_moved": "states moved",
     "attention": "attention",
     "increase": "loss without",
 }
@@ -49,6 +50,7 @@ def sentences(found: Found) -> dict[str, float]:
         "training": "with the start in its place",
         "trained keys": "with the start's keys and the trained values",
         "trained values": "with the trained keys and the start's values",
+        "trained states": "with the start's states, all else trained",
     }
     return {said[name]: loss for name, loss in losses(found.tables).items()}
 
@@ -73,6 +75,6 @@ def _table(table: pd.DataFrame) -> str:
 def _cell(name: str, value: object) -> str:
     if value is None or value != value:
         return ""
-    if name in ("key_moved", "value_moved", "attention"):
+    if name in ("key_moved", "value_moved", "state_moved", "attention"):
         return f"{float(str(value)):.1%}"
     return f"{float(str(value)):+.4f}" if name == "increase" else str(value)

@@ -5,6 +5,10 @@ import pandas as pd
 Tables = dict[str, pd.DataFrame]
 
 LAYER = ["part", "layer"]
+MOVED = {"keys": "key_moved", "values": "value_moved", "states": "state_moved"}
+"""The columns of `by_layer` that say how far what was moved; of a model without states two."""
+
+_OF_TOKENS = ("key", "value")
 
 _SPACE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
@@ -12,14 +16,21 @@ _SPACE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 def by_layer(tables: Tables) -> pd.DataFrame:
     """A row for each layer of each part.
 
-    Columns: part, layer, and what could be measured of key_moved and value_moved (shares of the
-    start's norm), attention (share that inputs pay to the prefix), and increase (of the loss
-    without the prefix in this layer, or in the block of layers that it is of).
+    Columns: part, layer, and what could be measured of key_moved, value_moved and state_moved
+    (shares of the start's norm, those of a layer's states together), attention (share that inputs
+    pay to the prefix), and increase (of the loss without the prefix in this layer, or in the block
+    of layers that it is of).
     """
     found: list[pd.Series] = []
     if "movement" in tables:
-        moved = tables["movement"].pivot(index=LAYER, columns="tensor", values="relative")
-        found += [moved[name].rename(f"{name}_moved") for name in ("key", "value")]
+        moved = tables["movement"]
+        of_tokens = moved[moved["tensor"].isin(_OF_TOKENS)]
+        wide = of_tokens.pivot(index=LAYER, columns="tensor", values="relative")
+        places = pd.MultiIndex.from_frame(moved[LAYER].drop_duplicates()).sort_values()
+        found += [wide[name].rename(f"{name}_moved").reindex(places) for name in wide]
+        if len(of_tokens) < len(moved):
+            states = _together(moved[~moved["tensor"].isin(_OF_TOKENS)], LAYER)
+            found.append(states.rename("state_moved").reindex(places))
     if "attention_of_layers" in tables:
         seen = tables["attention_of_layers"].set_index(LAYER)
         found.append(seen["prefix"].rename("attention"))
@@ -60,12 +71,8 @@ def by_token(tables: Tables) -> pd.DataFrame:
         found.append(shown.groupby(near["token"]).agg(", ".join).rename("nearest"))
     if "movement_of_tokens" in tables:
         moved = tables["movement_of_tokens"]
-        squares = moved.assign(distance=moved["distance"] ** 2, norm=moved["norm"] ** 2)
-        sums = squares.groupby(["token", "tensor"])[["distance", "norm"]].sum()
-        relative = (sums["distance"] / sums["norm"].where(sums["norm"] > 0)) ** 0.5
-        found += [
-            relative.xs(name, level="tensor").rename(f"{name}_moved") for name in ("key", "value")
-        ]
+        relative = _together(moved, ["token", "tensor"])
+        found += [relative.xs(name, level="tensor").rename(f"{name}_moved") for name in _OF_TOKENS]
     if "attention" in tables:
         found.append(tables["attention"].groupby("token")["share"].mean().rename("attention"))
     if "ablation" in tables:
@@ -81,8 +88,16 @@ def by_token(tables: Tables) -> pd.DataFrame:
     return pd.concat(found, axis=1).reset_index()
 
 
+def _together(moved: pd.DataFrame, by: list[str]) -> pd.Series:
+    """The distance of several tensors as a share of their norm, for each of some columns."""
+    squares = moved.assign(distance=moved["distance"] ** 2, norm=moved["norm"] ** 2)
+    sums = squares.groupby(by)[["distance", "norm"]].sum()
+    relative: pd.Series = (sums["distance"] / sums["norm"].where(sums["norm"] > 0)) ** 0.5
+    return relative
+
+
 def losses(tables: Tables) -> dict[str, float]:
-    """The loss without nothing, the prefix, training, trained keys and trained values."""
+    """The loss without nothing, the prefix, training, trained keys, values and states."""
     if "ablation" not in tables:
         return {}
     wholes = tables["ablation"].query("without not in ('tokens', 'layers')")

@@ -36,7 +36,7 @@ def nearest_words(
     mean cosine of all words, which says what a cosine is worth. Raises PipelineError where the
     first layer has no prefix or is not its tokens' own.
     """
-    if kv.places[0] not in ((None, 0), ("encoder", 0)):
+    if not kv.keys or kv.places[0] not in ((None, 0), ("encoder", 0)):
         raise PipelineError(
             "nearest words: the first layer that reads inputs has no prefix, and in no other has a "
             "word keys and values of its own"

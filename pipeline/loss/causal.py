@@ -64,14 +64,12 @@ class TargetLoss:
 
     def _padded(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         # The padding token is masked wherever it stands.
-        batch = pad(examples, 0, self.model.device)
+        batch = pad(examples, 0, self.model.device, left=self.model.padding != "right")
         is_target = batch.labels != IGNORED
-        width = batch.labels.shape[1]
-        # Padded on the left, targets end together: the logits before the last columns are enough.
-        first = int(is_target.any(dim=0).nonzero()[0])
-        kept = index_of_states(
-            self.model.frozen_model, torch.arange(first - 1, width - 1, device=self.model.device)
-        )
+        # The logits before the columns with a target are enough: padded on the left, where targets
+        # end together, the last of them.
+        columns = is_target.any(dim=0).nonzero()[:, 0]
+        kept = index_of_states(self.model.frozen_model, columns - 1)
         parameters = inspect.signature(self.model.frozen_model.forward).parameters
         # Indices rather than a number: a slice of the hidden states is not contiguous, and torch
         # would multiply it by a copy of the output embedding for every row.
@@ -86,8 +84,8 @@ class TargetLoss:
         ).logits
         if "logits_to_keep" not in extra:
             logits = logits[:, kept]
-        chosen = is_target[:, first:]
-        return logits[chosen.to(logits.device)], batch.labels[:, first:][chosen]
+        chosen = is_target[:, columns]
+        return logits[chosen.to(logits.device)], batch.labels[:, columns][chosen]
 
 
 def _rows(examples: list[Example], most: int | None) -> list[list[Example]]:

@@ -9,9 +9,6 @@ from pipeline.initialization.start import Start
 from pipeline.initialization.table import Initialization
 from pipeline.storage.records import read_json, write_json
 
-TOKENS = "tokens.json"
-"""Beside the KV cache of a text: `tokens`, the ids that it has a key and a value of."""
-
 _FILE = "definition.json"
 
 

@@ -9,12 +9,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
-from pipeline.errors import PipelineError
-from pipeline.models.definition import TOKENS, read_definition
+from pipeline.models.definition import read_definition
+from pipeline.models.first_tokens import KEPT, first_tokens, stored_tokens
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.architecture.shapes import CacheShapes
-from pipeline.storage.records import read_json
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
@@ -44,17 +43,23 @@ class ForVariant:
     @property
     def cached(self) -> KVPrefix:
         """What the stage `kv_prefix` kept."""
-        return KVPrefix.load(_folder(self.variant) / "prefix.safetensors")
+        return KVPrefix.load(_folder(self.variant) / KEPT)
 
     @property
     def cached_tokens(self) -> list[int]:
         """The tokens of what the stage `kv_prefix` kept."""
-        path = _folder(self.variant) / TOKENS
-        if not path.exists():
-            raise PipelineError(
-                f"{path}: is not there; run `dvc repro kv_prefix@{self.variant.initialization}`"
-            )
-        return [int(token) for token in read_json(path)["tokens"]]
+        return [int(token) for token in stored_tokens(_folder(self.variant))["tokens"]]
+
+    def first_tokens(self) -> KVPrefix:
+        """The prefix of the first of them, up to the variant's length."""
+        return first_tokens(_folder(self.variant), self.length, self.frozen_model)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the prefix has states."""
+        config = self.model.prefix_config
+        kinds = None if config is None else config.kinds
+        return self.model.keeps_states and (kinds is None or "state" in kinds)
 
     @property
     def kv_shapes(self) -> CacheShapes:

@@ -3,6 +3,9 @@
 from transformers import PreTrainedModel
 
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
+from pipeline.prefix.architecture.shapes import cache_shapes, chosen_shapes
+from pipeline.prefix.caches import recurs
+from pipeline.prefix.states import layer_of
 
 
 def prefixed_model(
@@ -16,9 +19,11 @@ def prefixed_model(
     """
     if kv is None:
         return PrefixModel(frozen_model)
+    layers, kinds = _places_of(frozen_model, kv)
     config = PrefixConfig(
         num_virtual_tokens=len(kv),
-        layers=kv.layers,
+        layers=layers,
+        kinds=kinds,
         prefix_always_visible=prefix_always_visible,
         parts=None if kv.parts is None else tuple(dict.fromkeys(kv.parts)),
         modules_to_save=tuple(dict.fromkeys(n.rpartition(".")[0] for n in sorted(kv.modules))),
@@ -26,3 +31,18 @@ def prefixed_model(
     model = PrefixModel(frozen_model, config)
     model.load_kv_prefix(kv)
     return model
+
+
+def _places_of(
+    frozen_model: PreTrainedModel, kv: KVPrefix
+) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None]:
+    """The layers and the kinds to ask for, so that a model gets what a prefix has and no more."""
+    if not recurs(frozen_model.config):
+        return kv.layers, None
+    whole = chosen_shapes(
+        cache_shapes(frozen_model), PrefixConfig(num_virtual_tokens=len(kv), kinds=kv.kinds)
+    )
+    if kv.layers == whole.layers and kv.states.keys() == whole.states.keys():
+        return None, kv.kinds
+    attending = {layer for _, layer in kv.places}
+    return tuple(sorted({*attending, *map(layer_of, kv.states)})), kv.kinds

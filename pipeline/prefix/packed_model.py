@@ -7,16 +7,21 @@ pass takes less memory. Neither has the frozen model's own dropout.
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.devices import on_its_layers
+from pipeline.prefix.architecture.padded_rows import Side, padding_side
 from pipeline.prefix.architecture.padding import counts_padding
-from pipeline.prefix.architecture.parts import evaluating
+from pipeline.prefix.architecture.parts import evaluating, is_decoder_only
 from pipeline.prefix.architecture.reach import reach_of, rotary_switch
 from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.caches import recurs
 from pipeline.prefix.injection.recomputation import Recomputation
 from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.packed.gate import why_not_packed
@@ -24,6 +29,9 @@ from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes
 from pipeline.prefix.trainer_model import TrainerModel
+
+# Virtual tokens of the prefix that padding is tried with.
+_TRIED = 3
 
 
 class PackedModel(TrainerModel):
@@ -74,13 +82,55 @@ class PackedModel(TrainerModel):
                 self._why_not_packed[key] = reason
             return self._why_not_packed[key] or self._why_not_replayed()
 
+    @cached_property
+    def keeps_states(self) -> bool:
+        """Whether some layer of the frozen model carries a state from token to token."""
+        return is_decoder_only(self.frozen_model) and recurs(self.config)
+
+    @property
+    def state_parameters(self) -> list[nn.Parameter]:
+        """Those of the parameters that are initial states, which have a rate of their own."""
+        states = getattr(self.encoder, "states", None)
+        return [] if states is None else list(states.parameters())
+
+    @property
+    def padding(self) -> Side | None:
+        """The side on which rows of unlike length are padded for a forward pass.
+
+        "left", where targets end together and rows can be decoded together; "right", where padding
+        before a row would change its states; None for rows of one length alone. See
+        `pipeline.prefix.architecture.padded_rows`.
+        """
+        if not self.keeps_states:
+            return "left"
+        config = self.prefix_config
+        if config is None:
+            return padding_side(self.frozen_model, type(self), None)
+        kind = type(self)
+        tried = replace(
+            config,
+            num_virtual_tokens=_TRIED,
+            num_frozen_tokens=0,
+            prefix_projection=False,
+            encoder_hidden_size=None,
+            prefix_dropout=0.0,
+            layers=None,
+            modules_to_save=(),
+        )
+        return padding_side(self.frozen_model, lambda small: kind(small, tried), tried)
+
     def padding_group(self, tokens: int, padded: int | None = None) -> int:
         """A number that examples share which can be padded together without changing each other.
 
         Some models rotate all rows of a batch by what the longest asks for; others, and Llama 4 in
-        long rows, count a token's place with the padding before it. `padded` are the example's
-        tokens that are padded on the left to a common length: all of them unless it is given.
+        long rows, count a token's place with the padding before it; padding before a row changes
+        the states of a third kind, and some it changes wherever it stands. `padded` are the
+        example's tokens that are padded on the left to a common length, to be decoded; without it
+        all of them are padded on the side of `padding`.
         """
+        side = self.padding
+        if side is None or (side == "right" and padded is not None):
+            return tokens if padded is None else padded
         row, switch = reach_of(self.config).row, rotary_switch(self.config)
         whole = self.prefix_length + tokens
         if (row is not None and whole > row) or counts_padding(self.frozen_model):

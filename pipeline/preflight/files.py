@@ -12,6 +12,7 @@ from pipeline.config.data import FileData
 from pipeline.config.model import LocalModel
 from pipeline.errors import PipelineError
 from pipeline.preflight.context import check_examples, check_lengths
+from pipeline.preflight.kinds import check_kinds
 from pipeline.preflight.model import check_model_fits_task
 from pipeline.standing.last_runs import LastRuns
 from pipeline.storage.records import read_json
@@ -78,6 +79,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
         config = _model_config()
         if config is not None:
             check_model_fits_task(params, config)
+            check_kinds(params, paths.MODEL)
     elif isinstance(params.model, LocalModel):
         # What cannot be read is the matter of fetch_model, which says what is wrong with it.
         with contextlib.suppress(OSError, ValueError):
@@ -85,6 +87,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
             if isinstance(config, dict):
                 check_model_fits_task(params, config)
                 check_lengths(params, config)
+                check_kinds(params, Path(params.model.path))
 
 
 def check_tokenized(params: Params) -> None:

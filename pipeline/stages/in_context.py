@@ -3,10 +3,10 @@
 from pipeline.baselines.in_context import text_stored
 from pipeline.config import Params
 from pipeline.evaluation.measure import measure_splits
+from pipeline.models.first_tokens import first_tokens
 from pipeline.models.prefixed import prefixed_model
 from pipeline.models.shared import load_frozen_model
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.prefix import KVPrefix
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.baselines import IN_CONTEXT, Baseline
 from pipeline.tracking.evaluation_log import log_baseline
@@ -22,8 +22,8 @@ def run(params: Params, length: int, initialization: str) -> None:
     """
     use_backend(params.hardware.attention)
     baseline = Baseline(IN_CONTEXT + initialization, length=length)
-    kv = KVPrefix.load(paths.KV_PREFIX / initialization / "prefix.safetensors")[:length]
     frozen = load_frozen_model(paths.MODEL, params.evaluate, params.device_map)
+    kv = first_tokens(paths.KV_PREFIX / initialization, length, frozen)
     model = prefixed_model(frozen, kv)
     measure_splits(
         model,

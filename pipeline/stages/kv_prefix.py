@@ -2,7 +2,8 @@
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.models.definition import TOKENS, write_definition
+from pipeline.models.definition import write_definition
+from pipeline.models.first_tokens import KEPT, TOKENS
 from pipeline.models.for_initialization import ForInitialization
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_json, write_text
@@ -12,7 +13,8 @@ from pipeline.workspace import paths
 def run(params: Params, name: str) -> None:
     """Write data/kv_prefix/<name>: its definition, and the text and KV cache that it starts from.
 
-    One that starts from neither text nor file has its definition alone.
+    One that starts from neither text nor file has its definition alone; of a text whose states
+    each length computes anew the tokens stand in place of the cache.
     """
     if name not in params.initializations:
         known = ", ".join(params.initializations)
@@ -27,6 +29,8 @@ def run(params: Params, name: str) -> None:
         if cached.text is not None:
             write_text(folder / "text.txt", cached.text)
         if cached.tokens is not None:
-            write_json(folder / TOKENS, {"tokens": list(cached.tokens)})
-        cached.kv.save(folder / "prefix.safetensors")
+            begins = {} if cached.kv is not None else {"begins_text": cached.begins_text}
+            write_json(folder / TOKENS, {"tokens": list(cached.tokens), **begins})
+        if cached.kv is not None:
+            cached.kv.save(folder / KEPT)
         print(f"{name}: {cached.summary}")

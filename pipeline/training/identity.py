@@ -33,9 +33,10 @@ def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    digest.update(json.dumps([start.layers, start.parts, sorted(start.modules)]).encode())
-    modules = [start.modules[name] for name in sorted(start.modules)]
-    for tensor in (*start.keys, *start.values, *modules):
+    names = [start.layers, start.parts, sorted(start.modules), sorted(start.states)]
+    digest.update(json.dumps(names).encode())
+    named = [*sorted(start.modules.items()), *sorted(start.states.items())]
+    for tensor in (*start.keys, *start.values, *(tensor for _, tensor in named)):
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     for root in (paths.MODEL, paths.TOKENIZED / "splits"):
         for path in sorted(path for path in root.rglob("*") if path.is_file()):

@@ -1,8 +1,9 @@
 """AdamW and its learning-rate schedule."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -54,13 +55,39 @@ def rate_share(step: int, schedule: str, warmup_steps: int, steps: int) -> float
 
 
 def build_optimizer(
-    parameters: Iterable[torch.nn.Parameter], params: TrainParams, steps: int
+    parameters: Iterable[torch.nn.Parameter],
+    params: TrainParams,
+    steps: int,
+    states: Sequence[torch.nn.Parameter] = (),
+    state_rate: float | None = None,
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW (betas 0.9 and 0.999, epsilon 1e-8) with the schedule that params name."""
+    """AdamW (betas 0.9 and 0.999, epsilon 1e-8) with the schedule that params name.
+
+    `states` are those of the parameters that are initial states, whose rate is `state_rate`.
+    """
     optimizer = torch.optim.AdamW(
-        parameters, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
+        _groups(list(parameters), states, state_rate),
+        lr=params.learning_rate,
+        weight_decay=params.weight_decay,
+        fused=True,
     )
     share = partial(
         rate_share, schedule=params.schedule, warmup_steps=params.warmup_steps, steps=steps
     )
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def _groups(
+    parameters: list[torch.nn.Parameter],
+    states: Sequence[torch.nn.Parameter],
+    state_rate: float | None,
+) -> list[dict[str, Any]]:
+    """The parameters by their rates; the first group's is the one that a history tells."""
+    if not states or state_rate is None:
+        return [{"params": parameters}]
+    apart = {id(parameter) for parameter in states}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in parameters if id(parameter) not in apart]},
+        {"params": list(states), "lr": state_rate},
+    ]
+    return [group for group in groups if group["params"]]

@@ -91,13 +91,19 @@ class Progress:
         }
         tensors |= {f"best.keys.{i}": key for i, key in enumerate(best.keys)}
         tensors |= {f"best.values.{i}": value for i, value in enumerate(best.values)}
+        tensors |= {f"best.states.{name}": state for name, state in best.states.items()}
         tensors |= {f"best.modules.{name}": module for name, module in best.modules.items()}
         tensors |= {f"random.{device}": state for device, state in random_states.items()}
         tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(COLUMNS))
         state = {
             "optimizer": optimizer["param_groups"],
             "schedule": self.schedule.state_dict(),
-            "best": {"layers": best.layers, "metadata": best.metadata, "parts": best.parts},
+            "best": {
+                "layers": best.layers,
+                "length": best.length,
+                "metadata": best.metadata,
+                "parts": best.parts,
+            },
             "loss_scale": asdict(self.loss_scale),
             "best_step": self.result.best_step,
             "stopped_early": self.result.stopped_early,
@@ -128,6 +134,8 @@ class Progress:
             None if best["layers"] is None else tuple(best["layers"]),
             None if best["parts"] is None else tuple(best["parts"]),
             _below("best.modules.", tensors),
+            _below("best.states.", tensors),
+            best["length"],
         )
         self.result.history = [
             {

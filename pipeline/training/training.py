@@ -18,6 +18,7 @@ from pipeline.errors import DivergedError, StoppedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
 from pipeline.prefix import PrefixModel
+from pipeline.training.apart import tell_if_apart
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.divergence import refuse_divergence
@@ -36,6 +37,7 @@ from pipeline.training.progress import (
     random_states,
     restore_random_states,
 )
+from pipeline.training.rates import state_rate
 from pipeline.training.step import Step
 from pipeline.training.trained import trained_state
 from pipeline.training.validation import target_loss_of
@@ -64,6 +66,7 @@ class Training:
         ranks: Ranks = ALONE,
     ) -> None:
         torch.manual_seed(seed)
+        self._seed = seed
         self._random = random_states(model.device)
         self.model, self.validation, self.params = model, validation, params
         self.checkpoints, self.ranks = checkpoints, ranks
@@ -78,7 +81,12 @@ class Training:
                 "lower it"
             )
         self.trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer, schedule = build_optimizer(self.trainable, params, self.steps)
+        rate = state_rate(model, params)
+        if rate is not None:
+            say(f"initial states train at a rate of {rate:g}")
+        optimizer, schedule = build_optimizer(
+            self.trainable, params, self.steps, model.state_parameters, rate
+        )
         self._order = training_order(
             len(self._rows),
             examples_per_step(params),
@@ -124,6 +132,8 @@ class Training:
         self.model.train()
         if not is_sharded(self.model.frozen_model):
             compile_where_it_pays(self.loss_of, self.params, self.steps, self._rows)
+        if self.ranks.is_first:
+            tell_if_apart(self.model, self._rows.tokens, self.params.batch_size, self._seed)
         saved = self.ranks.from_first(self.checkpoints.load() if self.checkpoints else None)
         if saved is not None:
             self.progress.restore(saved)

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.comparison.plots.style import COLOURS, HEIGHT, WIDTH, Chart, number, styled
 from pipeline.inspection.blocks import blocks
 from pipeline.inspection.found import Found
-from pipeline.inspection.summary import by_layer, by_token, losses, visible
+from pipeline.inspection.summary import MOVED, by_layer, by_token, losses, visible
 
 Pictures = dict[str, tuple[str, Chart]]
 """By the file's name without its end, a title and a chart."""
@@ -21,6 +21,7 @@ LOSSES = {
     "nothing": "trained prefix",
     "trained keys": "start's keys, trained values",
     "trained values": "trained keys, start's values",
+    "trained states": "trained keys and values, start's states",
     "training": "start",
     "prefix": "no prefix",
 }
@@ -83,20 +84,21 @@ def attention_map(found: Found) -> Chart:
 
 
 def movement_lines(found: Found) -> Chart:
-    """Keys and values side by side: their distance from the start as a share of its norm."""
+    """Keys, values and states side by side: their way from the start as a share of its norm."""
     table = by_layer(found.tables)
+    names = [name for name, column in MOVED.items() if column in table]
     rows = [
         {"place": place, "of": name, "moved": number(value)}
-        for name, column in (("keys", "key_moved"), ("values", "value_moved"))
-        for place, value in zip(_places(table), table[column], strict=True)
+        for name in names
+        for place, value in zip(_places(table), table[MOVED[name]], strict=True)
     ]
     chart = alt.Chart(_data(rows), width=WIDTH, height=HEIGHT).encode(
         x=alt.X("place:N", title="layer", sort=None, axis=alt.Axis(labelAngle=0)),
         y=alt.Y("moved:Q", title="distance / norm of the start", axis=alt.Axis(format="%")),
         color=alt.Color(
-            "of:N", title=None, scale=alt.Scale(domain=["keys", "values"], range=COLOURS[:2])
+            "of:N", title=None, scale=alt.Scale(domain=names, range=COLOURS[: len(names)])
         ),
-        shape=alt.Shape("of:N", title=None, scale=alt.Scale(domain=["keys", "values"])),
+        shape=alt.Shape("of:N", title=None, scale=alt.Scale(domain=names)),
         tooltip=[
             *_tooltip("of", "tensor"), *_tooltip("place", "layer"),
             alt.Tooltip("moved:Q", format=".1%"),

@@ -1,0 +1,105 @@
+"""Whether the model has the kinds of memory that params ask for a prefix in."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.config import Params
+from pipeline.errors import PipelineError
+from pipeline.sweep.variants import Variant
+
+
+def check_kinds(params: Params, folder: Path) -> None:
+    """Raise PipelineError for what the model in `folder` cannot do with or without states.
+
+    The model's configuration is read, by transformers, only where something depends on it.
+    """
+    wanted = [*_needing_states(params), *_refusing_states(params), *_needing_attention(params)]
+    if not wanted:
+        return
+    # Milliseconds without: `python -m pipeline check` imports no transformers otherwise.
+    from pipeline.models.kinds import kinds_of_model
+
+    kinds = kinds_of_model(folder)
+    if kinds is None:
+        return
+    for is_refused, sentence in wanted:
+        if is_refused(kinds):
+            raise PipelineError(sentence)
+
+
+Rule = tuple[Callable[[tuple[str, ...]], bool], str]
+"""Whether a model of some kinds is refused, and the sentence for it."""
+
+
+def _needing_states(params: Params) -> Iterator[Rule]:
+    if "state" in (params.prefix.kinds or ()):
+        yield (
+            lambda kinds: "state" not in kinds,
+            f"prefix.kinds: {params.prefix.kinds} names state, but no layer of this model is "
+            "recurrent; use null",
+        )
+    if params.train.state_learning_rate is not None:
+        yield (
+            lambda kinds: "state" not in kinds,
+            f"train.state_learning_rate: {params.train.state_learning_rate} is of initial states, "
+            "but no layer of this model is recurrent; set it to null",
+        )
+
+
+def _needing_attention(params: Params) -> Iterator[Rule]:
+    if "attention" in (params.prefix.kinds or ()):
+        yield (
+            lambda kinds: "attention" not in kinds,
+            f"prefix.kinds: {params.prefix.kinds} names attention, but no layer of this model "
+            "attends; use null",
+        )
+    if params.prefix.num_frozen_tokens:
+        yield (
+            lambda kinds: "attention" not in kinds,
+            f"prefix.num_frozen_tokens: {params.prefix.num_frozen_tokens} virtual tokens are to "
+            "stay as they start, but no layer of this model attends to any; set it to 0",
+        )
+
+
+def _refusing_states(params: Params) -> Iterator[Rule]:
+    if params.hardware.attention != "auto":
+        yield (
+            _has_states,
+            f"hardware.attention: {params.hardware.attention} is of packed rows, through which "
+            "this model would carry a state from one example into the next; set it to auto",
+        )
+    if params.train.compile is True:
+        yield (
+            _has_states,
+            "train.compile: true is for packed rows, through which this model would carry a state "
+            "from one example into the next; set it to auto or false",
+        )
+    # The stage `kv_prefix` runs for all of them, in the sweep or not.
+    for name, start in params.initializations.items():
+        if start.type == "most_attended":
+            yield (
+                _has_states,
+                f"initializations.{name}.type: most_attended chooses single tokens of a text, "
+                "which the states of this model do not keep apart; use corpus_text or "
+                "corpus_chunks",
+            )
+    for name in params.sweep.initializations:
+        start = params.initializations[name]
+        if start.type == "trained_variant" and params.prefix.kinds != ["attention"]:
+            yield from _of_another_length(params, name, start.path)
+
+
+def _of_another_length(params: Params, name: str, path: str) -> Iterator[Rule]:
+    length = Variant.parse(Path(path).parent.name).length
+    others = [other for other in params.sweep.lengths if other != length]
+    if others:
+        yield (
+            _has_states,
+            f"initializations.{name}.path: '{path}' holds states, made with {length} virtual "
+            f"tokens, which can be neither cut nor stretched to {others[0]}; use sweep.lengths: "
+            f"[{length}], or prefix.kinds: [attention]",
+        )
+
+
+def _has_states(kinds: tuple[str, ...]) -> bool:
+    return "state" in kinds

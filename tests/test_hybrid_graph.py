@@ -1,0 +1,66 @@
+"""The whole graph on a model with recurrent layers: states from a text, trained and measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.prefix import KVPrefix, kv_prefix_from_tokens
+from pipeline.storage.records import read_csv, read_json
+from tests.conftest import make_workspace, tiny_tokenizer
+from tests.hybrids import qwen3_next
+
+pytestmark = pytest.mark.real
+
+
+def test_the_whole_graph(tmp_path: Path) -> None:
+    model = qwen3_next()
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    workspace = make_workspace(tmp_path / "workspace", tmp_path / "model")
+    workspace.edit(
+        lambda params: params.update(
+            sweep={**params["sweep"], "initializations": ["corpus"], "in_context": ["corpus"]},
+            initializations={"corpus": params["initializations"]["corpus"]},
+            train={**params["train"], "learning_rate": 5e-2},
+        )
+    )
+    output = workspace.run("dvc", "repro")
+    data = workspace.root / "data"
+    # The text's tokens are kept, and each length has read its own.
+    assert not (data / "kv_prefix" / "corpus" / "prefix.safetensors").exists()
+    tokens = read_json(data / "kv_prefix" / "corpus" / "tokens.json")["tokens"]
+    starts = {length: kv_prefix_from_tokens(model, tokens[:length]) for length in (2, 4)}
+    for length, start in starts.items():
+        name = f"len{length}-corpus-seed0"
+        kv = KVPrefix.load(data / "train" / name / "prefix.safetensors")
+        assert list(kv.states) == list(start.states)
+        # Inputs are long beside what the last layer remembers: its state is as it started.
+        for state in ("0.conv", "0.recurrent"):
+            first = start.states[state]
+            way = (kv.states[state] - first).norm() / first.norm()
+            assert 1e-3 < float(way) < 0.5
+        trained = read_json(data / "train" / name / "metrics.json")
+        assert trained["validation/best_loss"] < trained["validation/initial_loss"]
+        # What it starts from is what the text in the context is.
+        context = read_json(data / "evaluate" / f"in_context_corpus-len{length}" / "metrics.json")
+        assert trained["validation/initial_loss"] == pytest.approx(
+            context["validation"]["loss"], rel=1e-5
+        )
+        measured = read_json(data / "evaluate" / name / "metrics.json")
+        assert measured["cache_bytes"] == 4 * sum(
+            tensor.numel() for tensor in (*kv.keys, *kv.values, *kv.states.values())
+        )
+    assert not torch.equal(starts[2].states["0.recurrent"], starts[4].states["0.recurrent"])
+    moved = read_csv(data / "inspection" / "best" / "movement.csv")
+    assert {"key", "value", "conv", "recurrent"} == set(moved["tensor"])
+    assert "it has no PEFT adapter" in (data / "report" / "best" / "README.md").read_text()
+    assert "where padded ones would be" in output.stderr + output.stdout
+    refused = workspace.pipeline("export", "adapter", check=False)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+    assert "state" in refused.stderr
+    answer = workspace.pipeline("generate", "size: 3 km")
+    assert "Traceback" not in answer.stderr
+    workspace.run("dvc", "repro", "--force", "train@4-corpus-0")
+    assert "up to date" in workspace.run("dvc", "status").stdout
