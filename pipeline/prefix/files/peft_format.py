@@ -53,9 +53,11 @@ def save_adapter(
     states, and of an encoder-decoder the decoder's self-attention alone.
     """
     if "state" in kv.kinds:
+        # Keys and values of some layers are none of PEFT's either.
+        otherwise = "" if kv.layers is not None else ", or train with kinds=('attention',) for PEFT"
         raise PrefixError(
             "PEFT's format holds keys and values alone, this prefix has states too, which PEFT has "
-            "no way to bring in; use KVPrefix.save, or train with kinds=('attention',) for PEFT"
+            f"no way to bring in; use KVPrefix.save{otherwise}"
         )
     _refuse_what_peft_lacks(kv, model_config, model)
     if kv.layers is not None:
