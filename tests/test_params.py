@@ -133,6 +133,8 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a kind of prefix twice": (_set("prefix", {"kinds": ["state", "state"]}), "kinds lists one twice: state, state"),
     "a sink in states": (_set("prefix", {"kinds": ["state"], "num_frozen_tokens": 1}), "num_frozen_tokens: 1 is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to 0, or add attention"),
     "windows over states": (_set("prefix", {"kinds": ["state"], "prefix_always_visible": True}), "prefix_always_visible: true is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to false, or add attention"),
+    "a projection to states": (_set("prefix", {"kinds": ["state"], "prefix_projection": True}), "prefix_projection: true is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to false, or add attention"),
+    "dropout of states": (_set("prefix", {"kinds": ["state"], "prefix_dropout": 0.1}), "prefix_dropout: 0.1 is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to 0, or add attention"),
     "a rate for states left out": (_both(_set("prefix", {"kinds": ["attention"]}), _set("train.state_learning_rate", 1e-3)), "train.state_learning_rate: 0.001 is of initial states, which prefix.kinds: ['attention'] leaves out; set it to null"),
     "no rate for states": (_set("train.state_learning_rate", 0), "train.state_learning_rate = 0 should be greater than 0"),
     "states of an encoder-decoder": (_both(_set("prefix", {"kinds": ["state"]}), lambda p: p["task"].update(type="seq2seq_lm", use_chat_template=False)), "prefix.kinds: ['state'] needs a decoder with recurrent layers, and task.type: seq2seq_lm has an encoder-decoder; use null"),

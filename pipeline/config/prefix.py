@@ -44,6 +44,8 @@ class PrefixParams(Section):
         for key, unset in (
             ("num_frozen_tokens", 0),
             ("prefix_always_visible", False),
+            ("prefix_projection", False),
+            ("prefix_dropout", 0),
         ):
             if (value := getattr(self, key)) != unset:
                 raise ValueError(

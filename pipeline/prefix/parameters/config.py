@@ -87,8 +87,8 @@ class PrefixConfig:
             kinds = tuple(kind for kind in KINDS if kind in self.kinds)
             if not kinds or len(kinds) != len(self.kinds):
                 raise PrefixError(
-                    f"kinds is {list(self.kinds)}; give different ones of {', '.join(KINDS)}, "
-                    "or None"
+                    f"kinds is {self.kinds!r}; give a tuple of different ones of "
+                    f"{', '.join(KINDS)}, or None"
                 )
             object.__setattr__(self, "kinds", kinds)
         if self.layers is not None:

@@ -100,9 +100,11 @@ class PrefixEncoder(nn.Module):
             )
         check_fit(kv, self.shapes)
         if len(kv) != self.config.num_virtual_tokens:
+            # A state stands for its whole text: no shorter prefix can be cut from it.
+            shorten = "slice it (kv[:p])" if self.states is None else "compute it anew"
             raise PrefixError(
                 f"the prefix has {len(kv)} virtual tokens, the model's configuration "
-                f"{self.config.num_virtual_tokens}; slice it (kv[:p]) or change num_virtual_tokens"
+                f"{self.config.num_virtual_tokens}; {shorten} or change num_virtual_tokens"
             )
         index = index_of(kv.states)
         if self.states is not None:
@@ -126,6 +128,12 @@ class FlatEncoder(PrefixEncoder):
     ) -> None:
         super().__init__(config, shapes, states, index)
         if not shapes:
+            for name in ("num_frozen_tokens", "prefix_dropout"):
+                if given := getattr(config, name):
+                    raise PrefixError(
+                        f"{name} is {given}; it is of keys and values, of which this prefix has "
+                        "none: leave it 0"
+                    )
             return
         frozen, p = config.num_frozen_tokens, config.num_virtual_tokens
         start = torch.zeros(p, self.width)

@@ -42,8 +42,12 @@ class StateParameters(nn.Module):
     def load(self, states: dict[str, torch.Tensor]) -> None:
         """Start from given states. Raises PrefixError when they are not those of the model."""
         for name, shape in self.shapes.items():
-            found = tuple(states[name].shape) if name in states else None
-            if found != shape.shape:
+            if name not in states:
+                raise PrefixError(
+                    f"the prefix has no state {name}, the model has; it was made for other layers "
+                    "or another model"
+                )
+            if (found := tuple(states[name].shape)) != shape.shape:
                 raise PrefixError(
                     f"the prefix has {name} of shape {found}, the model {shape.shape}; it was "
                     "made for another model"
