@@ -1,4 +1,4 @@
-// One new token of each row, attending to its cached tokens and to the prefix.
+// One new token of each row, attending to its cached tokens and to the prefix; terms are by rows.
 
 #pragma once
 
@@ -18,7 +18,7 @@ static void decode(const Shape& s, States<T> query, const Prefix<typename Operan
                    const Cached<T>& cached, T* out) {
   typedef typename Operand<T>::type E;
   const int64_t group = s.group(), dim = s.dim, room = cached.room;
-  const float scale = s.scale * LOG2_E;
+  const float scale = s.terms.scale * LOG2_E;
   const int64_t rows = s.tokens * group, together = std::max<int64_t>(1, BLOCK / group) * group;
 #pragma omp parallel
   {
@@ -32,21 +32,28 @@ static void decode(const Shape& s, States<T> query, const Prefix<typename Operan
         const int64_t count = std::min(together, rows - row), m = padded(count, ROWS);
         gather(query, s, h, row, count, queries);
         const E* q = along(queries.data(), m, dim, query_pairs);
-        far.score(q, m, prefix.keys[h], prefix.keys[h].width, dim);
+        // Rows are of any lengths: one may see all of the prefix.
+        far.score(q, m, prefix.keys[h], 0, prefix.keys[h].width, s);
         std::vector<float> sums(count);
         for (int64_t i = 0; i < count; i++) {
           const int64_t example = (row + i) / group, tokens = cached.counts[example];
           const T* keys = cached.keys + (cached.slots[example] * s.kv_heads + h) * dim * room;
+          const int64_t own = s.terms.first_own(example), begin = own / LANES * LANES;
+          const int64_t shown = s.terms.first_of_prefix(example);
           float* here = &near[i * room];
-          for (int64_t j = 0; j < tokens; j += LANES) {
+          for (int64_t j = begin; j < tokens; j += LANES) {
             Vector scores = {};
             for (int64_t d = 0; d < dim; d++)
               scores += queries[i * dim + d] * load(keys + d * room + j);
             store(here + j, scores);
           }
-          const float top = scale * highest(here, tokens, far.top(i, s.prefix, -INFINITY));
-          sums[i] = powers<PER<E> == 1>(here, tokens, tokens, scale, top);
-          sums[i] += far.exponentiate(i, s.prefix, scale, top);
+          if (s.terms.softcap != 0.0f) cap(here + begin, tokens - begin, s.terms);
+          const float sink = sink_of(s, h, row + i);
+          float top = scale * highest(here, own, tokens, far.top(i, shown, s.prefix, -INFINITY));
+          if (s.terms.sinks) top = std::max(top, sink);
+          sums[i] = powers<PER<E> == 1>(here, own, tokens, tokens, scale, top);
+          sums[i] += far.exponentiate(i, shown, s.prefix, scale, top);
+          if (s.terms.sinks) sums[i] += std::exp2(sink - top);
         }
         std::fill(outputs.begin(), outputs.end(), 0.0f);
         far.add_weighted(prefix.values[h], dim, outputs.data());
@@ -56,7 +63,7 @@ static void decode(const Shape& s, States<T> query, const Prefix<typename Operan
           T* to = out + place(s, h, row + i) * dim;
           for (int64_t d = 0; d < dim; d += LANES) {
             Vector sum = load(&outputs[i * dim + d]);
-            for (int64_t t = 0; t < tokens; t++)
+            for (int64_t t = s.terms.first_own(example); t < tokens; t++)
               sum += near[i * room + t] * load(values + t * dim + d);
             for (int l = 0; l < LANES; l++) narrowed(sum[l] / sums[i], to[d + l]);
           }
