@@ -32,9 +32,10 @@ template <class T> static States<T> states(void* const* data, const int64_t* str
 template <class T>
 static void run_forward(const int64_t* sizes, const int64_t* starts, const Terms* terms,
                         void* const* data, const int64_t* strides, void* out, float* lse) {
-  forward<T>(shape(sizes, starts, terms), states<T>(data, strides, 0), states<T>(data, strides, 1),
-             states<T>(data, strides, 2), states<float>(data, strides, 3),
-             states<float>(data, strides, 4), static_cast<T*>(out), lse);
+  const auto run = terms->any() ? forward<T, true> : forward<T, false>;
+  run(shape(sizes, starts, terms), states<T>(data, strides, 0), states<T>(data, strides, 1),
+      states<T>(data, strides, 2), states<float>(data, strides, 3), states<float>(data, strides, 4),
+      static_cast<T*>(out), lse);
 }
 
 template <class T>
@@ -69,9 +70,10 @@ static void run_decode(const int64_t* sizes, const int64_t* slots, const int64_t
                        const void* prefix, void* out) {
   const Cached<T> cached = {static_cast<const T*>(data[1]), static_cast<const T*>(data[2]),
                             sizes[5], slots, counts};
-  decode<T>(shape(sizes, nullptr, terms), states<T>(data, strides, 0),
-            *static_cast<const Prefix<typename Operand<T>::type>*>(prefix), cached,
-            static_cast<T*>(out));
+  const auto run = terms->any() ? decode<T, true> : decode<T, false>;
+  run(shape(sizes, nullptr, terms), states<T>(data, strides, 0),
+      *static_cast<const Prefix<typename Operand<T>::type>*>(prefix), cached,
+      static_cast<T*>(out));
 }
 
 extern "C" {

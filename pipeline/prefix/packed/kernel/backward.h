@@ -64,8 +64,11 @@ template <class E> struct Queries {
       const int64_t hidden = std::clamp<int64_t>(range.from - first, 0, seen);
       float *weight = &weights[i * width], *change = &changes[i * width];
       if (capped) cap(weight, width, s.terms, &slopes[i * width]);
-      powers<PER<E> == 1>(weight, hidden, seen, width, s.terms.scale * LOG2_E,
-                          i < count ? lse_[i] : 0.0f);
+      const float scale = s.terms.scale * LOG2_E, lse = i < count ? lse_[i] : 0.0f;
+      if (hidden)
+        powers<PER<E> == 1>(weight, seen, width, scale, lse, hidden);
+      else
+        powers<PER<E> == 1>(weight, seen, width, scale, lse);
       const float delta = i < count ? delta_[i] : 0.0f;
       for (int64_t j = 0; j < width; j += LANES)
         store(change + j, load(weight + j) * (load(change + j) - delta));

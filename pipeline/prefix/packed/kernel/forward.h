@@ -5,7 +5,7 @@
 #include "prefix.h"
 #include "weights.h"
 
-template <class T>
+template <class T, bool TERMS>
 static void forward(const Shape& s, States<T> query, States<T> key, States<T> value,
                     States<float> prefix_key, States<float> prefix_value, T* out, float* lse) {
   typedef typename Operand<T>::type E;
@@ -17,7 +17,7 @@ static void forward(const Shape& s, States<T> query, States<T> key, States<T> va
     Side<E> keys, values;
     Floats queries(BLOCK * dim), outputs(BLOCK * dim);
     std::vector<E> query_pairs;
-    Weights<E> near, far;
+    Weights<E, TERMS> near, far;
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < s.examples * s.kv_heads; task++) {
       const int64_t h = task % s.kv_heads, first = s.starts[task / s.kv_heads];
@@ -36,14 +36,13 @@ static void forward(const Shape& s, States<T> query, States<T> key, States<T> va
         float sums[BLOCK];
         for (int64_t i = 0; i < count; i++) {
           const int64_t visible = (row + i) / group + 1;
-          const int64_t own = s.terms.first_own(first + visible - 1);
-          const int64_t shown = s.terms.first_of_prefix(first + visible - 1);
-          const float sink = sink_of(s, h, row + i);
+          const int64_t own = TERMS ? s.terms.first_own(first + visible - 1) : 0;
+          const int64_t shown = TERMS ? s.terms.first_of_prefix(first + visible - 1) : 0;
           float top = scale * near.top(i, own, visible, far.top(i, shown, s.prefix, -INFINITY));
-          if (s.terms.sinks) top = std::max(top, sink);
+          if (TERMS && s.terms.sinks) top = std::max(top, sink_of(s, h, row + i));
           sums[i] = near.exponentiate(i, own, visible, scale, top);
           sums[i] += far.exponentiate(i, shown, s.prefix, scale, top);
-          if (s.terms.sinks) sums[i] += std::exp2(sink - top);
+          if (TERMS && s.terms.sinks) sums[i] += std::exp2(sink_of(s, h, row + i) - top);
           lse[turned_place(s, h, first * group + row + i)] = top / LOG2_E + std::log(sums[i]);
         }
         std::fill(outputs.begin(), outputs.end(), 0.0f);

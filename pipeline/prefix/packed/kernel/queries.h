@@ -12,6 +12,7 @@ struct Terms {
   const int64_t *own, *prefix;
   const float* sinks;  // [heads], or null
 
+  bool any() const { return own || softcap != 0.0f || sinks; }
   int64_t first_own(int64_t token) const { return own ? own[token] : 0; }
   int64_t first_of_prefix(int64_t token) const { return prefix ? prefix[token] : 0; }
 };

@@ -12,7 +12,7 @@ static float summed(Vector v) {
 }
 
 // Of scores `from` to `count`.
-static float highest(const float* scores, int64_t from, int64_t count, float so_far) {
+static inline float highest(const float* scores, int64_t count, float so_far, int64_t from = 0) {
   Vector tops = Vector{} + so_far;
   int64_t j = from;
   for (; j + LANES <= count; j += LANES) {
@@ -27,8 +27,8 @@ static float highest(const float* scores, int64_t from, int64_t count, float so_
 // Scores to weights 2^(scale score - shift), zero before `from` and beyond `count`; returns their
 // sum.
 template <bool PRECISE>
-static float powers(float* scores, int64_t from, int64_t count, int64_t width, float scale,
-                    float shift) {
+static inline float powers(float* scores, int64_t count, int64_t width, float scale, float shift,
+                           int64_t from = 0) {
   Vector sums = {};
   int64_t j = 0;
   for (; j + LANES <= from; j += LANES) store(scores + j, Vector{});
@@ -68,41 +68,41 @@ static void cap(float* scores, int64_t count, const Terms& terms, float* slopes 
 
 constexpr float LOG2_E = 1.44269504f;
 
-// The score of a row's sink, as a power of two; lower than any where there is none.
+// The score of a row's sink, as a power of two.
 static inline float sink_of(const Shape& s, int64_t kv_head, int64_t row) {
-  const int64_t group = s.group();
-  return s.terms.sinks ? s.terms.sinks[kv_head * group + row % group] * LOG2_E : -INFINITY;
+  return s.terms.sinks[place(s, kv_head, row) % s.heads] * LOG2_E;
 }
 
 // The scores of `m` queries for the first `width` of some keys, then their weights; KEYS at a time,
-// [m, keys] each. Whole KEYS before `begin`, which none of the queries sees, are left out.
-template <class E> struct Weights {
+// [m, keys] each. Whole KEYS before `begin`, which none of the queries sees, are left out. Without
+// TERMS all are seen, and scores are as they are: what is there for those costs nothing then.
+template <class E, bool TERMS> struct Weights {
   int64_t m = 0, begin = 0, width = 0;
 
   void score(const E* queries, int64_t rows, const Side<E>& keys, int64_t from, int64_t seen,
              const Shape& s) {
     const int64_t dim = s.dim;
     m = rows;
-    begin = from / KEYS * KEYS;
+    begin = TERMS ? from / KEYS * KEYS : 0;
     width = seen;
     values_.resize(m * width);
     for (int64_t first = begin; first < width; first += KEYS)
       product<false>(m, block(first), dim / PER<E>, queries, dim / PER<E>, 1, keys.turned(first),
                      keys.turned_row(first), &values_[first * m], block(first));
-    for (int64_t first = begin; s.terms.softcap != 0.0f && first < width; first += KEYS)
+    for (int64_t first = begin; TERMS && s.terms.softcap != 0.0f && first < width; first += KEYS)
       cap(&values_[first * m], m * block(first), s.terms);
   }
   float top(int64_t row, int64_t from, int64_t count, float so_far) const {
     for (int64_t first = begin; first < width; first += KEYS)
-      so_far = highest(&values_[first * m + row * block(first)], within(from, first),
-                       within(count, first), so_far);
+      so_far = highest(&values_[first * m + row * block(first)], within(count, first), so_far,
+                       TERMS ? within(from, first) : 0);
     return so_far;
   }
   float exponentiate(int64_t row, int64_t from, int64_t count, float scale, float shift) {
     float sum = 0.0f;
     for (int64_t first = begin; first < width; first += KEYS)
-      sum += powers<PER<E> == 1>(&values_[first * m + row * block(first)], within(from, first),
-                                 within(count, first), block(first), scale, shift);
+      sum += powers<PER<E> == 1>(&values_[first * m + row * block(first)], within(count, first),
+                                 block(first), scale, shift, TERMS ? within(from, first) : 0);
     return sum;
   }
   void add_weighted(const Side<E>& values, int64_t dim, float* to) {
