@@ -22,6 +22,7 @@ class PackedBatch:
         self._model = model.frozen_model
         # Once for all steps of decoding.
         self._prefix = on_its_layers(model.kv_prefix(), self._model)
+        self._always_visible = model.prefix_always_visible
         self._counts = [len(row["input_ids"]) - row["target_start"] for row in examples]
         self._cache = PackedCache([row["target_start"] for row in examples], max_new_tokens)
         packed = pack(examples, model.device)
@@ -34,6 +35,7 @@ class PackedBatch:
             self._prefix,
             packed.targets - 1,
             self._cache,
+            prefix_always_visible=self._always_visible,
         )
 
     def target_losses(self) -> list[float]:
@@ -48,7 +50,9 @@ class PackedBatch:
 
         def step(going: list[int], tokens: torch.Tensor) -> torch.Tensor:
             self._cache.rows = [self._cache.rows[i] for i in going]
-            logits = packed_step(self._model, tokens, self._prefix, self._cache)
+            logits = packed_step(
+                self._model, tokens, self._prefix, self._cache, self._always_visible
+            )
             self._cache.advance()
             return logits
 

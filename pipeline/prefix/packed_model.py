@@ -19,13 +19,14 @@ from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padded_rows import Side, padding_side
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.parts import evaluating, is_decoder_only
-from pipeline.prefix.architecture.reach import reach_of, rotary_switch
+from pipeline.prefix.architecture.reach import reach_of, rotary_switch, window_of
 from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.caches import recurs
 from pipeline.prefix.injection.recomputation import Recomputation
 from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.packed.gate import why_not_packed
 from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
+from pipeline.prefix.packed.masks import NotPackableError
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes
 from pipeline.prefix.trainer_model import TrainerModel
@@ -65,11 +66,16 @@ class PackedModel(TrainerModel):
         """Virtual tokens before every input; 0 without a prefix."""
         return 0 if self.prefix_config is None else self.prefix_config.num_virtual_tokens
 
+    @property
+    def prefix_always_visible(self) -> bool:
+        """Whether layers with sliding windows see the prefix from any distance."""
+        return self.prefix_config is not None and self.prefix_config.prefix_always_visible
+
     def why_not_packed(self, decoding: bool = False, tokens: int = 0) -> str | None:
         """Why packed rows do not serve this model, in a clause; None where they do.
 
-        `tokens` are those of an example (generated ones included), since windows hide part of a
-        long one; `decoding` asks for greedy decoding of packed rows too. See
+        `tokens` are those of an example (generated ones included), since what an architecture does
+        may change with the length; `decoding` asks for greedy decoding of packed rows too. See
         `pipeline.prefix.packed.gate`.
         """
         if decoding and self.hidden is not None:
@@ -150,10 +156,24 @@ class PackedModel(TrainerModel):
 
         The fast way of training and of measuring a loss: `input_ids` is `[tokens]`, examples one
         after another, `lengths` their tokens. The numbers are those of `forward`.
+
+        Raises NotPackableError for examples beyond a window, where packed rows do not serve them.
         """
+        longest, window = max(lengths), window_of(self.config)
+        beyond = window is not None and self.prefix_length + longest > window
+        if beyond and (reason := self.why_not_packed(tokens=longest)) is not None:
+            raise NotPackableError(reason)
         with self.packing_rows():
             prefix, hidden = on_its_layers(self.encoder.given(), self.frozen_model), self.hidden
-            return packed_logits(self.frozen_model, input_ids, lengths, prefix, keep, hidden=hidden)
+            return packed_logits(
+                self.frozen_model,
+                input_ids,
+                lengths,
+                prefix,
+                keep,
+                hidden=hidden,
+                prefix_always_visible=self.prefix_always_visible,
+            )
 
     @contextmanager
     def packing_rows(self) -> Iterator[None]:

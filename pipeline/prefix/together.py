@@ -14,7 +14,8 @@ from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
-from pipeline.prefix.packed.logits import Packing, logits_of_row
+from pipeline.prefix.packed.logits import logits_of_row
+from pipeline.prefix.packed.packing import Packing
 
 
 def packed_logits_together(
@@ -54,7 +55,12 @@ def packed_logits_together(
         if prefixes is None:
             prefixes = [model.encoder.given() for model in models]
         groups = tuple(
-            Packing(own, on_its_layers(prefix, first.frozen_model), hidden=model.hidden)
+            Packing(
+                own,
+                on_its_layers(prefix, first.frozen_model),
+                hidden=model.hidden,
+                prefix_always_visible=model.prefix_always_visible,
+            )
             for model, own, prefix in zip(models, lengths, prefixes, strict=True)
         )
         packing = Packing([length for own in lengths for length in own], None, groups=groups)

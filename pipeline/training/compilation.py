@@ -17,7 +17,7 @@ from pipeline.errors.memory import is_out_of_memory
 from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import PrefixError
 from pipeline.prefix.architecture.devices import is_spread
-from pipeline.prefix.packed.logits import NAME, attend
+from pipeline.prefix.packed.logits import NAMES, attend
 
 # Compiling costs some 40 s on two cores, once a training; a step of 600 tokens gets some 0.07 s
 # shorter.
@@ -120,7 +120,8 @@ def compile_layers(frozen_model: PreTrainedModel) -> None:
     layers = _layers(frozen_model)
     if not layers:
         raise PrefixError(f"{type(frozen_model).__name__} does not name its layers; do not compile")
-    AttentionInterface.register(NAME, torch.compiler.disable(attend))
+    for name in NAMES:
+        AttentionInterface.register(name, torch.compiler.disable(attend))
     for layer in layers:
         layer.compile(dynamic=True)
 
@@ -135,7 +136,8 @@ def uncompile_layers(frozen_model: PreTrainedModel) -> None:
     for layer in _layers(frozen_model):
         # Not None of its own: a layer is as it was loaded, and its model is kept for other stages.
         vars(layer).pop("_compiled_call_impl", None)
-    AttentionInterface.register(NAME, attend)
+    for name in NAMES:
+        AttentionInterface.register(name, attend)
 
 
 def _layers(frozen_model: PreTrainedModel) -> list[torch.nn.Module]:

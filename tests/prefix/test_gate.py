@@ -7,19 +7,20 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.evaluation.packed_batch import PackedBatch
-from pipeline.prefix import PrefixConfig, PrefixModel, random_kv_prefix
+from pipeline.prefix import PrefixConfig, PrefixModel, packed, random_kv_prefix
 from pipeline.prefix.architecture.miniature import miniature_of
 from pipeline.prefix.packed import gate, logits
 from pipeline.prefix.packed.backends import shared_prefix_attention
 from pipeline.prefix.packed.call import PackedAttentionCall
+from pipeline.prefix.packed.sight import Sight
 from tests.conftest import tiny_model
 from tests.prefix import encoders
 from tests.prefix.architectures import SETTINGS, build
 
 SERVED = (
     *("gpt2", "opt", "gpt_neox", "gpt_bigcode", "llama", "mistral", "mixtral", "qwen2", "qwen3"),
-    *("qwen3_moe", "gemma", "gemma3_text", "phi", "phi3", "olmo2", "olmo3", "starcoder2"),
-    *("cohere", "cohere2", "granite", "smollm3", "glm4", "exaone4"),
+    *("qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo2", "olmo3"),
+    *("starcoder2", "cohere", "cohere2", "granite", "smollm3", "glm4", "exaone4", "gpt_oss"),
 )
 HIDDEN = "computes its attention itself, out of reach of AttentionInterface"
 BEYOND = "more than scaled, causal softmax attention"
@@ -31,9 +32,7 @@ REFUSED = {
     "falcon (multi-query)": HIDDEN,
     "falcon (grouped)": HIDDEN,
     "falcon (ALiBi)": HIDDEN,
-    "gemma2": f"{BEYOND} (softcap)",
     "stablelm": f"{BEYOND} (the model does not pass keywords on)",
-    "gpt_oss": f"{BEYOND} (s_aux)",
     # Multi-head latent attention caches fewer numbers than it attends to.
     "deepseek_v3": f"{BEYOND} (its cache holds other states than its attention sees)",
 }
@@ -91,6 +90,30 @@ def test_a_scale_wrong_by_a_tenth_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
     for name in SERVED:
         reason = PrefixModel(build(name), PrefixConfig(4)).why_not_packed()
         assert "gives other logits for packed examples" in str(reason), name
+
+
+@pytest.mark.usefixtures("untried")
+def test_a_window_wrong_by_one_token_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And at the size of real windows, which are tried in small."""
+
+    def wrong(sight: Sight, position: int) -> int:
+        return max(0, position - (sight.window or sight.chunk or 0))
+
+    sliding = [name for name in SERVED if SETTINGS[name][1].get("sliding_window")]
+    models = [(build(name), 8, 30) for name in sliding]
+    far = {"sliding_window": 500, "max_position_embeddings": 1024}
+    models.append((build("mistral", far), 500, 502))
+    for model, _, tokens in models:
+        assert PrefixModel(model, PrefixConfig(4)).why_not_packed(tokens=tokens) is None
+    monkeypatch.setattr(gate, "_verdicts", {})
+    monkeypatch.setattr(Sight, "first", wrong)
+    packed.sight._of_row.cache_clear()
+    for model, window, tokens in models:
+        tried = PrefixModel(model, PrefixConfig(4))
+        reason = str(tried.why_not_packed(tokens=tokens))
+        assert f"beyond a window of {window} tokens {type(model).__name__} gives other" in reason
+        assert tried.why_not_packed(tokens=4) is None
+    packed.sight._of_row.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -96,28 +96,31 @@ def assert_each_is_right(model: PrefixModel, packed: list[int], padded: list[int
     assert together == pytest.approx(sum(expected), rel=1e-5)
 
 
-SLIDING = [
-    name
-    for name, (_, settings) in SETTINGS.items()
-    if settings.get("sliding_window") and name not in ("gemma2", "gpt_oss")
-]
+SLIDING = [name for name, (_, settings) in SETTINGS.items() if settings.get("sliding_window")]
 
 
 @pytest.mark.parametrize("name", SLIDING)
-def test_windows_hide_nothing_from_what_is_packed(name: str) -> None:
-    model = prefixed(build(name))
+def test_what_windows_hide_is_hidden_in_packed_rows(name: str) -> None:
     reached = WINDOW - P
-    assert_each_is_right(model, [3, reached], [reached + 1, 30])
+    assert_each_is_right(prefixed(build(name)), [3, reached, reached + 1, 30], [])
+
+
+def test_chunked_attention() -> None:
+    assert_each_is_right(prefixed(llama4()), [3, 16 - P, 17 - P, 40], [])
+
+
+def test_windows_that_no_mask_shows_end_what_is_packed() -> None:
+    """Sparse attention to the best keys, for one: what it hides depends on the queries."""
+    frozen = _made("Llama", "LlamaForCausalLM", BASE)
+    frozen.config.index_topk = WINDOW
+    model = prefixed(frozen)
+    reached = WINDOW - P
+    assert model.why_not_packed(tokens=reached) is None
     assert f"has a window of {WINDOW} tokens" in str(model.why_not_packed(tokens=reached + 1))
     ids = torch.arange(20, 20 + reached + 1)
     with pytest.raises(PrefixError, match=f"has a window of {WINDOW} tokens"):
         model.packed_logits(ids, [len(ids)], torch.tensor([0]))
     assert model.packed_logits(ids, [2, len(ids) - 2], torch.tensor([0])).isfinite().all()
-
-
-def test_chunked_attention() -> None:
-    model = prefixed(llama4())
-    assert_each_is_right(model, [3, 16 - P], [17 - P, 40])
 
 
 def test_queries_scaled_by_their_place_in_the_row() -> None:
@@ -205,11 +208,29 @@ def test_what_no_configuration_says_is_seen_at_its_length(monkeypatch: pytest.Mo
     """The lengths that examples have are tried, not five tokens."""
     from pipeline.prefix.architecture import reach
 
-    monkeypatch.setattr(reach, "_WINDOWS", ())
+    monkeypatch.setattr(reach, "MASKED", ())
     model = PrefixModel(llama4(attention_chunk_size=100), PrefixConfig(4))
     assert model.why_not_packed(tokens=50) is None
     assert "gives other logits" in str(model.why_not_packed(tokens=120))
     settings = {**BASE, "sliding_window": 100}
     model = PrefixModel(_made("Mistral", "MistralForCausalLM", settings), PrefixConfig(4))
     assert model.why_not_packed(tokens=50) is None
-    assert "a window of 100 tokens" in str(model.why_not_packed(tokens=120))
+    reason = str(model.why_not_packed(tokens=120))
+    assert "a window of 100 tokens that its mask does not show" in reason
+
+
+def test_a_mask_of_a_models_own_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by its masks where windows are met, and where the gate is not asked."""
+    from transformers.models.mistral import modeling_mistral
+
+    made = modeling_mistral.create_sliding_window_causal_mask
+
+    def overlaid(**given: Any) -> Any:
+        return made(**given, or_mask_function=lambda _b, _h, query, key: key == query - key)
+
+    monkeypatch.setattr(modeling_mistral, "create_sliding_window_causal_mask", overlaid)
+    model = prefixed(_made("Mistral", "MistralForCausalLM", {**BASE, "sliding_window": 12}))
+    sentence = "beyond a window of 12 tokens MistralForCausalLM .* (a mask of its own)"
+    assert model.why_not_packed(tokens=40) is not None
+    with pytest.raises(PrefixError, match=sentence.replace("(", r"\(").replace(")", r"\)")):
+        model.packed_logits(torch.arange(20, 60), [40], torch.tensor([0]))

@@ -16,9 +16,10 @@ from pipeline.prefix import (
     packed_logits_together,
     random_kv_prefix,
 )
-from pipeline.prefix.packed.logits import NotPackableError
+from pipeline.prefix.packed.masks import NotPackableError
 from tests.conftest import tiny_model
 from tests.prefix.architectures import build
+from tests.prefix.test_reach import dynamic
 
 FROZEN = tiny_model(num_hidden_layers=3)
 
@@ -135,10 +136,9 @@ def test_what_does_not_go_together_is_told() -> None:
 
 
 def test_one_beyond_the_models_reach_is_told() -> None:
-    """A window that the longest prefix alone runs over."""
-    frozen = build("mistral")
-    window = frozen.config.sliding_window
-    models = [prefixed(frozen, p, p) for p in (2, window)]
+    """A rotary embedding that changes where the longest prefix alone is followed."""
+    frozen = dynamic(24)
+    models = [prefixed(frozen, p, p) for p in (2, 22)]
     ids = row_of([[3], [3]], 0, 60)
-    with pytest.raises(NotPackableError, match="has a window of"):
+    with pytest.raises(NotPackableError, match="changes its rotary embedding beyond 24"):
         packed_logits_together(models, ids, [[3], [3]], torch.arange(6))

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from pipeline.prefix.architecture.reach import MASKED
 from pipeline.prefix.errors import PrefixError, first_line
 
 VOCABULARY = 64
@@ -28,12 +29,13 @@ _TOKENS = re.compile(r"_token_(id|index)s?$|_token$")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 
 
-def miniature_of(model: PreTrainedModel) -> PreTrainedModel:
+def miniature_of(model: PreTrainedModel, window: int | None = None) -> PreTrainedModel:
     """A model of the same class and configuration but for its sizes, in float32 on the CPU.
 
     Head sizes, grouping, position settings and windows are the model's own, and so is each kind of
     layer. Weights are drawn from a fixed seed, large enough that scores differ from key to key; in
-    evaluation mode.
+    evaluation mode. With `window`, windows and chunks that masks are made of have at most about so
+    many tokens, so that sequences which are quickly tried are longer.
 
     Raises:
         PrefixError: when its configuration cannot be made smaller.
@@ -43,6 +45,8 @@ def miniature_of(model: PreTrainedModel) -> PreTrainedModel:
     logging.set_verbosity_error()
     try:
         config = small_config(model.config)
+        if window is not None:
+            _narrow(config.get_text_config(), window)
         with torch.device("meta"):
             size = sum(parameter.numel() for parameter in type(model)(config).parameters())
         if size > _PARAMETERS:
@@ -71,6 +75,16 @@ def small_config(config: PreTrainedConfig) -> PreTrainedConfig:
         _shrink(part)
     small._attn_implementation = "eager"
     return small
+
+
+def _narrow(text: Any, window: int) -> None:
+    # No two of one size, by which masks are told apart.
+    for size, name in enumerate(MASKED, start=window):
+        value = vars(text).get(name)
+        if isinstance(value, int) and value > size:
+            setattr(text, name, size)
+        elif isinstance(value, list | tuple):
+            setattr(text, name, [min(own, size) if own else own for own in value])
 
 
 def _parts(config: PreTrainedConfig) -> list[PreTrainedConfig]:

@@ -2,7 +2,8 @@
 
 Short sequences do not show it: a window that hides nothing yet, rotary factors that are exchanged
 only beyond the length of the pretraining, queries that are scaled from some place on. All of these
-stand in the configuration.
+stand in the configuration. Windows that transformers makes masks of are told apart from the others:
+what they hide can be read from the masks.
 """
 
 from collections.abc import Iterator
@@ -13,14 +14,16 @@ from transformers import PreTrainedConfig
 
 # Names under which configurations of transformers say how many keys a query sees at the most.
 _WINDOWS = (
-    *("sliding_window", "sliding_window_size", "window_size", "keep_window_size"),
-    *("attention_window", "attention_window_size", "attention_chunk_size", "index_topk"),
+    *("sliding_window_size", "window_size", "keep_window_size"),
+    *("attention_window", "attention_window_size", "index_topk"),
 )
+MASKED = ("sliding_window", "attention_chunk_size")
+"""And those of them that `transformers.masking_utils` makes masks of."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Up to where every token sees all before it, by one set of positions.
+    """Up to where every token sees all before it that no mask hides, by one set of positions.
 
     Attributes:
         tokens: the longest such sequence, the prefix included; None for any.
@@ -52,6 +55,12 @@ def reach_of(config: PreTrainedConfig) -> Reach:
         return Reach()
     tokens, why = min(ends)
     return Reach(tokens, row, why)
+
+
+def window_of(config: PreTrainedConfig) -> int | None:
+    """Tokens of the smallest window or chunk that masks are made of; None where there is none."""
+    text = config.get_text_config()
+    return min((size for name in MASKED for size in _sizes(vars(text).get(name))), default=None)
 
 
 def rotary_switch(config: PreTrainedConfig) -> int | None:

@@ -3,7 +3,7 @@
 import torch
 
 from pipeline.prefix.packed.backends import backend_for
-from pipeline.prefix.packed.call import kind_of
+from pipeline.prefix.packed.call import PLAIN, Terms, kind_of
 from pipeline.prefix.packed.layer_cache import LayerCache
 
 
@@ -36,6 +36,7 @@ class PackedCache:
         value: torch.Tensor,
         prefix: tuple[torch.Tensor, torch.Tensor] | None,
         scaling: float,
+        terms: Terms = PLAIN,
     ) -> torch.Tensor:
         """Append a token a row, `[num_kv_heads, rows, dim]`, and attend to all of its row.
 
@@ -43,7 +44,7 @@ class PackedCache:
         """
         counts = [self.counts[row] for row in self.rows]
         states = query, key, value, prefix
-        return self._layers[layer].attend(*states, self.rows, counts, scaling)
+        return self._layers[layer].attend(*states, self.rows, counts, scaling, terms)
 
     def advance(self) -> None:
         """Count the token that every layer has appended."""

@@ -27,6 +27,9 @@ def why_not_efficient(kind: StateKind) -> str | None:
     """Why memory-efficient attention does not take such states; None where it does."""
     if kind.device != "cuda":
         return f"memory-efficient attention does not serve {kind.device}"
+    if kind.beyond:
+        named = " and ".join(sorted(kind.beyond))
+        return f"memory-efficient attention shares no prefix beside {named}"
     if len(kind.dtypes) > 1 or not kind.dtypes <= _DTYPES:
         return "memory-efficient attention takes float32, float16 or bfloat16"
     if len(kind.head_dims) > 1 or min(kind.head_dims) % 8:

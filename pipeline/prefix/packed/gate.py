@@ -4,7 +4,8 @@ An architecture is never assumed to be a plain one: it is tried, once, on a smal
 the same class and configuration in float32, packed and each example alone. So the answer depends
 on nothing but the architecture and on how long the sequences are: not on a prefix's values, a seed
 or a dtype. What trying cannot see, because it begins at lengths beyond those tried, the
-configuration says (`pipeline.prefix.architecture.reach`).
+configuration says (`pipeline.prefix.architecture.reach`); a window that it speaks of is made so
+small that what is tried is several times longer.
 """
 
 import inspect
@@ -16,18 +17,21 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.context import context_of
 from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
 from pipeline.prefix.architecture.parts import is_decoder_only
-from pipeline.prefix.architecture.reach import reach_of
+from pipeline.prefix.architecture.reach import reach_of, window_of
 from pipeline.prefix.architecture.routing import reaches_attention
 from pipeline.prefix.architecture.shapes import kv_shapes
 from pipeline.prefix.caches import chooses, recurs
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.backends import any_backend
-from pipeline.prefix.packed.logits import NotPackableError, packed_logits
+from pipeline.prefix.packed.logits import packed_logits
+from pipeline.prefix.packed.masks import NotPackableError
 from pipeline.prefix.parameters.config import PrefixConfig
 
 # Sequences of up to so many tokens are tried at their own length.
 _SHORTEST, _LONGEST = 64, 2048
 _PREFIX = 3
+# Of what is tried beyond a window, so many windows are seen.
+_WINDOWS = 4
 # Of the largest logit; float32 rounds to a hundredth of it, and a scale wrong by 10% is off by
 # some hundred times as much.
 _TOLERANCE = 1e-4
@@ -64,11 +68,20 @@ def why_not_packed(
     reach = reach_of(frozen_model.config)
     if reach.tokens is not None and p + tokens > reach.tokens:
         return f"{name} {reach.why}, fewer than the {p + tokens} of prefix and example"
-    return _why_not_plain(frozen_model, config is not None, p + tokens)
+    window = window_of(frozen_model.config)
+    if window is None or p + tokens <= window:
+        return _why_not_plain(frozen_model, config is not None, p + tokens, False)
+    reason = _why_not_plain(frozen_model, config is not None, p + tokens, True)
+    return reason and f"beyond a window of {window} tokens {reason}"
 
 
-def _why_not_plain(model: PreTrainedModel, prefixed: bool, tokens: int) -> str | None:
-    """The verdict on an architecture, kept for every model that has it."""
+def _why_not_plain(
+    model: PreTrainedModel, prefixed: bool, tokens: int, windowed: bool
+) -> str | None:
+    """The verdict on an architecture, kept for every model that has it.
+
+    With `windowed` on what it computes beyond its windows, otherwise within them.
+    """
     name = type(model).__name__
     parameters = inspect.signature(model.forward).parameters
     if lacking := {"logits_to_keep", "position_ids"} - parameters.keys():
@@ -80,21 +93,24 @@ def _why_not_plain(model: PreTrainedModel, prefixed: bool, tokens: int) -> str |
         tried *= 2
     reach = reach_of(model.config)
     row = None if reach.row is None else reach.row - _PREFIX
-    bounds = (tried, reach.tokens, row, context_of(model))
+    within = None if windowed else window_of(model.config)
+    bounds = (tried, reach.tokens, row, within, context_of(model))
     tried = min(bound for bound in bounds if bound is not None)
     settings = model.config.to_json_string(use_diff=False)
     drops = not prefixed and model.training
-    known = _verdicts.setdefault((type(model), settings, prefixed, drops), {})
+    known = _verdicts.setdefault((type(model), settings, prefixed, drops, windowed), {})
     for length, verdict in known.items():
         # By causality a sequence holds every shorter one.
         if length >= tried if verdict is None else length <= tried:
             return verdict
-    known[tried] = _why_not_tried(model, prefixed, drops, tried)
+    known[tried] = _why_not_tried(model, prefixed, drops, tried, windowed)
     return known[tried]
 
 
 @torch.no_grad()
-def _why_not_tried(model: PreTrainedModel, prefixed: bool, drops: bool, tried: int) -> str | None:
+def _why_not_tried(
+    model: PreTrainedModel, prefixed: bool, drops: bool, tried: int, windowed: bool
+) -> str | None:
     """What a small model of the architecture shows on sequences of `tried` tokens."""
     name = type(model).__name__
     draw = torch.Generator().manual_seed(0)
@@ -102,7 +118,8 @@ def _why_not_tried(model: PreTrainedModel, prefixed: bool, drops: bool, tried: i
     ids = torch.randint(8, VOCABULARY - 8, (sum(lengths),), generator=draw)
     keep = torch.arange(len(ids))
     try:
-        small = miniature_of(model)
+        window = max(1, tried // _WINDOWS) if windowed else None
+        small = miniature_of(model) if window is None else miniature_of(model, window)
         prefix = _drawn(small, draw) if prefixed else None
         # The small model lies on the CPU, whose backend need not be the one that is named.
         with any_backend():

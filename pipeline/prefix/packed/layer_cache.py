@@ -6,9 +6,10 @@ from typing import Protocol
 
 import torch
 
-from pipeline.prefix.packed.call import Tensor
+from pipeline.prefix.packed.call import PLAIN, Tensor, Terms
 from pipeline.prefix.packed.lengths import counts_of
 from pipeline.prefix.packed.parts import Parts, merge
+from pipeline.prefix.packed.scores import attend_where
 
 
 class LayerCache(Protocol):
@@ -24,6 +25,7 @@ class LayerCache(Protocol):
         rows: list[int],
         counts: list[int],
         scaling: float,
+        terms: Terms = PLAIN,
     ) -> Tensor:
         """Append a token a row and attend to all of its row, and to the prefix.
 
@@ -34,6 +36,7 @@ class LayerCache(Protocol):
             rows: the numbers of the rows that go on, in the order of the prefill.
             counts: tokens that each of them has already.
             scaling: what scores are multiplied by before the softmax.
+            terms: windows, chunks, softcaps and sinks.
 
         Returns:
             `[num_heads, rows, dim]` in the query's dtype.
@@ -78,6 +81,7 @@ class PartsCache:
         rows: list[int],
         counts: list[int],
         scaling: float,
+        terms: Terms = PLAIN,
     ) -> Tensor:
         """See `LayerCache.attend`."""
         self._leave_out_all_but(rows)
@@ -85,12 +89,35 @@ class PartsCache:
         row = torch.arange(len(rows), device=key.device)
         self._keys[row, :, at] = key.transpose(0, 1)
         self._values[row, :, at] = value.transpose(0, 1)
+        if prefix is not None and self._prefix is None:
+            self._prefix = prefix[0].to(query), prefix[1].to(query)
+        if terms.names:
+            return self._by_scores(query, counts, scaling, terms)
         out, lse = self._within(query, at, max(counts) + 1, scaling)
-        if prefix is not None:
-            if self._prefix is None:
-                self._prefix = prefix[0].to(query), prefix[1].to(query)
+        if self._prefix is not None:
             out, lse = merge(out, lse, *self._parts.to_prefix(query, *self._prefix, scaling))
         return out.to(query.dtype)
+
+    def _by_scores(self, query: Tensor, counts: list[int], scaling: float, terms: Terms) -> Tensor:
+        """Attention of each row to its own tokens and the prefix, in one softmax."""
+        longest, device = max(counts) + 1, query.device
+        near = torch.arange(longest, device=device)
+        keys, values = (t[:, :, :longest] for t in (self._keys, self._values))
+        seen = near <= counts_of(counts, device)[:, None]
+        horizon = None if terms.sight is None else terms.sight.of_tokens(counts)
+        if horizon is not None:
+            seen &= near >= torch.tensor(horizon.own, device=device)[:, None]
+        if self._prefix is not None:
+            far = torch.arange(self._prefix[0].shape[1], device=device).expand(len(counts), -1)
+            firsts = [0] * len(counts) if horizon is None else horizon.prefix
+            seen = torch.cat([far >= torch.tensor(firsts, device=device)[:, None], seen], 1)
+            keys, values = (
+                torch.cat([prefix.expand(len(counts), -1, -1, -1), own], 2)
+                for prefix, own in zip(self._prefix, (keys, values), strict=True)
+            )
+        states = query.transpose(0, 1).unsqueeze(2), keys, values
+        out = attend_where(*states, seen[:, None, None, None], scaling, terms)
+        return out.squeeze(2).transpose(0, 1)
 
     def _within(
         self, query: Tensor, at: Tensor, longest: int, scaling: float

@@ -1,76 +1,37 @@
 """The fast way: examples packed one after another in a single row, without padding (varlen).
 
 Linear layers see one matrix of real tokens; attention goes through transformers' own extension
-point (`AttentionInterface`) to `shared_prefix_attention`. What `pipeline.prefix.packed.gate` turns
-away, because its attention does more than scale, mask and softmax, or hides from that interface,
-is served by `PrefixModel.forward` in padded batches.
+point (`AttentionInterface`) to `shared_prefix_attention`. In rows longer than a window of the
+model, its masks say what each layer hides (`pipeline.prefix.packed.masks`). What
+`pipeline.prefix.packed.gate` turns away, because its attention computes something else, or hides
+from that interface, is served by `PrefixModel.forward` in padded batches.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from pipeline.prefix.architecture.devices import index_of_states
-from pipeline.prefix.architecture.reach import reach_of
+from pipeline.prefix.architecture.reach import reach_of, window_of
 from pipeline.prefix.architecture.turns import turn_of
-from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.packed import masks
 from pipeline.prefix.packed.backends import shared_prefix_attention
 from pipeline.prefix.packed.cache import PackedCache
-from pipeline.prefix.packed.call import PackedAttentionCall
+from pipeline.prefix.packed.call import PackedAttentionCall, Terms
+from pipeline.prefix.packed.masks import NotPackableError
+from pipeline.prefix.packed.packing import Packing
+from pipeline.prefix.packed.sight import Sight
 
 NAME = "shared_prefix"
-"""What transformers knows this attention by."""
-# What an attention may ask for beyond scaled, causal softmax attention.
-_BEYOND = ("softcap", "s_aux", "position_bias", "head_mask")
-
-
-@dataclass(frozen=True)
-class Packing:
-    """What the attention needs to know of a packed row; a keyword carries it through the model."""
-
-    lengths: list[int]
-    prefix: KVPrefix | None
-    cache: PackedCache | None = None
-    decoding: bool = False
-    hidden: torch.Tensor | None = None
-    groups: tuple["Packing", ...] = ()
-    """Of a row whose examples follow different prefixes: one packing a prefix, in their order."""
-
-    def pair(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The prefix's keys and values in a layer, without hidden tokens; None for none."""
-        pair = None if self.prefix is None else self.prefix.layer(layer)
-        if pair is None or self.hidden is None:
-            return pair
-        shown = ~self.hidden[layer].to(pair[0].device)
-        return (pair[0][:, shown], pair[1][:, shown]) if bool(shown.any()) else None
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest example, those decoded before and the prefix included."""
-        if self.groups:
-            return max(group.longest for group in self.groups)
-        before = [0] if self.cache is None or not self.decoding else self.cache.counts
-        return max(self.lengths) + max(before) + (0 if self.prefix is None else len(self.prefix))
-
-    @property
-    def row(self) -> int:
-        """Tokens of the row, the longest prefix included."""
-        lengths = [0 if part.prefix is None else len(part.prefix) for part in self.parts]
-        return max(lengths) + sum(self.lengths)
-
-    @property
-    def parts(self) -> tuple["Packing", ...]:
-        """The packings of one prefix each."""
-        return self.groups or (self,)
-
-
-class NotPackableError(PrefixError):
-    """An attention met on the way computes something that the fast way does not."""
+"""What transformers knows this attention by where nothing is hidden: no mask is made."""
+NAMES = (NAME, masks.NAME)
+# What an attention may ask for that no backend serves.
+_BEYOND = ("position_bias", "head_mask")
 
 
 def packed_logits(
@@ -81,6 +42,7 @@ def packed_logits(
     keep: torch.Tensor,
     cache: PackedCache | None = None,
     hidden: torch.Tensor | None = None,
+    prefix_always_visible: bool = False,
 ) -> torch.Tensor:
     """The frozen model's logits at some positions of packed examples.
 
@@ -91,15 +53,18 @@ def packed_logits(
         keep: indices `[n]` into `input_ids` of the positions whose logits are wanted.
         cache: filled with the examples' first keys and values, to decode from.
         hidden: boolean `[layers, p]`, virtual tokens that no query attends to.
+        prefix_always_visible: whether windows and chunks show the prefix from any distance.
 
     Returns:
         `[n, vocabulary]`, those of the same example alone after the prefix.
 
     Raises:
-        NotPackableError: where an attention does more than that, or hides part of an example this
-            long; `pipeline.prefix.packed.gate` says so before.
+        NotPackableError: where an attention computes something else, or examples are too long;
+            `pipeline.prefix.packed.gate` says so before.
     """
-    packing = Packing(lengths, prefix, cache, hidden=hidden)
+    packing = Packing(
+        lengths, prefix, cache, hidden=hidden, prefix_always_visible=prefix_always_visible
+    )
     return logits_of_row(frozen_model, input_ids, packing, keep)
 
 
@@ -121,11 +86,18 @@ def packed_step(
     tokens: torch.Tensor,
     prefix: KVPrefix | None,
     cache: PackedCache,
+    prefix_always_visible: bool = False,
 ) -> torch.Tensor:
     """Logits `[rows, vocabulary]` after one more token `[rows]` of each of the cache's rows."""
     start = 0 if prefix is None else len(prefix)
     positions = [start + cache.counts[row] for row in cache.rows]
-    packing = Packing([1] * len(positions), prefix, cache, decoding=True)
+    packing = Packing(
+        [1] * len(positions),
+        prefix,
+        cache,
+        decoding=True,
+        prefix_always_visible=prefix_always_visible,
+    )
     keep = torch.arange(len(tokens), device=tokens.device)
     return _packed(frozen_model, tokens, positions, packing, keep)
 
@@ -142,7 +114,9 @@ def _packed(
         if limit is not None and count > limit:
             name = type(frozen_model).__name__
             raise NotPackableError(f"{name} {reach.why}: {count} are too many for packed rows")
-    with packed_attention_on(frozen_model):
+    window = window_of(frozen_model.config)
+    is_hiding = window is not None and packing.longest > window
+    with packed_attention_on(frozen_model, masks.NAME if is_hiding else NAME):
         output = frozen_model(
             input_ids=input_ids[None],
             position_ids=torch.tensor([positions], device=input_ids.device),
@@ -156,11 +130,14 @@ def _packed(
 
 
 @contextmanager
-def packed_attention_on(model: PreTrainedModel) -> Iterator[None]:
-    """Route the model's attention through `shared_prefix_attention`, and back again."""
+def packed_attention_on(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
+    """Route the model's attention through `shared_prefix_attention`, and back again.
+
+    By which of `NAMES` decides whether the model's masks are asked for.
+    """
     with turn_of(model):
         before = model.config._attn_implementation
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(name)
         try:
             yield
         finally:
@@ -172,27 +149,33 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | Sight | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     prefix_packing: Packing | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """An attention function of transformers: `[1, heads, tokens, size]` states, heads last out."""
+    shown = attention_mask if isinstance(attention_mask, Sight) else None
     asked = [name for name in _BEYOND if kwargs.get(name) is not None]
     if dropout:
         asked.append("dropout of attention weights")
     window = kwargs.get("sliding_window")
-    if window is not None and prefix_packing is not None and prefix_packing.longest > window:
-        asked.append(f"a window of {window} tokens")
+    longest = 0 if prefix_packing is None else prefix_packing.longest
+    # Some of transformers' attentions would go by it, others by the mask.
+    if shown is None and window is not None and longest > window:
+        asked.append(f"a window of {window} tokens that its mask does not show")
     if prefix_packing is None or asked:
         raise NotPackableError(", ".join(asked) or "the model does not pass keywords on")
     query, key, value = query.squeeze(0), key.squeeze(0), value.squeeze(0)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    terms = Terms(shown, softcap, s_aux)
     if prefix_packing.groups:
-        out = _attend_groups(module.layer_idx, prefix_packing, query, key, value, scaling)
+        out = _attend_groups(module.layer_idx, prefix_packing, query, key, value, scaling, terms)
     else:
-        out = _attend(module.layer_idx, prefix_packing, query, key, value, scaling)
+        out = _attend(module.layer_idx, prefix_packing, query, key, value, scaling, terms)
     return out.transpose(0, 1).unsqueeze(0), None
 
 
@@ -203,11 +186,14 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     scaling: float,
+    terms: Terms,
 ) -> torch.Tensor:
     """Attention `[heads, tokens, size]` of examples after one prefix."""
     cache, pair = packing.cache, packing.pair(layer)
+    if terms.sight is not None:
+        terms = replace(terms, sight=packing.sight(layer, terms.sight))
     if cache is not None and packing.decoding:
-        return cache.attend(layer, query, key, value, pair, scaling)
+        return cache.attend(layer, query, key, value, pair, scaling, terms)
     if cache is not None:
         cache.prefill(layer, key, value, packing.lengths)
     # Layers of a model may lie on several devices, and the prefix is trained on one.
@@ -215,9 +201,8 @@ def _attend(
     if prefix_key is not None and prefix_key.shape[::2] != key.shape[::2]:
         # Multi-head latent attention: what is cached is expanded before it is attended to.
         raise NotPackableError("its cache holds other states than its attention sees")
-    return shared_prefix_attention(
-        PackedAttentionCall(query, key, value, prefix_key, prefix_value, packing.lengths, scaling)
-    )
+    states = query, key, value, prefix_key, prefix_value
+    return shared_prefix_attention(PackedAttentionCall(*states, packing.lengths, scaling, terms))
 
 
 def _attend_groups(
@@ -227,15 +212,17 @@ def _attend_groups(
     key: torch.Tensor,
     value: torch.Tensor,
     scaling: float,
+    terms: Terms,
 ) -> torch.Tensor:
     """The same of a row of several prefixes: each is attended to by its own examples alone."""
     tokens = [sum(group.lengths) for group in packing.groups]
     split = zip(*(states.split(tokens, dim=1) for states in (query, key, value)), strict=True)
     outs = [
-        _attend(layer, group, own_query, own_key, own_value, scaling)
+        _attend(layer, group, own_query, own_key, own_value, scaling, terms)
         for group, (own_query, own_key, own_value) in zip(packing.groups, split, strict=True)
     ]
     return torch.cat(outs, dim=1)
 
 
-AttentionInterface.register(NAME, attend)
+for _name in NAMES:
+    AttentionInterface.register(_name, attend)

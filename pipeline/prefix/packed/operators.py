@@ -1,6 +1,7 @@
 """Shared-prefix attention with torch's operators: without a C++ compiler, and for odd shapes.
 
-The parts that `pipeline.prefix.packed.parts` merges, on any device and in any dtype.
+The parts that `pipeline.prefix.packed.parts` merges, on any device and in any dtype. Of windows,
+softcaps and sinks these parts know nothing: `pipeline.prefix.packed.scores` does.
 """
 
 import math
@@ -10,6 +11,7 @@ import torch
 from pipeline.prefix.packed.call import PackedAttentionCall, Tensor
 from pipeline.prefix.packed.folding import Folding
 from pipeline.prefix.packed.parts import Parts, attention_by_parts
+from pipeline.prefix.packed.scores import attention_by_scores
 
 # With few keys torch's CPU kernel is slower backward in bfloat16 than in float32, which is also the
 # more exact: up to so many keys of an example, and below so many of a prefix.
@@ -19,6 +21,8 @@ _FLOAT32_PREFIX = 64
 
 def attention_by_operators(call: PackedAttentionCall) -> Tensor:
     """Shared-prefix attention from attention to the prefix and attention to each example."""
+    if call.terms.names:
+        return attention_by_scores(call)
     return attention_by_parts(OPERATORS, call)
 
 

@@ -44,7 +44,7 @@ class Parts:
 
 
 def attention_by_parts(parts: Parts, call: PackedAttentionCall) -> Tensor:
-    """Shared-prefix attention, `[num_heads, tokens, head_dim]` in the query's dtype."""
+    """Shared-prefix attention without terms, `[num_heads, tokens, head_dim]`, the query's dtype."""
     states = call.query, call.key, call.value, call.prefix_key, call.prefix_value
     result: Tensor = _Merged.apply(*states, call.lengths, call.scaling, parts)
     return result

@@ -29,6 +29,8 @@ def why_not_varlen(kind: StateKind) -> str | None:
     """Why torch's FlashAttention does not take such queries, keys and values; None if it does."""
     if kind.device != "cuda":
         return f"FlashAttention does not serve {kind.device}"
+    if kind.beyond:
+        return f"FlashAttention shares no prefix beside {' and '.join(sorted(kind.beyond))}"
     if len(kind.dtypes) > 1 or not kind.dtypes <= _DTYPES:
         return "FlashAttention takes float16 or bfloat16"
     dim = min(kind.head_dims)

@@ -6,7 +6,8 @@
 // prefix is shared. Sums are float32; products too, unless states are bfloat16 and the processor
 // multiplies pairs of those.
 //
-// The prefix is float32 in any case, and so is its gradient: it is trained.
+// The prefix is float32 in any case, and so is its gradient: it is trained. Windows and chunks come
+// as what each token sees first; softcaps and sinks change the scores (`Terms`).
 //
 // Every sum is made in an order that depends on the shapes alone, never on the number of threads.
 //
@@ -20,8 +21,8 @@
 
 // `sizes`: tokens, heads, kv_heads, dim, prefix, examples. `strides`: of heads and tokens for each
 // of the states, in the order of the arguments.
-static Shape shape(const int64_t* sizes, const int64_t* starts, float scale) {
-  return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], starts, scale};
+static Shape shape(const int64_t* sizes, const int64_t* starts, const Terms* terms) {
+  return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], starts, *terms};
 }
 
 template <class T> static States<T> states(void* const* data, const int64_t* strides, int index) {
@@ -29,18 +30,19 @@ template <class T> static States<T> states(void* const* data, const int64_t* str
 }
 
 template <class T>
-static void run_forward(const int64_t* sizes, const int64_t* starts, float scale,
+static void run_forward(const int64_t* sizes, const int64_t* starts, const Terms* terms,
                         void* const* data, const int64_t* strides, void* out, float* lse) {
-  forward<T>(shape(sizes, starts, scale), states<T>(data, strides, 0), states<T>(data, strides, 1),
-             states<T>(data, strides, 2), states<float>(data, strides, 3),
-             states<float>(data, strides, 4), static_cast<T*>(out), lse);
+  const auto run = terms->any() ? forward<T, true> : forward<T, false>;
+  run(shape(sizes, starts, terms), states<T>(data, strides, 0), states<T>(data, strides, 1),
+      states<T>(data, strides, 2), states<float>(data, strides, 3), states<float>(data, strides, 4),
+      static_cast<T*>(out), lse);
 }
 
 template <class T>
-static void run_backward(const int64_t* sizes, const int64_t* starts, float scale,
+static void run_backward(const int64_t* sizes, const int64_t* starts, const Terms* terms,
                          void* const* data, const int64_t* strides, const float* lse,
                          void* const* grads, float* const* prefix_grads) {
-  backward<T>(shape(sizes, starts, scale), states<T>(data, strides, 5),
+  backward<T>(shape(sizes, starts, terms), states<T>(data, strides, 5),
               states<T>(data, strides, 0), states<T>(data, strides, 1), states<T>(data, strides, 2),
               states<float>(data, strides, 3), states<float>(data, strides, 4),
               states<T>(data, strides, 6), lse, static_cast<T*>(grads[0]),
@@ -52,7 +54,8 @@ static void run_backward(const int64_t* sizes, const int64_t* starts, float scal
 template <class T>
 static void* run_prefix(const int64_t* sizes, void* const* data, const int64_t* strides) {
   auto* prefix = new Prefix<typename Operand<T>::type>();
-  pack_prefix(shape(sizes, nullptr, 0.0f), states<float>(data, strides, 0),
+  const Terms none = {};
+  pack_prefix(shape(sizes, nullptr, &none), states<float>(data, strides, 0),
               states<float>(data, strides, 1), *prefix);
   return prefix;
 }
@@ -63,26 +66,31 @@ template <class T> static void run_free(void* prefix) {
 // `sizes` with `room` in place of examples; `data`: the query and the caches.
 template <class T>
 static void run_decode(const int64_t* sizes, const int64_t* slots, const int64_t* counts,
-                       float scale, void* const* data, const int64_t* strides, const void* prefix,
-                       void* out) {
+                       const Terms* terms, void* const* data, const int64_t* strides,
+                       const void* prefix, void* out) {
   const Cached<T> cached = {static_cast<const T*>(data[1]), static_cast<const T*>(data[2]),
                             sizes[5], slots, counts};
-  decode<T>(shape(sizes, nullptr, scale), states<T>(data, strides, 0),
-            *static_cast<const Prefix<typename Operand<T>::type>*>(prefix), cached,
-            static_cast<T*>(out));
+  const auto run = terms->any() ? decode<T, true> : decode<T, false>;
+  run(shape(sizes, nullptr, terms), states<T>(data, strides, 0),
+      *static_cast<const Prefix<typename Operand<T>::type>*>(prefix), cached,
+      static_cast<T*>(out));
 }
 
 extern "C" {
 int lanes() { return LANES; }
-void forward_float32(const int64_t* a, const int64_t* b, float c, void* const* d, const int64_t* e,
-                     void* f, float* g) { run_forward<float>(a, b, c, d, e, f, g); }
-void forward_bfloat16(const int64_t* a, const int64_t* b, float c, void* const* d, const int64_t* e,
-                      void* f, float* g) { run_forward<BFloat16>(a, b, c, d, e, f, g); }
-void backward_float32(const int64_t* a, const int64_t* b, float c, void* const* d, const int64_t* e,
-                      const float* f, void* const* g, float* const* h) {
+void forward_float32(const int64_t* a, const int64_t* b, const Terms* c, void* const* d,
+                     const int64_t* e, void* f, float* g) {
+  run_forward<float>(a, b, c, d, e, f, g);
+}
+void forward_bfloat16(const int64_t* a, const int64_t* b, const Terms* c, void* const* d,
+                      const int64_t* e, void* f, float* g) {
+  run_forward<BFloat16>(a, b, c, d, e, f, g);
+}
+void backward_float32(const int64_t* a, const int64_t* b, const Terms* c, void* const* d,
+                      const int64_t* e, const float* f, void* const* g, float* const* h) {
   run_backward<float>(a, b, c, d, e, f, g, h);
 }
-void backward_bfloat16(const int64_t* a, const int64_t* b, float c, void* const* d,
+void backward_bfloat16(const int64_t* a, const int64_t* b, const Terms* c, void* const* d,
                        const int64_t* e, const float* f, void* const* g, float* const* h) {
   run_backward<BFloat16>(a, b, c, d, e, f, g, h);
 }
@@ -94,11 +102,11 @@ void* prefix_bfloat16(const int64_t* a, void* const* b, const int64_t* c) {
 }
 void free_float32(void* a) { run_free<float>(a); }
 void free_bfloat16(void* a) { run_free<BFloat16>(a); }
-void decode_float32(const int64_t* a, const int64_t* b, const int64_t* c, float d, void* const* e,
-                    const int64_t* f, const void* g, void* h) {
+void decode_float32(const int64_t* a, const int64_t* b, const int64_t* c, const Terms* d,
+                    void* const* e, const int64_t* f, const void* g, void* h) {
   run_decode<float>(a, b, c, d, e, f, g, h);
 }
-void decode_bfloat16(const int64_t* a, const int64_t* b, const int64_t* c, float d,
+void decode_bfloat16(const int64_t* a, const int64_t* b, const int64_t* c, const Terms* d,
                      void* const* e, const int64_t* f, const void* g, void* h) {
   run_decode<BFloat16>(a, b, c, d, e, f, g, h);
 }

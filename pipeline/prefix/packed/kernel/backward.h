@@ -8,8 +8,12 @@
 // What a block of queries and KEYS keys come to, [queries, keys]; and one of these as an operand.
 template <class E> struct Scratch {
   Floats weights = Floats(BLOCK * KEYS), changes = Floats(BLOCK * KEYS);
+  Floats slopes = Floats(BLOCK * KEYS);  // of the softcap
   std::vector<E> pairs;
 };
+
+// The keys that a query sees, from one up to another.
+struct Range { int64_t from, to; };
 
 // A block of queries with what the backward pass needs of them.
 template <class E> struct Queries {
@@ -42,24 +46,34 @@ template <class E> struct Queries {
   }
 
   // Adds what these queries owe to keys `first` to `first + width`, and those to the queries.
-  // `visible(i)` is how many of all the keys row i sees. A key's gradient is yet to be scaled.
+  // `visible(i)` is which of all the keys row i sees. A key's gradient is yet to be scaled.
   template <class Visible>
   void meet(const Shape& s, const Side<E>& keys, const Side<E>& values, int64_t first,
             int64_t width, Visible visible, Scratch<E>& scratch, float* grad_key,
             float* grad_value, bool add = true) {
-    auto &[weights, changes, pairs] = scratch;
+    auto &[weights, changes, slopes, pairs] = scratch;
+    const bool capped = s.terms.softcap != 0.0f;
     const int64_t dim = s.dim, k = dim / PER<E>;
     product<false>(m, width, k, query_along_, k, 1, keys.turned(first),
                    keys.turned_row(first), weights.data(), width);
     product<false>(m, width, k, grad_along_, k, 1, values.turned(first),
                    values.turned_row(first), changes.data(), width);
     for (int64_t i = 0; i < m; i++) {
-      const int64_t seen = i < count ? std::clamp<int64_t>(visible(i) - first, 0, width) : 0;
+      const Range range = i < count ? visible(i) : Range{0, 0};
+      const int64_t seen = std::clamp<int64_t>(range.to - first, 0, width);
+      const int64_t hidden = std::clamp<int64_t>(range.from - first, 0, seen);
       float *weight = &weights[i * width], *change = &changes[i * width];
-      powers<PER<E> == 1>(weight, seen, width, s.scale * LOG2_E, i < count ? lse_[i] : 0.0f);
+      if (capped) cap(weight, width, s.terms, &slopes[i * width]);
+      const float scale = s.terms.scale * LOG2_E, lse = i < count ? lse_[i] : 0.0f;
+      if (hidden)
+        powers<PER<E> == 1>(weight, seen, width, scale, lse, hidden);
+      else
+        powers<PER<E> == 1>(weight, seen, width, scale, lse);
       const float delta = i < count ? delta_[i] : 0.0f;
       for (int64_t j = 0; j < width; j += LANES)
         store(change + j, load(weight + j) * (load(change + j) - delta));
+      for (int64_t j = 0; capped && j < width; j += LANES)
+        store(change + j, load(change + j) * load(&slopes[i * width + j]));
     }
     product<true>(m, dim, width / PER<E>, along(changes.data(), m, width, pairs), width / PER<E>, 1,
                   keys.rows + first / PER<E> * dim, dim, from_keys.data(), dim);
@@ -83,6 +97,12 @@ template <class E> struct Queries {
   const E *query_along_, *query_across_, *grad_along_, *grad_across_;
   std::vector<E> pairs_[4];
 };
+
+template <class Visible> static int64_t least_from(int64_t count, Visible visible) {
+  int64_t least = visible(0).from;
+  for (int64_t i = 1; i < count; i++) least = std::min(least, visible(i).from);
+  return least;
+}
 
 template <class T>
 static void narrow_rows(const Floats& from, int64_t rows, int64_t dim, float factor, T* to,
@@ -121,16 +141,24 @@ static void backward(const Shape& s, States<T> grad, States<T> query, States<T> 
       for (int64_t b = from; b < to; b++)
         blocks[b - from].fill(s, grad, query, out, lse, h, b * BLOCK,
                               std::min<int64_t>(BLOCK, rows - b * BLOCK));
-      for (int64_t first = 0; first < width; first += KEYS)
-        for (int64_t b = from; b < to; b++)
-          blocks[b - from].meet(s, prefix.keys[h], prefix.values[h], first,
-                                std::min<int64_t>(KEYS, width - first),
-                                [&](int64_t) { return s.prefix; }, scratch,
-                                parts_key + task * size, parts_value + task * size, b > from);
-      if (from == to) {
+      // Keys that no query of a block sees are left out of it: sums then begin with zeros.
+      const bool hides = s.terms.prefix != nullptr;
+      if (from == to || hides) {
         std::fill_n(parts_key + task * size, size, 0.0f);
         std::fill_n(parts_value + task * size, size, 0.0f);
       }
+      for (int64_t first = 0; first < width; first += KEYS)
+        for (int64_t b = from; b < to; b++) {
+          const int64_t keys = std::min<int64_t>(KEYS, width - first);
+          const auto visible = [&](int64_t i) {
+            return Range{hides ? s.terms.prefix[(b * BLOCK + i) / group] : 0, s.prefix};
+          };
+          const int64_t count = blocks[b - from].count;
+          if (hides && first + keys <= least_from(count, visible)) continue;
+          blocks[b - from].meet(s, prefix.keys[h], prefix.values[h], first, keys, visible, scratch,
+                                parts_key + task * size, parts_value + task * size,
+                                hides || b > from);
+        }
       for (int64_t b = from; b < to && for_input; b++)
         for (int64_t i = 0; i < blocks[b - from].count; i++)
           std::copy_n(&blocks[b - from].from_keys[i * dim], dim,
@@ -145,7 +173,7 @@ static void backward(const Shape& s, States<T> grad, States<T> query, States<T> 
           sum_key += parts_key[part * s.kv_heads * size + from + d];
           sum_value += parts_value[part * s.kv_heads * size + from + d];
         }
-        grad_prefix_key[at * dim + d] = sum_key * s.scale;
+        grad_prefix_key[at * dim + d] = sum_key * s.terms.scale;
         grad_prefix_value[at * dim + d] = sum_value;
       }
     }
@@ -163,19 +191,23 @@ static void backward(const Shape& s, States<T> grad, States<T> query, States<T> 
         const int64_t count = std::min<int64_t>(BLOCK, length * group - row);
         block.fill(s, grad, query, out, lse, h, first * group + row, count);
         const int64_t seen = padded((row + count - 1) / group + 1, FILL);
-        for (int64_t from = 0; from < seen; from += KEYS)
-          block.meet(s, keys, values, from, std::min<int64_t>(KEYS, seen - from),
-                     [&](int64_t i) { return (row + i) / group + 1; }, scratch,
+        const int64_t begin = s.terms.first_own(first + row / group) / KEYS * KEYS;
+        const auto visible = [&](int64_t i) {
+          const int64_t token = (row + i) / group;
+          return Range{s.terms.first_own(first + token), token + 1};
+        };
+        for (int64_t from = begin; from < seen; from += KEYS)
+          block.meet(s, keys, values, from, std::min<int64_t>(KEYS, seen - from), visible, scratch,
                      sum_key.data(), sum_value.data());
         for (int64_t i = 0; i < count; i++) {
           const int64_t at = place(s, h, first * group + row + i) * dim;
           for (int64_t d = 0; d < dim; d++)
-            narrowed((block.from_keys[i * dim + d] + of_prefix[at + d]) * s.scale,
+            narrowed((block.from_keys[i * dim + d] + of_prefix[at + d]) * s.terms.scale,
                      grad_query[at + d]);
         }
       }
       const int64_t to = (first * s.kv_heads + h) * dim;
-      narrow_rows(sum_key, length, dim, s.scale, grad_key + to, s.kv_heads * dim);
+      narrow_rows(sum_key, length, dim, s.terms.scale, grad_key + to, s.kv_heads * dim);
       narrow_rows(sum_value, length, dim, 1.0f, grad_value + to, s.kv_heads * dim);
     }
   }

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.prefix.packed.call import Tensor
+from pipeline.prefix.packed.call import PLAIN, Tensor, Terms
 from pipeline.prefix.packed.kernel.library import ROOM, KernelPrefix, attention_to_cache
 
 
@@ -31,6 +31,7 @@ class KernelCache:
         rows: list[int],
         counts: list[int],
         scaling: float,
+        terms: Terms = PLAIN,
     ) -> Tensor:
         """Append a token a row and attend to all of its row, and to the prefix."""
         at = torch.tensor(rows), torch.tensor(counts)
@@ -39,4 +40,4 @@ class KernelCache:
         if self._prefix is None:
             self._prefix = KernelPrefix(query, *(prefix or (key[:, :0], value[:, :0])))
         states = query, self._prefix, self._keys, self._values
-        return attention_to_cache(*states, rows, [count + 1 for count in counts], scaling)
+        return attention_to_cache(*states, rows, [count + 1 for count in counts], scaling, terms)

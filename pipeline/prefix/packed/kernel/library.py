@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from pipeline.prefix.packed.call import PackedAttentionCall, StateKind, Tensor
+from pipeline.prefix.packed.call import PLAIN, PackedAttentionCall, StateKind, Tensor, Terms
 from pipeline.prefix.packed.kernel.compiling import kept_library
+from pipeline.prefix.packed.sight import Horizon
 
 _COMPILERS = ("g++", "clang++", "c++")
 ROOM = 16
@@ -56,7 +57,7 @@ def attention_forward(call: PackedAttentionCall) -> tuple[Tensor, Tensor]:
     lse = query.new_empty(heads, tokens, dtype=torch.float32)
     outputs = _pointer(out), _pointer(lse)
     starts = [_starts(call.lengths)]
-    _run("forward", _sizes_of(call), starts, call.scaling, _states(call), *outputs)
+    _run("forward", _sizes_of(call), starts, _terms_of(call), _states(call), *outputs)
     return out.transpose(0, 1), lse
 
 
@@ -72,7 +73,7 @@ def attention_backward(
     prefix = [torch.empty(prefix_key.shape, dtype=torch.float32) for _ in range(2)]
     outputs = _pointer(lse), _pointers(inputs or [None] * 3), _pointers(prefix)
     starts = [_starts(call.lengths)]
-    _run("backward", _sizes_of(call), starts, call.scaling, [*states, grad, out], *outputs)
+    _run("backward", _sizes_of(call), starts, _terms_of(call), [*states, grad, out], *outputs)
     turned: list[Any] = [t.transpose(0, 1) for t in inputs] or [None] * 3
     return turned[0], turned[1], turned[2], prefix[0], prefix[1]
 
@@ -103,6 +104,7 @@ def attention_to_cache(
     slots: list[int],
     counts: list[int],
     scaling: float,
+    terms: Terms = PLAIN,
 ) -> Tensor:
     """Attention of one new token a row to the prefix and to the row's own cached tokens.
 
@@ -114,6 +116,7 @@ def attention_to_cache(
         slots: where each row's tokens are cached.
         counts: how many they are, the new one included.
         scaling: what scores are multiplied by before the softmax.
+        terms: windows, chunks, softcaps and sinks.
 
     Returns:
         `[num_heads, rows, dim]` in the query's dtype.
@@ -123,15 +126,47 @@ def attention_to_cache(
     states, kv_heads, room = [query, keys, values], keys.shape[1], keys.shape[-1]
     sizes = [rows, heads, kv_heads, dim, prefix.length, room]
     address = ctypes.c_void_p(prefix.address)
-    _run("decode", sizes, [slots, counts], scaling, states, address, _pointer(out))
+    sight = terms.sight
+    horizon = None if sight is None else sight.of_tokens(count - 1 for count in counts)
+    laid_out = _Terms.of(scaling, terms, horizon)
+    _run("decode", sizes, [slots, counts], laid_out, states, address, _pointer(out))
     return out.transpose(0, 1)
+
+
+class _Terms(ctypes.Structure):
+    """The kernel's struct of that name."""
+
+    _fields_ = (
+        *(("scale", ctypes.c_float), ("softcap", ctypes.c_float)),
+        *((name, ctypes.c_void_p) for name in ("own", "prefix", "sinks")),
+    )
+
+    @classmethod
+    def of(cls, scaling: float, terms: Terms, horizon: Horizon | None) -> "_Terms":
+        """Terms and the horizon of their sight, which live as long as it does."""
+        laid_out = cls(scaling, terms.softcap or 0.0)
+        held: list[Any] = []
+        if horizon is not None:
+            held += map(_integers, (horizon.own, horizon.prefix))
+            laid_out.own, laid_out.prefix = map(ctypes.addressof, held)
+        if terms.sinks is not None:
+            held.append(terms.sinks.detach().float().contiguous())
+            laid_out.sinks = held[-1].data_ptr()
+        laid_out.held = held
+        return laid_out
+
+
+def _terms_of(call: PackedAttentionCall) -> _Terms:
+    sight = call.terms.sight
+    horizon = None if sight is None else sight.of_row(call.lengths)
+    return _Terms.of(call.scaling, call.terms, horizon)
 
 
 def _run(
     name: str,
     sizes: list[int],
     indices: list[list[int]],
-    scaling: float,
+    terms: "_Terms",
     states: list[Tensor],
     *outputs: Any,
 ) -> None:
@@ -144,7 +179,7 @@ def _run(
     getattr(library, f"{name}_{dtype}")(
         _integers(sizes),
         *map(_integers, indices),
-        ctypes.c_float(scaling),
+        ctypes.byref(terms),
         *_laid_out(states),
         *outputs,
     )
@@ -178,7 +213,7 @@ def _starts(lengths: list[int]) -> list[int]:
     return [0, *itertools.accumulate(lengths)]
 
 
-def _integers(values: list[int]) -> Any:
+def _integers(values: Sequence[int]) -> Any:
     return (ctypes.c_int64 * len(values))(*values)
 
 

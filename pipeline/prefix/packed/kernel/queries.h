@@ -4,10 +4,23 @@
 
 #include "vectors.h"
 
+// What scores are made of, and what is seen beyond causality; `library.py` lays it out.
+struct Terms {
+  float scale, softcap;  // 0 for no softcap
+  // Of each token the first of its example that it sees, and the first key of the prefix; both null
+  // where all are seen. They never fall within an example.
+  const int64_t *own, *prefix;
+  const float* sinks;  // [heads], or null
+
+  bool any() const { return own || softcap != 0.0f || sinks; }
+  int64_t first_own(int64_t token) const { return own ? own[token] : 0; }
+  int64_t first_of_prefix(int64_t token) const { return prefix ? prefix[token] : 0; }
+};
+
 struct Shape {
   int64_t tokens, heads, kv_heads, dim, prefix, examples;
   const int64_t* starts;  // [examples + 1]
-  float scale;
+  Terms terms;
   int64_t group() const { return heads / kv_heads; }
 };
 

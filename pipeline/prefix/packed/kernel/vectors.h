@@ -83,3 +83,13 @@ template <bool PRECISE> static inline Vector power_of_two(Vector x) {
   Integers result = reinterpret_cast<Integers&>(y) + power;
   return given == given ? reinterpret_cast<Vector&>(result) : given;
 }
+
+// To 2e-7: around 0 by Lambert's continued fraction, beyond by the exponential.
+static inline Vector hyperbolic_tangent(Vector x) {
+  const Vector most = Vector{} + 10.0f;  // where it is 1; a NaN stays what it is
+  x = x > most ? most : x;
+  const Vector square = x * x, power = power_of_two<true>(x * 2.88539008f);
+  const Vector near = x * ((square + 105.0f) * square + 945.0f) /
+                      ((square * 15.0f + 420.0f) * square + 945.0f);
+  return square < Vector{} + 0.36f ? near : 1.0f - 2.0f / (power + 1.0f);
+}
