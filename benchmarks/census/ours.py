@@ -94,9 +94,8 @@ def _slope(tuned: PrefixModel, expected: Expected) -> float:
         for piece in range(_PIECES):
             along = [_piece(p, piece) for p in trained]
             start = [p.detach().clone() for p in trained]
-            computed = sum(
-                float((p.grad * step).sum()) for p, step in zip(trained, along, strict=True)
-            )
+            pairs = zip(trained, along, strict=True)
+            computed = sum(float((p.grad * step).sum()) for p, step in pairs)
             # So far that the loss changes by more than rounding, and by less than a bend.
             size = min(1e-3, 5e-3 / max(abs(computed), 1e-9))
             ends = []

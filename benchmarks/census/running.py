@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,14 +61,15 @@ def _started(context: Any, row: Row, asks_peft: bool) -> tuple[Connection, _Chil
 
 def _examine(row: Row, asks_peft: bool, sender: Connection) -> None:
     """In the child: send what was found, and print nothing."""
-    silent = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(silent, stream)
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     # Matrices of 32 x 32 gain nothing from a second core, which another row may have.
     torch.set_num_threads(1)
-    sender.send(examined(row, asks_peft))
+    with Path(os.devnull).open("w") as silent:
+        for stream in (1, 2):
+            os.dup2(silent.fileno(), stream)
+        sys.stdout = sys.stderr = silent
+        sender.send(examined(row, asks_peft))
     sender.close()
 
 

@@ -82,7 +82,7 @@ def _failures(checked: Checked, expected: Expected) -> Iterable[str]:
         effect = f"where the text changes them by {expected.effect:.0e}"
         yield f"logits are off by {identity:.0e}, {effect}"
     if not _exact(checked.generation) and not _refused(checked.generation):
-        yield _said("generation", checked.generation)
+        yield _said("generation is", checked.generation)
     left = checked.padding.get("left")
     if (
         left is not None
@@ -90,19 +90,19 @@ def _failures(checked: Checked, expected: Expected) -> Iterable[str]:
         and not _refused(left)
         and _exact(expected.left_padded)
     ):
-        yield _said("left padding", left)
+        yield _said("left padding is", left)
     after_left = checked.padded_generation
-    if _exact(left) and _exact(expected.left_generated):
-        if not _exact(after_left) and not _refused(after_left):
-            yield _said("generation after left padding", after_left)
+    is_asked = _exact(left) and _exact(expected.left_generated)
+    if is_asked and not _exact(after_left) and not _refused(after_left):
+        yield _said("generation after left padding is", after_left)
     if isinstance(checked.gradient, Problem) and not checked.gradient.refused:
         yield f"training: {checked.gradient.said}"
     if isinstance(checked.slope, Problem) or (checked.slope is not None and checked.slope > _SLOPE):
-        yield _said("the gradient's slope", checked.slope)
+        yield _said("the gradient's slope is", checked.slope)
     if checked.packed is not None and not _exact(checked.packed):
-        yield _said("packed rows", checked.packed)
+        yield _said("packed rows are", checked.packed)
     if not _exact(checked.left_behind):
-        yield _said("the model without its prefix", checked.left_behind)
+        yield _said("the model without its prefix is", checked.left_behind)
 
 
 def _caveats(checked: Checked, expected: Expected) -> Iterable[str]:
@@ -138,6 +138,7 @@ def _refused(error: Error | None) -> bool:
 
 
 def _said(what: str, error: Error | None) -> str:
-    return (
-        f"{what}: {error.said}" if isinstance(error, Problem) else f"{what} is off by {error:.0e}"
-    )
+    """`what` with its verb: off by so much, or what was raised in the place of a number."""
+    if isinstance(error, Problem):
+        return f"{what.rpartition(' ')[0]}: {error.said}"
+    return f"{what} off by {error:.0e}"
