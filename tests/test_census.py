@@ -17,12 +17,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from benchmarks.census import running
 from benchmarks.census.__main__ import main
-from benchmarks.census.attempts import Problem
+from benchmarks.census.attempts import NotMeasuredError, Problem
 from benchmarks.census.checks import Checked
 from benchmarks.census.configurations import tiny_config
 from benchmarks.census.examination import Found, examined
 from benchmarks.census.expected import Expected, expected_of
-from benchmarks.census.models import NotSmallError, build
+from benchmarks.census.models import build
 from benchmarks.census.ours import check_ours
 from benchmarks.census.rows import Row, all_rows, shard_of
 from benchmarks.census.table import BEGIN, END, read_page, write_page
@@ -106,11 +106,11 @@ def test_what_cannot_be_made_small_is_a_row_that_says_so(
 
     monkeypatch.setitem(AutoModelForCausalLM._model_mapping._extra_content, UnheardConfig, Wide)
     row = Row("unheard", "causal", "unheard")
-    with pytest.raises(NotSmallError, match=r"it keeps 40,\d+,\d+ parameters"):
+    with pytest.raises(NotMeasuredError, match=r"it keeps 40,\d+,\d+ parameters"):
         build(row)
     verdict = examined(row).verdict
     assert verdict.word == "not measured"
-    assert verdict.why.startswith("it cannot be made small: NotSmallError: it keeps 40,")
+    assert verdict.why.startswith("it cannot be made small: it keeps 40,")
 
 
 def hangs(row: Row, asks_peft: bool = True) -> Found:

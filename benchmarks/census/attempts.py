@@ -12,6 +12,10 @@ from pipeline.prefix import PrefixError
 T = TypeVar("T")
 
 
+class NotMeasuredError(Exception):
+    """Why there is nothing to ask, in a sentence of the census's own."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Why there is no result.
@@ -38,6 +42,8 @@ def attempt(measure: Callable[[], T]) -> T | Problem:
 
 def _line(error: Exception) -> str:
     said = " ".join(str(error).split())
+    if isinstance(error, NotMeasuredError):
+        return said
     # No path of this machine: what a row says stands in the docs.
     said = re.sub(r"(/[\w.+-]+){2,}/", "", said)[:200]
     frames = traceback.extract_tb(error.__traceback__)

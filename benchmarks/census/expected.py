@@ -105,12 +105,13 @@ def after_text(others: dict[str, torch.Tensor], ids: torch.Tensor) -> dict[str, 
 
 
 def greedy_of(model: Any, ids: torch.Tensor, others: dict[str, torch.Tensor]) -> Generated:
-    """Greedy decoding without any cache; no token ends it, as in `generated`."""
-    ends, logits, length = _ends(model), [], ids.shape[1]
+    """Greedy decoding without any cache, of ordinary tokens, as in `generated`."""
+    logits: list[torch.Tensor] = []
+    length = ids.shape[1]
     for _ in range(NEW_TOKENS):
         last = model(input_ids=ids, **others).logits[:, -1:]
         logits.append(last.clone())
-        last[..., ends] = -torch.inf
+        last[..., _suppressed(model)] = -torch.inf
         # What follows an image is text, and sees what the last token saw.
         others = {
             name: torch.cat([value, value[:, -1:]], 1) if value.shape[:2] == ids.shape else value
@@ -123,13 +124,14 @@ def greedy_of(model: Any, ids: torch.Tensor, others: dict[str, torch.Tensor]) ->
 def generated(
     model: Any, ids: torch.Tensor, mask: torch.Tensor, others: dict[str, torch.Tensor]
 ) -> Generated:
-    """By a model's own `generate`."""
+    """By a model's own `generate`: no token ends it, or stands for an image."""
     out = model.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=NEW_TOKENS,
         min_new_tokens=NEW_TOKENS,
         do_sample=False,
+        suppress_tokens=_suppressed(model),
         pad_token_id=0,
         return_dict_in_generate=True,
         output_logits=True,
@@ -184,6 +186,7 @@ def _left_generated(model: Any, rows: list[torch.Tensor], greedy: Generated | No
     return generated_gap(generated(model, ids, mask, {}), greedy)
 
 
-def _ends(model: Any) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+def _suppressed(model: Any) -> list[int]:
+    """The tokens that have a meaning."""
+    vocabulary = model.config.get_text_config().vocab_size
+    return [token for token in range(vocabulary) if token not in ORDINARY]

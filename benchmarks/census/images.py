@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.census.attempts import NotMeasuredError
 from benchmarks.census.configurations import IMAGE_TOKEN, ORDINARY
 
 ROWS, _BEFORE, _AFTER = 2, 3, 5
@@ -19,14 +20,10 @@ _MOST_TOKENS = 16
 Inputs = dict[str, torch.Tensor]
 
 
-class NoImageError(Exception):
-    """No kind of image that is known here suits a model."""
-
-
 def with_image(model: PreTrainedModel) -> tuple[torch.Tensor, Inputs]:
     """Ids `[2, tokens]` with an image in each row, and what goes with them.
 
-    Raises NoImageError when the model runs with none, or its logits do not depend on the pixels.
+    Raises NotMeasuredError when the model runs with none of the kinds that are known here.
     """
     takes = inspect.signature(model.forward).parameters.keys()
     draw = torch.Generator().manual_seed(3)
@@ -45,7 +42,7 @@ def with_image(model: PreTrainedModel) -> tuple[torch.Tensor, Inputs]:
                     last = "its logits do not depend on the pixels"
                 except Exception as error:  # the next kind or number may be right
                     last = " ".join(str(error).split())[:150]
-    raise NoImageError(last)
+    raise NotMeasuredError(last)
 
 
 @torch.no_grad()

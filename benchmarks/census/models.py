@@ -5,27 +5,24 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
+from benchmarks.census.attempts import NotMeasuredError
 from benchmarks.census.configurations import tiny_config
 from benchmarks.census.rows import Row
 
 _MOST_PARAMETERS = 20_000_000
 
 
-class NotSmallError(Exception):
-    """A configuration that stays large, whatever the names of its fields say."""
-
-
 def build(row: Row) -> PreTrainedModel:
     """The model of a row in float32 and evaluation mode, its weights drawn from a fixed seed.
 
-    Raises NotSmallError, or whatever the model's own class raises.
+    Raises NotMeasuredError where it stays large, or whatever the model's own class raises.
     """
     config = tiny_config(row.model_type, row.changes)
     auto = getattr(transformers, row.auto_class)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
     if size > _MOST_PARAMETERS:
-        raise NotSmallError(f"it keeps {size:,} parameters")
+        raise NotMeasuredError(f"it keeps {size:,} parameters")
     torch.manual_seed(0)
     # The first may have changed the configuration.
     config = tiny_config(row.model_type, row.changes)

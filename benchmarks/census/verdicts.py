@@ -129,6 +129,8 @@ def _caveats(checked: Checked, expected: Expected) -> Iterable[str]:
 
 
 def _padding(checked: Checked) -> str:
+    if not checked.padding:
+        return ""
     sides = [side for side, error in checked.padding.items() if _exact(error)]
     return sides[0] if sides else "equal lengths"
 
