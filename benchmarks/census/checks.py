@@ -54,17 +54,18 @@ def check(model: Any, expected: Expected, gradient: Callable[[], list[str]]) -> 
     ones, checked = torch.ones_like(expected.ids), Checked()
     model.eval()
     checked.identity = attempt(lambda: _identity(model, expected, ones))
+    for side in ("left", "right") if expected.rows else ():
+        checked.padding[side] = attempt(lambda side=side: _padding(model, expected, side))
+    checked.gradient = attempt(gradient)
+    model.eval()
+    # Some models keep something of what they generated.
     checked.generation = attempt(
         lambda: _generation(
             generated(model, expected.ids, ones, expected.others), expected.greedy, expected.own
         )
     )
-    for side in ("left", "right") if expected.rows else ():
-        checked.padding[side] = attempt(lambda side=side: _padding(model, expected, side))
     if expected.row_greedy is not None:
         checked.padded_generation = attempt(lambda: _padded_generation(model, expected))
-    checked.gradient = attempt(gradient)
-    model.eval()
     return checked
 
 
