@@ -51,15 +51,15 @@ def _tiny(config_class: Any, changes: dict[str, Any], sort: str) -> PreTrainedCo
     # Its own rules for lists and parts show at its own depth.
     deep = {name: size for name, size in sizes.items() if name not in settings()["depths"]}
     trial = _tried(config_class, deep)
-    reads = None if trial is None else trial.get_text_config()
+    reads = None if trial is None else _text_part(trial)
     parts = {}
     for name, spec in config_class.sub_configs_defaults.items():
         changed, own = given.pop(name, {}), getattr(trial, name, None)
         if changed is None or (own is None and not changed):
             parts |= {name: None} if changed is None else {}
             continue
-        own_class = spec.config_class if own is None else type(own)
         other = changed.get("model_type")
+        own_class = CONFIG_MAPPING[spec.model_type] if own is None else type(own)
         reads_text = own is not None and (own is reads or reads in _parts(own))
         part_class = CONFIG_MAPPING[other] if other else own_class
         parts[name] = _tiny(part_class, changed, "text" if reads_text else "tower")
@@ -96,6 +96,13 @@ def _tried(config_class: Any, sizes: dict[str, Any]) -> PreTrainedConfig | None:
             continue
         return config
     return None
+
+
+def _text_part(config: PreTrainedConfig) -> PreTrainedConfig | None:
+    try:
+        return config.get_text_config()
+    except ValueError:  # it has several (MusicGen)
+        return None
 
 
 def _parts(config: PreTrainedConfig) -> list[Any]:
