@@ -168,7 +168,7 @@ def test_a_wrong_number_fails(expected: Expected) -> None:
         (
             {"padding": {"left": Problem("pad right", True), "right": 1e-6}},
             CAVEAT,
-            "left padding is refused: pad right",
+            "left padding, under which the model itself is exact, is refused: pad right",
         ),
         ({"gradient": ["keys 2"]}, CAVEAT, "no gradient reaches keys 2"),
         ({"slope": 0.3}, FAILED, "the gradient's slope is off by 3e-01"),

@@ -28,6 +28,9 @@ def build(row: Row) -> PreTrainedModel:
     config = tiny_config(row.model_type, row.changes)
     model: PreTrainedModel = auto.from_config(config).float().eval()
     _draw(model)
+    if model.can_generate() and not config.is_encoder_decoder:
+        # No length is the last of a random model's.
+        model.generation_config.forced_eos_token_id = None
     return model
 
 

@@ -110,7 +110,9 @@ def _caveats(checked: Checked, expected: Expected) -> Iterable[str]:
         yield f"generation is refused: {checked.generation.said}"  # type: ignore[union-attr]
     left = checked.padding.get("left")
     if _refused(left):
-        yield f"left padding is refused: {left.said}"  # type: ignore[union-attr]
+        own = "is exact" if _exact(expected.left_padded) else "is not exact"
+        said = left.said  # type: ignore[union-attr]
+        yield f"left padding, under which the model itself {own}, is refused: {said}"
     elif left is not None and not _exact(left) and not _exact(expected.left_padded):
         yield "left padding changes the model's own numbers too"
     if _exact(left) and _refused(checked.padded_generation):
