@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro demo ui test test-fast test-all lint bench docs docs-serve notebooks clean
+.PHONY: help setup setup-dev repro demo ui test test-fast test-all lint bench census docs docs-serve notebooks clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ test-all: lint ## Run all tests, with many more kills and odd params
 
 bench: setup-dev ## Compare training and evaluation speed with PEFT
 	python -m benchmarks
+
+census: setup-dev ## Try a prefix on every causal model type of transformers; writes docs/architectures.md
+	python -m benchmarks.census --write
 
 docs: setup-dev ## Build the docs site into site/; a warning fails
 	python -m mkdocs build --strict

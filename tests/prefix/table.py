@@ -1,6 +1,6 @@
-"""Writes the tables of architectures, from the results of the tests that it runs.
+"""Writes tables of architectures, from the results of the tests that it runs.
 
-`python -m tests.prefix.table` writes docs/architectures.md.
+`python -m tests.prefix.table` writes the end of docs/architectures.md.
 """
 
 import sys
@@ -13,6 +13,8 @@ from tests.conftest import ROOT
 from tests.prefix.architectures import SETTINGS
 from tests.prefix.encoders import ENCODER_DECODERS, ENCODERS
 
+PAGE = ROOT / "docs" / "architectures.md"
+TITLE = "## Decoders, as the tests have them\n\n"
 FILE = "tests/prefix/test_architectures.py"
 ENCODER_FILE = "tests/prefix/test_encoders.py"
 
@@ -92,9 +94,12 @@ def main() -> int:
     code = pytest.main([FILE, ENCODER_FILE, "-q"], plugins=[outcomes])
     decoders = _table(list(SETTINGS), COLUMNS, outcomes)
     encoders = _table([*ENCODER_DECODERS, *ENCODERS], ENCODER_COLUMNS, outcomes)
+    written = PAGE.read_text(encoding="utf-8")
+    # What stands before is written by `python -m benchmarks.census`.
+    before = written.partition(TITLE)[0]
     write_text(
-        ROOT / "docs" / "architectures.md",
-        "# Architectures\n\n"
+        PAGE,
+        f"{before}{TITLE}"
         "Made by `python -m tests.prefix.table` from the results of the tests in\n"
         f"`{FILE}`, on tiny random models in float32 with prefixes longer than\n"
         f"their sliding windows.\n\n{decoders}\n"

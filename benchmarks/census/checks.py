@@ -1,0 +1,102 @@
+"""What is asked of a prefix, this project's or PEFT's: the numbers of the text in the context."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmarks.census.attempts import Problem, attempt
+from benchmarks.census.expected import (
+    Expected,
+    Generated,
+    gap,
+    generated,
+    generated_gap,
+    padded,
+    row_gap,
+)
+
+Error = float | Problem
+"""The largest error of a logit, or why there is none."""
+
+
+@dataclass
+class Checked:
+    """What one side's prefix did; errors are the largest of a logit.
+
+    Attributes:
+        start: why there is no prefix at all.
+        identity: of two inputs of one length after the prefix.
+        generation: of the logits of generated tokens; infinite where other tokens came out.
+        padding: of inputs of several lengths in one batch, by the side that is padded.
+        padded_generation: the same rows, padded on the left and gone on with.
+        gradient: what of the prefix gets none, by name.
+        slope: by how much a loss changes along its gradient, relative to what the gradient says.
+        packed: of rows one after another without padding; `why_not_packed` where that is off.
+        left_behind: of the model itself, once the prefix is gone.
+    """
+
+    start: Problem | None = None
+    identity: Error = 0.0
+    generation: Error = 0.0
+    padding: dict[str, Error] = field(default_factory=dict)
+    padded_generation: Error | None = None
+    gradient: list[str] | Problem = field(default_factory=list)
+    slope: Error | None = None
+    packed: Error | None = None
+    why_not_packed: str = ""
+    left_behind: Error = 0.0
+
+
+def check(model: Any, expected: Expected, gradient: Callable[[], list[str]]) -> Checked:
+    """Ask a model with a prefix that is the text; `gradient` says what of it gets none."""
+    ones, checked = torch.ones_like(expected.ids), Checked()
+    model.eval()
+    checked.identity = attempt(lambda: _identity(model, expected, ones))
+    for side in ("left", "right") if expected.rows else ():
+        checked.padding[side] = attempt(lambda side=side: _padding(model, expected, side))
+    checked.gradient = attempt(gradient)
+    model.eval()
+    # Some models keep something of what they generated.
+    checked.generation = attempt(
+        lambda: _generation(
+            generated(model, expected.ids, ones, expected.others), expected.greedy, expected.own
+        )
+    )
+    if expected.row_greedy is not None:
+        checked.padded_generation = attempt(lambda: _padded_generation(model, expected))
+    return checked
+
+
+@torch.no_grad()
+def _identity(model: Any, expected: Expected, ones: torch.Tensor) -> float:
+    out = model(input_ids=expected.ids, attention_mask=ones, **expected.others)
+    return gap(out.logits, expected.logits)
+
+
+@torch.no_grad()
+def _padding(model: Any, expected: Expected, side: str) -> float:
+    ids, mask = padded(expected.rows, side)
+    return row_gap(model(input_ids=ids, attention_mask=mask).logits, mask, expected.row_logits)
+
+
+def _padded_generation(model: Any, expected: Expected) -> float:
+    assert expected.row_greedy is not None
+    ids, mask = padded(expected.rows, "left")
+    return generated_gap(generated(model, ids, mask, {}), expected.row_greedy)
+
+
+def _generation(found: Generated, greedy: Generated, own: Generated | Problem) -> float:
+    """The smaller error, where a model's own `generate` is not its own greedy decoding."""
+    wanted = [greedy] if isinstance(own, Problem) else [greedy, own]
+    return min(generated_gap(found, one) for one in wanted)
+
+
+def loss_of(model: Any, expected: Expected) -> torch.Tensor:
+    """A number that every logit enters with a fixed random weight of its own."""
+    ones = torch.ones_like(expected.ids)
+    logits = model(input_ids=expected.ids, attention_mask=ones, **expected.others).logits
+    draw = torch.Generator().manual_seed(1)
+    weights = torch.randn(logits.shape, generator=draw)
+    return (logits * weights).sum() / logits.numel() ** 0.5
