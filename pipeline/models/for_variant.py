@@ -14,6 +14,7 @@ from pipeline.models.definition import TOKENS, read_definition
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.architecture.shapes import CacheShapes
+from pipeline.prefix.parameters.encoder import Shapes
 from pipeline.storage.records import read_json
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
@@ -57,7 +58,12 @@ class ForVariant:
         return [int(token) for token in read_json(path)["tokens"]]
 
     @property
-    def kv_shapes(self) -> CacheShapes:
+    def kv_shapes(self) -> Shapes:
+        """The shapes of a prefix's keys and values."""
+        return self.model.kv_shapes
+
+    @property
+    def cache_shapes(self) -> CacheShapes:
         """The shapes of what a prefix is made of, states included."""
         return self.model.cache_shapes
 
