@@ -147,6 +147,24 @@ def test_a_model_that_reads_no_token_elsewhere_moves_none() -> None:
         picked(prefixed(model, text), kv_prefix_from_tokens(model, text), [3, 9])
 
 
+def test_a_hybrid_with_an_index_has_both_beside_its_keys() -> None:
+    torch.manual_seed(0)
+    model, text, row = indexed.qwen4_exp(), tokens(P, 0), tokens(9, 1)
+    tuned = prefixed(model, text)
+    kv = kv_of(tuned)
+    assert kv.kinds == ("attention", "state")
+    assert [name for name in kv.states if has_tokens(name)] == ["1.indexer_keys", "3.indexer_keys"]
+    logits = tuned(input_ids=row[None]).logits
+    whole = torch.cat([text, row])[None]
+    torch.testing.assert_close(logits, model(input_ids=whole).logits[:, P:], rtol=0, atol=1e-4)
+    logits.logsumexp(-1).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in tuned.encoder.parameters())
+    written = model.generate(input_ids=whole, **GREEDY)[0, whole.shape[1] :]
+    found = tuned.generate(input_ids=row[None], **GREEDY)[0, len(row) :]
+    assert found.tolist() == written.tolist()
+    PrefixModel(model, PrefixConfig(P, kinds=("attention",)))
+
+
 def test_index_keys_of_another_model_are_refused() -> None:
     model = build("deepseek_v32")
     tuned = PrefixModel(model, PrefixConfig(P))
