@@ -131,6 +131,27 @@ def test_tokens_chosen_from_a_text_take_their_index_keys_along(name: str) -> Non
     assert torch.equal(longer.states[first][::2], found.states[first])
 
 
+@pytest.mark.parametrize("name", ["deepseek_v32", *UNPADDED])
+@torch.no_grad()
+def test_beams_cropped_caches_and_plain_ones(name: str) -> None:
+    model, text, row = build(name), tokens(P, 0), tokens(9, 1)
+    tuned, whole = prefixed(model, text), torch.cat([text, row])[None]
+    beams = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
+    found = tuned.generate(input_ids=row[None], **beams)[:, len(row) :]
+    assert torch.equal(found, model.generate(input_ids=whole, **beams)[:, whole.shape[1] :])
+    cache: Any = tuned.new_cache()
+    logits = tuned(input_ids=row[None], past_key_values=cache, use_cache=True).logits
+    cache.crop(-3)
+    again = tuned(input_ids=row[None, 6:], past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(again, logits[:, 6:], rtol=0, atol=1e-4)
+    plain = model(
+        input_ids=row[None],
+        attention_mask=torch.ones_like(whole),
+        past_key_values=kv_of(tuned).to_cache(config=model.config),
+    )
+    torch.testing.assert_close(plain.logits, logits, rtol=0, atol=1e-4)
+
+
 def test_peft_cannot_hold_index_keys(tmp_path: Path) -> None:
     (name,) = UNPADDED
     tuned = prefixed(build(name), tokens(P, 0))
