@@ -7,7 +7,6 @@ import torch
 from transformers import Cache, DynamicCache, DynamicLayer, PreTrainedConfig
 from transformers.cache_utils import (
     CacheLayerMixin,
-    DummyLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionAndFullAttentionLayer,
     LinearAttentionAndSlidingWindowAttentionLayer,
@@ -25,7 +24,7 @@ from pipeline.prefix.states import (
 )
 
 _POSITIONS = "indexer_position_ids"
-_KEYS_ALONE = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+_KEYS_ALONE = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 def empty_cache(config: PreTrainedConfig) -> DynamicCache:

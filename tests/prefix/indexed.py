@@ -87,6 +87,42 @@ def _minimax_m3() -> Any:
     )
 
 
+def _qwen4_exp() -> Any:
+    """Layers that recur, and layers whose index keeps positions and pools its keys."""
+    return transformers.Qwen4ExpTextConfig(
+        **BASE,
+        num_key_value_heads=2,
+        head_dim=8,
+        shared_expert_intermediate_size=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        layer_types=["linear_attention", "indexed_attention"] * 2,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        hc_count=2,
+        hc_lowrank=8,
+        ple_layer_ids=[1],
+        ple_embed_dim=32,
+        ngram_size=3,
+        heads_per_ngram=2,
+        ngram_vocab_size_base=50,
+        make_ngram_vocab_size_divisible_by=4,
+        split_ngram_parts=1,
+        indexer_n_heads=8,
+        indexer_kv_heads=1,
+        indexer_head_dim=8,
+        indexer_budget=4,
+        indexer_compress_ratio=2,
+    )
+
+
+def qwen4_exp() -> PreTrainedModel:
+    """A random hybrid with an index."""
+    return _drawn(transformers.AutoModelForCausalLM.from_config(_qwen4_exp()))
+
+
 CONFIGURATIONS: dict[str, Callable[[], Any]] = {
     "deepseek_v32": lambda: _latent("DeepseekV32", first_k_dense_replace=1),
     "glm_moe_dsa": lambda: _latent("GlmMoeDsa", first_k_dense_replace=1, **SHARED),
@@ -117,11 +153,14 @@ def build(name: str) -> PreTrainedModel:
     auto: Any = transformers.AutoModelForCausalLM
     if name == "mistral_large4":
         auto = transformers.AutoModelForImageTextToText
-    model: PreTrainedModel = auto.from_config(config).eval()
+    return _drawn(auto.from_config(config))
+
+
+def _drawn(model: PreTrainedModel) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             elif parameter.ndim == 2:
                 parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return model.to(devices.chosen)
+    return model.eval().to(devices.chosen)

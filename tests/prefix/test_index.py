@@ -131,6 +131,27 @@ def test_tokens_chosen_from_a_text_take_their_index_keys_along(name: str) -> Non
     assert torch.equal(longer.states[first][::2], found.states[first])
 
 
+@pytest.mark.parametrize("name", ["deepseek_v32", *UNPADDED])
+@torch.no_grad()
+def test_beams_cropped_caches_and_plain_ones(name: str) -> None:
+    model, text, row = build(name), tokens(P, 0), tokens(9, 1)
+    tuned, whole = prefixed(model, text), torch.cat([text, row])[None]
+    beams = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
+    found = tuned.generate(input_ids=row[None], **beams)[:, len(row) :]
+    assert torch.equal(found, model.generate(input_ids=whole, **beams)[:, whole.shape[1] :])
+    cache: Any = tuned.new_cache()
+    logits = tuned(input_ids=row[None], past_key_values=cache, use_cache=True).logits
+    cache.crop(-3)
+    again = tuned(input_ids=row[None, 6:], past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(again, logits[:, 6:], rtol=0, atol=1e-4)
+    plain = model(
+        input_ids=row[None],
+        attention_mask=torch.ones_like(whole),
+        past_key_values=kv_of(tuned).to_cache(config=model.config),
+    )
+    torch.testing.assert_close(plain.logits, logits, rtol=0, atol=1e-4)
+
+
 def test_peft_cannot_hold_index_keys(tmp_path: Path) -> None:
     (name,) = UNPADDED
     tuned = prefixed(build(name), tokens(P, 0))
@@ -145,6 +166,24 @@ def test_a_model_that_reads_no_token_elsewhere_moves_none() -> None:
     model, text = build(name), tokens(P, 0)
     with pytest.raises(PrefixError, match="MiniMaxM3VLForCausalLM reads no token alone"):
         picked(prefixed(model, text), kv_prefix_from_tokens(model, text), [3, 9])
+
+
+def test_a_hybrid_with_an_index_has_both_beside_its_keys() -> None:
+    torch.manual_seed(0)
+    model, text, row = indexed.qwen4_exp(), tokens(P, 0), tokens(9, 1)
+    tuned = prefixed(model, text)
+    kv = kv_of(tuned)
+    assert kv.kinds == ("attention", "state")
+    assert [name for name in kv.states if has_tokens(name)] == ["1.indexer_keys", "3.indexer_keys"]
+    logits = tuned(input_ids=row[None]).logits
+    whole = torch.cat([text, row])[None]
+    torch.testing.assert_close(logits, model(input_ids=whole).logits[:, P:], rtol=0, atol=1e-4)
+    logits.logsumexp(-1).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in tuned.encoder.parameters())
+    written = model.generate(input_ids=whole, **GREEDY)[0, whole.shape[1] :]
+    found = tuned.generate(input_ids=row[None], **GREEDY)[0, len(row) :]
+    assert found.tolist() == written.tolist()
+    PrefixModel(model, PrefixConfig(P, kinds=("attention",)))
 
 
 def test_index_keys_of_another_model_are_refused() -> None:

@@ -23,6 +23,7 @@ from pipeline.prefix.architecture.choosing import chooses_by_place
 from pipeline.prefix.architecture.context import first_positions
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
+from pipeline.prefix.architecture.parts import on_tokens_alone
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.shapes import CacheShapes, chosen_shapes
 from pipeline.prefix.architecture.spatial import SpatialPositions
@@ -114,8 +115,11 @@ class CausalInjection(Injection):
         Raises PrefixError, with the reason, for a model in which no prefix is a text.
         """
         kinds = self._chosen.kinds
-        if "state" in kinds and (reason := why_states_are_not_read(self._model, _trial_on)):
-            raise PrefixError(reason)
+        if "state" in kinds:
+            with on_tokens_alone(self._model):
+                reason = why_states_are_not_read(self._model, _trial_on)
+            if reason is not None:
+                raise PrefixError(reason)
         for first in first_positions(self._model):
             trial = self._trial(False, first)
             exact = is_exact(self._model, trial, way=f"from {first}", kinds=kinds)

@@ -22,6 +22,9 @@ class IndexLayer(PrefixLayer, DynamicIndexedLayer):
         axes: in how many dimensions the model keeps the positions of index keys here; 0 for none.
     """
 
+    indexer_keys: torch.Tensor | None
+    indexer_position_ids: torch.Tensor | None
+
     def __init__(
         self, prefix: Pair | None, index: torch.Tensor, growing: bool, axes: int = 0
     ) -> None:
