@@ -147,7 +147,7 @@ def test_an_image_leaves_nothing_behind() -> None:
 
 @torch.no_grad()
 def test_half_precision_does_not_hide_what_types_change() -> None:
-    """Images late in a long row, where few tokens say that their types were left where they stood."""
+    """Late in a long row, where few tokens show that types were left where they stood."""
     model = build("gemma3").to(torch.bfloat16)
     rows = ("-" * 30 + "I--",) * 2
     given, whole = batch("gemma3", rows), batch("gemma3", rows, TEXT)
