@@ -68,8 +68,9 @@ def test_a_prefix_of_the_text_model_is_the_whole_s(tmp_path: Path) -> None:
 def test_weights_that_the_text_s_class_does_not_find(tmp_path: Path) -> None:
     """Emu3's are in the whole model alone; a model that lacks its head is refused."""
     text = {**multimodal.TEXT, "vocab_size": 260}
-    vision = {"codebook_size": 8, "embed_dim": 4, "z_channels": 4, "base_channels": 32}
-    vision |= {"channel_multiplier": [1, 1], "num_res_blocks": 1, "attn_resolutions": []}
+    vision: dict[str, Any] = {"codebook_size": 8, "embed_dim": 4, "z_channels": 4}
+    vision |= {"base_channels": 32, "channel_multiplier": [1, 1]}
+    vision |= {"num_res_blocks": 1, "attn_resolutions": []}
     names = {"<image>": 250, "<|extra_200|>": 249, "<|visual token 000000|>": 248}
     config = transformers.Emu3Config(text_config=text, vq_config=vision, vocabulary_map=names)
     source = transformers.Emu3ForConditionalGeneration(config).eval()
