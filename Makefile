@@ -61,6 +61,7 @@ test-all: lint ## Run all tests, with many more kills and odd params
 
 bench: setup-dev ## Compare training and evaluation speed with PEFT
 	python -m benchmarks
+	python -m benchmarks.windows
 
 docs: setup-dev ## Build the docs site into site/; a warning fails
 	python -m mkdocs build --strict
