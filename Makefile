@@ -61,6 +61,7 @@ test-all: lint ## Run all tests, with many more kills and odd params
 
 bench: setup-dev ## Compare training and evaluation speed with PEFT
 	python -m benchmarks
+	python -m benchmarks.windows
 
 census: setup-dev ## Try a prefix on every causal model type of transformers; writes docs/architectures.md
 	python -m benchmarks.census --write

@@ -59,13 +59,20 @@ def main(lengths: str, rounds: int, steps: int, rows: int, model: str, output: P
     """Compare training and evaluation with PEFT's, and write table, JSON and picture to OUTPUT."""
     if not Path(model, "config.json").exists():
         raise click.ClickException(f"there is no model in {model}; run `dvc repro fetch_model`")
+    compare([int(p) for p in lengths.split(",")], rounds, steps, rows, model, output)
+
+
+def compare(
+    lengths: list[int], rounds: int, steps: int, rows: int, model: str, output: Path
+) -> None:
+    """Check that both sides compute the same, measure them, and write what was found to OUTPUT."""
     from benchmarks.agreement import check_agreement
     from benchmarks.operations import matrix_product_rate
     from benchmarks.pictures import draw
 
     click.echo(check_agreement(model))
     results: list[dict[str, Any]] = []
-    for p in map(int, lengths.split(",")):
+    for p in lengths:
         # A step at a large p is long: fewer of them still fill a round.
         few = max(1, steps // (1 if p < 512 else 2 if p < 2048 else 4))
         # Before and after: a shared machine's speed drifts.

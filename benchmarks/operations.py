@@ -1,5 +1,6 @@
 """What the mathematics of a training step needs, and what the machine's matrix products reach."""
 
+import math
 import statistics
 import time
 from typing import Any
@@ -12,7 +13,8 @@ def needed_operations(config: Any, batch: list[dict[str, Any]], p: int) -> float
 
     A product of `[m, k]` and `[k, n]` counts 2mkn. Counted: every linear layer forward and, for
     the gradient of its input, backward (its weights are frozen); attention's two products forward
-    and four backward over the keys that causality lets a position see, and the prefix; logits at
+    and four backward over the keys that causality and sliding windows let a position see, those of
+    the prefix before the others; logits at
     the positions that predict a target. Not counted: padding, logits elsewhere, recomputation,
     everything below the first layer's keys and values, and all that is no matrix product.
     """
@@ -24,11 +26,23 @@ def needed_operations(config: Any, batch: list[dict[str, Any]], p: int) -> float
     after = queries * d + 3 * d * config.intermediate_size
     tokens = sum(len(row["input_ids"]) for row in batch)
     targets = sum(len(row["input_ids"]) - row["target_start"] for row in batch)
-    seen = sum(n * (n + 1) / 2 + n * p for n in (len(row["input_ids"]) for row in batch))
+    seen = sum(
+        _seen(window, len(row["input_ids"]), p) for window in _windows(config) for row in batch
+    )
     linear = 2 * tokens * (layers * 2 * (projections + after) - projections)
-    attention = 2 * seen * queries * layers * (2 + 4)
+    attention = 2 * seen * queries * (2 + 4)
     logits = 2 * targets * d * config.vocab_size * 2
     return float(linear + attention + logits)
+
+
+def _windows(config: Any) -> list[float]:
+    """Of each layer the tokens that a query sees at the most."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    return [config.sliding_window if "sliding" in kind else math.inf for kind in kinds]
+
+
+def _seen(window: float, tokens: int, p: int) -> float:
+    return sum(min(p + token, window) for token in range(1, tokens + 1))
 
 
 def matrix_product_rate(dtype: torch.dtype = torch.bfloat16) -> float:

@@ -37,12 +37,12 @@ def defined(call: PackedAttentionCall) -> Tensor:
     """
     group = call.query.shape[0] // call.key.shape[0]
     terms, sight = call.terms, call.terms.sight or Sight()
-    far = call.prefix_key, call.prefix_value
-    if call.prefix_key is None:
-        far = call.key[:, :0], call.value[:, :0]
+    far = call.key[:, :0], call.value[:, :0]
+    if call.prefix_key is not None and call.prefix_value is not None:
+        far = call.prefix_key, call.prefix_value
     places, start = list(sight.places), sight.start
     if terms.sight is None:
-        places, start = list(range(far[0].shape[1])), far[0].shape[1]  # type: ignore[union-attr]
+        places, start = list(range(far[0].shape[1])), far[0].shape[1]
     outs: list[Tensor] = []
     first = 0
     for length in call.lengths:
@@ -72,6 +72,11 @@ def defined(call: PackedAttentionCall) -> Tensor:
     return torch.stack(outs, 1)
 
 
+def call_of(states: list[Any], lengths: list[int], terms: Terms) -> PackedAttentionCall:
+    query, key, value, prefix_key, prefix_value = states
+    return PackedAttentionCall(query, key, value, prefix_key, prefix_value, lengths, SCALING, terms)
+
+
 @st.composite
 def problems(draw: st.DrawFn, dims: tuple[int, ...], longest: int = 40) -> PackedAttentionCall:
     """A call with any of the terms, examples shorter and longer than what is seen."""
@@ -80,7 +85,7 @@ def problems(draw: st.DrawFn, dims: tuple[int, ...], longest: int = 40) -> Packe
     p, dim = draw(st.sampled_from([0, 1, 5, 150])), draw(st.sampled_from(dims))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     tokens, heads = sum(lengths), kv_heads * group
-    states = [
+    states: list[Any] = [
         torch.randn(tokens, count, dim, generator=generator).transpose(0, 1)
         for count in (heads, kv_heads, kv_heads)
     ]
@@ -93,14 +98,14 @@ def problems(draw: st.DrawFn, dims: tuple[int, ...], longest: int = 40) -> Packe
     kind = draw(st.sampled_from(["none", "window", "window", "chunk"]))
     sight = None
     if kind != "none" or len(places) < p:
-        sizes = {} if kind == "none" else {kind: draw(size)}
+        sizes: dict[str, Any] = {} if kind == "none" else {kind: draw(size)}
         sight = Sight(**sizes, start=p, places=places, prefix_always_visible=draw(st.booleans()))
     terms = Terms(
         sight,
         draw(st.sampled_from([None, 0.5, 20.0])),
         torch.randn(heads, generator=generator) if draw(st.booleans()) else None,
     )
-    return PackedAttentionCall(*states, *prefix, lengths, SCALING, terms)
+    return call_of([*states, *prefix], lengths, terms)
 
 
 def outcome(attention: Attention, call: PackedAttentionCall) -> list[Tensor]:
@@ -140,13 +145,15 @@ def test_torchs_operators_compute_what_they_mean(call: PackedAttentionCall) -> N
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("sizes", [{"window": 6}, {"chunk": 5}])
-def test_flex_attention_computes_what_they_mean(sizes: dict[str, int]) -> None:
+def test_flex_attention_computes_what_they_mean(sizes: dict[str, Any]) -> None:
     """Forward: uncompiled, torch has no gradient for it on a CPU."""
     draw = torch.Generator().manual_seed(0)
-    states = [torch.randn(heads, n, 16, generator=draw) for heads, n in (*SHAPES, (2, 4), (2, 4))]
+    states: Any = [
+        torch.randn(heads, n, 16, generator=draw) for heads, n in (*SHAPES, (2, 4), (2, 4))
+    ]
     sight = Sight(**sizes, start=4, places=range(4))
     terms = Terms(sight, 1.5, torch.randn(4, generator=draw))
-    call = PackedAttentionCall(*states, LENGTHS, SCALING, terms)
+    call = call_of(states, LENGTHS, terms)
     with torch.no_grad():
         assert_alike([attention_by_flex(call)], [defined(call)])
 
@@ -154,13 +161,13 @@ def test_flex_attention_computes_what_they_mean(sizes: dict[str, int]) -> None:
 @needs_kernel
 def test_half_precision_rounds_as_little_as_it_can() -> None:
     draw = torch.Generator().manual_seed(0)
-    states = [
+    states: Any = [
         torch.randn(heads, n, 64, generator=draw).bfloat16()
         for heads, n in ((6, 133), (2, 133), (2, 133), (2, 33), (2, 33))
     ]
     sight = Sight(window=30, start=33, places=range(33))
     terms = Terms(sight, 3.0, torch.randn(6, generator=draw))
-    call = PackedAttentionCall(*states, [40, 3, 90], SCALING, terms)
+    call = call_of(states, [40, 3, 90], terms)
     found = outcome(attention_by_kernel, call)
     exact = replace(
         call, query=states[0].double(), key=states[1].double(), value=states[2].double()
@@ -185,9 +192,9 @@ def test_decoding_computes_what_they_mean(name: str, data: st.DataObject) -> Non
     prefix = None
     if call.prefix_key is not None and call.prefix_value is not None:
         prefix = call.prefix_key, call.prefix_value
-    new = (t[:, last] for t in (call.query, call.key, call.value))
+    query, key, value = (t[:, last] for t in (call.query, call.key, call.value))
     rows = list(range(len(counts)))
-    found = cache.attend(*new, prefix, rows, counts, SCALING, call.terms)
+    found = cache.attend(query, key, value, prefix, rows, counts, SCALING, call.terms)
     assert_alike([found], [defined(call)[:, last]])
 
 

@@ -43,7 +43,8 @@ class _KernelAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        *states, sinks, out, lse = ctx.saved_tensors
+        query, key, value, prefix_key, prefix_value, sinks, out, lse = ctx.saved_tensors
+        states = query, key, value, prefix_key, prefix_value
         call = PackedAttentionCall(*states, ctx.lengths, ctx.scaling, ctx.terms)
         for_input = any(ctx.needs_input_grad[:3])
         of_states = attention_backward(grads[0], call, out, lse, for_input)
