@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from pipeline.prefix import KVPrefix
     from pipeline.prefix.architecture.shapes import CacheShapes
+    from pipeline.prefix.parameters.encoder import Shapes
 
 
 class Rendering(Protocol):
@@ -89,8 +90,12 @@ class StartContext(Protocol):
         """Whether the frozen model keeps states, and the prefix is to have them."""
 
     @property
-    def kv_shapes(self) -> "CacheShapes":
-        """The shapes of keys and values, and of states, in every layer of the model."""
+    def kv_shapes(self) -> "Shapes":
+        """The shapes of keys and values in every layer that gets a prefix."""
+
+    @property
+    def cache_shapes(self) -> "CacheShapes":
+        """The same, and those of states, in every layer of the model."""
 
     @property
     def generator(self) -> "torch.Generator":

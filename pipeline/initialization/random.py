@@ -27,7 +27,7 @@ class Random(Start):
         return f"noise of standard deviation {self.scale:g}"
 
     def start(self, context: StartContext) -> "KVPrefix":
-        """Noise of the variant's seed, of standard deviation `scale`."""
+        """Noise of the variant's seed, of standard deviation `scale`, states by their own size."""
         from pipeline.prefix import random_kv_prefix
 
-        return random_kv_prefix(context.kv_shapes, context.length, self.scale, context.generator)
+        return random_kv_prefix(context.cache_shapes, context.length, self.scale, context.generator)

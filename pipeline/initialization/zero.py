@@ -22,4 +22,4 @@ class Zero(Start):
         """Zeros, the same for every seed."""
         from pipeline.prefix.starts.drawn import zero_kv_prefix
 
-        return zero_kv_prefix(context.kv_shapes, context.length)
+        return zero_kv_prefix(context.cache_shapes, context.length)

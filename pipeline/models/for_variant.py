@@ -14,6 +14,7 @@ from pipeline.models.first_tokens import KEPT, first_tokens, stored_tokens
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.architecture.shapes import CacheShapes
+from pipeline.prefix.parameters.encoder import Shapes
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
@@ -62,7 +63,12 @@ class ForVariant:
         return self.model.keeps_states and (kinds is None or "state" in kinds)
 
     @property
-    def kv_shapes(self) -> CacheShapes:
+    def kv_shapes(self) -> Shapes:
+        """The shapes of a prefix's keys and values."""
+        return self.model.kv_shapes
+
+    @property
+    def cache_shapes(self) -> CacheShapes:
         """The shapes of what a prefix is made of, states included."""
         return self.model.cache_shapes
 

@@ -353,7 +353,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "states of another model": (
         lambda: PrefixModel(build("qwen3_5"), PrefixConfig(P, kinds=("state",))).load_kv_prefix(
-            prefixed("kimi_linear").kv_prefix()
+            kv_of(prefixed("kimi_linear"))
         ),
         "it was made for another model",
     ),

@@ -76,7 +76,7 @@ def cache_shapes(model: PreTrainedModel) -> CacheShapes:
     PrefixError when the model fills no cache, or caches what a prefix cannot carry.
     """
     cache = _cache_of(model, 1)
-    attention = {
+    attention: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
         index: (_per_token(layer.keys), _per_token(layer.values))
         for index, layer in enumerate(cache.layers)
         if attends(layer)
