@@ -26,11 +26,11 @@ def by_layer(tables: Tables) -> pd.DataFrame:
         moved = tables["movement"]
         of_tokens = moved[moved["tensor"].isin(_OF_TOKENS)]
         wide = of_tokens.pivot(index=LAYER, columns="tensor", values="relative")
-        places = pd.MultiIndex.from_frame(moved[LAYER].drop_duplicates()).sort_values()
-        found += [wide[name].rename(f"{name}_moved").reindex(places) for name in wide]
+        every = pd.MultiIndex.from_frame(moved[LAYER].drop_duplicates()).sort_values()
+        found += [wide[name].rename(f"{name}_moved").reindex(every) for name in wide]
         if len(of_tokens) < len(moved):
             states = _together(moved[~moved["tensor"].isin(_OF_TOKENS)], LAYER)
-            found.append(states.rename("state_moved").reindex(places))
+            found.append(states.rename("state_moved").reindex(every))
     if "attention_of_layers" in tables:
         seen = tables["attention_of_layers"].set_index(LAYER)
         found.append(seen["prefix"].rename("attention"))

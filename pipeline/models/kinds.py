@@ -1,19 +1,29 @@
-"""Which kinds of prefix the model in a folder can have, by its configuration alone."""
+"""Which kinds of prefix the model in a folder can have, by its configuration alone.
+
+Configurations name recurrent layers in many ways; the cache that transformers makes for one says it
+in one.
+"""
 
 from pathlib import Path
 
 from transformers import AutoConfig
+from transformers.cache_utils import CacheLayerMixin
 
-from pipeline.prefix.architecture.recurrence import kinds_of
+from pipeline.prefix.caches import empty_cache, recurs
+from pipeline.prefix.states import KINDS
 
 
 def kinds_of_model(folder: Path) -> tuple[str, ...] | None:
     """Keys and values ("attention"), states ("state") or both; None of what is no model's folder.
 
-    Costs milliseconds once transformers is imported: no weights are read.
+    A model that transformers makes no cache for, layer by layer, has keys and values. Costs
+    milliseconds once transformers is imported: no weights are read.
     """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError):
         return None
-    return kinds_of(config)
+    layers = empty_cache(config).layers
+    attends = any(isinstance(layer, CacheLayerMixin) for layer in layers) or not layers
+    has = {"attention": attends, "state": recurs(config)}
+    return tuple(kind for kind in KINDS if has[kind])

@@ -65,7 +65,8 @@ def test_two_processes_train_what_one_does(results: Any, name: str) -> None:
     """Sharded or not, with uneven batches, and stopped in between by a signal to one of them."""
     expected, found = results
     # At so high a rate AdamW, which divides by the gradient's size, shows how small some are.
-    tolerance = 1e-5 if name == "stopped early" else 1e-6
+    # Of states, padded in other calls, rounding differs by more.
+    tolerance = 1e-5 if name in ("stopped early", "states", "states, sharded") else 1e-6
     for key, numbers in expected.get(name, expected["plain"]).items():
         assert len(found[0][name][key]) == len(numbers)
         torch.testing.assert_close(
