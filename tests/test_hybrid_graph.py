@@ -25,7 +25,7 @@ def test_the_whole_graph(tmp_path: Path) -> None:
             train={**params["train"], "learning_rate": 5e-2},
         )
     )
-    output = workspace.run("dvc", "repro")
+    workspace.run("dvc", "repro")
     data = workspace.root / "data"
     # The text's tokens are kept, and each length has read its own.
     assert not (data / "kv_prefix" / "corpus" / "prefix.safetensors").exists()
@@ -55,12 +55,9 @@ def test_the_whole_graph(tmp_path: Path) -> None:
     moved = read_csv(data / "inspection" / "best" / "movement.csv")
     assert {"key", "value", "conv", "recurrent"} == set(moved["tensor"])
     assert "it has no PEFT adapter" in (data / "report" / "best" / "README.md").read_text()
-    assert "where padded ones would be" in output.stderr + output.stdout
     refused = workspace.pipeline("export", "adapter", check=False)
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
     assert "state" in refused.stderr
     answer = workspace.pipeline("generate", "size: 3 km")
     assert "Traceback" not in answer.stderr
-    workspace.run("dvc", "repro", "--force", "train@4-corpus-0")
-    assert "up to date" in workspace.run("dvc", "status").stdout

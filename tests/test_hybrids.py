@@ -29,7 +29,7 @@ from pipeline.training.optimizer import build_optimizer
 from pipeline.training.progress import TrainingResult
 from pipeline.training.rates import state_rate
 from tests.conftest import kv_of, tiny_model, tiny_params
-from tests.hybrids import HYBRIDS, falcon_h1, lfm2, qwen3_next
+from tests.hybrids import HYBRIDS, lfm2, qwen3_next
 
 IDS = [40, 9, 77, 200, 9, 133]
 
@@ -146,8 +146,7 @@ class CutOffError(Exception):
     """Ends a training in the middle."""
 
 
-@pytest.mark.parametrize("make", [lfm2, qwen3_next, falcon_h1])
-def test_resumed_is_uninterrupted(make: Callable[[], PreTrainedModel], tmp_path: Path) -> None:
+def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
     split = Dataset.from_list(examples([5, 9, 7, 9, 12]))
     params = TrainParams(
         epochs=None, max_steps=5, batch_size=2, eval_every_steps=2, state_learning_rate=1e-3
@@ -158,7 +157,7 @@ def test_resumed_is_uninterrupted(make: Callable[[], PreTrainedModel], tmp_path:
             if step == cut_after:
                 raise CutOffError
 
-        model = started(make(), prefix_dropout=0.2)
+        model = started(qwen3_next(), prefix_dropout=0.2)
         return train_prefix(model, split, split, params, 3, log_step, folder)
 
     whole = run(None)
@@ -167,6 +166,7 @@ def test_resumed_is_uninterrupted(make: Callable[[], PreTrainedModel], tmp_path:
     for cut in (2, 4):
         with pytest.raises(CutOffError):
             run(folder, cut)
+    # The second time all of it is out of the checkpoint.
     for again in (run(folder), run(folder)):
         assert again.history == whole.history
         assert same(again.prefix, whole.prefix)

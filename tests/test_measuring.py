@@ -24,7 +24,7 @@ from pipeline.training.compilation import missing_compiler
 from pipeline.training.loop import train_prefix
 from pipeline.training.validation import target_loss_of
 from tests.conftest import CORPUS, kv_of, tiny_model
-from tests.hybrids import falcon_h1, lfm2, qwen3_next
+from tests.hybrids import qwen3_next
 
 P = 5
 
@@ -58,7 +58,7 @@ def windowed() -> PreTrainedModel:
 
 
 @pytest.fixture(
-    params=[tiny_model, with_kernel, bloom, windowed, lfm2, qwen3_next, falcon_h1],
+    params=[tiny_model, with_kernel, bloom, windowed, qwen3_next],
     ids=lambda make: make.__name__,
 )
 def architecture(request: pytest.FixtureRequest) -> PreTrainedModel:

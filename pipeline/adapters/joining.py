@@ -13,7 +13,7 @@ from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.prefixed import prefixed_model
-from pipeline.prefix.architecture.shapes import kv_shapes
+from pipeline.prefix.architecture.shapes import adapter_shapes
 from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, load_adapter
 from pipeline.schema.compute import Compute, DeviceMap
 from pipeline.storage.atomic import atomic_folder
@@ -60,7 +60,7 @@ def _refuse_name(params: Params, name: str) -> None:
 def _virtual_tokens(folder: Path, device_map: DeviceMap | None) -> int:
     """The adapter's length, once it is known to fit the frozen model."""
     model = load_frozen_model(paths.MODEL, Compute(), device_map)
-    kv = load_adapter(folder, kv_shapes(model))
+    kv = load_adapter(folder, adapter_shapes(model))
     return prefixed_model(model, kv).prefix_length
 
 

@@ -26,10 +26,10 @@ class Adapter(UntrainedBaseline):
 
         Raises PrefixError when there is none, or it is of another model.
         """
-        from pipeline.prefix.architecture.shapes import kv_shapes
+        from pipeline.prefix.architecture.shapes import adapter_shapes
         from pipeline.prefix.files.peft_format import load_adapter
 
-        yield Before(load_adapter(self.path, kv_shapes(context.frozen_model)))
+        yield Before(load_adapter(self.path, adapter_shapes(context.frozen_model)))
 
     def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:
         """The adapter's virtual tokens."""

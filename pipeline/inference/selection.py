@@ -9,7 +9,7 @@ from pipeline.baselines.untrained import UntrainedBaseline
 from pipeline.config import Params
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix
-from pipeline.prefix.architecture.shapes import kv_shapes
+from pipeline.prefix.architecture.shapes import adapter_shapes
 from pipeline.prefix.files.peft_format import load_adapter
 from pipeline.storage.records import read_csv
 from pipeline.sweep.grid import sweep
@@ -52,7 +52,7 @@ def load_prefix(params: Params, name: str, frozen_model: PreTrainedModel) -> KVP
     Raises PrefixError when its file is missing or damaged, or was made for another model.
     """
     if name in _adapters(params):
-        return load_adapter(Path(_adapters(params)[name].path), kv_shapes(frozen_model))
+        return load_adapter(Path(_adapters(params)[name].path), adapter_shapes(frozen_model))
     path = paths.TRAIN / name / "prefix.safetensors"
     if not path.exists():
         raise PipelineError(f"{path}: '{name}' is not trained yet; run `dvc repro`")

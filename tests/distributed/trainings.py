@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from pipeline.config.train import TrainParams
 from pipeline.distributed.joining import joined
@@ -25,7 +26,9 @@ from pipeline.errors import StoppedError
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_text
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.loop import train_prefix
+from pipeline.training.trained import TrainedWeights
 from tests.conftest import CORPUS, tiny_model, tiny_tokenizer
+from tests.hybrids import qwen3_next
 
 STEPS, STOPPED_AFTER = 6, 3
 # Three micro-batches of 3 and 1 example and one of 3 in each pass over 7: with two processes one
@@ -46,20 +49,21 @@ def numbers(
     prefixed: bool = True,
     sharded: bool = False,
     dtype: torch.dtype = torch.float32,
+    build: Callable[[], PreTrainedModel] = tiny_model,
     config: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
     checkpoints: CheckpointFolder | None = None,
     log_step: Callable[[int, object], None] = lambda step, metrics: None,
 ) -> dict[str, list[float]]:
-    """Train the tiny model's prefix, or all of its weights.
+    """Train a tiny model's prefix, or all of its weights.
 
     Returns what was best, the parameters at the end, and the history.
     """
-    base = tiny_model().to(dtype)
+    base = build().to(dtype)
     model = PrefixModel(base)
     if prefixed:
         model = PrefixModel(base, PrefixConfig(4, **{"prefix_dropout": 0.1, **(config or {})}))
-        model.load_kv_prefix(kv_prefix_from_text(tiny_model(), tiny_tokenizer(), CORPUS, 4))
+        model.load_kv_prefix(kv_prefix_from_text(build(), tiny_tokenizer(), CORPUS, 4))
     if sharded and ranks.size > 1:
         whole = sum(parameter.numel() for parameter in base.parameters())
         shard_frozen_model(model, ranks, torch.device("cpu"))
@@ -78,13 +82,18 @@ def numbers(
         ranks=ranks,
     )
     kept = result.prefix
-    best = [*kept.keys, *kept.values] if isinstance(kept, KVPrefix) else kept.tensors.values()
+    best = kept.tensors.values() if isinstance(kept, TrainedWeights) else tensors_of(kept)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return {
         "best": torch.cat([tensor.flatten() for tensor in best]).tolist(),
         "end": torch.cat([tensor.detach().flatten() for tensor in trained]).tolist(),
         "loss": [value for row in result.history for value in row.values()],
     }
+
+
+def tensors_of(kv: KVPrefix) -> list[torch.Tensor]:
+    """Every number of a prefix."""
+    return [*kv.keys, *kv.values, *kv.states.values()]
 
 
 def stopped(ranks: Ranks, folder: CheckpointFolder) -> None:
@@ -110,6 +119,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "sharded": True,
         "config": {"layers": [1], "prefix_dropout": 0.0},
         "params": {"gradient_checkpointing": True},
+    },
+    # Padded in calls of like length, of which one process makes others: each draws its dropout.
+    "states": {"build": qwen3_next, "config": {"prefix_dropout": 0.0}},
+    "states, sharded": {
+        "build": qwen3_next,
+        "sharded": True,
+        "config": {"prefix_dropout": 0.0},
     },
     "projected": {"config": {"prefix_projection": True, "encoder_hidden_size": 8}},
     # As a trained baseline.

@@ -160,20 +160,6 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(from_cache.states[state], kv.states[state]) for state in kv.states)
 
 
-@torch.no_grad()
-def test_keys_and_values_alone_are_an_adapter(tmp_path: Path) -> None:
-    """Where every layer attends, PEFT's format holds them."""
-    from peft import PeftModel
-
-    tuned = prefixed("falcon_h1", kinds=("attention",))
-    tuned.save_pretrained(tmp_path)
-    expected = tuned(input_ids=ROWS).logits
-    again = PrefixModel.from_pretrained(build("falcon_h1"), tmp_path).eval()
-    close(again(input_ids=ROWS).logits, expected)
-    theirs = PeftModel.from_pretrained(copy.deepcopy(build("falcon_h1")), tmp_path).eval()
-    close(theirs(input_ids=ROWS, attention_mask=torch.ones_like(ROWS)).logits, expected)
-
-
 @pytest.mark.parametrize("kinds", [("attention",), ("state",)], ids="-".join)
 @pytest.mark.parametrize("name", ["qwen3_next", "falcon_h1", "zamba2", "jamba", "zamba"])
 @torch.no_grad()
@@ -345,6 +331,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "PEFT's format": (
         lambda: prefixed("falcon_h1").save_pretrained("nowhere"),
         "PEFT's format holds keys and values alone, this prefix has states too",
+    ),
+    "PEFT's cache": (
+        lambda: prefixed("falcon_h1", kinds=("attention",)).save_pretrained("nowhere"),
+        r"plain cache, which a model with layers that recur \(falcon_h1\) does not take",
     ),
     "PEFT's format, of some layers": (
         lambda: PrefixModel.from_pretrained(build("lfm2"), "nowhere"),

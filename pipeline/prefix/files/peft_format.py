@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, PreTrainedModel
 
+from pipeline.prefix.caches import recurs
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.kv_file import refuse_non_finite
@@ -50,14 +51,17 @@ def save_adapter(
 
     `PREFIX_TUNING`, or `CARTRIDGE` when first virtual tokens were kept frozen. Raises PrefixError
     for what PEFT's format cannot hold: it knows one size of keys and values, for all layers, no
-    states, and of an encoder-decoder the decoder's self-attention alone.
+    states, no model that has some, and of an encoder-decoder the decoder's self-attention alone.
     """
     if "state" in kv.kinds:
-        # Keys and values of some layers are none of PEFT's either.
-        otherwise = "" if kv.layers is not None else ", or train with kinds=('attention',) for PEFT"
         raise PrefixError(
             "PEFT's format holds keys and values alone, this prefix has states too, which PEFT has "
-            f"no way to bring in; use KVPrefix.save{otherwise}"
+            "no way to bring in; use KVPrefix.save"
+        )
+    if recurs(model_config):
+        raise PrefixError(
+            "PEFT brings a prefix in through a plain cache, which a model with layers that recur "
+            f"({model_config.model_type}) does not take; use KVPrefix.save"
         )
     _refuse_what_peft_lacks(kv, model_config, model)
     if kv.layers is not None:
