@@ -142,7 +142,8 @@ def verdict(task: str, found: list[Result]) -> str:
     best = min(found, key=lambda row: mean(row.loss))
     seeds = list(zip(*(row.loss for row in found), strict=True))
     wins = sum(min(losses) == own for losses, own in zip(seeds, best.loss, strict=True))
-    return f"{task}: the lowest mean test loss is of {best.way}, lowest on {wins} of {len(seeds)} seeds"
+    lowest = f"the lowest mean test loss is of {best.way}"
+    return f"{task}: {lowest}, lowest on {wins} of {len(seeds)} seeds"
 
 
 def spread(numbers: tuple[float, ...], form: str) -> str:
