@@ -78,7 +78,7 @@ class Extent:
     measured: int = 500
 
 
-MINIATURE = Extent(seeds=2, steps=4, batch=8, pretraining=20, rates=(0.03, 0.1), measured=40)
+MINIATURE = Extent(seeds=2, steps=3, batch=8, pretraining=10, rates=(0.03, 0.1), measured=20)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ def verdict(task: str, found: list[Result]) -> str:
     best = min(found, key=lambda row: mean(row.loss))
     seeds = list(zip(*(row.loss for row in found), strict=True))
     wins = sum(min(losses) == own for losses, own in zip(seeds, best.loss, strict=True))
-    return f"{task}: {best.way} has the lowest test loss, on {wins} of {len(seeds)} seeds"
+    lowest = f"the lowest mean test loss is of {best.way}"
+    return f"{task}: {lowest}, lowest on {wins} of {len(seeds)} seeds"
 
 
 def spread(numbers: tuple[float, ...], form: str) -> str:

@@ -22,7 +22,7 @@ def test_in_miniature() -> None:
     for task in TASKS:
         losses = {row[1]: float(row[4].split()[0]) for row in rows if row[0] == task}
         del losses["nothing"]
-        winner = found.split(f"\n{task}: ")[1].split(" has the lowest test loss")[0]
+        winner = found.split(f"\n{task}: the lowest mean test loss is of ")[1].split(",")[0]
         assert losses[winner] == min(losses.values())
 
 
@@ -64,4 +64,6 @@ def test_the_verdict_names_the_lowest_mean_and_counts_its_seeds() -> None:
         Result("a", 1, 0.1, (1.0, 3.0, 2.0), (0.0,)),
         Result("b", 1, 0.1, (2.0, 1.0, 1.0), (0.0,)),
     ]
-    assert verdict("sort", found) == "sort: b has the lowest test loss, on 2 of 3 seeds"
+    assert (
+        verdict("sort", found) == "sort: the lowest mean test loss is of b, lowest on 2 of 3 seeds"
+    )
