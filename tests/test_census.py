@@ -50,7 +50,7 @@ def test_a_third_of_the_types_is_as_the_page_says() -> None:
     assert not {name: one for name, one in found.items() if one["word"] == FAILED}
     page = read_page()
     assert {name: one["word"] for name, one in found.items()} == {
-        name: page["causal", name] for name in found
+        name: page["causal", name].verdict.word for name in found
     }
 
 
@@ -191,13 +191,16 @@ def test_the_page_keeps_what_stands_around_the_tables(tmp_path: Path) -> None:
         Found("llama", "causal", Verdict(EXACT, error=1e-6, padding="left"), Verdict("wrong", "x")),
         Found("b (c)", "variants", Verdict(REFUSED, "has <none>")),
     ]
-    write_page(found, page)
+    write_page(found, page=page)
     written = page.read_text()
     assert written.startswith(f"# Before\n{BEGIN}Made by `python -m benchmarks.census")
     assert written.endswith(f"{END}## After\n")
     assert "| llama | exact | 1e-06 | left |  | wrong: x |  |" in written
     assert "| old |" not in written
-    assert read_page(page) == {("causal", "llama"): EXACT, ("variants", "b (c)"): REFUSED}
+    assert list(read_page(page).values()) == found
+    again = Found("llama", "causal", Verdict(CAVEAT, "left | right", 2e-6), Verdict(EXACT))
+    write_page([again], whole=False, page=page)
+    assert list(read_page(page).values()) == [again, found[1]]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,7 @@ def test_the_page_keeps_what_stands_around_the_tables(tmp_path: Path) -> None:
     [
         (["--only", "lama"], "no row is called lama; did you mean llama?"),
         (["--shard", "4/3"], "'4/3' is no part of a whole; 1/3 is the first of three"),
-        (["--write", "--group", "causal"], "--write needs every row and PEFT"),
+        (["--write", "--no-peft"], "--write needs PEFT's column; leave --no-peft out"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments: list[str], said: str) -> None:

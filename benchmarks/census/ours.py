@@ -132,6 +132,7 @@ def _change(
     return (ends[0] - ends[1]) / (2 * size)
 
 
+@torch.no_grad()
 def _piece(parameter: torch.nn.Parameter, piece: int) -> torch.Tensor:
     """The gradient of a part of a parameter, as long as this part is."""
     assert parameter.grad is not None
