@@ -38,7 +38,7 @@ def test_a_third_of_the_types_is_as_the_page_says() -> None:
     python = (forking.commands() or REAL) / "python"
     command = [str(python), "-m", "benchmarks.census", "--group", "causal", "--shard", "1/3"]
     result = subprocess.run(
-        [*command, "--no-peft", "--json", "--jobs", "1"],
+        [*command, "--no-peft", "--json", "--jobs", "1", "--limit", "120"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -168,8 +168,9 @@ def test_a_wrong_number_fails(expected: Expected) -> None:
         (
             {"padding": {"left": Problem("pad right", True), "right": 1e-6}},
             CAVEAT,
-            "left padding, under which the model itself is exact, is refused: pad right",
+            "left padding, in which the model itself is exact, is refused: pad right",
         ),
+        ({"padding": {"left": Problem("KeyError: z")}}, FAILED, "left padding: KeyError: z"),
         ({"gradient": ["keys 2"]}, CAVEAT, "no gradient reaches keys 2"),
         ({"slope": 0.3}, FAILED, "the gradient's slope is off by 3e-01"),
         ({"packed": 0.5}, FAILED, "packed rows are off by 5e-01"),
