@@ -44,6 +44,8 @@ def judged(checked: Checked, expected: Expected) -> Verdict:
     failures, caveats = list(_failures(checked, expected)), list(_caveats(checked, expected))
     word = FAILED if failures else CAVEAT if caveats else EXACT
     notes = failures + caveats
+    if isinstance(checked.gradient, list) and checked.gradient:
+        notes += [] if _unreached(checked.gradient) in notes else [_unreached(checked.gradient)]
     if checked.why_not_packed:
         notes.append(f"packed rows are off: {checked.why_not_packed}")
     packed = "off" if checked.why_not_packed else "" if checked.packed is None else "exact"
@@ -61,7 +63,8 @@ def judged_peft(checked: Checked, expected: Expected) -> Verdict:
         for what, error in (("logits", checked.identity), ("generation", checked.generation))
         if not _exact(error)
     ]
-    if isinstance(checked.gradient, Problem):
+    quiet = checked.gradient
+    if isinstance(quiet, Problem) or any(name.startswith("layer") for name in quiet):
         wrong.append("gradient")
     if wrong:
         return Verdict("wrong", ", ".join(wrong))
@@ -104,8 +107,8 @@ def _caveats(checked: Checked, expected: Expected) -> Iterable[str]:
     if isinstance(checked.gradient, Problem):
         if checked.gradient.refused:
             yield f"training is refused: {checked.gradient.said}"
-    elif checked.gradient:
-        yield f"no gradient reaches {', '.join(checked.gradient)}"
+    elif any(name.startswith("layer") for name in checked.gradient):
+        yield _unreached(checked.gradient)
 
 
 def _compared(checked: Checked, expected: Expected) -> Iterable[tuple[str, Error | None, Error]]:
@@ -123,6 +126,10 @@ def _is_fault(found: Error | None, own: Error) -> bool:
     if found is None or _exact(found) or _refused(found):
         return False
     return not isinstance(own, Problem) if isinstance(found, Problem) else _exact(own)
+
+
+def _unreached(names: list[str]) -> str:
+    return f"no gradient reaches {', '.join(names)}"
 
 
 def _padding(checked: Checked) -> str:
