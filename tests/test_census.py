@@ -48,10 +48,12 @@ def test_a_third_of_the_types_is_as_the_page_says() -> None:
     assert result.stdout, result.stderr
     found = {row["name"]: row["verdict"] for row in json.loads(result.stdout)}
     assert not {name: one for name, one in found.items() if one["word"] == FAILED}
-    page = read_page()
-    assert {name: one["word"] for name, one in found.items()} == {
-        name: page["causal", name].verdict.word for name in found
+    written = {
+        name: row.verdict.word
+        for (group, name), row in read_page().items()
+        if group == "causal" and name in found
     }
+    assert {name: one["word"] for name, one in found.items()} == written
 
 
 def test_the_page_has_a_row_for_every_type_that_transformers_knows() -> None:

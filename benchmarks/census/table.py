@@ -24,7 +24,7 @@ greedy generation, batches padded on the left, rows packed without padding, and 
 whose gradient has to reach every layer's prefix.
 
 - exact: every logit to 1e-4.
-- exact with a caveat: in what the last column does not except.
+- exact with a caveat: but for what the last column names.
 - refused: there is no prefix, and the last column is what a user is told.
 - failed: a wrong number or a traceback, which is a bug.
 - not measured: the type cannot be made small or does not run on what the row gives it.
