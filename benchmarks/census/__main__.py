@@ -1,5 +1,6 @@
 """`python -m benchmarks.census`: every causal model type that transformers knows, with a prefix."""
 
+import contextlib
 import difflib
 import json
 import os
@@ -14,6 +15,9 @@ from benchmarks.census.running import run
 from benchmarks.census.table import page_of, summary_of, write_page
 from benchmarks.census.verdicts import FAILED
 from pipeline.progress.bar import Bar
+
+_STOPPED = 130
+"""The exit code of a shell for what Ctrl-C ended."""
 
 
 class Shard(click.ParamType):
@@ -49,7 +53,7 @@ class Shard(click.ParamType):
 )
 @click.option("--peft/--no-peft", default=True, help="Try PEFT's prefix tuning beside.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in the place of tables.")
-@click.option("--write", is_flag=True, help="Put the tables into docs/architectures.md.")
+@click.option("--write", is_flag=True, help="Put the rows into docs/architectures.md.")
 @click.option("--list", "lists", is_flag=True, help="Print the rows' names, and try none.")
 def main(
     groups: tuple[str, ...],
@@ -64,13 +68,14 @@ def main(
 ) -> None:
     """Try a prefix on a tiny random model of every causal type, and print what came of it.
 
-    The exit code is 1 when a row failed: a wrong number or a traceback.
+    The exit code is 1 when a row failed: a wrong number or a traceback. Ctrl-C shows what was found
+    so far.
 
     \b
     Example: python -m benchmarks.census --only qwen3_next --only gemma3
     """
-    if write and (groups or only or shard or not peft):
-        raise click.UsageError("--write needs every row and PEFT; leave the other options out")
+    if write and not peft:
+        raise click.UsageError("--write needs PEFT's column; leave --no-peft out")
     rows = [row for row in all_rows() if not groups or row.group in groups]
     rows = _named(rows, only) if only else rows
     rows = shard_of(rows, *shard) if shard else rows
@@ -79,14 +84,15 @@ def main(
         return
     found = _shown(rows, jobs, limit, peft)
     if write:
-        write_page(found)
+        write_page(found, whole=len(found) == len(all_rows()))
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found], indent=1))
     elif write:
         click.echo(summary_of(found))
     else:
         click.echo(page_of(found))
-    sys.exit(int(any(one.verdict.word == FAILED for one in found)))
+    failed = any(one.verdict.word == FAILED for one in found)
+    sys.exit(int(failed) if len(found) == len(rows) else _STOPPED)
 
 
 def _named(rows: list[Row], names: tuple[str, ...]) -> list[Row]:
@@ -100,10 +106,10 @@ def _named(rows: list[Row], names: tuple[str, ...]) -> list[Row]:
 
 
 def _shown(rows: list[Row], jobs: int, limit: float, peft: bool) -> list[Found]:
-    """What is found, in the order of the rows, with a bar meanwhile."""
+    """What is found, in the order of the rows, with a bar meanwhile; Ctrl-C ends it early."""
     places = {(row.group, row.name): place for place, row in enumerate(rows)}
     found = []
-    with Bar(len(rows), "census", "row") as bar:
+    with Bar(len(rows), "census", "row") as bar, contextlib.suppress(KeyboardInterrupt):
         for one in run(rows, jobs, limit, peft):
             found.append(one)
             bar.update(note=f"{one.name}: {one.verdict.word}")

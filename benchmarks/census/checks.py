@@ -31,7 +31,7 @@ class Checked:
         generation: of the logits of generated tokens; infinite where other tokens came out.
         padding: of inputs of several lengths in one batch, by the side that is padded.
         padded_generation: the same rows, padded on the left and gone on with.
-        gradient: what of the prefix gets none, by name.
+        gradient: what of the prefix gets none (`without_gradient`).
         slope: by how much a loss changes along its gradient, relative to what the gradient says.
         packed: of rows one after another without padding; `why_not_packed` where that is off.
         left_behind: of the model itself, once the prefix is gone.
@@ -91,6 +91,20 @@ def _generation(found: Generated, greedy: Generated, own: Generated | Problem) -
     """The smaller error, where a model's own `generate` is not its own greedy decoding."""
     wanted = [greedy] if isinstance(own, Problem) else [greedy, own]
     return min(generated_gap(found, one) for one in wanted)
+
+
+def without_gradient(still: dict[tuple[int, str], bool]) -> list[str]:
+    """The layers that no gradient reaches, and tensors of others: by layer and name, whether none.
+
+    Keys that an index alone is computed of get none by nature.
+    """
+    reached = {layer for (layer, _), is_still in still.items() if not is_still}
+    layers = sorted({layer for layer, _ in still} - reached)
+    return [f"layer {layer}" for layer in layers] + [
+        f"{name} of layer {layer}"
+        for (layer, name), is_still in still.items()
+        if is_still and layer in reached
+    ]
 
 
 def loss_of(model: Any, expected: Expected) -> torch.Tensor:

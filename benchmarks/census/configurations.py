@@ -52,7 +52,7 @@ def _tiny(config_class: Any, changes: dict[str, Any], sort: str) -> PreTrainedCo
     deep = {name: size for name, size in sizes.items() if name not in settings()["depths"]}
     trial = _tried(config_class, deep)
     reads = None if trial is None else _text_part(trial)
-    parts = {}
+    parts: dict[str, PreTrainedConfig | None] = {}
     for name, spec in config_class.sub_configs_defaults.items():
         changed, own = given.pop(name, {}), getattr(trial, name, None)
         if changed is None or (own is None and not changed):

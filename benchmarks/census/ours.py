@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.census.attempts import Problem, attempt
-from benchmarks.census.checks import Checked, check, loss_of
+from benchmarks.census.checks import Checked, check, loss_of, without_gradient
 from benchmarks.census.expected import Expected, gap
 from benchmarks.census.words import text_of, tokenizer
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_text
@@ -56,7 +56,7 @@ def _packed(tuned: PrefixModel, expected: Expected) -> float | str:
 
 
 def _without_gradient(tuned: PrefixModel, expected: Expected) -> list[str]:
-    """The tensors of the prefix that a step along the signs of the gradient leaves as they are."""
+    """What of the prefix a step along the signs of the gradient leaves as it is."""
     before = _tensors(tuned.kv_prefix())
     tuned.train()
     tuned.zero_grad()
@@ -70,11 +70,11 @@ def _without_gradient(tuned: PrefixModel, expected: Expected) -> list[str]:
         after = _tensors(tuned.kv_prefix())
         for parameter, values in zip(trained, kept, strict=True):
             parameter.copy_(values)
-    return [
-        name
-        for name, value in before.items()
-        if torch.equal(after[name], value) or not bool(after[name].isfinite().all())
-    ]
+    still = {
+        at: torch.equal(after[at], value) or not bool(after[at].isfinite().all())
+        for at, value in before.items()
+    }
+    return without_gradient(still)
 
 
 def _slope(tuned: PrefixModel, expected: Expected) -> float:
@@ -132,6 +132,7 @@ def _change(
     return (ends[0] - ends[1]) / (2 * size)
 
 
+@torch.no_grad()
 def _piece(parameter: torch.nn.Parameter, piece: int) -> torch.Tensor:
     """The gradient of a part of a parameter, as long as this part is."""
     assert parameter.grad is not None
@@ -142,12 +143,17 @@ def _piece(parameter: torch.nn.Parameter, piece: int) -> torch.Tensor:
     return step.view_as(parameter)
 
 
-def _tensors(kv: KVPrefix | None) -> dict[str, torch.Tensor]:
+def _tensors(kv: KVPrefix | None) -> dict[tuple[int, str], torch.Tensor]:
+    """By the layer and what it is of it."""
     assert kv is not None
-    keys = {f"keys {layer}": tensor for layer, tensor in enumerate(kv.keys)}
-    values = {f"values {layer}": tensor for layer, tensor in enumerate(kv.values)}
+    layers = range(len(kv.keys)) if kv.layers is None else kv.layers
+    found = {(layer, "keys"): key for layer, key in zip(layers, kv.keys, strict=True)}
+    found |= {(layer, "values"): value for layer, value in zip(layers, kv.values, strict=True)}
     states: dict[str, Any] = getattr(kv, "states", {})
-    return {**keys, **values, **{f"state {name}": tensor for name, tensor in states.items()}}
+    for name, state in states.items():
+        layer, _, kind = name.partition(".")
+        found[int(layer), kind] = state
+    return found
 
 
 @torch.no_grad()

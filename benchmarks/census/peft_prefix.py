@@ -13,7 +13,7 @@ from peft import (
 from transformers import DynamicCache, PreTrainedModel
 
 from benchmarks.census.attempts import Problem, attempt
-from benchmarks.census.checks import Checked, check, loss_of
+from benchmarks.census.checks import Checked, check, loss_of, without_gradient
 from benchmarks.census.expected import TEXT_LENGTH, Expected
 from benchmarks.census.words import text_of, tokenizer
 
@@ -62,9 +62,6 @@ def _without_gradient(tuned: Any, expected: Expected) -> list[str]:
     loss_of(tuned, expected).backward()
     gradient = tuned.prompt_encoder["default"].embedding.weight.grad
     parts = gradient.chunk(2 * tuned.active_peft_config.num_layers, 1)
-    names = (f"{what} {layer}" for layer in range(len(parts)) for what in ("keys", "values"))
-    return [
-        name
-        for name, part in zip(names, parts, strict=False)
-        if not bool(part.isfinite().all()) or not bool(part.any())
-    ]
+    places = [(at // 2, ("keys", "values")[at % 2]) for at in range(len(parts))]
+    still = [not bool(part.isfinite().all()) or not bool(part.any()) for part in parts]
+    return without_gradient(dict(zip(places, still, strict=True)))

@@ -46,6 +46,7 @@ def all_rows() -> list[Row]:
     rows = [Row(name, "causal", name) for name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)]
     for name, changes in settings()["variants"].items():
         rows.append(Row(name, "variants", _type_of(name), changes))
+    composites: dict[str, dict[str, Any]]
     composites = {name: {} for name in sorted(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)}
     composites |= settings()["composites"]
     for group in ("composites", "images"):

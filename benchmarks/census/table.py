@@ -24,7 +24,7 @@ greedy generation, batches padded on the left, rows packed without padding, and 
 whose gradient has to reach every layer's prefix.
 
 - exact: every logit to 1e-4.
-- exact with a caveat: in what the last column does not except.
+- exact with a caveat: but for what the last column names.
 - refused: there is no prefix, and the last column is what a user is told.
 - failed: a wrong number or a traceback, which is a bug.
 - not measured: the type cannot be made small or does not run on what the row gives it.
@@ -80,22 +80,42 @@ def _told(verdict: Verdict) -> str:
     return f"wrong: {verdict.why}" if verdict.word == "wrong" else verdict.word
 
 
-def write_page(found: Iterable[Found], page: Path = PAGE) -> None:
-    """Put the tables into the page, between its two marks."""
+def write_page(found: Iterable[Found], whole: bool = True, page: Path = PAGE) -> None:
+    """Put the tables into the page, between its two marks; rows not found stay unless `whole`."""
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}{page_of(found)}{END}{after}", encoding="utf-8")
+    rows = {} if whole else read_page(page)
+    rows |= {(one.group, one.name): one for one in found}
+    section = page_of(rows.values())
+    page.write_text(f"{before}{BEGIN}{section}{END}{after}", encoding="utf-8")
 
 
-def read_page(page: Path = PAGE) -> dict[tuple[str, str], str]:
-    """The verdicts that the page has, by group and name."""
+def read_page(page: Path = PAGE) -> dict[tuple[str, str], Found]:
+    """The rows that the page has, by group and name."""
     text = page.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     titles = {title: group for group, title in GROUPS.items()}
     found, group = {}, ""
     for line in text.splitlines():
         if line.startswith("### "):
             group = titles[line.removeprefix("### ")]
-        elif row := re.match(r"\| (.+?) \| ([a-z ]+) \|", line):
-            found[group, row[1]] = row[2]
-    return {key: word for key, word in found.items() if word in WORDS}
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) > 1 and cells[1] in WORDS:
+            found[group, cells[0]] = _read(group, *cells)
+    return found
+
+
+def _read(
+    group: str,
+    name: str,
+    word: str,
+    error: str,
+    padding: str,
+    packed: str,
+    theirs: str,
+    said: str,
+) -> Found:
+    why = said.replace("\\|", "|").replace("&lt;", "<")
+    verdict = Verdict(word, why, float(error) if error else None, padding, packed)
+    told, _, wrong = theirs.partition(": ")
+    return Found(name, group, verdict, Verdict(told, wrong) if told else None)

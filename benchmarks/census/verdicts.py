@@ -44,6 +44,8 @@ def judged(checked: Checked, expected: Expected) -> Verdict:
     failures, caveats = list(_failures(checked, expected)), list(_caveats(checked, expected))
     word = FAILED if failures else CAVEAT if caveats else EXACT
     notes = failures + caveats
+    if isinstance(checked.gradient, list) and checked.gradient:
+        notes += [] if _unreached(checked.gradient) in notes else [_unreached(checked.gradient)]
     if checked.why_not_packed:
         notes.append(f"packed rows are off: {checked.why_not_packed}")
     packed = "off" if checked.why_not_packed else "" if checked.packed is None else "exact"
@@ -61,7 +63,8 @@ def judged_peft(checked: Checked, expected: Expected) -> Verdict:
         for what, error in (("logits", checked.identity), ("generation", checked.generation))
         if not _exact(error)
     ]
-    if isinstance(checked.gradient, Problem):
+    quiet = checked.gradient
+    if isinstance(quiet, Problem) or any(name.startswith("layer") for name in quiet):
         wrong.append("gradient")
     if wrong:
         return Verdict("wrong", ", ".join(wrong))
@@ -81,20 +84,9 @@ def _failures(checked: Checked, expected: Expected) -> Iterable[str]:
     if not _exact(identity) or not identity < 0.01 * expected.effect:  # type: ignore[operator]
         effect = f"where the text changes them by {expected.effect:.0e}"
         yield f"logits are off by {identity:.0e}, {effect}"
-    if not _exact(checked.generation) and not _refused(checked.generation):
-        yield _said("generation is", checked.generation)
-    left = checked.padding.get("left")
-    if (
-        left is not None
-        and not _exact(left)
-        and not _refused(left)
-        and _exact(expected.left_padded)
-    ):
-        yield _said("left padding is", left)
-    after_left = checked.padded_generation
-    is_asked = _exact(left) and _exact(expected.left_generated)
-    if is_asked and not _exact(after_left) and not _refused(after_left):
-        yield _said("generation after left padding is", after_left)
+    for what, found, own in _compared(checked, expected):
+        if _is_fault(found, own):
+            yield _said(f"{what} is", found)
     if isinstance(checked.gradient, Problem) and not checked.gradient.refused:
         yield f"training: {checked.gradient.said}"
     if isinstance(checked.slope, Problem) or (checked.slope is not None and checked.slope > _SLOPE):
@@ -106,28 +98,38 @@ def _failures(checked: Checked, expected: Expected) -> Iterable[str]:
 
 
 def _caveats(checked: Checked, expected: Expected) -> Iterable[str]:
-    if _refused(checked.generation):
-        yield f"generation is refused: {checked.generation.said}"  # type: ignore[union-attr]
-    left = checked.padding.get("left")
-    if _refused(left):
-        own = "is exact" if _exact(expected.left_padded) else "is not exact"
-        said = left.said  # type: ignore[union-attr]
-        yield f"left padding, under which the model itself {own}, is refused: {said}"
-    elif left is not None and not _exact(left) and not _exact(expected.left_padded):
-        yield "left padding changes the model's own numbers too"
-    if _exact(left) and _refused(checked.padded_generation):
-        yield f"generation after left padding is refused: {checked.padded_generation.said}"  # type: ignore[union-attr]
-    elif (
-        _exact(left)
-        and not _exact(checked.padded_generation)
-        and not _exact(expected.left_generated)
-    ):
-        yield "generation after left padding differs, as the model's own does"
+    for what, found, own in _compared(checked, expected):
+        if isinstance(found, Problem) and found.refused:
+            does = "is exact" if _exact(own) else "is not exact either"
+            yield f"{what}, in which the model itself {does}, is refused: {found.said}"
+        elif found is not None and not _exact(found) and not _is_fault(found, own):
+            yield f"{what} is not exact, as in the model itself"
     if isinstance(checked.gradient, Problem):
         if checked.gradient.refused:
             yield f"training is refused: {checked.gradient.said}"
-    elif checked.gradient:
-        yield f"no gradient reaches {', '.join(checked.gradient)}"
+    elif any(name.startswith("layer") for name in checked.gradient):
+        yield _unreached(checked.gradient)
+
+
+def _compared(checked: Checked, expected: Expected) -> Iterable[tuple[str, Error | None, Error]]:
+    """What is asked of a prefix, what was found, and what was found of the model itself."""
+    own = expected.own if isinstance(expected.own, Problem) else 0.0
+    left = checked.padding.get("left")
+    yield "generation", checked.generation, own
+    yield "left padding", left, expected.left_padded
+    if _exact(left):
+        yield "generation after left padding", checked.padded_generation, expected.left_generated
+
+
+def _is_fault(found: Error | None, own: Error) -> bool:
+    """Whether a prefix does worse than the model itself, and does not say so."""
+    if found is None or _exact(found) or _refused(found):
+        return False
+    return not isinstance(own, Problem) if isinstance(found, Problem) else _exact(own)
+
+
+def _unreached(names: list[str]) -> str:
+    return f"no gradient reaches {', '.join(names)}"
 
 
 def _padding(checked: Checked) -> str:
