@@ -81,7 +81,7 @@ def test_loss_and_gradient_are_those_of_each_example_alone(
 
     # All at once is what validation does with a batch, and parts are what a training step does.
     loss, alone = gradients([[row] for row in rows])
-    for parts in ([rows], loss_of.parts(rows)):
+    for parts in ([list(rows)], [list(part) for part in loss_of.parts(rows)]):
         together, gradient = gradients(parts)
         assert together == pytest.approx(loss, rel=1e-5)
         assert float((gradient - alone).norm()) < 1e-4 * float(alone.norm())
@@ -138,7 +138,9 @@ def test_the_rate_of_states_goes_by_their_size() -> None:
                 gate, _, value = model.model.layers[layer].conv.in_proj.weight.chunk(3)
                 gate.mul_(scale**0.5)
                 value.mul_(scale**0.5)
-        rates.append(state_rate(started(model), params))
+        rate = state_rate(started(model), params)
+        assert rate is not None
+        rates.append(rate)
     assert rates[1] == pytest.approx(10 * rates[0], rel=0.3)
 
 

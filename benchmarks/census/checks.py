@@ -1,7 +1,9 @@
 """What is asked of a prefix, this project's or PEFT's: the numbers of the text in the context."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ class Checked:
 
     Attributes:
         start: why there is no prefix at all.
+        warned: what the prefix said of itself meanwhile, so that a wrong number is not silent.
         identity: of two inputs of one length after the prefix.
         generation: of the logits of generated tokens; infinite where other tokens came out.
         padding: of inputs of several lengths in one batch, by the side that is padded.
@@ -38,6 +41,7 @@ class Checked:
     """
 
     start: Problem | None = None
+    warned: str = ""
     identity: Error = 0.0
     generation: Error = 0.0
     padding: dict[str, Error] = field(default_factory=dict)
@@ -53,9 +57,13 @@ def check(model: Any, expected: Expected, gradient: Callable[[], list[str]]) -> 
     """Ask a model with a prefix that is the text; `gradient` says what of it gets none."""
     ones, checked = torch.ones_like(expected.ids), Checked()
     model.eval()
-    checked.identity = attempt(lambda: _identity(model, expected, ones))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        checked.identity = attempt(lambda: _identity(model, expected, ones))
+    own = [str(one.message) for one in told if "/pipeline/prefix/" in one.filename]
+    checked.warned = "; ".join(dict.fromkeys(own))
     for side in ("left", "right") if expected.rows else ():
-        checked.padding[side] = attempt(lambda side=side: _padding(model, expected, side))
+        checked.padding[side] = attempt(partial(_padding, model, expected, side))
     checked.gradient = attempt(gradient)
     model.eval()
     # Some models keep something of what they generated.

@@ -89,7 +89,7 @@ def _on_a_grid(config: Any, draw: torch.Generator) -> list[Inputs]:
     """Patches of all images in one list (Qwen2-VL and its kin), flat or as squares."""
     vision = _vision(config)
     patch = _number(getattr(vision, "patch_size", 4))
-    channels = getattr(vision, "in_channels", None) or getattr(vision, "num_channels", 3)
+    channels = _number(getattr(vision, "in_channels", None) or getattr(vision, "num_channels", 3))
     frames = _number(getattr(vision, "temporal_patch_size", 1))
     grid = torch.tensor([[1, 4, 4]] * ROWS)
     shapes = [(channels * frames * patch**2,), (channels, patch, patch)]

@@ -41,6 +41,8 @@ def judged(checked: Checked, expected: Expected) -> Verdict:
     problem = next((one for one in asked if isinstance(one, Problem)), None)
     if problem is not None:
         return Verdict(REFUSED if problem.refused else FAILED, problem.said)
+    if checked.warned and not _exact(checked.identity):
+        return Verdict(CAVEAT, f"a warning: {checked.warned}")
     failures, caveats = list(_failures(checked, expected)), list(_caveats(checked, expected))
     word = FAILED if failures else CAVEAT if caveats else EXACT
     notes = failures + caveats

@@ -134,7 +134,12 @@ def _compared(
             return None
     if after_nothing.ndim < 3:
         return after_prefix, after_text, after_nothing
+    if not after_prefix.shape == after_text.shape == after_nothing.shape:
+        # With tokens of its own beside the input's, none of which is known here.
+        return None
     seen = mask.bool()
+    if after_nothing.shape[:2] != seen.shape:
+        return None
     return after_prefix[seen], after_text[seen], after_nothing[seen]
 
 
