@@ -139,8 +139,16 @@ class KVPrefix:
         ]
 
     def to(self, *args: Any, **kwargs: Any) -> "KVPrefix":
-        """The prefix with every tensor moved or cast, as by `torch.Tensor.to`."""
-        return self._every(lambda tensor: tensor.to(*args, **kwargs))
+        """The prefix with every tensor moved or cast, as by `torch.Tensor.to`.
+
+        States of integers are moved alone: they are ids, which another dtype could round.
+        """
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            to = tensor.to(*args, **kwargs)
+            return to if tensor.is_floating_point() else tensor.to(to.device)
+
+        return self._every(moved)
 
     def detached(self) -> "KVPrefix":
         """The prefix in tensors of its own, apart from any graph."""

@@ -44,7 +44,9 @@ class PrefixEncoder(nn.Module):
     @property
     def recurring(self) -> frozenset[int]:
         """The layers that it has states for."""
-        return frozenset() if self.states is None else frozenset(map(layer_of, self.states.shapes))
+        if self.states is None:
+            return frozenset()
+        return frozenset(map(layer_of, (*self.states.shapes, *self.states.kept)))
 
     def flat(self) -> torch.Tensor:
         """All keys and values, `[p, width]` float32: for each layer its keys, then its values."""
