@@ -10,8 +10,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.context import first_positions
-from pipeline.prefix.architecture.parts import on_tokens_alone
-from pipeline.prefix.architecture.shapes import CacheShapes
+from pipeline.prefix.architecture.parts import looks_ahead, on_tokens_alone
+from pipeline.prefix.architecture.shapes import CacheShapes, cache_of
+from pipeline.prefix.caches import length_of
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.exactness import (
     Injected,
@@ -65,9 +66,17 @@ class Admission:
                 return first
         raise PrefixError(
             f"{type(self._model).__name__} computes something else after a prefix than after the "
-            "same text: it looks ahead, or counts positions in a way of its own, so a prefix "
-            "has no exact place in it"
+            f"same text: it {self._cause()}, so a prefix has no exact place in it"
         )
+
+    def _cause(self) -> str:
+        """Why no prefix is a text, as far as it shows."""
+        # What it caches of one token.
+        if more := (length_of(cache_of(self._model, 1)) or 1) - 1:
+            return f"puts {more} tokens of its own before every input"
+        if looks_ahead(self._model):
+            return "looks ahead"
+        return "counts positions in a way of its own, or computes with more than what it caches"
 
     def pads_exactly(self, first: int) -> bool:
         """Whether padding before a row changes nothing that it would not change after a text."""
