@@ -214,6 +214,17 @@ def test_layers_are_chosen() -> None:
             PrefixModel(model, config)
 
 
+@pytest.mark.parametrize("name", ["kimi_linear", "bailing_hybrid"])
+@torch.no_grad()
+def test_no_key_is_hidden_from_a_recurrence_that_is_called_attention(name: str) -> None:
+    found = prefixed(name, layers=(1,))(input_ids=ROWS).logits
+    close(found, prefixed(name, kinds=("attention",))(input_ids=ROWS).logits)
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    visible = prefixed(name, prefix_always_visible=True)
+    found = visible(input_ids=ROWS, attention_mask=mask).logits[1, :4]
+    close(found, after_text(build(name), ROWS)[1, :4])
+
+
 @torch.no_grad()
 def test_states_are_hidden() -> None:
     """A layer without its state begins as at the start of a text."""

@@ -31,6 +31,7 @@ from pipeline.prefix.injection.hooks import AtWork, Injection
 from pipeline.prefix.injection.layout import Layout
 from pipeline.prefix.injection.replay import Contexts
 from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.states import layer_of
 
 
 class _AtWork(AtWork):
@@ -48,6 +49,8 @@ class LayerCalls(Injection):
         self._config = config
         self._shapes = shapes
         self._chosen = chosen_shapes(shapes, config)
+        # Layers that recur and have no keys, though their modules may be called attention.
+        self._without_keys = {*map(layer_of, shapes.states)} - {*shapes.attention}
         self._at_work = _AtWork()
         self._chooses_by_place = bool(shapes.index) and chooses_by_place(model)
         if config.layers is not None:
@@ -108,6 +111,8 @@ class LayerCalls(Injection):
         if layout is None or not cache.prefix_length or not attends(module):
             return args, kwargs
         layer = called_layer(module, kwargs)
+        if layer in self._without_keys:
+            return args, kwargs
         if (shows := self._shows(layer)) is not None:
             kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
         hidden, place = self._at_work.hidden, self._place(layer)
