@@ -351,6 +351,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: PrefixModel.from_pretrained(build("lfm2"), "nowhere"),
         r"attends in layers \[1\] alone, and PEFT's format",
     ),
+    "layers where attention takes several masks at once": (
+        lambda: prefixed("zaya", layers=(0,))(input_ids=ROWS),
+        "ZayaAttention takes several masks at once, in none of which a prefix can be shown",
+    ),
     "a kind that a model has not": (
         lambda: PrefixModel(build("mamba2"), PrefixConfig(P, kinds=("attention",))),
         "kinds names 'attention', but the model has state alone",
