@@ -219,12 +219,12 @@ def on_tokens_alone(model: PreTrainedModel) -> Iterator[None]:
 def _why(error: Exception) -> str:
     """What a model says of why it does not run; where, when its own code stumbles instead."""
     said = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", first_line(error)).rstrip(".")
-    # What a TypeError says of an argument is of the call.
+    # What a TypeError says of an argument is of the call, and torch speaks of what it was given.
     stumbles = isinstance(error, AttributeError | LookupError | TypeError)
-    if not stumbles or "argument" in said:
+    where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if not stumbles or "argument" in said or "torch" in where.parts:
         return said
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in its own code, {Path(frame.filename).name}"
+    return f"{type(error).__name__} in its own code, {where.name}"
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, int]:
