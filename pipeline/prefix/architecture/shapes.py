@@ -233,8 +233,9 @@ def chosen_shapes(shapes: CacheShapes, config: PrefixConfig) -> CacheShapes:
         layers = tuple(attention)
         left = {"attention": attention, "state": states}
         if config.kinds is not None and (without := [kind for kind in kinds if not left[kind]]):
-            having = {"attention": shapes.attention, "state": map(layer_of, shapes.states)}
-            named = ", ".join(map(str, sorted({*having[without[0]]})))
+            of_states = {*map(layer_of, shapes.states)}
+            others = sorted(shapes.attention if without[0] == "attention" else of_states)
+            named = ", ".join(map(str, others))
             raise PrefixError(
                 f"kinds names '{without[0]}', but none of layers {list(config.layers)} has it: "
                 f"name one of {named} too, or leave '{without[0]}' out of kinds"

@@ -94,7 +94,9 @@ class CausalInjection(LayerCalls):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        with super().active(), self._spatial.after(self._config.num_virtual_tokens):
+        # States alone take no place among the tokens.
+        p = self._config.num_virtual_tokens if self._chosen.attention else 0
+        with super().active(), self._spatial.after(p):
             yield
 
     def go_on(self, cache: Any) -> None:
