@@ -24,7 +24,8 @@ def prefixed_model(
         num_virtual_tokens=len(kv),
         layers=layers,
         kinds=kinds,
-        prefix_always_visible=prefix_always_visible,
+        # States alone are seen by no query.
+        prefix_always_visible=prefix_always_visible and bool(kv.keys),
         parts=None if kv.parts is None else tuple(dict.fromkeys(kv.parts)),
         modules_to_save=tuple(dict.fromkeys(n.rpartition(".")[0] for n in sorted(kv.modules))),
     )

@@ -139,8 +139,16 @@ class KVPrefix:
         ]
 
     def to(self, *args: Any, **kwargs: Any) -> "KVPrefix":
-        """The prefix with every tensor moved or cast, as by `torch.Tensor.to`."""
-        return self._every(lambda tensor: tensor.to(*args, **kwargs))
+        """The prefix with every tensor moved or cast, as by `torch.Tensor.to`.
+
+        States of integers are moved alone: they are ids, which another dtype could round.
+        """
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            to = tensor.to(*args, **kwargs)
+            return to if tensor.is_floating_point() else tensor.to(to.device)
+
+        return self._every(moved)
 
     def detached(self) -> "KVPrefix":
         """The prefix in tensors of its own, apart from any graph."""
@@ -171,13 +179,15 @@ class KVPrefix:
         """The prefix of some of its layers alone. Raises PrefixError for one that it lacks."""
         attending = {layer for _, layer in self.places}
         known = sorted(attending | set(map(layer_of, self.states)))
+        if not layers:
+            raise PrefixError(f"layers is (); name at least one of {', '.join(map(str, known))}")
         if absent := [index for index in layers if index not in known]:
             raise PrefixError(
                 f"layers: the prefix has no layer {absent[0]}, only {', '.join(map(str, known))}"
             )
         at = [i for i, (_, layer) in enumerate(self.places) if layer in layers]
         states = {name: s for name, s in self.states.items() if layer_of(name) in layers}
-        return self._chosen(at, tuple(i for i in layers if i in attending), states)
+        return self._chosen(at, tuple(sorted(attending & {*layers})), states)
 
     def of_parts(self, parts: tuple[str, ...]) -> "KVPrefix":
         """The prefix of some of its parts alone. Raises PrefixError for one that it lacks."""
@@ -190,6 +200,8 @@ class KVPrefix:
 
     def of_kinds(self, kinds: tuple[str, ...]) -> "KVPrefix":
         """Its keys and values alone, or its states alone. Raises PrefixError for what it lacks."""
+        if not kinds:
+            raise PrefixError(f"kinds is (); name at least one of {', '.join(self.kinds)}")
         if absent := [kind for kind in kinds if kind not in self.kinds]:
             raise PrefixError(
                 f"kinds: the prefix has no '{absent[0]}', only {' and '.join(self.kinds)}"

@@ -38,12 +38,17 @@ class StateShape:
     Attributes:
         shape: without a batch dimension.
         dtype: what the model computes it in, often float32 whatever the weights are.
-        scale: root mean square of the model's own after a few tokens.
+        scale: root mean square of the model's own after a few tokens; means nothing for integers.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     scale: float
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is of numbers that a gradient can move; integers are ids of tokens."""
+        return self.dtype.is_floating_point
 
     @property
     def numel(self) -> int:

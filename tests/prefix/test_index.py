@@ -186,6 +186,38 @@ def test_a_hybrid_with_an_index_has_both_beside_its_keys() -> None:
     PrefixModel(model, PrefixConfig(P, kinds=("attention",)))
 
 
+def test_ids_of_tokens_that_a_layer_remembers_are_kept_and_never_trained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, text = indexed.qwen4_exp(), tokens(P, 0)
+    tuned = prefixed(model, text).train()
+    encoder: Any = tuned.encoder
+    trained = sum(parameter.numel() for parameter in encoder.states.parameters())
+    assert trained == sum(s.numel for s in tuned.state_shapes.values() if s.is_trained)
+    optimizer = torch.optim.AdamW(tuned.encoder.parameters(), lr=10.0, weight_decay=0.5)
+    tuned(input_ids=tokens(9, 1)[None]).logits.logsumexp(-1).sum().backward()
+    optimizer.step()
+    kv = kv_of(tuned)
+    assert not kv.states["0.conv.2"].is_floating_point()
+    assert kv.states["0.conv.2"].tolist() == text[-2:].tolist()
+    # In a dtype that rounds them, moved, saved and resumed they are the same.
+    assert torch.equal(kv.to(torch.bfloat16).states["0.conv.2"], kv.states["0.conv.2"])
+    kv.save(tmp_path / "prefix.safetensors")
+    again = PrefixModel(model, PrefixConfig(P))
+    again.load_kv_prefix(KVPrefix.load(tmp_path / "prefix.safetensors"))
+    resumed = PrefixModel(model, PrefixConfig(P))
+    resumed.encoder.load_state_dict(tuned.encoder.state_dict())
+    for other in (again, resumed):
+        found = kv_of(other).states["0.conv.2"]
+        assert torch.equal(found, kv.states["0.conv.2"])
+        assert found.dtype == torch.long
+    # Noise is of numbers alone.
+    shapes = tuned.cache_shapes
+    for drawn in (random_kv_prefix(shapes, P, 1.0, torch.Generator()), zero_kv_prefix(shapes, P)):
+        again.load_kv_prefix(drawn)
+        assert not kv_of(again).states["0.conv.2"].any()
+        assert again(input_ids=tokens(9, 1)[None]).logits.isfinite().all()
+
+
 def test_index_keys_of_another_model_are_refused() -> None:
     model = build("deepseek_v32")
     tuned = PrefixModel(model, PrefixConfig(P))

@@ -69,3 +69,17 @@ def test_what_goes_by_distance_or_is_told_positions_counts_none() -> None:
     assert counts_padding(mbart())
     names = [name for name in SETTINGS if name in ("bloom", "mpt", "gpt2", "falcon (ALiBi)")]
     assert not any(counts_padding(build(name)) for name in names)
+
+
+@torch.no_grad()
+def test_a_cache_that_was_cropped_to_nothing_takes_rows_that_are_padded_otherwise() -> None:
+    """Before a window padding stands before the prefix, which the first rows had without any."""
+    model = prefixed(build("mistral"))
+    ids = torch.arange(30, 44).view(2, 7)
+    mask = torch.tensor([[1] * 7, [0] * 3 + [1] * 4])
+    cache: Any = model.new_cache()
+    model(input_ids=ids, past_key_values=cache, use_cache=True)
+    cache.crop(-7)
+    again = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True).logits
+    expected = model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(again[1, 3:], expected[1, 3:], rtol=0, atol=1e-5)

@@ -137,8 +137,8 @@ REFUSED = {
     rwkv: "does not keep keys and values of every layer in a KV cache",
     recurrent_gemma: "does not keep keys and values of every layer in a KV cache",
     reformer: "does not keep keys and values of every layer in a KV cache",
-    cpmant: "computes something else after a prefix than after the same text",
-    minimax: "uses cache of its own",
+    cpmant: "computes something else after .* it puts 4 tokens of its own before every input, so",
+    minimax: "uses cache of its own and is not compatible .* of type DynamicCache",
     deepseek_v4: "besides keys and values, which a prefix does not carry",
     blt: "does not run on tokens and a plain KV cache alone",
 }
@@ -160,6 +160,14 @@ def test_a_refusal_is_one_sentence_that_names_the_model_and_the_reason(
         assert type(model).__name__ in str(refused.value)
         if make is deepseek_v4:
             assert REFUSED[make] in str(refused.value)
+
+
+def test_a_model_whose_own_code_stumbles_is_told_by_where() -> None:
+    settings = _without("moe_intermediate_size")
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).eval()
+    model.model.norm = None
+    with pytest.raises(PrefixError, match=r"\(TypeError in its own code, modeling_llama.py\), so"):
+        PrefixModel(model, PrefixConfig(num_virtual_tokens=4))
 
 
 @torch.no_grad()

@@ -214,6 +214,17 @@ def test_layers_are_chosen() -> None:
             PrefixModel(model, config)
 
 
+@pytest.mark.parametrize("name", ["kimi_linear", "bailing_hybrid"])
+@torch.no_grad()
+def test_no_key_is_hidden_from_a_recurrence_that_is_called_attention(name: str) -> None:
+    found = prefixed(name, layers=(1,))(input_ids=ROWS).logits
+    close(found, prefixed(name, kinds=("attention",))(input_ids=ROWS).logits)
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    visible = prefixed(name, prefix_always_visible=True)
+    found = visible(input_ids=ROWS, attention_mask=mask).logits[1, :4]
+    close(found, after_text(build(name), ROWS)[1, :4])
+
+
 @torch.no_grad()
 def test_states_are_hidden() -> None:
     """A layer without its state begins as at the start of a text."""
@@ -339,6 +350,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "PEFT's format, of some layers": (
         lambda: PrefixModel.from_pretrained(build("lfm2"), "nowhere"),
         r"attends in layers \[1\] alone, and PEFT's format",
+    ),
+    "layers where attention takes several masks at once": (
+        lambda: prefixed("zaya", layers=(0,))(input_ids=ROWS),
+        "ZayaAttention takes several masks at once, in none of which a prefix can be shown",
     ),
     "a kind that a model has not": (
         lambda: PrefixModel(build("mamba2"), PrefixConfig(P, kinds=("attention",))),

@@ -5,9 +5,12 @@ the decoder attends within itself and to the encoder's output, which makes three
 """
 
 import inspect
+import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -209,8 +212,19 @@ def on_tokens_alone(model: PreTrainedModel) -> Iterator[None]:
             raise
         raise PrefixError(
             f"{type(model).__name__} does not run on tokens and a plain KV cache alone "
-            f"({first_line(error)}), so it has no place for a prefix"
+            f"({_why(error)}), so it has no place for a prefix"
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """What a model says of why it does not run; where, when its own code stumbles instead."""
+    said = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", first_line(error)).rstrip(".")
+    # What a TypeError says of an argument is of the call, and torch speaks of what it was given.
+    stumbles = isinstance(error, AttributeError | LookupError | TypeError)
+    where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if not stumbles or "argument" in said or "torch" in where.parts:
+        return said
+    return f"{type(error).__name__} in its own code, {where.name}"
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, int]:

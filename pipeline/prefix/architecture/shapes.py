@@ -83,7 +83,7 @@ def cache_shapes(model: PreTrainedModel) -> CacheShapes:
     Read from a forward pass over one token, since configurations name them in many ways. Raises
     PrefixError when the model fills no cache, or caches what a prefix cannot carry.
     """
-    cache = _cache_of(model, 1)
+    cache = cache_of(model, 1)
     attention: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
         index: (_per_token(layer.keys), _per_token(layer.values))
         for index, layer in enumerate(cache.layers)
@@ -139,7 +139,7 @@ def kv_shapes(model: PreTrainedModel) -> Shapes:
     return cache_shapes(model).kv
 
 
-def _cache_of(model: PreTrainedModel, tokens: int) -> Cache:
+def cache_of(model: PreTrainedModel, tokens: int) -> Cache:
     """The cache of a few tokens from the start of the vocabulary."""
     cache = empty_cache(model.config)
     ids = torch.arange(tokens, device=input_device(model))[None]
@@ -156,7 +156,7 @@ def _unmarked(cache: Cache) -> list[int]:
 def _measured(model: PreTrainedModel, states: dict[str, torch.Tensor]) -> dict[str, StateShape]:
     """Shape and dtype of states, with the scale that the model's own have."""
     known = int(getattr(model.config.get_text_config(), "vocab_size", _TOKENS))
-    layers = _cache_of(model, min(_TOKENS, known)).layers
+    layers = cache_of(model, min(_TOKENS, known)).layers
     after = {
         state_name(index, *which): tensor
         for index, layer in enumerate(layers)
@@ -231,4 +231,13 @@ def chosen_shapes(shapes: CacheShapes, config: PrefixConfig) -> CacheShapes:
                     f"name {chooser} too"
                 )
         layers = tuple(attention)
+        left = {"attention": attention, "state": states}
+        if config.kinds is not None and (without := [kind for kind in kinds if not left[kind]]):
+            of_states = {*map(layer_of, shapes.states)}
+            others = sorted(shapes.attention if without[0] == "attention" else of_states)
+            named = ", ".join(map(str, others))
+            raise PrefixError(
+                f"kinds names '{without[0]}', but none of layers {list(config.layers)} has it: "
+                f"name one of {named} too, or leave '{without[0]}' out of kinds"
+            )
     return replace(shapes, attention=attention, states=states, layers=layers, index=index)

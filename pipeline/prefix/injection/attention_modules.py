@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.layout import causal_mask, show_prefix
 
 CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value", "cache_params")
@@ -22,13 +23,21 @@ def masked(
     is_prefix: torch.Tensor,
     show: bool,
 ) -> dict[str, Any]:
-    """An attention's keywords with the prefix shown in its mask, or hidden."""
+    """An attention's keywords with the prefix shown in its mask, or hidden.
+
+    Raises PrefixError for masks of another form than `[batch, 1, queries, keys]`.
+    """
     states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
     mask, is_prefix = kwargs.get("attention_mask"), is_prefix.to(states.device)
     if mask is None:
         if show:
             return kwargs
         mask = causal_mask(module, is_prefix, states.shape[1], states.dtype)
+    if not torch.is_tensor(mask):
+        raise PrefixError(
+            f"{type(module).__name__} takes several masks at once, in none of which a prefix can "
+            "be shown or hidden; leave out layers, prefix_always_visible and hidden virtual tokens"
+        )
     return {**kwargs, "attention_mask": show_prefix(mask, is_prefix, show, _true_hides(module))}
 
 

@@ -185,6 +185,9 @@ class PrefixCache(Cache):
             self._last = 0
         super().crop(tokens_to_remove)
         self._tokens += tokens_to_remove
+        if not self._tokens:
+            # Rows that come next are laid out anew: padding before them stands elsewhere.
+            self.reset()
 
     def set_order(self, order: torch.Tensor | None) -> None:
         """The order `[batch, p + tokens]` in which the first pass puts prefix and tokens."""

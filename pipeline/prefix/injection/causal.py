@@ -2,16 +2,13 @@
 
 They act only while the `PrefixModel` that they belong to is called, so that several prefixes and
 the bare model can take turns. There are two kinds, both torch's public extension points. One on
-the model extends what the caller passes (mask, positions, cache) by the prefix. One on each
-attention or recurrent module gives the cache back when gradient checkpointing has taken it away:
-transformers drops every cache from a checkpointed layer, since replaying a layer would append its
-tokens twice; ours appends nothing in training.
+the model extends what the caller passes (mask, positions, cache) by the prefix. One on each layer
+gives it the cache and the mask of the prefix (`pipeline.prefix.injection.layer_calls`).
 """
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,59 +16,26 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from pipeline.prefix.architecture.choosing import chooses_by_place
-from pipeline.prefix.architecture.context import first_positions
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.architecture.padding import counts_padding
-from pipeline.prefix.architecture.parts import on_tokens_alone
 from pipeline.prefix.architecture.reach import rotary_switch
-from pipeline.prefix.architecture.shapes import CacheShapes, chosen_shapes
+from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.architecture.spatial import SpatialPositions
-from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.caches import holds_tokens
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.injection.attention_modules import (
-    attends,
-    beyond_states,
-    by_name,
-    cache_argument,
-    called_layer,
-    masked,
-)
+from pipeline.prefix.injection.admission import TYPES, Admission
+from pipeline.prefix.injection.attention_modules import by_name
 from pipeline.prefix.injection.cache import PrefixCache
-from pipeline.prefix.injection.exactness import (
-    Injected,
-    is_exact,
-    other_inputs,
-    padded_call,
-    writes_as_it_reads,
-)
-from pipeline.prefix.injection.hooks import AtWork, Injection
-from pipeline.prefix.injection.layout import (
-    Layout,
-    distance_counts_keys,
-    hides_within,
-    lay_out,
-)
-from pipeline.prefix.injection.replay import Contexts
+from pipeline.prefix.injection.exactness import Injected, other_inputs
+from pipeline.prefix.injection.layer_calls import LayerCalls
+from pipeline.prefix.injection.layout import distance_counts_keys, hides_within, lay_out
 from pipeline.prefix.injection.rotation import refuse_mixed_rotation
 from pipeline.prefix.injection.state_rows import refuse_what_states_do_not_bear
-from pipeline.prefix.injection.states_read import why_states_are_not_read
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 
-# Which tokens are an image's: where masks are made of them, they stand beside the keys.
-_TYPES = ("token_type_ids", "mm_token_type_ids")
 
-
-class _AtWork(AtWork):
-    """With the cache of the forward pass that is under way, and its layout."""
-
-    cache: PrefixCache | None = None
-    layout: Layout | None = None
-
-
-class CausalInjection(Injection):
+class CausalInjection(LayerCalls):
     """The hooks of a model that is causal throughout; `prefix` yields what they inject."""
 
     through_cache = True
@@ -85,21 +49,14 @@ class CausalInjection(Injection):
         moves_types: bool | None = None,
         first: int = 0,
     ) -> None:
-        super().__init__(model)
-        self._config = config
-        self._shapes = shapes
-        self._chosen = chosen_shapes(shapes, config)
+        super().__init__(model, config, shapes)
         self._prefix = prefix
         self._ordered = distance_counts_keys(model.config)
-        self._at_work = _AtWork()
         if config.prefix_always_visible and hides_within(model.config):
             raise PrefixError(
                 f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
                 "attention, where no mask can show them; leave it false"
             )
-        self._chooses_by_place = bool(shapes.index) and chooses_by_place(model)
-        if config.layers is not None:
-            self._refuse_to_hide("layers")
         self._switch = rotary_switch(model.config)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self._spatial = SpatialPositions(model)
@@ -107,52 +64,24 @@ class CausalInjection(Injection):
         self._moves_types = moves_types
         self._on_trial = moves_types is not None
         self._pads_exactly: bool | None = None
-        self._first = first if self._on_trial else self._first_position()
-
-    def _first_position(self) -> int:
-        """The position that the model gives to a text's first token.
-
-        Raises PrefixError, with the reason, for a model in which no prefix is a text.
-        """
-        kinds = self._chosen.kinds
-        if "state" in kinds:
-            with on_tokens_alone(self._model):
-                reason = why_states_are_not_read(self._model, _trial_on)
-            if reason is not None:
-                raise PrefixError(reason)
-        for first in first_positions(self._model):
-            trial = self._trial(False, first)
-            exact = is_exact(self._model, trial, way=f"from {first}", kinds=kinds)
-            if exact and (first == 0 or writes_as_it_reads(self._model)):
-                return first
-        raise PrefixError(
-            f"{type(self._model).__name__} computes something else after a prefix than after the "
-            "same text: it looks ahead, or counts positions in a way of its own, so a prefix "
-            "has no exact place in it"
-        )
+        self._admission = Admission(model, shapes, self._chosen.kinds, _trial_on)
+        self._first = first if self._on_trial else self._admission.first_position()
 
     def pads_exactly(self) -> bool:
         """Whether padding before a row changes nothing that it would not change after a text."""
         if self._pads_exactly is None:
-            active, self._at_work.active = self._at_work.active, False
-            try:
-                self._pads_exactly = is_exact(
-                    self._model,
-                    self._trial(False, self._first),
-                    padded_call(self._model, self._first),
-                    "padded",
-                    self._chosen.kinds,
-                )
-            finally:
-                self._at_work.active = active
+            with self._resting():
+                self._pads_exactly = self._admission.pads_exactly(self._first)
         return self._pads_exactly
 
-    def _refuse_to_hide(self, what: str) -> None:
-        if self._chooses_by_place:
-            raise PrefixError(
-                f"{what}: {type(self._model).__name__} chooses among keys whatever a mask hides, "
-                "so that the prefix can be hidden from none of its layers"
-            )
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        """The model without the prefix, for trials of others within a call."""
+        active, self._at_work.active = self._at_work.active, False
+        try:
+            yield
+        finally:
+            self._at_work.active = active
 
     def new_cache(self) -> PrefixCache:
         """An empty growing cache after the prefix, to carry from call to call."""
@@ -165,36 +94,20 @@ class CausalInjection(Injection):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        with super().active(), self._spatial.after(self._config.num_virtual_tokens):
+        # States alone take no place among the tokens.
+        p = self._config.num_virtual_tokens if self._chosen.attention else 0
+        with super().active(), self._spatial.after(p):
             yield
 
     def go_on(self, cache: Any) -> None:
         self._spatial.offset = getattr(cache, "offset", None)
-
-    def recompute_context(self) -> Contexts:
-        return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         yield self._model.register_forward_pre_hook(self._before_model, with_kwargs=True)
         yield self._model.register_forward_hook(
             self._after_model, with_kwargs=True, always_call=True
         )
-        for module in self._model.modules():
-            if name := cache_argument(module, recurrent=bool(self._shapes.states)):
-                # No function of its own: a copy's hooks are the copy's, and can be pickled.
-                hook = partial(self._give, name)
-                yield module.register_forward_pre_hook(hook, with_kwargs=True)
-
-    @contextmanager
-    def _using(self, cache: PrefixCache | None, layout: Layout | None) -> Iterator[None]:
-        here = self._at_work
-        before = here.cache, here.layout
-        here.cache, here.layout = cache, layout
-        try:
-            with turn_of(self._model), nullcontext() if cache is None else cache.replayed():
-                yield
-        finally:
-            here.cache, here.layout = before
+        yield from super()._hooks()
 
     def _before_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -225,7 +138,8 @@ class CausalInjection(Injection):
         if not past:
             cache.after_others = bool(others)
             if others and not self._on_trial:
-                self._admit(others, bound)
+                with self._resting(), self._spatial.after(0):
+                    self._moves_types = self._admission.moves_types(others, bound, self._first)
         mask = bound.get("attention_mask")
         if mask is None:
             mask = torch.ones(batch, past + length, dtype=torch.long, device=tokens.device)
@@ -257,7 +171,7 @@ class CausalInjection(Injection):
         if self._switch is not None:
             refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)
-        for name in _TYPES if self._moves_types else ():
+        for name in TYPES if self._moves_types else ():
             if bound.get(name) is not None:
                 # Of a later call's tokens alone: nothing before them is told apart any more.
                 before = layout.mask.shape[1] - bound[name].shape[1]
@@ -279,32 +193,6 @@ class CausalInjection(Injection):
         given = {name: value for name, value in bound.items() if value is not None}
         return self._spatial.of_call({"inputs_embeds": embedded, **given, "past_key_values": cache})
 
-    def _admit(self, others: frozenset[str], bound: dict[str, Any]) -> None:
-        """Find out how a prefix is exact beside inputs that are no tokens.
-
-        Raises PrefixError, which names them, where it is not.
-        """
-        active, self._at_work.active = self._at_work.active, False
-        # Where they make a mask, half precision could take what is not moved for rounding.
-        ways = (True, False) if any(bound.get(name) is not None for name in _TYPES) else (False,)
-        try:
-            with self._spatial.after(0):
-                for moves in ways:
-                    trial = self._trial(moves, self._first)
-                    if is_exact(self._model, trial, bound, f"types moved: {moves}"):
-                        self._moves_types = moves
-                        return
-        finally:
-            self._at_work.active = active
-        raise PrefixError(
-            f"{type(self._model).__name__} computes something else with "
-            f"{', '.join(sorted(others))} after a prefix than after the same text; give it tokens "
-            "alone"
-        )
-
-    def _trial(self, moves_types: bool, first: int) -> Injected:
-        return _trial_on(self._model, self._shapes, moves_types, first)
-
     def _after_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
@@ -317,41 +205,6 @@ class CausalInjection(Injection):
             # A cache that kept nothing is of no use to the caller, and would hold the graph alive.
             if not cache.growing and getattr(output, self.cache_name, None) is not None:
                 setattr(output, self.cache_name, None)
-
-    def _shows(self, layer: int | None) -> bool | None:
-        """Whether a layer's mask must show the prefix or hide it; None to leave it as it is."""
-        if self._config.layers is not None and layer not in self._config.layers:
-            return False
-        return True if self._config.prefix_always_visible else None
-
-    def _place(self, layer: int | None) -> int | None:
-        """Which of the prefix's keys and values a layer's are; None where it has none."""
-        layers = list(self._chosen.attention)
-        return layers.index(layer) if layer in layers else None
-
-    def _give(
-        self,
-        name: str,
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        cache, layout = self._at_work.cache, self._at_work.layout
-        if cache is None:
-            return None
-        args, kwargs = beyond_states(module, args, kwargs)
-        if kwargs.get(name) is None:
-            kwargs = {**kwargs, name: cache}
-        if layout is None or not cache.prefix_length or not attends(module):
-            return args, kwargs
-        layer = called_layer(module, kwargs)
-        if (shows := self._shows(layer)) is not None:
-            kwargs = masked(module, args, kwargs, layout.is_prefix, shows)
-        hidden, place = self._at_work.hidden, self._place(layer)
-        if hidden is not None and place is not None and hidden[place].any():
-            self._refuse_to_hide("hidden virtual tokens")
-            kwargs = masked(module, args, kwargs, layout.of_tokens(hidden[place]), False)
-        return args, kwargs
 
 
 def _trial_on(

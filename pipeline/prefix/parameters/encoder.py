@@ -44,7 +44,9 @@ class PrefixEncoder(nn.Module):
     @property
     def recurring(self) -> frozenset[int]:
         """The layers that it has states for."""
-        return frozenset() if self.states is None else frozenset(map(layer_of, self.states.shapes))
+        if self.states is None:
+            return frozenset()
+        return frozenset(map(layer_of, (*self.states.shapes, *self.states.kept)))
 
     def flat(self) -> torch.Tensor:
         """All keys and values, `[p, width]` float32: for each layer its keys, then its values."""
@@ -85,18 +87,24 @@ class PrefixEncoder(nn.Module):
 
         Raises PrefixError when it has another length or other shapes.
         """
-        kinds = kinds_of(self.shapes, self.states)
+        kinds, had = kinds_of(self.shapes, self.states), kv.kinds
         if kv.kinds != kinds:
             kv = kv.of_kinds(kinds)
         if self.config.layers is not None:
             kv = kv.of_layers(self.config.layers)
         elif kv.layers != self.layers:
+            if kv.layers is None:
+                raise PrefixError(
+                    "the prefix is for every layer, the model attends in "
+                    f"{list(self.layers or ())} alone; it was made for another model"
+                )
+            if "state" in had and self.layers is None:
+                raise PrefixError(
+                    f"the prefix has states, and keys and values for layers {list(kv.layers)} "
+                    "alone, where the model attends in every layer; it was made for another model"
+                )
             raise PrefixError(
-                "the prefix is for every layer, the model attends in "
-                f"{list(self.layers or ())} alone; it was made for another model"
-                if kv.layers is None
-                else f"the prefix is for layers {list(kv.layers)} alone; say so in the "
-                "configuration"
+                f"the prefix is for layers {list(kv.layers)} alone; say so in the configuration"
             )
         check_fit(kv, self.shapes)
         if len(kv) != self.config.num_virtual_tokens:
@@ -128,11 +136,11 @@ class FlatEncoder(PrefixEncoder):
     ) -> None:
         super().__init__(config, shapes, states, index)
         if not shapes:
-            for name in ("num_frozen_tokens", "prefix_dropout"):
+            for name in ("num_frozen_tokens", "prefix_dropout", "prefix_always_visible"):
                 if given := getattr(config, name):
                     raise PrefixError(
                         f"{name} is {given}; it is of keys and values, of which this prefix has "
-                        "none: leave it 0"
+                        f"none: leave it {type(given)()}"
                     )
             return
         frozen, p = config.num_frozen_tokens, config.num_virtual_tokens

@@ -22,7 +22,7 @@ def random_kv_prefix(
 
     `shapes` are a model's `cache_shapes`, or of keys and values alone. States and index keys are
     noise of `scale` times the size of the model's own, which differs from kind to kind and from
-    model to model.
+    model to model; ids of tokens that a layer remembers are 0.
     """
     if not scale > 0:
         raise PrefixError(f"scale is {scale}; it must be above 0")
@@ -31,7 +31,9 @@ def random_kv_prefix(
     states = {
         name: torch.randn(state.shape, generator=generator) * (state.scale * scale)
         for name, state in of_cache.states.items()
+        if state.is_trained
     }
+    states |= _ids_of_zero(of_cache)
     states |= {
         name: torch.randn(num_virtual_tokens, *keys.shape, generator=generator)
         * (keys.scale * scale)
@@ -43,13 +45,19 @@ def random_kv_prefix(
 def zero_kv_prefix(shapes: Shapes | CacheShapes, num_virtual_tokens: int) -> KVPrefix:
     """Keys and values of zero, as PEFT's `init_weights="zero"`: at first every virtual token takes
     attention like a key of score 0, and gives nothing. States of zero are those before a text, and
-    index keys of zero have score 0 among those that attention chooses from.
+    index keys of zero have score 0 among those that attention chooses from. Ids of tokens that a
+    layer remembers are 0.
 
     `shapes` as in `random_kv_prefix`.
     """
     of_cache = _of_cache(shapes)
     p = num_virtual_tokens
-    states = {name: torch.zeros(state.shape) for name, state in of_cache.states.items()}
+    states = {
+        name: torch.zeros(state.shape)
+        for name, state in of_cache.states.items()
+        if state.is_trained
+    }
+    states |= _ids_of_zero(of_cache)
     states |= {name: torch.zeros(p, *keys.shape) for name, keys in of_cache.index.items()}
     return _prefix(of_cache, torch.zeros(p, _width(of_cache.kv)), states)
 
@@ -97,6 +105,14 @@ def _of_cache(shapes: Shapes | CacheShapes) -> CacheShapes:
     if isinstance(shapes, CacheShapes):
         return shapes
     return CacheShapes(len(shapes), dict(enumerate(shapes)))
+
+
+def _ids_of_zero(shapes: CacheShapes) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.zeros(state.shape, dtype=torch.long)
+        for name, state in shapes.states.items()
+        if not state.is_trained
+    }
 
 
 def _prefix(shapes: CacheShapes, flat: torch.Tensor, states: dict[str, torch.Tensor]) -> KVPrefix:
