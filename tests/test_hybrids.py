@@ -271,6 +271,16 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         "which can be neither cut nor stretched to 4; use sweep.lengths: [2], or prefix.kinds: "
         "[attention]",
     ),
+    "a prefix file of another length": (
+        lfm2,
+        {
+            "initializations": {"earlier": {"type": "prefix_file", "path": "inputs/earlier"}},
+            "sweep": {"initializations": ["random", "earlier"], "lengths": [2, 6]},
+        },
+        "initializations.earlier.path: 'inputs/earlier' holds states, made with 6 virtual tokens, "
+        "which can be neither cut nor stretched to 2; use sweep.lengths: [6], or prefix.kinds: "
+        "[attention]",
+    ),
 }
 
 
@@ -280,8 +290,10 @@ def test_what_a_model_cannot_do_is_told_before_any_work(
 ) -> None:
     make, edits, expected = WRONG[name]
     monkeypatch.chdir(tmp_path)
-    make().config.save_pretrained(tmp_path / "model")
+    model = make()
+    model.config.save_pretrained(tmp_path / "model")
     (tmp_path / "inputs").mkdir()
+    kv_of(started(model)).save(tmp_path / "inputs" / "earlier")
     for split in ("train.jsonl", "validation.csv", "test.parquet"):
         (tmp_path / "inputs" / split).write_text("{}")
     (tmp_path / "texts").mkdir()

@@ -30,9 +30,9 @@ class SavedPrefixStart(Start):
         from pipeline.prefix.starts.reshaped import stretched_kv_prefix
 
         kv = context.cached
-        if kv.states and not context.keeps_states:
+        if "state" in kv.kinds and not context.keeps_states:
             kv = kv.of_kinds(("attention",))
-        if kv.states and len(kv) != context.length:
+        if "state" in kv.kinds and len(kv) != context.length:
             raise PipelineError(
                 f"initializations: {self.path} holds states, made with {len(kv)} virtual tokens, "
                 f"which can be neither cut nor stretched to {context.length}; list it in a sweep "
