@@ -29,7 +29,7 @@ from pipeline.training.optimizer import build_optimizer
 from pipeline.training.progress import TrainingResult
 from pipeline.training.rates import state_rate
 from tests.conftest import kv_of, tiny_model, tiny_params
-from tests.hybrids import HYBRIDS, lfm2, qwen3_next
+from tests.hybrids import HYBRIDS, falcon_h1, lfm2, qwen3_next
 
 IDS = [40, 9, 77, 200, 9, 133]
 
@@ -230,6 +230,16 @@ def test_looking_into_states(
         seen = found.tables["attention_of_layers"]
         assert list(seen["layer"]) == [1]
         assert (seen["prefix"] + seen["input"]).item() == pytest.approx(1.0)
+
+
+def test_words_of_a_layer_that_recurs_beside_its_attention(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = started(falcon_h1())
+    found = look_into(Prefix("x", model, tokenizer, None, "", None, "test", []), 200)
+    nearest = found.tables["words"].query("rank == 1")
+    assert list(nearest["id"]) == IDS
+    assert nearest["cosine"].min() > 0.999
 
 
 WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
