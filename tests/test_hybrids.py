@@ -71,7 +71,7 @@ def test_loss_and_gradient_are_those_of_each_example_alone(
     loss_of = TargetLoss(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def gradients(parts: list[list[dict[str, Any]]]) -> tuple[float, torch.Tensor]:
+    def gradients(parts: list[list[Any]]) -> tuple[float, torch.Tensor]:
         model.zero_grad()
         losses = [loss_of(part) for part in parts]
         torch.stack(losses).sum().backward()
@@ -81,7 +81,7 @@ def test_loss_and_gradient_are_those_of_each_example_alone(
 
     # All at once is what validation does with a batch, and parts are what a training step does.
     loss, alone = gradients([[row] for row in rows])
-    for parts in ([list(rows)], [list(part) for part in loss_of.parts(rows)]):
+    for parts in ([rows], list(loss_of.parts(rows))):
         together, gradient = gradients(parts)
         assert together == pytest.approx(loss, rel=1e-5)
         assert float((gradient - alone).norm()) < 1e-4 * float(alone.norm())

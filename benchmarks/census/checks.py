@@ -119,6 +119,8 @@ def loss_of(model: Any, expected: Expected) -> torch.Tensor:
     """A number that every logit enters with a fixed random weight of its own."""
     ones = torch.ones_like(expected.ids)
     logits = model(input_ids=expected.ids, attention_mask=ones, **expected.others).logits
+    # Chameleon gives the tokens of images the lowest number that there is.
+    logits = logits.masked_fill(logits <= torch.finfo(logits.dtype).min, 0.0)
     draw = torch.Generator().manual_seed(1)
     weights = torch.randn(logits.shape, generator=draw)
     return (logits * weights).sum() / logits.numel() ** 0.5
