@@ -1,5 +1,6 @@
 """Models with recurrent layers train, are measured and go on as each example alone would."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.inspection.inputs import loss_on
 from pipeline.inspection.looking import Prefix, look_into
 from pipeline.inspection.shown import shown
 from pipeline.loss.causal import TargetLoss
+from pipeline.models.kinds import kinds_of_model
 from pipeline.models.prefixed import prefixed_model
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_tokens
 from pipeline.training.checkpoint import CheckpointFolder
@@ -317,3 +319,10 @@ def test_what_a_model_cannot_do_is_told_before_any_work(
     assert result.exit_code == 1
     assert expected in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_configuration_that_transformers_refuses_is_of_no_kind(tmp_path: Path) -> None:
+    """What is wrong with it says who loads it."""
+    config = {"model_type": "lfm2", "num_hidden_layers": "two"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert kinds_of_model(tmp_path) is None
