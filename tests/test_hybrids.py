@@ -1,5 +1,6 @@
 """Models with recurrent layers train, are measured and go on as each example alone would."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.inspection.inputs import loss_on
 from pipeline.inspection.looking import Prefix, look_into
 from pipeline.inspection.shown import shown
 from pipeline.loss.causal import TargetLoss
+from pipeline.models.kinds import kinds_of_model
 from pipeline.models.prefixed import prefixed_model
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_tokens
 from pipeline.training.checkpoint import CheckpointFolder
@@ -29,7 +31,7 @@ from pipeline.training.optimizer import build_optimizer
 from pipeline.training.progress import TrainingResult
 from pipeline.training.rates import state_rate
 from tests.conftest import kv_of, tiny_model, tiny_params
-from tests.hybrids import HYBRIDS, lfm2, qwen3_next
+from tests.hybrids import HYBRIDS, falcon_h1, lfm2, qwen3_next
 
 IDS = [40, 9, 77, 200, 9, 133]
 
@@ -232,6 +234,16 @@ def test_looking_into_states(
         assert (seen["prefix"] + seen["input"]).item() == pytest.approx(1.0)
 
 
+def test_words_of_a_layer_that_recurs_beside_its_attention(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = started(falcon_h1())
+    found = look_into(Prefix("x", model, tokenizer, None, "", None, "test", []), 200)
+    nearest = found.tables["words"].query("rank == 1")
+    assert list(nearest["id"]) == IDS
+    assert nearest["cosine"].min() > 0.999
+
+
 WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
     "states where nothing recurs": (
         tiny_model,
@@ -271,6 +283,16 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         "which can be neither cut nor stretched to 4; use sweep.lengths: [2], or prefix.kinds: "
         "[attention]",
     ),
+    "a prefix file of another length": (
+        lfm2,
+        {
+            "initializations": {"earlier": {"type": "prefix_file", "path": "inputs/earlier"}},
+            "sweep": {"initializations": ["random", "earlier"], "lengths": [2, 6]},
+        },
+        "initializations.earlier.path: 'inputs/earlier' holds states, made with 6 virtual tokens, "
+        "which can be neither cut nor stretched to 2; use sweep.lengths: [6], or prefix.kinds: "
+        "[attention]",
+    ),
 }
 
 
@@ -280,8 +302,10 @@ def test_what_a_model_cannot_do_is_told_before_any_work(
 ) -> None:
     make, edits, expected = WRONG[name]
     monkeypatch.chdir(tmp_path)
-    make().config.save_pretrained(tmp_path / "model")
+    model = make()
+    model.config.save_pretrained(tmp_path / "model")
     (tmp_path / "inputs").mkdir()
+    kv_of(started(model)).save(tmp_path / "inputs" / "earlier")
     for split in ("train.jsonl", "validation.csv", "test.parquet"):
         (tmp_path / "inputs" / split).write_text("{}")
     (tmp_path / "texts").mkdir()
@@ -295,3 +319,10 @@ def test_what_a_model_cannot_do_is_told_before_any_work(
     assert result.exit_code == 1
     assert expected in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_configuration_that_transformers_refuses_is_of_no_kind(tmp_path: Path) -> None:
+    """What is wrong with it says who loads it."""
+    config = {"model_type": "lfm2", "num_hidden_layers": "two"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert kinds_of_model(tmp_path) is None

@@ -34,6 +34,8 @@ def shard_frozen_model(prefixed: PrefixModel, ranks: Ranks, device: torch.device
             f"hardware.shard_frozen_model: {type(model).__name__} does not name its layers; set it "
             "to false"
         )
+    # It is tried on the whole model once: later a process might be alone in asking.
+    _ = prefixed.padding
     mesh = init_device_mesh(device.type, (ranks.size,))
     for layer in layers:
         _shard(layer, mesh)

@@ -16,7 +16,7 @@ import pandas as pd
 from pipeline.inspection.blocks import MOST_GROUPS, blocks
 from pipeline.inspection.movement import ALONE
 from pipeline.prefix import KVPrefix, PrefixModel
-from pipeline.prefix.states import layer_of
+from pipeline.prefix.states import KINDS, has_tokens, layer_of
 from pipeline.progress.bar import Bar
 
 Loss = Callable[[PrefixModel], float]
@@ -85,7 +85,7 @@ def _tried(
     parts = dict.fromkeys(part for part, _ in kv.places) or {None: None}
     for part in parts:
         # Only a model that is a decoder alone recurs.
-        states = set(map(layer_of, kv.states))
+        states = {layer_of(name) for name in kv.states if not has_tokens(name)}
         places = {place[1]: at for at, place in enumerate(kv.places) if place[0] == part}
         layers = sorted({*places, *states})
         for block in blocks(len(layers), MOST_GROUPS // len(parts)):
@@ -103,5 +103,5 @@ def _partly_trained(kv: KVPrefix, start: KVPrefix) -> Iterator[tuple[str, KVPref
     if kv.keys:
         yield "keys", replace(kv, keys=start.keys)
         yield "values", replace(kv, values=start.values)
-    if kv.keys and kv.states:
+    if kv.kinds == KINDS:
         yield "states", replace(kv, states=start.states)

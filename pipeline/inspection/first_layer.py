@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.parts import evaluating, is_decoder_only, run
 from pipeline.prefix.architecture.routing import AttentionCall, routed
+from pipeline.prefix.caches import empty_cache, recurs
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -43,7 +44,11 @@ def first_layer(model: PreTrainedModel, rows: torch.Tensor) -> Pair:
     try:
         with evaluating(model):
             if is_decoder_only(model):
-                model(input_ids=rows, past_key_values=_FirstLayer(), use_cache=True)
+                cache = _FirstLayer()
+                if recurs(model.config):
+                    # A layer may recur beside its attention, and asks for its state before.
+                    cache.layers = empty_cache(model.config).layers
+                model(input_ids=rows, past_key_values=cache, use_cache=True)
             else:
                 with routed(model, _end):
                     run(model, rows, rows[:, :1])

@@ -77,7 +77,11 @@ def look_into(prefix: Prefix, max_tokens: int, title: str | None = None) -> Foun
         return found
     _add_attention(prefix, found, kv)
     loss = loss_on(prefix.examples, max_tokens)
-    tried = found.tables["ablation"] = ablation(model, loss, prefix.start, title)
+    try:
+        tried = found.tables["ablation"] = ablation(model, loss, prefix.start, title)
+    except PrefixError as error:
+        found.notes.append(f"ablation: {error}")
+        return found
     for kind in ("tokens", "layers"):
         blocks = tried[tried["without"] == kind]
         if len(blocks) and (widest := int((blocks["last"] - blocks["first"]).max()) + 1) > 1:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
@@ -15,7 +16,7 @@ from pipeline.models.quantization import quantizing, read_quantization, refuse_w
 from pipeline.schema.compute import Compute, DeviceMap
 
 # What transformers raises for a folder that it cannot make a model of.
-_NO_MODEL = (OSError, ValueError, RuntimeError, SafetensorError, ImportError)
+_NO_MODEL = (OSError, ValueError, RuntimeError, SafetensorError, ImportError, StrictDataclassError)
 
 
 def load_frozen_model(

@@ -6,6 +6,7 @@ in one.
 
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 from transformers.cache_utils import CacheLayerMixin
 
@@ -21,7 +22,7 @@ def kinds_of_model(folder: Path) -> tuple[str, ...] | None:
     """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError):
+    except (OSError, ValueError, ImportError, KeyError, TypeError, StrictDataclassError):
         return None
     layers = empty_cache(config).layers
     attends = any(isinstance(layer, CacheLayerMixin) for layer in layers) or not layers

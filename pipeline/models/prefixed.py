@@ -4,8 +4,8 @@ from transformers import PreTrainedModel
 
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
 from pipeline.prefix.architecture.shapes import cache_shapes, chosen_shapes
-from pipeline.prefix.caches import recurs
-from pipeline.prefix.states import layer_of
+from pipeline.prefix.caches import chooses, recurs
+from pipeline.prefix.states import index_of, layer_of
 
 
 def prefixed_model(
@@ -38,12 +38,14 @@ def _places_of(
     frozen_model: PreTrainedModel, kv: KVPrefix
 ) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None]:
     """The layers and the kinds to ask for, so that a model gets what a prefix has and no more."""
-    if not recurs(frozen_model.config):
+    if not (recurs(frozen_model.config) or chooses(frozen_model.config)):
         return kv.layers, None
     whole = chosen_shapes(
         cache_shapes(frozen_model), PrefixConfig(num_virtual_tokens=len(kv), kinds=kv.kinds)
     )
-    if kv.layers == whole.layers and kv.states.keys() == whole.states.keys():
+    # Without any index keys a model is given zeros.
+    names = {*whole.states, *(whole.index if index_of(kv.states) else ())}
+    if kv.layers == whole.layers and kv.states.keys() == names:
         return None, kv.kinds
     attending = {layer for _, layer in kv.places}
     return tuple(sorted({*attending, *map(layer_of, kv.states)})), kv.kinds

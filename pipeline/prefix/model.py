@@ -168,6 +168,12 @@ class PrefixModel(PackedModel):
             return self.frozen_model.generate(*args, **kwargs)
 
     @property
+    def pads_exactly(self) -> bool:
+        """Whether padding before a row leaves the prefix what the same text would be."""
+        with turn_of(self.frozen_model):
+            return self._injection.pads_exactly()
+
+    @property
     def hidden(self) -> torch.Tensor | None:
         """Which virtual tokens are hidden in this thread, boolean `[places, p]`: see `without`."""
         return self._injection.hidden

@@ -53,6 +53,11 @@ class PackedModel(TrainerModel):
 
     @property
     @abstractmethod
+    def pads_exactly(self) -> bool:
+        """Whether padding before a row leaves the prefix what the same text would be."""
+
+    @property
+    @abstractmethod
     def hidden(self) -> torch.Tensor | None:
         """Virtual tokens that are hidden (`PrefixModel.without`), boolean `[places, p]`."""
 
@@ -99,19 +104,21 @@ class PackedModel(TrainerModel):
         states = getattr(self.encoder, "states", None)
         return [] if states is None else list(states.parameters())
 
-    @property
+    @cached_property
     def padding(self) -> Side | None:
         """The side on which rows of unlike length are padded for a forward pass.
 
         "left", where targets end together and rows can be decoded together; "right", where padding
-        before a row would change its states; None for rows of one length alone. See
-        `pipeline.prefix.architecture.padded_rows`.
+        before a row would change its states, or what the prefix is in it; None for rows of one
+        length alone. See `pipeline.prefix.architecture.padded_rows`.
         """
-        if not self.keeps_states:
-            return "left"
         config = self.prefix_config
-        if config is None:
-            return padding_side(self.frozen_model, type(self), None)
+        if config is None and is_decoder_only(self.frozen_model):
+            side = padding_side(self.frozen_model, type(self), None)
+            # What only attends, and cannot be tried, is taken to mask its padding.
+            return side if self.keeps_states else side or "left"
+        if config is None or not self.keeps_states:
+            return "left" if self.pads_exactly else "right"
         kind = type(self)
         tried = replace(
             config,
@@ -130,9 +137,9 @@ class PackedModel(TrainerModel):
 
         Some models rotate all rows of a batch by what the longest asks for; others, and Llama 4 in
         long rows, count a token's place with the padding before it; padding before a row changes
-        the states of a third kind, and some it changes wherever it stands. `padded` are the
-        example's tokens that are padded on the left to a common length, to be decoded; without it
-        all of them are padded on the side of `padding`.
+        the states of a third kind, or what the prefix is in it, and some it changes wherever it
+        stands. `padded` are the example's tokens that are padded on the left to a common length, to
+        be decoded; without it all of them are padded on the side of `padding`.
         """
         side = self.padding
         if side is None or (side == "right" and padded is not None):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
+from pipeline.preflight.saved_prefix import length_with_states
 from pipeline.sweep.variants import Variant
 
 
@@ -85,12 +86,18 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
             )
     for name in params.sweep.initializations:
         start = params.initializations[name]
-        if start.type == "trained_variant" and params.prefix.kinds != ["attention"]:
-            yield from _of_another_length(params, name, start.path)
+        if params.prefix.kinds == ["attention"]:
+            continue
+        if start.type == "trained_variant":
+            length = Variant.parse(Path(start.path).parent.name).length
+            yield from _of_another_length(params, name, start.path, length)
+        elif start.type == "prefix_file":
+            with_states = length_with_states(Path(start.path))
+            if with_states is not None:
+                yield from _of_another_length(params, name, start.path, with_states)
 
 
-def _of_another_length(params: Params, name: str, path: str) -> Iterator[Rule]:
-    length = Variant.parse(Path(path).parent.name).length
+def _of_another_length(params: Params, name: str, path: str, length: int) -> Iterator[Rule]:
     others = [other for other in params.sweep.lengths if other != length]
     if others:
         yield (

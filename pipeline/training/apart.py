@@ -16,7 +16,7 @@ def tell_if_apart(model: PrefixModel, tokens: np.ndarray, batch_size: int, seed:
 
     `tokens` are those of each example of the training.
     """
-    if model.padding is not None:
+    if not model.keeps_states or model.padding is not None:
         return
     batches = list(islice(training_order(len(tokens), batch_size, seed, len(tokens)), _BATCHES))
     calls = sum(len(np.unique(tokens[batch])) for batch in batches)

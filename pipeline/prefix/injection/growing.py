@@ -36,11 +36,15 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def _appended(self, which: int, kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        length = kept.shape[-2] if kept.numel() else 0
+        # What is not there yet has one dimension. What has no width (the rotated part of a key, in
+        # a layer that rotates none) has tokens all the same.
+        length = kept.shape[-2] if kept.ndim == new.ndim else 0
         end = length + new.shape[-2]
         buffer = self._buffers[which]
         # Rows that were selected, reordered or moved are no longer the buffer's.
         in_place = buffer is not None and length and kept.data_ptr() == buffer.data_ptr()
+        # Whatever has no width is at one address, with other rows too.
+        in_place = in_place and buffer is not None and buffer.shape[:-2] == new.shape[:-2]
         if buffer is None or not in_place or buffer.shape[-2] < end:
             buffer = new.new_empty(*new.shape[:-2], end + _ROOM, new.shape[-1])
             if length:

@@ -11,7 +11,7 @@ from transformers import Cache, PreTrainedModel
 
 from pipeline.prefix.architecture.shapes import cache_argument_of
 from pipeline.prefix.architecture.turns import turn_of
-from pipeline.prefix.caches import empty_cache, recurs
+from pipeline.prefix.caches import chooses, empty_cache, recurs
 from pipeline.prefix.injection.growing import GrowingCache
 from pipeline.prefix.injection.replay import Contexts
 
@@ -98,7 +98,8 @@ class Injection:
 
     def new_cache(self) -> Cache | None:
         """An empty growing cache; None where the model makes its own (an encoder-decoder)."""
-        return empty_cache(self._model.config) if recurs(self._model.config) else GrowingCache()
+        config = self._model.config
+        return empty_cache(config) if recurs(config) or chooses(config) else GrowingCache()
 
     def pads_exactly(self) -> bool:
         """Whether padding before a row changes nothing that it would not change after a text."""

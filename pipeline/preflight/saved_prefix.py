@@ -1,0 +1,31 @@
+"""What the header of a prefix file says: neither torch nor a model is needed for it."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+
+def length_with_states(path: Path) -> int | None:
+    """The virtual tokens of a prefix that holds states; None for any other, and for no such file.
+
+    A file that cannot be read is the matter of the stage that reads it whole.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names, about = list(file.keys()), (file.metadata() or {}).values()
+            # Index keys have virtual tokens, and are cut with the keys beside them.
+            has_states = any(n.startswith("states.") and not _has_tokens(n) for n in names)
+            if not has_states:
+                return None
+            if "keys.0" in names:
+                return int(file.get_slice("keys.0").get_shape()[1])
+            return next((int(json.loads(text)["length"]) for text in about), None)
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _has_tokens(name: str) -> bool:
+    return name.split(".")[2].endswith("_keys")
