@@ -176,7 +176,7 @@ def test_a_killed_worker_costs_no_more_than_its_time(finished: Workspace, tmp_pa
         output = finish(sweep)
     logs = [path.read_text() for path in (workspace.root / LOGS).glob("train@*.log")]
     assert len(logs) == 4
-    assert sum("going on after step 1" in log for log in logs) == 1, output
+    assert sum("going on after step" in log for log in logs) == 1, output
     assert (workspace.root / "dvc.lock").read_bytes() == (finished.root / "dvc.lock").read_bytes()
     assert "up to date" in workspace.run("dvc", "status").stdout
     assert "Running stage" not in workspace.run("dvc", "repro").stdout

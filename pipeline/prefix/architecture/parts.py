@@ -204,7 +204,7 @@ def on_tokens_alone(model: PreTrainedModel) -> Iterator[None]:
     """Raise PrefixError where a model fails that is given tokens and a plain cache alone."""
     try:
         yield
-    except (PrefixError, torch.OutOfMemoryError):
+    except (PrefixError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # models raise whatever they like for what they were not made for
         # Memory that ran out outside of CUDA's allocator has no class of its own.

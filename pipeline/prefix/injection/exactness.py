@@ -128,7 +128,7 @@ def _compared(
                 after_text = _going_on(model, kv, inputs, mask)
             with injected(kv):
                 after_prefix = _output(model(**inputs, use_cache=False))
-        except torch.OutOfMemoryError:
+        except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception:  # models raise whatever they like for what they were not made for
             return None
