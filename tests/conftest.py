@@ -24,6 +24,10 @@ STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
 # Where this environment's python, dvc and mlflow are.
 REAL = Path(sys.executable).parent
 
+WHOLE_SWEEPS = bool(os.environ.get("WHOLE_SWEEPS"))
+"""Whether dear sweeps run whole, as by `make test-all`."""
+DEAR = pytest.mark.skipif(not WHOLE_SWEEPS, reason="dear, so that `make test-all` alone runs it")
+
 CORPUS = "Each record has lines. A line names a field and gives its value. Copy the value. " * 4
 
 CHAT_TEMPLATE = (

@@ -1,12 +1,11 @@
 """A sweep of a model that is spread, or quantized, by DVC: what runs again, and what comes out."""
 
 import json
-import os
 from typing import Any
 
 import pytest
 
-from tests.conftest import Workspace
+from tests.conftest import WHOLE_SWEEPS, Workspace
 from tests.sweep_runs import ran
 
 pytestmark = pytest.mark.real
@@ -16,7 +15,6 @@ SPREAD = {
     **{"model.layers.1": "disk", "model.norm": "cpu", "lm_head": "disk"},
 }
 # The report of a quantized model is made as that of any other: `make test-all` makes it.
-WHOLE_SWEEPS = bool(os.environ.get("WHOLE_SWEEPS"))
 
 
 def test_another_place_of_the_model_fetches_it_and_no_more(copy: Workspace) -> None:

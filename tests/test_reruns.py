@@ -1,6 +1,5 @@
 """Edits, restored clones and experiments after a finished sweep, with real stages."""
 
-import os
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +7,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import Workspace
+from tests.conftest import WHOLE_SWEEPS, Workspace
 from tests.sweep_runs import VARIANTS, client, ran, runs
 
 pytestmark = pytest.mark.real
-
-WHOLE_SWEEPS = bool(os.environ.get("WHOLE_SWEEPS"))
 
 
 def test_repro_force_gives_the_same_hashes(copy: Workspace) -> None:

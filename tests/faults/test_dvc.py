@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Workspace, sweep_of
+from tests.conftest import DEAR, Workspace, sweep_of
 from tests.sweep_runs import ran, runs
 
 pytestmark = pytest.mark.real
@@ -43,9 +43,7 @@ def test_a_clone_pulls_a_finished_sweep_and_runs_nothing(copy: Workspace, tmp_pa
         assert found == sorted(path.name for path in (copy.root / "data" / name).rglob("*"))
 
 
-@pytest.mark.skipif(
-    not os.environ.get("WHOLE_SWEEPS"), reason="dear, so that `make test-all` alone runs it"
-)
+@DEAR
 def test_experiments_beside_each_other(copy: Workspace) -> None:
     small(copy)
     before = {run.info.run_id: dict(run.data.tags) for run in runs(copy)}

@@ -1,6 +1,5 @@
 """`python -m pipeline sweep` does what a serial `dvc repro` does, byte for byte, whatever dies."""
 
-import os
 import re
 import shutil
 import signal
@@ -13,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import Workspace, copied, sweep_of
+from tests.conftest import DEAR, Workspace, copied, sweep_of
 from tests.sweep_runs import VARIANTS, ran, runs
 
 pytestmark = pytest.mark.real
@@ -186,9 +185,7 @@ def test_ctrl_c_stops_at_the_step_and_leaves_nobody(long: Workspace) -> None:
     assert_as_without_company(long, stage)
 
 
-@pytest.mark.skipif(
-    not os.environ.get("WHOLE_SWEEPS"), reason="dear, so that `make test-all` alone runs it"
-)
+@DEAR
 def test_a_killed_sweep_leaves_nobody_and_dvc_goes_on(long: Workspace) -> None:
     stage = "train@2-random-0"
     process = started(long, stage)
