@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
-from benchmarks.letters import END, FIRST, LETTERS, PAD, Batch, told_to
+from benchmarks.letters import END, FIRST, LETTERS, PAD, Batch, fit, told_to
 
 Pair = tuple[list[int], list[int]]
 
@@ -99,16 +99,8 @@ def configuration(width: int = 64) -> Qwen3_5TextConfig:
 def trained_model(steps: int, seed: int = 0, width: int = 64) -> Qwen3_5ForCausalLM:
     """A hybrid of random weights, trained on the marks for `steps` of 64 examples."""
     torch.manual_seed(seed)
-    model = Qwen3_5ForCausalLM(configuration(width)).train()
+    model = Qwen3_5ForCausalLM(configuration(width))
     groups = by_length(told_to(30_000, 1000 * (seed + 1)))
     draw = random.Random(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for _ in range(steps):
-        loss = model(**drawn_batch(groups, 64, draw), use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    return model.eval()
+    fit(model, steps, lambda _: drawn_batch(groups, 64, draw), use_cache=False)
+    return model

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 PAD, END, COPY, REVERSE, SORT, UNMARKED = range(6)
 FIRST = 6
@@ -85,14 +85,26 @@ def trained_model(
         pad_token_id=PAD,
         eos_token_id=END,
     )
-    model = T5ForConditionalGeneration(config).train()
+    model = T5ForConditionalGeneration(config)
+    fit(model, steps, lambda step: batch_of(told_to(63, 1000 * (seed + 1) + 7 * step)))
+    return model
+
+
+def fit(
+    model: PreTrainedModel, steps: int, batch_of_step: Callable[[int], Batch], **how: bool
+) -> None:
+    """Train all weights of a model on a batch a step; it ends in evaluation mode.
+
+    `how` are further keywords of its forward pass.
+    """
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for step in range(steps):
-        loss = model(**batch_of(told_to(63, 1000 * (seed + 1) + 7 * step))).loss
+        loss = model(**batch_of_step(step), **how).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return model.eval()
+    model.eval()

@@ -52,7 +52,7 @@ class LocalPool:
         if forks:
             self._context.set_forkserver_preload(list(LIBRARIES))
         self._gpus = gpus
-        self._environment = {**_QUIET, **(BESIDE_OTHERS if count > 1 and not gpus else {})}
+        self._shared = BESIDE_OTHERS if count > 1 and not gpus else {}
         self._workers: list[_Worker | None] = [None] * count
         for place in range(count):
             self._workers[place] = self._started(place)
@@ -117,7 +117,7 @@ class LocalPool:
             target=serve, args=(its, environment), name=f"sweep-{place}"
         )
         try:
-            with _started_with(self._environment):
+            with _started_with(self._shared):
                 process.start()
         except EOFError as error:
             raise PipelineError(

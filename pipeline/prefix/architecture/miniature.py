@@ -54,7 +54,7 @@ def miniature_of(model: PreTrainedModel, window: int | None = None) -> PreTraine
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(0)
             small: PreTrainedModel = type(model)(config).float().eval()
-            _draw(small)
+            draw_weights(small)
     except Exception as error:  # configurations and models raise whatever they like
         raise PrefixError(
             f"a small model of {type(model).__name__}'s configuration cannot be made "
@@ -159,8 +159,11 @@ def _known_tokens(value: Any) -> Any:
 
 
 @torch.no_grad()
-def _draw(model: PreTrainedModel) -> None:
-    """Weights that keep the size of states, and norms and biases that are not 1 and 0."""
+def draw_weights(model: PreTrainedModel) -> None:
+    """Draw weights that keep the size of states, and norms and biases that are not 1 and 0.
+
+    As transformers draws them, a small layer changes next to nothing.
+    """
     for parameter in model.parameters():
         noise = torch.randn_like(parameter)
         if parameter.ndim > 1:
