@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from transformers.utils import logging
 
 from benchmarks.census.examination import Found, examined
@@ -63,6 +64,8 @@ def _examine(row: Row, asks_peft: bool, sender: Connection) -> None:
     """In the child: send what was found, and print nothing."""
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
+    # A configuration that names a checkpoint or a kernel of the Hub must not wait for a network.
+    constants.HF_HUB_OFFLINE = True
     # Matrices of 32 x 32 gain nothing from a second core, which another row may have.
     torch.set_num_threads(1)
     with Path(os.devnull).open("w") as silent:
