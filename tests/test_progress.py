@@ -128,6 +128,21 @@ def test_libraries_draw_bars_on_a_terminal_alone() -> None:
     assert on_a_terminal(*command, cwd=root).count("3/3") == 3
 
 
+REMARKS = """
+from pipeline.progress.watching import quiet_libraries
+quiet_libraries()
+import torchao
+print("after")
+"""
+
+
+def test_libraries_that_only_are_installed_say_nothing() -> None:
+    command = (sys.executable, "-c", REMARKS)
+    root = Path(__file__).parent.parent
+    log = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert (log.stdout, log.stderr) == ("after\n", "")
+
+
 def test_a_bar_that_is_not_shown_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     moved: list[float] = []
     overall = Overall(2, 0, 1, lambda fraction, _: moved.append(fraction) or "")  # type: ignore[func-returns-value]

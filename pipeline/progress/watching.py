@@ -1,5 +1,6 @@
 """Who watches: a person at a terminal, a log, or a service that builds and tests."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from enum import Enum
 
 _shown_elsewhere = False
+# torchao's own import, and torch's remark about what that import registers.
+_TALKATIVE = ("torchao", "torch.utils._pytree")
 
 
 class Watching(Enum):
@@ -50,8 +53,12 @@ def show_nothing() -> Iterator[None]:
 def quiet_libraries() -> None:
     """Without a terminal no library draws bars: a log would keep each of their hundreds of states.
 
-    Set before the libraries are imported, and never over what the user has set.
+    Set before the libraries are imported, and never over what the user has set. Nor does torchao,
+    which transformers imports wherever it is installed, tell every command which of its kernels are
+    for other machines.
     """
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     if watching() is not Watching.TERMINAL:
         for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
             os.environ.setdefault(name, "1")
