@@ -67,7 +67,8 @@ def _failure(loss_of: TargetLoss, rows: Sequence[Example]) -> str | None:
     devices = [device] if device.type == "cuda" else []
     torch.compiler.reset()
     try:
-        with torch.random.fork_rng(devices):
+        # An earlier training of this process may have let failures pass, as below.
+        with torch.random.fork_rng(devices), torch._dynamo.config.patch(suppress_errors=False):
             compile_layers(model.frozen_model)
             loss_of(rows).backward()
     except Exception as error:  # dynamo, inductor, Triton, g++ raise whatever they like
