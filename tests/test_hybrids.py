@@ -293,6 +293,15 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         "which can be neither cut nor stretched to 2; use sweep.lengths: [6], or prefix.kinds: "
         "[attention]",
     ),
+    "a prefix file of keys and values alone": (
+        lfm2,
+        {
+            "initializations": {"earlier": {"type": "prefix_file", "path": "inputs/attending"}},
+            "sweep": {"initializations": ["random", "earlier"]},
+        },
+        "initializations.earlier.path: 'inputs/attending' holds keys and values alone, and this "
+        "model has states beside them; set prefix.kinds to [attention], or start from a text",
+    ),
 }
 
 
@@ -305,7 +314,9 @@ def test_what_a_model_cannot_do_is_told_before_any_work(
     model = make()
     model.config.save_pretrained(tmp_path / "model")
     (tmp_path / "inputs").mkdir()
-    kv_of(started(model)).save(tmp_path / "inputs" / "earlier")
+    kv = kv_of(started(model))
+    kv.save(tmp_path / "inputs" / "earlier")
+    kv.of_kinds(("attention",)).save(tmp_path / "inputs" / "attending")
     for split in ("train.jsonl", "validation.csv", "test.parquet"):
         (tmp_path / "inputs" / split).write_text("{}")
     (tmp_path / "texts").mkdir()

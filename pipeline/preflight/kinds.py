@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.preflight.saved_prefix import length_with_states
+from pipeline.preflight.saved_prefix import is_without_states, length_with_states
 from pipeline.sweep.variants import Variant
 
 
@@ -95,6 +95,13 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
             with_states = length_with_states(Path(start.path))
             if with_states is not None:
                 yield from _of_another_length(params, name, start.path, with_states)
+            elif is_without_states(Path(start.path)):
+                yield (
+                    _has_states,
+                    f"initializations.{name}.path: '{start.path}' holds keys and values alone, and "
+                    "this model has states beside them; set prefix.kinds to [attention], or start "
+                    "from a text",
+                )
 
 
 def _of_another_length(params: Params, name: str, path: str, length: int) -> Iterator[Rule]:

@@ -27,5 +27,19 @@ def length_with_states(path: Path) -> int | None:
         return None
 
 
+def is_without_states(path: Path) -> bool:
+    """Whether a prefix is known to hold keys and values alone, as PEFT's adapters do."""
+    if path.is_dir():
+        return (path / "adapter_config.json").is_file()
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+    except (SafetensorError, OSError):
+        return False
+    return "keys.0" in names and not any(name.startswith("states.") for name in names)
+
+
 def _has_tokens(name: str) -> bool:
     return name.split(".")[2].endswith("_keys")
