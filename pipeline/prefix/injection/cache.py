@@ -35,6 +35,7 @@ class PrefixCache(Cache):
         prefix_length: virtual tokens that queries can attend to: 0 in a prefix of states alone.
         starts_from_states: whether some layer goes on from a state of the prefix.
         trains_states: whether a gradient reaches it.
+        is_joined: whether it was filled by groups of rows, with nothing in the place of padding.
 
     Args:
         kv: the prefix.
@@ -51,7 +52,9 @@ class PrefixCache(Cache):
         growing: bool,
         without_states: frozenset[int] = frozenset(),
     ) -> None:
+        self._made_of = kv, shapes, growing, without_states
         self.growing = growing
+        self.is_joined = False
         self.prefix_length = len(kv) if kv.keys else 0
         self.inside_forward = False
         # Whether the first tokens came with inputs that are none, such as images.
@@ -161,6 +164,35 @@ class PrefixCache(Cache):
         """Forget the input's tokens."""
         super().reset()
         self._tokens = 0
+        self.is_joined = False
+
+    def anew(self) -> "PrefixCache":
+        """Another one after the same prefix, empty."""
+        return PrefixCache(*self._made_of)
+
+    def join(
+        self,
+        parts: "list[PrefixCache]",
+        leading: list[int],
+        places: torch.Tensor,
+        ordered: bool,
+    ) -> None:
+        """Take what caches of groups of rows hold, each with `leading` columns of padding before.
+
+        `places` `[batch]` says where each row stands among theirs. Padding is zeros, before the
+        prefix's keys where `ordered`, else behind them.
+        """
+        offsets = [part.offset for part in parts if part.offset is not None]
+        if len(offsets) == len(parts):
+            joined = torch.cat(offsets)
+            self.offset = joined[places.to(joined.device)]
+        if not self.growing:
+            return
+        self.is_joined = True
+        at = 0 if ordered else self.prefix_length
+        for index, layer in enumerate(self.layers):
+            if not isinstance(layer, DummyLayer):
+                layer.join([part.layers[index] for part in parts], leading, places, at)
 
     @property
     def _recurrent(self) -> list[StateLayer]:

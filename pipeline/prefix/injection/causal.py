@@ -9,6 +9,7 @@ gives it the cache and the mask of the prefix (`pipeline.prefix.injection.layer_
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.devices import on_its_layers
+from pipeline.prefix.architecture.one_pass import is_one_pass_asked
 from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.shapes import CacheShapes
@@ -30,7 +32,11 @@ from pipeline.prefix.injection.exactness import Injected, other_inputs
 from pipeline.prefix.injection.layer_calls import LayerCalls
 from pipeline.prefix.injection.layout import distance_counts_keys, hides_within, lay_out
 from pipeline.prefix.injection.rotation import refuse_mixed_rotation
-from pipeline.prefix.injection.state_rows import refuse_what_states_do_not_bear
+from pipeline.prefix.injection.row_groups import computed_in_groups
+from pipeline.prefix.injection.state_rows import (
+    refuse_what_states_do_not_bear,
+    why_states_bear_no_padding_before,
+)
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 
@@ -48,6 +54,7 @@ class CausalInjection(LayerCalls):
         prefix: Callable[[], KVPrefix],
         moves_types: bool | None = None,
         first: int = 0,
+        tries_groups: bool = False,
     ) -> None:
         super().__init__(model, config, shapes)
         self._prefix = prefix
@@ -63,6 +70,7 @@ class CausalInjection(LayerCalls):
         # None until it is tried whether a call's types of tokens are to be moved by the prefix.
         self._moves_types = moves_types
         self._on_trial = moves_types is not None
+        self._tries_groups = tries_groups
         self._pads_exactly: bool | None = None
         self._admission = Admission(model, shapes, self._chosen.kinds, _trial_on)
         self._first = first if self._on_trial else self._admission.first_position()
@@ -96,8 +104,30 @@ class CausalInjection(LayerCalls):
     def active(self) -> Iterator[None]:
         # States alone take no place among the tokens.
         p = self._config.num_virtual_tokens if self._chosen.attention else 0
-        with super().active(), self._spatial.after(p):
+        with super().active(), self._spatial.after(p), self._forward_in_groups():
             yield
+
+    @contextmanager
+    def _forward_in_groups(self) -> Iterator[None]:
+        """The model with a forward that is several where `_before_model` says so."""
+        here, own = vars(self._model), vars(self._model).get("forward")
+        forward = self._model.forward
+
+        @wraps(forward)
+        def in_groups(*args: Any, **kwargs: Any) -> Any:
+            # In a thread beside, or within a group, there is none.
+            cache, self._at_work.in_groups = self._at_work.in_groups, None
+            if cache is None:
+                return forward(*args, **kwargs)
+            return computed_in_groups(self._model, kwargs, cache, self.cache_name, self._ordered)
+
+        here["forward"] = in_groups
+        try:
+            yield
+        finally:
+            del here["forward"]
+            if own is not None:
+                here["forward"] = own
 
     def go_on(self, cache: Any) -> None:
         self._spatial.offset = getattr(cache, "offset", None)
@@ -147,6 +177,10 @@ class CausalInjection(LayerCalls):
             raise PrefixError(
                 "attention_mask must be [batch, tokens], with 1 for tokens to attend to"
             )
+        if not bool(mask[:, 0].all()) and self._goes_in_groups(cache, mask, past):
+            cache.begin_forward(batch, length)
+            self._at_work.in_groups = cache
+            return (), {**bound, "attention_mask": mask, self.cache_name: cache}
         if self._takes_positions:
             positions = bound.get("position_ids")
             if positions is None and (others or cache.after_others):
@@ -155,19 +189,8 @@ class CausalInjection(LayerCalls):
                 # Counting real tokens only: left padding does not move what follows it.
                 positions = (mask.long().cumsum(-1) - 1).clamp(min=0) + self._first
             bound["position_ids"] = positions[..., -length:] + p
-        if not bool(mask[:, 0].all()) and counts_padding(self._model):
-            raise PrefixError(
-                f"{type(self._model).__name__} counts the padding before a row as its tokens; give "
-                "rows of one length, or pad on the right"
-            )
         if self._shapes.states:
-            refuse_what_states_do_not_bear(self._model, cache, mask, past, self._ordered)
-        if not (past or self._on_trial or mask[:, 0].all() or self.pads_exactly()):
-            raise PrefixError(
-                f"{type(self._model).__name__} computes something else after a prefix than after "
-                "the same text where padding stands before a row; give rows of one length, or pad "
-                "on the right"
-            )
+            refuse_what_states_do_not_bear(self._model, cache, mask, past)
         if self._switch is not None:
             refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)
@@ -183,6 +206,51 @@ class CausalInjection(LayerCalls):
         cache.begin_forward(batch, length)
         self._at_work.cache, self._at_work.layout = cache, layout
         return (), bound
+
+    def _goes_in_groups(self, cache: PrefixCache, mask: torch.Tensor, past: int) -> bool:
+        """Whether rows behind padding are computed by groups, since one pass does not bear them.
+
+        Raises PrefixError where they can be computed in no way.
+        """
+        name = type(self._model).__name__
+        if cache.is_joined:
+            if not mask[:, past:].all():
+                raise PrefixError(
+                    f"{name}: rows that were computed by groups go on with tokens that have no "
+                    "padding among them; give each row a cache of its own, or rows of one length"
+                )
+            if not (self._on_trial or self._goes_on()):
+                raise PrefixError(
+                    f"{name} counts places in its cache, so that rows which padding stands before "
+                    "cannot be decoded together; generate from rows of one length"
+                )
+            return False
+        if (reason := self._why_not_in_one_pass(cache, past)) is None:
+            return False
+        if past or is_one_pass_asked() or (self._on_trial and not self._tries_groups):
+            raise PrefixError(f"{reason}; give rows of one length, or pad on the right")
+        return True
+
+    def _why_not_in_one_pass(self, cache: PrefixCache, past: int) -> str | None:
+        """Why a row with padding before it is not, in one pass, what it is alone; None if it is."""
+        name = type(self._model).__name__
+        if counts_padding(self._model):
+            return f"{name} counts the padding before a row as its tokens"
+        if self._shapes.states:
+            reason = why_states_bear_no_padding_before(self._model, cache, self._ordered)
+            if reason is not None:
+                return reason
+        if past or self._on_trial or self.pads_exactly():
+            return None
+        return (
+            f"{name} computes something else after a prefix than after the same text where padding "
+            "stands before a row"
+        )
+
+    def _goes_on(self) -> bool:
+        """Whether rows that were computed by groups can be decoded together."""
+        with self._resting():
+            return self._admission.goes_on()
 
     def _own_positions(
         self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
@@ -208,14 +276,18 @@ class CausalInjection(LayerCalls):
 
 
 def _trial_on(
-    model: PreTrainedModel, shapes: CacheShapes, moves_types: bool = False, first: int = 0
+    model: PreTrainedModel,
+    shapes: CacheShapes,
+    moves_types: bool = False,
+    first: int = 0,
+    tries_groups: bool = False,
 ) -> Injected:
     """Another prefix of a model, of all layers, brought in as its own is."""
 
     @contextmanager
     def injected(kv: KVPrefix) -> Iterator[None]:
         config = PrefixConfig(len(kv), kinds=kv.kinds)
-        trial = CausalInjection(model, config, shapes, lambda: kv, moves_types, first)
+        trial = CausalInjection(model, config, shapes, lambda: kv, moves_types, first, tries_groups)
         try:
             with trial.active():
                 yield
