@@ -91,8 +91,9 @@ class Admission:
         )
 
     def goes_on(self) -> bool:
-        """Whether rows that were computed by groups can be decoded together."""
-        return goes_on_exactly(self._model, self._kinds, partial(self._trial_on, tries_groups=True))
+        """Whether rows that were computed by groups can be decoded from one cache."""
+        tried = partial(self._trial_on, tries_groups=True)
+        return goes_on_exactly(self._model, self._shapes, self._kinds, tried)
 
     def moves_types(self, others: frozenset[str], bound: dict[str, Any], first: int) -> bool:
         """Whether a call's types of tokens move, for a prefix to be exact beside its other inputs.

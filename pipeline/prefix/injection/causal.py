@@ -34,6 +34,7 @@ from pipeline.prefix.injection.layout import distance_counts_keys, hides_within,
 from pipeline.prefix.injection.rotation import refuse_mixed_rotation
 from pipeline.prefix.injection.row_groups import computed_in_groups
 from pipeline.prefix.injection.state_rows import (
+    has_gaps,
     refuse_what_states_do_not_bear,
     why_states_bear_no_padding_before,
 )
@@ -119,7 +120,9 @@ class CausalInjection(LayerCalls):
             cache, self._at_work.in_groups = self._at_work.in_groups, None
             if cache is None:
                 return forward(*args, **kwargs)
-            return computed_in_groups(self._model, kwargs, cache, self.cache_name, self._ordered)
+            return computed_in_groups(
+                self._model, kwargs, cache, self.cache_name, self._goes_on, self._ordered
+            )
 
         here["forward"] = in_groups
         try:
@@ -177,7 +180,7 @@ class CausalInjection(LayerCalls):
             raise PrefixError(
                 "attention_mask must be [batch, tokens], with 1 for tokens to attend to"
             )
-        if not bool(mask[:, 0].all()) and self._goes_in_groups(cache, mask, past):
+        if self._goes_in_groups(cache, mask, past):
             cache.begin_forward(batch, length)
             self._at_work.in_groups = cache
             return (), {**bound, "attention_mask": mask, self.cache_name: cache}
@@ -208,22 +211,19 @@ class CausalInjection(LayerCalls):
         return (), bound
 
     def _goes_in_groups(self, cache: PrefixCache, mask: torch.Tensor, past: int) -> bool:
-        """Whether rows behind padding are computed by groups, since one pass does not bear them.
+        """Whether rows are computed by groups, since padding is before some and one pass errs.
 
         Raises PrefixError where they can be computed in no way.
         """
-        name = type(self._model).__name__
-        if cache.is_joined:
-            if not mask[:, past:].all():
+        if cache.is_joined or cache.apart is not None:
+            if has_gaps(mask):
                 raise PrefixError(
-                    f"{name}: rows that were computed by groups go on with tokens that have no "
-                    "padding among them; give each row a cache of its own, or rows of one length"
+                    f"{type(self._model).__name__}: rows that were computed by groups go on with "
+                    "tokens that have no padding between them; give a cache rows of one length "
+                    "from call to call"
                 )
-            if not (self._on_trial or self._goes_on()):
-                raise PrefixError(
-                    f"{name} counts places in its cache, so that rows which padding stands before "
-                    "cannot be decoded together; generate from rows of one length"
-                )
+            return cache.apart is not None
+        if bool(mask[:, 0].all()):
             return False
         if (reason := self._why_not_in_one_pass(cache, past)) is None:
             return False
@@ -248,7 +248,9 @@ class CausalInjection(LayerCalls):
         )
 
     def _goes_on(self) -> bool:
-        """Whether rows that were computed by groups can be decoded together."""
+        """Whether rows that were computed by groups can be decoded from one cache."""
+        if self._tries_groups:
+            return True
         with self._resting():
             return self._admission.goes_on()
 

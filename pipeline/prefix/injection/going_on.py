@@ -1,9 +1,9 @@
-"""Whether rows that were computed by groups can be decoded together.
+"""Whether rows that were computed by groups can be decoded from one cache.
 
 Their caches are put together with nothing in the place of padding. A step after that is what each
 row would do alone where a model is told positions and masks what it is to mask; not where it counts
 places in the cache. It is tried on a small model of the architecture, over more steps than a short
-convolution is wide.
+convolution is wide; one that cannot be tried is taken not to.
 """
 
 import inspect
@@ -33,17 +33,19 @@ _tried: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], bool]] = WeakKeyDicti
 
 def goes_on_exactly(
     model: PreTrainedModel,
+    shapes: CacheShapes,
     kinds: tuple[str, ...],
     in_groups: Callable[[PreTrainedModel, CacheShapes], Injected],
 ) -> bool:
     """Whether decoding after rows that were computed by groups gives each what it gives it alone.
 
-    `kinds` are what the prefix is made of; `in_groups` says how one is brought into a model of some
-    shapes. A model of which no small one can be tried is taken not to.
+    `shapes` are those of what the model caches, `kinds` what the prefix is made of; `in_groups`
+    says how one is brought into a model of some shapes.
     """
     answers = _tried.setdefault(model, {})
     if kinds not in answers:
-        answers[kinds] = not chooses_by_place(model) and _agrees(model, kinds, in_groups)
+        by_place = bool(shapes.index) and chooses_by_place(model)
+        answers[kinds] = not by_place and _agrees(model, kinds, in_groups)
     return answers[kinds]
 
 

@@ -2,33 +2,28 @@
 
 Padding that stands before a row changes what layers that recur compute of it, and the places that
 some models count. So rows with equal padding before them are computed together, without it, and
-what comes out stands again at their columns: for every row what it is alone.
+what comes out stands again at their columns: for every row what it is alone. Their caches are put
+together, zeros in the place of padding, or kept apart where a model counts places in its cache.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, pad
 from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DummyLayer
 
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.apart import CachesApart, RowGroup
 from pipeline.prefix.injection.cache import PrefixCache
 
-_PER_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "labels")
+_PER_TOKEN = ("input_ids", "inputs_embeds", "labels")
 _PER_BATCH = ("num_items_in_batch",)
 # What is of a batch as a whole, or of pairs of columns.
 _REFUSED = ("output_attentions", "output_router_logits")
 _LABELS = "labels"
 _IGNORED = -100
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """Rows `[n]` of a batch, with so many columns of padding before each."""
-
-    rows: torch.Tensor
-    leading: int
 
 
 def row_groups(mask: torch.Tensor) -> list[RowGroup]:
@@ -47,6 +42,7 @@ def computed_in_groups(
     given: dict[str, Any],
     cache: PrefixCache,
     cache_name: str,
+    joins: Callable[[], bool],
     ordered: bool,
 ) -> Any:
     """The output of a forward call, in the model's own class, and its cache filled.
@@ -55,34 +51,44 @@ def computed_in_groups(
 
     Args:
         model: under a prefix, whose hooks give each pass its own.
-        given: the call's inputs by name, `attention_mask` `[batch, tokens]` among them.
-        cache: to be filled where it grows; empty.
+        given: the call's inputs by name, `attention_mask` `[batch, tokens]` among them, those that
+            are cached included.
+        cache: empty, or with the caches of rows apart.
         cache_name: the argument that takes it.
+        joins: says whether decoding may go on from the caches of all groups put together.
         ordered: whether padding stands before the prefix's keys (`Layout.order`).
 
     Raises PrefixError for inputs that cannot be cut, and outputs that cannot be put together.
     """
     mask: torch.Tensor = given["attention_mask"]
-    groups = row_groups(mask)
+    apart = cache.apart
+    groups = row_groups(mask) if apart is None else apart.groups
+    caches = [cache.anew() for _ in groups] if apart is None else apart.caches
+    tokens = mask.shape[1] - (0 if apart is None else cache.tokens)
     name = type(model).__name__
     _refuse_of_the_whole(model, given)
     kept = given.get("logits_to_keep")
     as_tuple = given.get("return_dict") is False or model.config.return_dict is False
     parts, outputs = [], []
-    for group in groups:
-        part = {key: _cut(key, value, group, mask.shape, name) for key, value in given.items()}
-        part |= {cache_name: cache.anew()}
+    for group, own in zip(groups, caches, strict=True):
+        skipped = group.leading if apart is None else 0
+        part = {
+            key: _cut(key, value, group.rows, skipped, (len(mask), tokens), name)
+            for key, value in given.items()
+            if key not in (cache_name, "attention_mask")
+        }
+        part |= {"attention_mask": mask[group.rows, group.leading :], cache_name: own}
         if "return_dict" in part or as_tuple:
             part["return_dict"] = True
         parts.append(part)
         outputs.append(model(**part))
-    together = _Together(groups, mask.shape[1], name)
-    cache.join(
-        [part[cache_name] for part in parts],
-        [group.leading for group in groups],
-        together.places,
-        ordered,
-    )
+    padding = [group.leading if apart is None else 0 for group in groups]
+    together = _Together(groups, padding, tokens, name)
+    if apart is None and cache.growing:
+        if joins():
+            _join(cache, caches, padding, together.places, ordered)
+        else:
+            cache.apart = CachesApart(groups, caches)
     found: dict[str, Any] = {}
     for key in outputs[0]:
         values = [output[key] for output in outputs]
@@ -96,12 +102,30 @@ def computed_in_groups(
     return output.to_tuple() if as_tuple else output
 
 
+def _join(
+    cache: PrefixCache,
+    parts: list[PrefixCache],
+    leading: list[int],
+    places: torch.Tensor,
+    ordered: bool,
+) -> None:
+    """Put caches of groups together, zeros before the prefix's keys where `ordered`, else behind.
+
+    `places` `[batch]` says where each row stands among theirs.
+    """
+    cache.is_joined = True
+    at = 0 if ordered else cache.prefix_length
+    for index, layer in enumerate(cache.layers):
+        if not isinstance(layer, DummyLayer):
+            layer.join([part.layers[index] for part in parts], leading, places, at)
+
+
 def _refuse_of_the_whole(model: PreTrainedModel, given: dict[str, Any]) -> None:
     for asked in _REFUSED:
         own = getattr(model.config, asked, False)
         if own if given.get(asked) is None else given[asked]:
             raise PrefixError(
-                f"{asked}: {type(model).__name__} is computed by groups of rows here, whose padding "
+                f"{asked}: {type(model).__name__} is computed by groups of rows where padding "
                 "stands before them, and has none of the whole batch; give rows of one length"
             )
     if (labels := given.get(_LABELS)) is None:
@@ -114,21 +138,21 @@ def _refuse_of_the_whole(model: PreTrainedModel, given: dict[str, Any]) -> None:
         )
 
 
-def _cut(key: str, value: Any, group: RowGroup, shape: torch.Size, name: str) -> Any:
-    """What a group is given of an input, without the padding before its rows."""
+def _cut(
+    key: str, value: Any, rows: torch.Tensor, skipped: int, shape: tuple[int, int], name: str
+) -> Any:
+    """What some rows are given of an input `[batch, tokens]`, without the padding before them."""
     if value is None or isinstance(value, bool | int | float | str) or key in _PER_BATCH:
         return value
     if isinstance(value, torch.Tensor):
-        rows = group.rows.to(value.device)
+        rows = rows.to(value.device)
         if key == "position_ids":
-            cut = value[..., group.leading :]
+            cut = value[..., skipped:]
             return cut if cut.ndim < 2 or cut.shape[-2] == 1 else cut[..., rows, :]
         # Types of tokens, and other numbers that there is one of for each.
         typed = value.ndim == 2 and not value.is_floating_point()
-        if (key in _PER_TOKEN or typed) and value.shape[:2] == shape:
-            return value[rows, group.leading :]
-    if isinstance(value, Cache):
-        return value
+        if (key in _PER_TOKEN or typed) and tuple(value.shape[:2]) == shape:
+            return value[rows, skipped:]
     raise PrefixError(
         f"{name} is computed by groups of rows where padding stands before them, and {key} cannot "
         "be cut into groups; give rows of one length"
@@ -138,8 +162,9 @@ def _cut(key: str, value: Any, group: RowGroup, shape: torch.Size, name: str) ->
 class _Together:
     """Outputs of groups as those of the batch whose rows they are."""
 
-    def __init__(self, groups: list[RowGroup], tokens: int, name: str) -> None:
-        self._groups = groups
+    def __init__(self, groups: list[RowGroup], padding: list[int], tokens: int, name: str) -> None:
+        self._padding = padding
+        self._rows = [len(group.rows) for group in groups]
         self._tokens = tokens
         self._name = name
         self.places = torch.cat([group.rows for group in groups]).argsort()
@@ -152,23 +177,22 @@ class _Together:
         if not all(isinstance(value, torch.Tensor) and value.ndim for value in values):
             raise self._refusal(key)
         width = min(kept or self._tokens, self._tokens)
-        columns = [min(width, self._tokens - group.leading) for group in self._groups]
-        rows = [len(group.rows) for group in self._groups]
-        pairs = list(zip(rows, columns, strict=True))
+        columns = [min(width, self._tokens - padding) for padding in self._padding]
+        pairs = list(zip(self._rows, columns, strict=True))
         if all(v.ndim > 2 and v.shape[:2] == pair for v, pair in zip(values, pairs, strict=True)):
             values = [
                 pad(value, (0, 0) * (value.ndim - 2) + (width - value.shape[1], 0))
                 for value in values
             ]
-        elif [len(value) for value in values] != rows:
+        elif [len(value) for value in values] != self._rows:
             raise self._refusal(key)
         whole = torch.cat(values)
         return whole[self.places.to(whole.device)]
 
     def _refusal(self, key: str) -> PrefixError:
         return PrefixError(
-            f"{self._name} is computed by groups of rows where padding stands before them, of whose "
-            f"{key} none of the batch can be made; leave it out, or give rows of one length"
+            f"{self._name} is computed by groups of rows where padding stands before them, and "
+            f"{key} of the batch cannot be made of theirs; leave it out, or give rows of one length"
         )
 
 

@@ -85,9 +85,7 @@ class StateLayer(LinearAttentionCacheLayerMixin):
             self.has_previous_state[state_idx] = True
         return recurrent_states
 
-    def join(
-        self, parts: "list[Any]", leading: list[int], places: torch.Tensor, at: int
-    ) -> None:
+    def join(self, parts: "list[Any]", leading: list[int], places: torch.Tensor, at: int) -> None:
         """Take the states of groups of rows, which have no place for padding."""
         for name in ("conv_states", "recurrent_states"):
             held = getattr(self, name)
@@ -173,9 +171,7 @@ class StateAndPrefixLayer(StateLayer, PrefixLayer):
         StateLayer.batch_select_indices(self, indices)
         PrefixLayer.batch_select_indices(self, indices)
 
-    def join(
-        self, parts: list[Any], leading: list[int], places: torch.Tensor, at: int
-    ) -> None:
+    def join(self, parts: list[Any], leading: list[int], places: torch.Tensor, at: int) -> None:
         """Take what layers of groups of rows hold."""
         StateLayer.join(self, parts, leading, places, at)
         PrefixLayer.join(self, parts, leading, places, at)

@@ -27,12 +27,26 @@ def refuse_what_states_do_not_bear(
             "gradient can follow; give rows of at least two tokens, or call it within "
             "torch.no_grad()"
         )
+    if bool(mask.all()):
+        return
     before = mask[:, :past].bool()
     if bool((before.long().cumsum(-1).bool() & ~before).any()):
         raise PrefixError(
             f"{name}: a row that was padded on the right cannot go on, since its state has passed "
             "through the padding; generate from rows of one length"
         )
+    if has_gaps(mask):
+        raise PrefixError(
+            f"{name}: padding stands between the tokens of a row, whose state it changes; give a "
+            "cache rows of one length from call to call"
+        )
+
+
+def has_gaps(mask: torch.Tensor) -> bool:
+    """Whether padding stands between the tokens of some row of a mask `[batch, tokens]`."""
+    seen = mask.bool()
+    gap = seen.long().cumsum(-1).bool() & ~seen
+    return bool((gap.long().cumsum(-1).bool() & seen).any())
 
 
 def why_states_bear_no_padding_before(
