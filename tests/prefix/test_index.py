@@ -249,14 +249,14 @@ def test_an_index_that_knows_no_mask_is_refused_what_a_mask_would_hide() -> None
     with pytest.raises(PrefixError, match=r"layers: MiniMaxM3VL\w+ chooses among keys whatever"):
         PrefixModel(model, PrefixConfig(P, layers=(0,)))
     tuned, rows = prefixed(model, text), [tokens(4, 1), tokens(6, 2)]
-    with pytest.raises(PrefixError, match="counts the padding before a row as its tokens"):
-        tuned(**padded(rows, "left"))
     with tuned.without([0]), pytest.raises(PrefixError, match="hidden virtual tokens"):
         tuned(input_ids=rows[0][None])
-    batch = padded(rows, "right")
-    for found, row in zip(tuned(**batch).logits, rows, strict=True):
-        expected = model(input_ids=torch.cat([text, row])[None]).logits[0, P:]
-        torch.testing.assert_close(found[: len(row)], expected, rtol=0, atol=1e-4)
+    for side in ("left", "right"):
+        batch = padded(rows, side)
+        found = tuned(**batch).logits
+        for logits, mask, row in zip(found, batch["attention_mask"], rows, strict=True):
+            expected = model(input_ids=torch.cat([text, row])[None]).logits[0, P:]
+            torch.testing.assert_close(logits[mask.bool()], expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["deepseek_v32", *UNPADDED])

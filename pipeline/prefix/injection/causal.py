@@ -170,9 +170,6 @@ class CausalInjection(LayerCalls):
         others = other_inputs(bound)
         if not past:
             cache.after_others = bool(others)
-            if others and not self._on_trial:
-                with self._resting(), self._spatial.after(0):
-                    self._moves_types = self._admission.moves_types(others, bound, self._first)
         mask = bound.get("attention_mask")
         if mask is None:
             mask = torch.ones(batch, past + length, dtype=torch.long, device=tokens.device)
@@ -184,6 +181,9 @@ class CausalInjection(LayerCalls):
             cache.begin_forward(batch, length)
             self._at_work.in_groups = cache
             return (), {**bound, "attention_mask": mask, self.cache_name: cache}
+        if others and not past and not self._on_trial:
+            with self._resting(), self._spatial.after(0):
+                self._moves_types = self._admission.moves_types(others, bound, self._first)
         if self._takes_positions:
             positions = bound.get("position_ids")
             if positions is None and (others or cache.after_others):
