@@ -9,7 +9,6 @@ gives it the cache and the mask of the prefix (`pipeline.prefix.injection.layer_
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import torch
@@ -18,31 +17,24 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.devices import on_its_layers
-from pipeline.prefix.architecture.one_pass import is_one_pass_asked
-from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.caches import holds_tokens
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.injection.admission import TYPES, Admission
+from pipeline.prefix.injection.admission import TYPES
 from pipeline.prefix.injection.attention_modules import by_name
 from pipeline.prefix.injection.cache import PrefixCache
 from pipeline.prefix.injection.exactness import Injected, other_inputs
-from pipeline.prefix.injection.layer_calls import LayerCalls
-from pipeline.prefix.injection.layout import distance_counts_keys, hides_within, lay_out
+from pipeline.prefix.injection.grouped_calls import GroupedCalls
+from pipeline.prefix.injection.layout import hides_within, lay_out
 from pipeline.prefix.injection.rotation import refuse_mixed_rotation
-from pipeline.prefix.injection.row_groups import computed_in_groups
-from pipeline.prefix.injection.state_rows import (
-    has_gaps,
-    refuse_what_states_do_not_bear,
-    why_states_bear_no_padding_before,
-)
+from pipeline.prefix.injection.state_rows import refuse_what_states_do_not_bear
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 
 
-class CausalInjection(LayerCalls):
+class CausalInjection(GroupedCalls):
     """The hooks of a model that is causal throughout; `prefix` yields what they inject."""
 
     through_cache = True
@@ -57,9 +49,9 @@ class CausalInjection(LayerCalls):
         first: int = 0,
         tries_groups: bool = False,
     ) -> None:
-        super().__init__(model, config, shapes)
+        on_trial = moves_types is not None
+        super().__init__(model, config, shapes, _trial_on, on_trial, tries_groups)
         self._prefix = prefix
-        self._ordered = distance_counts_keys(model.config)
         if config.prefix_always_visible and hides_within(model.config):
             raise PrefixError(
                 f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
@@ -70,27 +62,7 @@ class CausalInjection(LayerCalls):
         self._spatial = SpatialPositions(model)
         # None until it is tried whether a call's types of tokens are to be moved by the prefix.
         self._moves_types = moves_types
-        self._on_trial = moves_types is not None
-        self._tries_groups = tries_groups
-        self._pads_exactly: bool | None = None
-        self._admission = Admission(model, shapes, self._chosen.kinds, _trial_on)
-        self._first = first if self._on_trial else self._admission.first_position()
-
-    def pads_exactly(self) -> bool:
-        """Whether padding before a row changes nothing that it would not change after a text."""
-        if self._pads_exactly is None:
-            with self._resting():
-                self._pads_exactly = self._admission.pads_exactly(self._first)
-        return self._pads_exactly
-
-    @contextmanager
-    def _resting(self) -> Iterator[None]:
-        """The model without the prefix, for trials of others within a call."""
-        active, self._at_work.active = self._at_work.active, False
-        try:
-            yield
-        finally:
-            self._at_work.active = active
+        self._first = first if on_trial else self._admission.first_position()
 
     def new_cache(self) -> PrefixCache:
         """An empty growing cache after the prefix, to carry from call to call."""
@@ -105,32 +77,8 @@ class CausalInjection(LayerCalls):
     def active(self) -> Iterator[None]:
         # States alone take no place among the tokens.
         p = self._config.num_virtual_tokens if self._chosen.attention else 0
-        with super().active(), self._spatial.after(p), self._forward_in_groups():
+        with super().active(), self._spatial.after(p):
             yield
-
-    @contextmanager
-    def _forward_in_groups(self) -> Iterator[None]:
-        """The model with a forward that is several where `_before_model` says so."""
-        here, own = vars(self._model), vars(self._model).get("forward")
-        forward = self._model.forward
-
-        @wraps(forward)
-        def in_groups(*args: Any, **kwargs: Any) -> Any:
-            # In a thread beside, or within a group, there is none.
-            cache, self._at_work.in_groups = self._at_work.in_groups, None
-            if cache is None:
-                return forward(*args, **kwargs)
-            return computed_in_groups(
-                self._model, kwargs, cache, self.cache_name, self._goes_on, self._ordered
-            )
-
-        here["forward"] = in_groups
-        try:
-            yield
-        finally:
-            del here["forward"]
-            if own is not None:
-                here["forward"] = own
 
     def go_on(self, cache: Any) -> None:
         self._spatial.offset = getattr(cache, "offset", None)
@@ -210,50 +158,6 @@ class CausalInjection(LayerCalls):
         self._at_work.cache, self._at_work.layout = cache, layout
         return (), bound
 
-    def _goes_in_groups(self, cache: PrefixCache, mask: torch.Tensor, past: int) -> bool:
-        """Whether rows are computed by groups, since padding is before some and one pass errs.
-
-        Raises PrefixError where they can be computed in no way.
-        """
-        if cache.is_joined or cache.apart is not None:
-            if has_gaps(mask):
-                raise PrefixError(
-                    f"{type(self._model).__name__}: rows that were computed by groups go on with "
-                    "tokens that have no padding between them; give a cache rows of one length "
-                    "from call to call"
-                )
-            return cache.apart is not None
-        if bool(mask[:, 0].all()):
-            return False
-        if (reason := self._why_not_in_one_pass(cache, past)) is None:
-            return False
-        if past or is_one_pass_asked() or (self._on_trial and not self._tries_groups):
-            raise PrefixError(f"{reason}; give rows of one length, or pad on the right")
-        return True
-
-    def _why_not_in_one_pass(self, cache: PrefixCache, past: int) -> str | None:
-        """Why a row with padding before it is not, in one pass, what it is alone; None if it is."""
-        name = type(self._model).__name__
-        if counts_padding(self._model):
-            return f"{name} counts the padding before a row as its tokens"
-        if self._shapes.states:
-            reason = why_states_bear_no_padding_before(self._model, cache, self._ordered)
-            if reason is not None:
-                return reason
-        if past or self._on_trial or self.pads_exactly():
-            return None
-        return (
-            f"{name} computes something else after a prefix than after the same text where padding "
-            "stands before a row"
-        )
-
-    def _goes_on(self) -> bool:
-        """Whether rows that were computed by groups can be decoded from one cache."""
-        if self._tries_groups:
-            return True
-        with self._resting():
-            return self._admission.goes_on()
-
     def _own_positions(
         self, tokens: torch.Tensor, bound: dict[str, Any], cache: PrefixCache
     ) -> torch.Tensor | None:
@@ -267,7 +171,7 @@ class CausalInjection(LayerCalls):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         # Left in place, it would give the prefix to a later forward of the bare model.
-        self._at_work.cache = self._at_work.layout = None
+        self._at_work.cache = self._at_work.layout = self._at_work.in_groups = None
         cache = kwargs.get(self.cache_name)
         if isinstance(cache, PrefixCache):
             cache.end_forward()
