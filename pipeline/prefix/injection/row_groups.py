@@ -142,7 +142,7 @@ def _cut(
     key: str, value: Any, rows: torch.Tensor, skipped: int, shape: tuple[int, int], name: str
 ) -> Any:
     """What some rows are given of an input `[batch, tokens]`, without the padding before them."""
-    if value is None or isinstance(value, bool | int | float | str) or key in _PER_BATCH:
+    if isinstance(value, bool | int | float | str) or key in _PER_BATCH or _holds_nothing(value):
         return value
     if isinstance(value, torch.Tensor):
         rows = rows.to(value.device)
@@ -157,6 +157,13 @@ def _cut(
         f"{name} is computed by groups of rows where padding stands before them, and {key} cannot "
         "be cut into groups; give rows of one length"
     )
+
+
+def _holds_nothing(value: Any) -> bool:
+    """Whether an input says that there is nothing, as of images in a generation of text."""
+    if isinstance(value, dict):
+        return all(map(_holds_nothing, value.values()))
+    return value is None or (isinstance(value, tuple | list) and all(map(_holds_nothing, value)))
 
 
 class _Together:
