@@ -79,7 +79,8 @@ def _steps(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> tor
     first = ids.shape[1] - _STEPS
     told = "position_ids" in inspect.signature(model.forward).parameters
     places = (mask.cumsum(-1) - 1).clamp(min=0)
-    found, cache = [], {}
+    found: list[torch.Tensor] = []
+    cache: dict[str, Any] = {}
     for start, end in ((0, first), *((at, at + 1) for at in range(first, ids.shape[1]))):
         given: dict[str, Any] = {"position_ids": places[:, start:end]} if told else {}
         given |= {"attention_mask": mask[:, :end], "use_cache": True, **cache}
