@@ -11,10 +11,9 @@ import torch
 from benchmarks.census.attempts import Problem, attempt
 from benchmarks.census.expected import (
     Expected,
-    Generated,
+    best_gap,
     gap,
     generated,
-    generated_gap,
     padded,
     row_gap,
 )
@@ -68,7 +67,7 @@ def check(model: Any, expected: Expected, gradient: Callable[[], list[str]]) -> 
     model.eval()
     # Some models keep something of what they generated.
     checked.generation = attempt(
-        lambda: _generation(
+        lambda: best_gap(
             generated(model, expected.ids, ones, expected.others), expected.greedy, expected.own
         )
     )
@@ -92,13 +91,7 @@ def _padding(model: Any, expected: Expected, side: str) -> float:
 def _padded_generation(model: Any, expected: Expected) -> float:
     assert expected.row_greedy is not None
     ids, mask = padded(expected.rows, "left")
-    return generated_gap(generated(model, ids, mask, {}), expected.row_greedy)
-
-
-def _generation(found: Generated, greedy: Generated, own: Generated | Problem) -> float:
-    """The smaller error, where a model's own `generate` is not its own greedy decoding."""
-    wanted = [greedy] if isinstance(own, Problem) else [greedy, own]
-    return min(generated_gap(found, one) for one in wanted)
+    return best_gap(generated(model, ids, mask, {}), expected.row_greedy, expected.row_own)
 
 
 def without_gradient(still: dict[tuple[int, str], bool]) -> list[str]:

@@ -138,6 +138,11 @@ class PrefixModel(PackedModel):
 
         `input_ids` and `attention_mask` are `[batch, tokens]` of the input alone, padded on either
         side; `position_ids`, where given, count from the input's first token.
+
+        Where one pass with padding before a row is not what that row is alone, as on every model
+        whose layers recur, rows with equal padding are computed together and without it: a pass for
+        each length, and zeros in the place of padding. Raises PrefixError for what there is none of
+        then, such as attention weights.
         """
         if self._recomputes and takes(self.frozen_model, "use_cache"):
             # A layer that appends to a cache would append twice.
@@ -158,7 +163,11 @@ class PrefixModel(PackedModel):
 
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """The frozen model's own `generate`, with the prefix before the input."""
+        """The frozen model's own `generate`, with the prefix before the input.
+
+        A batch is read as by `forward`, and then decoded in one pass a token, but for models that
+        count places in their cache, which take one for each length.
+        """
         with self._injected():
             cached = self.prefix_length and kwargs.setdefault("use_cache", True)
             if cached and self._injection.through_cache:
@@ -169,7 +178,7 @@ class PrefixModel(PackedModel):
 
     @property
     def pads_exactly(self) -> bool:
-        """Whether padding before a row leaves the prefix what the same text would be."""
+        """Whether one pass with padding before a row leaves the prefix what the text would be."""
         with turn_of(self.frozen_model):
             return self._injection.pads_exactly()
 

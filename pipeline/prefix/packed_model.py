@@ -54,7 +54,7 @@ class PackedModel(TrainerModel):
     @property
     @abstractmethod
     def pads_exactly(self) -> bool:
-        """Whether padding before a row leaves the prefix what the same text would be."""
+        """Whether one pass with padding before a row leaves the prefix what the text would be."""
 
     @property
     @abstractmethod
@@ -106,7 +106,7 @@ class PackedModel(TrainerModel):
 
     @cached_property
     def padding(self) -> Side | None:
-        """The side on which rows of unlike length are padded for a forward pass.
+        """The side on which rows of unlike length are padded, for one pass to serve them.
 
         "left", where targets end together and rows can be decoded together; "right", where padding
         before a row would change its states, or what the prefix is in it; None for rows of one

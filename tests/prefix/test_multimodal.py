@@ -80,7 +80,7 @@ def test_images_after_states() -> None:
     assert_same(tuned(**given).logits, model(**whole).logits[:, P:])
     found, expected = tuned.generate(**given, **GREEDY), model.generate(**whole, **GREEDY)
     assert_same(torch.stack(found.logits), torch.stack(expected.logits))
-    with pytest.raises(PrefixError, match="padding before a row stands between it and the prefix"):
+    with pytest.raises(PrefixError, match="pixel_values cannot be cut into groups; give rows"):
         tuned(**batch("qwen3_5", LAYOUTS[1]))
 
 

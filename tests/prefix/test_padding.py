@@ -13,6 +13,7 @@ from pipeline.evaluation.generation import measure_examples
 from pipeline.evaluation.outcome import Outcome
 from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import PrefixError, PrefixModel
+from pipeline.prefix.architecture.one_pass import in_one_pass
 from pipeline.prefix.architecture.padding import counts_padding
 from tests.conftest import tiny_tokenizer
 from tests.prefix.architectures import SETTINGS, build
@@ -54,12 +55,15 @@ def _measured(model: PrefixModel, rows: list[dict[str, Any]]) -> list[Outcome]:
     return measure_examples(model, tiny_tokenizer(), split, params, "test", 4096)
 
 
-def test_such_padding_is_refused_where_rows_share_a_call() -> None:
+@torch.no_grad()
+def test_rows_behind_such_padding_are_computed_without_it() -> None:
     model = prefixed(mbart())
     ids = torch.arange(30, 38).view(2, 4)
     padded = torch.nn.functional.pad(ids, (2, 0))
     mask = torch.tensor([[0, 0, 1, 1, 1, 1]] * 2)
-    with pytest.raises(PrefixError, match="MBartForCausalLM counts the padding before a row"):
+    left = model(input_ids=padded, attention_mask=mask).logits[:, 2:]
+    torch.testing.assert_close(left, model(input_ids=ids).logits)
+    with in_one_pass(), pytest.raises(PrefixError, match="MBartForCausalLM counts the padding bef"):
         model(input_ids=padded, attention_mask=mask)
     right = model(input_ids=padded.roll(-2, 1), attention_mask=mask.flip(1)).logits[:, :4]
     torch.testing.assert_close(right, model(input_ids=ids).logits)

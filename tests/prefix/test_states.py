@@ -319,18 +319,12 @@ def test_a_cache_goes_back_by_its_last_pass() -> None:
         cache.crop(-1)
 
 
-LEFT = {"input_ids": ROWS, "attention_mask": torch.tensor([[1] * 7, [0] * 3 + [1] * 4])}
 RIGHT = {"input_ids": ROWS, "attention_mask": torch.tensor([[1] * 7, [1] * 4 + [0] * 3])}
 BOTH = kv_prefix_from_tokens(build("qwen3_next"), TEXT)
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "a slice": (lambda: BOTH[:8], "a prefix with states has no slices"),
     "a longer one": (lambda: stretched_kv_prefix(BOTH, 20), "with states cannot be stretched"),
-    "padding before a row": (lambda: prefixed("lfm2")(**LEFT), "padding before a row stands"),
-    "padding before a row, written on": (
-        lambda: prefixed("mamba2").generate(**LEFT, **GREEDY),
-        "padding before a row stands",
-    ),
     "a row padded on the right, written on": (
         lambda: prefixed("qwen3_next").generate(**RIGHT, **GREEDY),
         "padded on the right cannot go on",

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
+from pipeline.prefix.architecture.one_pass import in_one_pass
 from pipeline.prefix.errors import PrefixError
 
 Side = Literal["left", "right"]
@@ -34,7 +35,9 @@ _known: dict[Hashable, Side | None] = {}
 def padding_side(
     model: PreTrainedModel, prefixed: Callable[[PreTrainedModel], nn.Module], key: Hashable
 ) -> Side | None:
-    """The side on which rows of unlike length are padded: "left" before "right"; None for neither.
+    """The side on which rows of unlike length are padded for one pass: "left" before "right".
+
+    None for neither.
 
     Padded on the left, rows can also be decoded together; on the right they give their logits
     alone. A model that cannot be tried has neither.
@@ -54,6 +57,7 @@ def padding_side(
 def _tried(model: PreTrainedModel, prefixed: Callable[[PreTrainedModel], nn.Module]) -> Side | None:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(in_one_pass())
         torch.manual_seed(0)
         try:
             small = prefixed(miniature_of(model)).eval()

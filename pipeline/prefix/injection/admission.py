@@ -5,6 +5,7 @@ answer of its own, found by a trial (`pipeline.prefix.injection.exactness`).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -20,6 +21,7 @@ from pipeline.prefix.injection.exactness import (
     padded_call,
     writes_as_it_reads,
 )
+from pipeline.prefix.injection.going_on import goes_on_exactly
 from pipeline.prefix.injection.states_read import why_states_are_not_read
 
 TYPES = ("token_type_ids", "mm_token_type_ids")
@@ -87,6 +89,11 @@ class Admission:
             "padded",
             self._kinds,
         )
+
+    def goes_on(self) -> bool:
+        """Whether rows that were computed by groups can be decoded from one cache."""
+        tried = partial(self._trial_on, tries_groups=True)
+        return goes_on_exactly(self._model, self._shapes, self._kinds, tried)
 
     def moves_types(self, others: frozenset[str], bound: dict[str, Any], first: int) -> bool:
         """Whether a call's types of tokens move, for a prefix to be exact beside its other inputs.

@@ -10,6 +10,7 @@ from transformers.cache_utils import DummyLayer
 
 from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.apart import CachesApart
 from pipeline.prefix.injection.index_layer import IndexLayer
 from pipeline.prefix.injection.prefix_layer import Pair, PrefixLayer
 from pipeline.prefix.injection.state_layers import StateAndPrefixLayer, StateLayer
@@ -35,6 +36,8 @@ class PrefixCache(Cache):
         prefix_length: virtual tokens that queries can attend to: 0 in a prefix of states alone.
         starts_from_states: whether some layer goes on from a state of the prefix.
         trains_states: whether a gradient reaches it.
+        is_joined: whether it was filled by groups of rows, with nothing in the place of padding.
+        apart: the caches of such groups, where they are computed each alone for good.
 
     Args:
         kv: the prefix.
@@ -51,7 +54,10 @@ class PrefixCache(Cache):
         growing: bool,
         without_states: frozenset[int] = frozenset(),
     ) -> None:
+        self._made_of = kv, shapes, growing, without_states
         self.growing = growing
+        self.is_joined = False
+        self.apart: CachesApart | None = None
         self.prefix_length = len(kv) if kv.keys else 0
         self.inside_forward = False
         # Whether the first tokens came with inputs that are none, such as images.
@@ -137,10 +143,16 @@ class PrefixCache(Cache):
         finally:
             self.inside_forward = before
 
+    @property
+    def tokens(self) -> int:
+        """Columns of the input that it has been given, in forward passes that have ended."""
+        return self._tokens
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the next query: the input's so far, and inside the model the prefix too."""
-        # A model that recurs alone asks no layer.
-        tokens = int(super().get_seq_length(layer_idx)) if self._attends else self._tokens
+        # A model that recurs alone asks no layer, and rows apart are in none of this cache.
+        by_layers = self._attends and self.apart is None
+        tokens = int(super().get_seq_length(layer_idx)) if by_layers else self._tokens
         return tokens + self.prefix_length if self.inside_forward else tokens
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
@@ -161,6 +173,34 @@ class PrefixCache(Cache):
         """Forget the input's tokens."""
         super().reset()
         self._tokens = 0
+        self.is_joined, self.apart = False, None
+
+    def anew(self) -> "PrefixCache":
+        """Another one after the same prefix, empty."""
+        other = PrefixCache(*self._made_of)
+        other._records = self._records
+        return other
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Take the rows of a beam search's best beams."""
+        if self.apart is None:
+            super().reorder_cache(beam_idx)
+        else:
+            self.apart.take(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        if self.apart is None:
+            super().batch_repeat_interleave(repeats)
+        else:
+            self.apart.take(torch.arange(self.apart.rows).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep some rows alone."""
+        if self.apart is None:
+            super().batch_select_indices(indices)
+        else:
+            self.apart.take(torch.arange(self.apart.rows)[indices.cpu()])
 
     @property
     def _recurrent(self) -> list[StateLayer]:
@@ -176,6 +216,13 @@ class PrefixCache(Cache):
         Raises PrefixError where layers recur, but for those of the last forward pass after
         `activate_past_recording`: no token can be taken out of a state again.
         """
+        if self.apart is not None:
+            if -tokens_to_remove == self._tokens:
+                self.reset()
+                return
+            self.apart.crop(tokens_to_remove)
+            self._tokens += tokens_to_remove
+            return
         if self._recurrent and tokens_to_remove:
             if not self._records or tokens_to_remove != -self._last:
                 raise PrefixError(

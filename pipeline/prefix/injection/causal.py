@@ -17,25 +17,24 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pipeline.prefix.architecture.devices import on_its_layers
-from pipeline.prefix.architecture.padding import counts_padding
 from pipeline.prefix.architecture.reach import rotary_switch
 from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.caches import holds_tokens
 from pipeline.prefix.errors import PrefixError
-from pipeline.prefix.injection.admission import TYPES, Admission
+from pipeline.prefix.injection.admission import TYPES
 from pipeline.prefix.injection.attention_modules import by_name
 from pipeline.prefix.injection.cache import PrefixCache
 from pipeline.prefix.injection.exactness import Injected, other_inputs
-from pipeline.prefix.injection.layer_calls import LayerCalls
-from pipeline.prefix.injection.layout import distance_counts_keys, hides_within, lay_out
+from pipeline.prefix.injection.grouped_calls import GroupedCalls
+from pipeline.prefix.injection.layout import hides_within, lay_out
 from pipeline.prefix.injection.rotation import refuse_mixed_rotation
 from pipeline.prefix.injection.state_rows import refuse_what_states_do_not_bear
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 
 
-class CausalInjection(LayerCalls):
+class CausalInjection(GroupedCalls):
     """The hooks of a model that is causal throughout; `prefix` yields what they inject."""
 
     through_cache = True
@@ -48,10 +47,11 @@ class CausalInjection(LayerCalls):
         prefix: Callable[[], KVPrefix],
         moves_types: bool | None = None,
         first: int = 0,
+        tries_groups: bool = False,
     ) -> None:
-        super().__init__(model, config, shapes)
+        on_trial = moves_types is not None
+        super().__init__(model, config, shapes, _trial_on, on_trial, tries_groups)
         self._prefix = prefix
-        self._ordered = distance_counts_keys(model.config)
         if config.prefix_always_visible and hides_within(model.config):
             raise PrefixError(
                 f"prefix_always_visible: {type(model).__name__} hides distant keys inside its "
@@ -62,26 +62,7 @@ class CausalInjection(LayerCalls):
         self._spatial = SpatialPositions(model)
         # None until it is tried whether a call's types of tokens are to be moved by the prefix.
         self._moves_types = moves_types
-        self._on_trial = moves_types is not None
-        self._pads_exactly: bool | None = None
-        self._admission = Admission(model, shapes, self._chosen.kinds, _trial_on)
-        self._first = first if self._on_trial else self._admission.first_position()
-
-    def pads_exactly(self) -> bool:
-        """Whether padding before a row changes nothing that it would not change after a text."""
-        if self._pads_exactly is None:
-            with self._resting():
-                self._pads_exactly = self._admission.pads_exactly(self._first)
-        return self._pads_exactly
-
-    @contextmanager
-    def _resting(self) -> Iterator[None]:
-        """The model without the prefix, for trials of others within a call."""
-        active, self._at_work.active = self._at_work.active, False
-        try:
-            yield
-        finally:
-            self._at_work.active = active
+        self._first = first if on_trial else self._admission.first_position()
 
     def new_cache(self) -> PrefixCache:
         """An empty growing cache after the prefix, to carry from call to call."""
@@ -137,9 +118,6 @@ class CausalInjection(LayerCalls):
         others = other_inputs(bound)
         if not past:
             cache.after_others = bool(others)
-            if others and not self._on_trial:
-                with self._resting(), self._spatial.after(0):
-                    self._moves_types = self._admission.moves_types(others, bound, self._first)
         mask = bound.get("attention_mask")
         if mask is None:
             mask = torch.ones(batch, past + length, dtype=torch.long, device=tokens.device)
@@ -147,6 +125,13 @@ class CausalInjection(LayerCalls):
             raise PrefixError(
                 "attention_mask must be [batch, tokens], with 1 for tokens to attend to"
             )
+        if self._goes_in_groups(cache, mask, past):
+            cache.begin_forward(batch, length)
+            self._at_work.in_groups = cache
+            return (), {**bound, "attention_mask": mask, self.cache_name: cache}
+        if others and not past and not self._on_trial:
+            with self._resting(), self._spatial.after(0):
+                self._moves_types = self._admission.moves_types(others, bound, self._first)
         if self._takes_positions:
             positions = bound.get("position_ids")
             if positions is None and (others or cache.after_others):
@@ -155,19 +140,8 @@ class CausalInjection(LayerCalls):
                 # Counting real tokens only: left padding does not move what follows it.
                 positions = (mask.long().cumsum(-1) - 1).clamp(min=0) + self._first
             bound["position_ids"] = positions[..., -length:] + p
-        if not bool(mask[:, 0].all()) and counts_padding(self._model):
-            raise PrefixError(
-                f"{type(self._model).__name__} counts the padding before a row as its tokens; give "
-                "rows of one length, or pad on the right"
-            )
         if self._shapes.states:
-            refuse_what_states_do_not_bear(self._model, cache, mask, past, self._ordered)
-        if not (past or self._on_trial or mask[:, 0].all() or self.pads_exactly()):
-            raise PrefixError(
-                f"{type(self._model).__name__} computes something else after a prefix than after "
-                "the same text where padding stands before a row; give rows of one length, or pad "
-                "on the right"
-            )
+            refuse_what_states_do_not_bear(self._model, cache, mask, past)
         if self._switch is not None:
             refuse_mixed_rotation(mask, p, past, self._switch)
         layout = lay_out(mask, p, self._ordered)
@@ -197,7 +171,7 @@ class CausalInjection(LayerCalls):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         # Left in place, it would give the prefix to a later forward of the bare model.
-        self._at_work.cache = self._at_work.layout = None
+        self._at_work.cache = self._at_work.layout = self._at_work.in_groups = None
         cache = kwargs.get(self.cache_name)
         if isinstance(cache, PrefixCache):
             cache.end_forward()
@@ -208,14 +182,18 @@ class CausalInjection(LayerCalls):
 
 
 def _trial_on(
-    model: PreTrainedModel, shapes: CacheShapes, moves_types: bool = False, first: int = 0
+    model: PreTrainedModel,
+    shapes: CacheShapes,
+    moves_types: bool = False,
+    first: int = 0,
+    tries_groups: bool = False,
 ) -> Injected:
     """Another prefix of a model, of all layers, brought in as its own is."""
 
     @contextmanager
     def injected(kv: KVPrefix) -> Iterator[None]:
         config = PrefixConfig(len(kv), kinds=kv.kinds)
-        trial = CausalInjection(model, config, shapes, lambda: kv, moves_types, first)
+        trial = CausalInjection(model, config, shapes, lambda: kv, moves_types, first, tries_groups)
         try:
             with trial.active():
                 yield

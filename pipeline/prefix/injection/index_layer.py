@@ -4,7 +4,7 @@ import torch
 from transformers.cache_utils import DynamicIndexedLayer
 
 from pipeline.prefix.caches import tell_positions
-from pipeline.prefix.injection.prefix_layer import Pair, PrefixLayer
+from pipeline.prefix.injection.prefix_layer import Pair, PrefixLayer, joined
 
 _BUFFER = 2
 
@@ -52,6 +52,21 @@ class IndexLayer(PrefixLayer, DynamicIndexedLayer):
 
     # What MiniMax M3 calls it.
     update_index = update_indexer
+
+    def join(
+        self, parts: list[PrefixLayer], leading: list[int], places: torch.Tensor, at: int
+    ) -> None:
+        """Take what layers of groups of rows hold, index keys and their positions too."""
+        super().join(parts, leading, places, at)
+        keys = [getattr(part, "indexer_keys", None) for part in parts]
+        if held := [key for key in keys if key is not None]:
+            self.indexer_keys = joined(held, leading, places, at)
+            self.is_indexer_initialized = True
+        positions = [getattr(part, "indexer_position_ids", None) for part in parts]
+        if told := [axes for axes in positions if axes is not None]:
+            # [axes, rows, tokens]: as if rows came first, and each position were a vector.
+            rows_first = [axes.movedim(0, -1) for axes in told]
+            self.indexer_position_ids = joined(rows_first, leading, places, at).movedim(-1, 0)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last tokens, a negative number of them."""

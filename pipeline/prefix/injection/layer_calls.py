@@ -39,6 +39,8 @@ class _AtWork(AtWork):
 
     cache: PrefixCache | None = None
     layout: Layout | None = None
+    in_groups: PrefixCache | None = None
+    """What the forward call that begins is to fill, where it is computed by groups of rows."""
 
 
 class LayerCalls(Injection):

@@ -40,6 +40,22 @@ class PrefixLayer(GrowingLayer):
         updated: Pair = super().update(key_states, value_states)
         return updated
 
+    def join(
+        self, parts: "list[PrefixLayer]", leading: list[int], places: torch.Tensor, at: int
+    ) -> None:
+        """Take the keys and values of groups of rows: `PrefixCache.join`.
+
+        So many columns of zeros as `leading` has of a group come in before key `at`.
+        """
+        if not all(part.is_initialized for part in parts):
+            return
+        keys, values = (
+            joined([getattr(part, name) for part in parts], leading, places, at)
+            for name in ("keys", "values")
+        )
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
     def get_seq_length(self) -> int:
         """Tokens kept, the prefix not counted."""
         return int(super().get_seq_length()) - self.prefix_length if self.is_initialized else 0
@@ -57,3 +73,23 @@ class PrefixLayer(GrowingLayer):
         order = self.order.to(joined.device)
         order = order.view(len(order), *[1] * (joined.ndim - 3), -1, 1)
         return joined.gather(-2, order.expand_as(joined))
+
+
+def joined(
+    parts: list[torch.Tensor], leading: list[int], places: torch.Tensor, at: int
+) -> torch.Tensor:
+    """Rows of groups `[rows, ..., tokens, dim]` as those of a batch, zeros in padding's place."""
+    whole = torch.cat(
+        [
+            torch.cat(
+                [part[..., :at, :], _zeros(part, padding), part[..., at:, :]],
+                dim=-2,
+            )
+            for part, padding in zip(parts, leading, strict=True)
+        ]
+    )
+    return whole[places.to(whole.device)]
+
+
+def _zeros(part: torch.Tensor, columns: int) -> torch.Tensor:
+    return part.new_zeros(*part.shape[:-2], columns, part.shape[-1])

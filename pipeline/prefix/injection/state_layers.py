@@ -85,6 +85,17 @@ class StateLayer(LinearAttentionCacheLayerMixin):
             self.has_previous_state[state_idx] = True
         return recurrent_states
 
+    def join(self, parts: "list[Any]", leading: list[int], places: torch.Tensor, at: int) -> None:
+        """Take the states of groups of rows, which have no place for padding."""
+        for name in ("conv_states", "recurrent_states"):
+            held = getattr(self, name)
+            for number in held:
+                states = [getattr(part, name)[number] for part in parts]
+                if all(state is not None for state in states):
+                    whole = torch.cat(states)
+                    held[number] = whole[places.to(whole.device)]
+        self.has_previous_state.update(parts[0].has_previous_state)
+
     def reset(self) -> None:
         """Go back to the prefix's states."""
         self._begin()
@@ -159,6 +170,11 @@ class StateAndPrefixLayer(StateLayer, PrefixLayer):
         """Keep some rows alone."""
         StateLayer.batch_select_indices(self, indices)
         PrefixLayer.batch_select_indices(self, indices)
+
+    def join(self, parts: list[Any], leading: list[int], places: torch.Tensor, at: int) -> None:
+        """Take what layers of groups of rows hold."""
+        StateLayer.join(self, parts, leading, places, at)
+        PrefixLayer.join(self, parts, leading, places, at)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Go back to before the last forward pass, whose tokens these are."""
