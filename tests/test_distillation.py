@@ -306,7 +306,7 @@ def test_a_killed_teacher_goes_on_with_the_same_bytes(
 def test_rows_of_self_study_have_a_text_of_their_own(inside: Path) -> None:
     study = Path("data") / "self_study" / "handbook"
     study.mkdir(parents=True, exist_ok=True)
-    texts = {}
+    texts: dict[tuple[str, str], str] = {}
     for split in ("train", "validation"):
         ids = load_from_disk(str(paths.TOKENIZED / "splits" / split))["id"][:]
         texts |= {(split, row): f"Chunk {place // 2} of {split}." for place, row in enumerate(ids)}

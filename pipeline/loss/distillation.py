@@ -155,8 +155,10 @@ class _Compared(torch.autograd.Function):
             size = _ROWS_IN_CACHE if at.device.type == "cpu" else len(at)
             for start in range(0, len(at), size):
                 few = slice(start, start + size)
-                teacher = (targets[rows][few], ids[rows][few], log_probs[rows][few])
-                found, own = compared(at[few], *(t.to(at.device) for t in teacher), share)
+                chosen, k_ids, log_p = (
+                    t[rows][few].to(at.device) for t in (targets, ids, log_probs)
+                )
+                found, own = compared(at[few], chosen, k_ids, log_p, share)
                 sums += found.to(sums.device)
                 if slope is not None:
                     slope[few] = own.mul_(weight)

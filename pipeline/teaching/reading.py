@@ -126,7 +126,8 @@ class Teacher:
         return found
 
     def _top(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return tuple(torch.log_softmax(logits.float(), dim=-1).topk(self.top_k, dim=-1))
+        found = torch.log_softmax(logits.float(), dim=-1).topk(self.top_k, dim=-1)
+        return found.values, found.indices
 
 
 @contextmanager
