@@ -189,7 +189,9 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         "sweep": sweep_of([2, 4], ["random", "corpus"]),
         "kv_prefix": {"max_length": 16},
         "prefix": {},
+        "teachers": {},
         "train": {
+            "objective": {"type": "target", "path": "data/tokenized/splits/train"},
             "learning_rate": 5e-3,
             "max_steps": 4,
             "epochs": None,

@@ -12,6 +12,7 @@ FOLDERS = {
     "fetch_data": ("train.jsonl",),
     "tokenize": ("splits/train/data.arrow", "statistics.json"),
     "kv_prefix": ("prefix.safetensors",),
+    "teach": ("train/data.arrow",),
     "train": ("prefix.safetensors", "metrics.json", "history.csv"),
     "evaluate": ("predictions.jsonl", "metrics.json"),
     "baselines": ("predictions.jsonl", "metrics.json"),
@@ -30,6 +31,7 @@ FOLDERS = {
 def main(stage: str, *arguments: str) -> None:
     measuring = ("baselines", "in_context", "evaluate_baseline")
     own = {"fetch_data": "raw", "tokenize": "tokenized", "inspect": "inspection"}
+    own |= {"teach": "teachers"}
     written = "evaluate" if stage in measuring else own.get(stage, stage.removesuffix("_baseline"))
     folder = Path("data", written)
     names = [argument for argument in arguments[:1] if not argument.startswith("--")]

@@ -131,6 +131,17 @@ def _train_states_faster(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["train"].update(state_learning_rate=1e-2))
 
 
+def _add_teacher(workspace: Workspace) -> None:
+    (workspace.root / "texts" / "rules.txt").write_text("Answer with the value alone.")
+    workspace.edit(lambda p: p.update(teachers={"rules": {"path": "texts/rules.txt"}}))
+
+
+def _distil(workspace: Workspace) -> None:
+    _add_teacher(workspace)
+    objective = {"type": "distillation", "teacher": "rules", "path": "data/teachers/rules"}
+    workspace.edit(lambda p: p["train"].update(objective=objective))
+
+
 def _change_generation(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["evaluate"].update(max_new_tokens=5))
 
@@ -209,6 +220,8 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
     "a learning rate": (_change_learning_rate, {*_points(2, 4), "inspect", "report"}),
     "the kinds of a prefix": (_leave_out_states, {*_points(2, 4), "inspect", "report"}),
     "the learning rate of states": (_train_states_faster, {*_points(2, 4), "inspect", "report"}),
+    "a teacher": (_add_teacher, {"teach@rules"}),
+    "an objective": (_distil, {"teach@rules", *_points(2, 4), "inspect", "report"}),
     "a generation setting": (
         _change_generation,
         {f"evaluate@{p}-{n}-0" for p in (2, 4) for n in ("random", "corpus")}

@@ -141,7 +141,7 @@ def test_a_failed_one_is_told_of_and_the_others_are_written(
         # Two rows a step: the sixth.
         bad = 4 if len(rows) == 11 else None
         losses = zip(shares, real(shares), strict=True)
-        return [x * float("nan") if s.model.prefix_length == bad else x for s, x in losses]
+        return [x * float("nan") if s.loss_of.model.prefix_length == bad else x for s, x in losses]
 
     monkeypatch.setattr(together, "losses_together", failing)
     absent = Variant(2, "nowhere", 0)

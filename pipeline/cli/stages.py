@@ -76,6 +76,20 @@ def kv_prefix(initialization: str) -> None:
     stage.run(params, initialization)
 
 
+@click.command()
+@click.argument("teacher", shell_complete=completing("teachers"))
+def teach(teacher: str) -> None:
+    """Keep what TEACHER predicts, with its text in the context, in data/teachers.
+
+    \b
+    python -m pipeline teach rules
+    """
+    params = _checked_params()
+    from pipeline.stages import teach as stage
+
+    stage.run(params, teacher)
+
+
 def _of_sweep(option: str, key: str, kind: type = int) -> Any:
     """A required option whose values are those of a list of `sweep`."""
     return click.option(
@@ -238,6 +252,7 @@ STAGES = (
     fetch_data,
     tokenize,
     kv_prefix,
+    teach,
     train,
     evaluate,
     baselines,

@@ -28,11 +28,13 @@ from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
 from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
+from pipeline.config.taught import refuse_impossible_teachers
+from pipeline.config.teachers import Teachers
 from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import TrainedBaselines
 from pipeline.metrics.metric import OfText
 from pipeline.metrics.table import names_of
-from pipeline.schema.compute import DeviceMap
+from pipeline.schema.compute import Compute, DeviceMap
 from pipeline.schema.section import Section
 
 
@@ -47,6 +49,7 @@ class Params(Section):
     # No defaults for whole sections: DVC refuses a stage whose params are not in the file.
     kv_prefix: KVPrefixParams
     prefix: PrefixParams
+    teachers: Teachers
     train: TrainParams
     checkpoints: CheckpointParams = CheckpointParams()
     memory: MemoryParams = MemoryParams()
@@ -118,8 +121,21 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _teachers_exist(self) -> Self:
+        if "objective" not in self.train.model_fields_set:
+            raise ValueError(
+                "train.objective: is missing, and DVC reads its path; add objective: {type: "
+                "target, path: data/tokenized/splits/train}"
+            )
+        refuse_impossible_teachers(self.teachers, self.train.objective, self.task)
+        return self
+
+    @model_validator(mode="after")
     def _suits_the_machine(self) -> Self:
-        computing = {"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate}
+        computing: dict[str, Compute] = {
+            **{"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate},
+            **{f"teachers.{name}": teacher for name, teacher in self.teachers.items()},
+        }
         refuse_two_places(self.model, computing)
         refuse_unfit_for_quantized(self.model, self.trained_baselines)
         refuse_impossible_processes(self.hardware, self.model, self.train)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.config.objective import Objective, TargetObjective
 from pipeline.schema.compute import Compute
 from pipeline.schema.section import Count
 
@@ -11,6 +12,7 @@ from pipeline.schema.section import Count
 class TrainParams(Compute):
     """The training of every variant."""
 
+    objective: Objective = TargetObjective()
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     state_learning_rate: Annotated[float, Field(gt=0)] | None = None
     schedule: Literal["linear", "cosine", "constant"] = "linear"

@@ -22,6 +22,8 @@ Cell = Callable[[int], Any]
 class TokenizedRows(Sequence[Example]):
     """Examples of a split as `Dataset.to_list` gives them, none of which is held in memory.
 
+    A list of lists that are all of one length is an array of numpy's, `[rows, length]`.
+
     `indices` are the places of the rows in the files, in the order of the split; all for None. With
     `without_beginning` each row goes on without the tokens that begin a text (its `beginning`).
     """
@@ -143,9 +145,19 @@ def _cells(chunk: pa.Array) -> Cell:
     if _is_list_of_integers(chunk.type) and not (chunk.null_count or chunk.values.null_count):
         offsets, values = chunk.offsets.to_numpy(), chunk.values.to_numpy()
         return lambda i: values[offsets[i] : offsets[i + 1]].tolist()
+    if _is_list_of_rows(chunk.type) and not chunk.null_count:
+        width = chunk.type.value_type.list_size
+        offsets, table = chunk.offsets.to_numpy(), chunk.values.flatten().to_numpy()
+        table = table.reshape(-1, width)
+        return lambda i: table[offsets[i] : offsets[i + 1]]
     return lambda i: chunk[i].as_py()
 
 
 def _is_list_of_integers(kind: pa.DataType) -> bool:
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     return is_list and pa.types.is_integer(kind.value_type)
+
+
+def _is_list_of_rows(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return is_list and pa.types.is_fixed_size_list(kind.value_type)

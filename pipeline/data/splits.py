@@ -1,7 +1,7 @@
 """The tokenized splits on disk: Arrow files through `datasets`, with stable bytes."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -47,15 +47,23 @@ def save_splits(
 
 
 def _save_split(rows: Iterable[TokenizedExample], folder: Path) -> None:
-    """What `Dataset.save_to_disk` writes of the rows, in one file, without holding them first."""
-    path = folder.with_suffix(".arrow")
     batches = batched(rows, _ROWS_AT_ONCE)
     first = next(batches)
     features = Features({**_ALWAYS, **{k: v for k, v in _OPTIONAL.items() if k in first[0]}})
-    with ArrowWriter(path=str(path), features=features) as writer:
+
+    def write(writer: ArrowWriter) -> None:
         for batch in chain([first], batches):
             columns = {name: [row[name] for row in batch] for name in features}  # type: ignore[literal-required]
             writer.write_batch(columns)
+
+    write_split(folder, features, write)
+
+
+def write_split(folder: Path, features: Features, write: Callable[[ArrowWriter], None]) -> None:
+    """What `Dataset.save_to_disk` writes of what `write` writes, in one file, with stable bytes."""
+    path = folder.with_suffix(".arrow")
+    with ArrowWriter(path=str(path), features=features) as writer:
+        write(writer)
         writer.finalize()
     # datasets draws a random fingerprint where it cannot hash; content makes a stable one.
     with path.open("rb") as file:

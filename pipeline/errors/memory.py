@@ -18,6 +18,10 @@ _LESS_MEASURING = (
 _REMEDIES = {
     **dict.fromkeys(("train", "train_baseline"), _LESS_TRAINING),
     **dict.fromkeys(("evaluate", "baselines", "in_context", "evaluate_baseline"), _LESS_MEASURING),
+    "teach": (
+        "lower memory.max_tokens_per_batch, which runs nothing else again, or set the teacher's "
+        "device: cpu"
+    ),
     "kv_prefix": "lower kv_prefix.max_length, or set kv_prefix.device: cpu",
     "generate": "lower --max-new-tokens, or set evaluate.device: cpu",
 }

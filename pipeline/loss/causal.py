@@ -1,7 +1,8 @@
 """The cross-entropy of the target tokens, with logits at no other position."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -32,13 +33,38 @@ class TargetLoss:
 
     def __call__(self, examples: Sequence[Example], weight: float = 1.0) -> torch.Tensor:
         """The examples' summed cross-entropy (nats, float32 scalar) of target tokens, weighted."""
-        packed, padded = self._ways(examples)
         losses = [
-            summed_cross_entropy(*way(part), weight)
-            for way, parts in ((self._packed, packed), (self._padded, padded))
-            for part in parts
+            self.of(predicted, targets, part, weight)
+            for part, predicted, targets in self.predictions(examples)
         ]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def predictions(
+        self, examples: Sequence[Example]
+    ) -> Iterator[tuple[list[Example], torch.Tensor, torch.Tensor]]:
+        """Examples in the parts that one call takes, with what predicts each of their targets.
+
+        That is logits `[targets, vocabulary]`, or what the model gives within `predicting`; the
+        targets, int64, are those of one example after the other.
+        """
+        packed, padded = self._ways(examples)
+        for way, parts in ((self._packed, packed), (self._padded, padded)):
+            for part in parts:
+                yield part, *way(part)
+
+    def predicting(self) -> AbstractContextManager[None]:
+        """The model is called within it, and gives what `of` takes."""
+        return nullcontext()
+
+    def of(
+        self,
+        predicted: torch.Tensor,
+        targets: torch.Tensor,
+        examples: Sequence[Example],
+        weight: float = 1.0,
+    ) -> torch.Tensor:
+        """The loss of examples by what predicts their targets (see `predictions`)."""
+        return summed_cross_entropy(predicted, targets, weight)
 
     def _ways(self, examples: Sequence[Example]) -> tuple[list[list[Example]], list[list[Example]]]:
         """What is packed, a row each, and what is padded together."""
@@ -59,7 +85,8 @@ class TargetLoss:
         row = pack(examples, self.model.device)
         # The logits that predict a token are at the position before it.
         predicting = row.targets - 1
-        logits = self.model.packed_logits(row.input_ids, row.lengths, predicting)
+        with self.predicting():
+            logits = self.model.packed_logits(row.input_ids, row.lengths, predicting)
         return logits, row.input_ids[row.targets]
 
     def _padded(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,12 +103,13 @@ class TargetLoss:
         extra = {"logits_to_keep": kept} if "logits_to_keep" in parameters else {}
         if "position_ids" in parameters:
             extra["position_ids"] = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
-        logits = self.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-            **extra,
-        ).logits
+        with self.predicting():
+            logits = self.model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                use_cache=False,
+                **extra,
+            ).logits
         if "logits_to_keep" not in extra:
             logits = logits[:, kept]
         chosen = is_target[:, columns]

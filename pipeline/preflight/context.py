@@ -4,10 +4,12 @@ Some models fail beyond their last position, others go on badly: both are refuse
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
+from pipeline.storage.records import read_text
 
 Statistics = Mapping[str, Mapping[str, float]]
 """What the stage `tokenize` counted, a row a split."""
@@ -108,6 +110,7 @@ def check_examples(
         remedy = f"lower {key}.max_tokens" if has_limit else f"leave out {key}"
         if before is not None:
             check_inputs_after(before, key, remedy, params, config, measured)
+    _check_teachers(params, context_of(config), statistics, tokens_in)
     for name, start in params.initializations.items():
         before = start.tokens_before(tokens_in)
         context = context_of(config)
@@ -120,6 +123,29 @@ def check_examples(
                 f"tokens, which after {before} of the text are more than the model's context of "
                 f"{context} positions; lower it"
             )
+
+
+def _check_teachers(
+    params: Params,
+    context: int | None,
+    statistics: Statistics,
+    tokens_in: Callable[[str], int],
+) -> None:
+    """Of teachers that read a text file; those of self-study see each row's chunk when they run."""
+    for name, teacher in params.teachers.items():
+        path = Path(teacher.path)
+        if context is None or not path.is_file():
+            continue
+        before = tokens_in(read_text(path))
+        for split in ("train", "validation"):
+            row = statistics[split]
+            whole = int(row.get("tokens_max", params.task.max_length))
+            if before + whole > context:
+                raise PipelineError(
+                    f"teachers.{name}.path: the longest example of {split} has {whole} tokens, "
+                    f"which after the {before} of the text are more than the model's context of "
+                    f"{context} positions; shorten the text, or lower task.max_length"
+                )
 
 
 def check_inputs_after(

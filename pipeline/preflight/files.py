@@ -63,6 +63,8 @@ def _sources_exist(params: Params, last: LastRuns) -> None:
     for name, baseline in params.baselines.items():
         if baseline.path_is_users_own:
             named.append((f"baselines@{name}", f"baselines.{name}.path", baseline.path))
+    for name, teacher in params.teachers.items():
+        named.append((f"teach@{name}", f"teachers.{name}.path", teacher.path))
     for stage, key, path in named:
         if path and not Path(path).exists() and not _is_output(path) and not last.is_current(stage):
             raise PipelineError(f"{key}: there is nothing at '{path}'; name an existing path")

@@ -6,8 +6,9 @@ import torch
 from datasets import Dataset
 
 from pipeline.config import Params
+from pipeline.config.objective import Objective
 from pipeline.data.beginning import following
-from pipeline.data.splits import load_split
+from pipeline.data.for_objective import load_for_objective
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.distributed.ranks import ALONE, Ranks
@@ -37,7 +38,7 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     the variant.
     """
     use_backend(params.hardware.attention)
-    splits = read_splits(variant)
+    splits = read_splits(variant, params.train.objective)
     task = task_of(paths.TOKENIZED / "splits")
     # What projects a prefix is drawn with it; a process begins with random numbers of its own.
     torch.manual_seed(variant.seed)
@@ -69,11 +70,12 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     leave(variant, model, checkpoints)
 
 
-def read_splits(variant: Variant) -> dict[str, Dataset]:
-    """The splits that a variant is trained on and validated on, `train` cut to its size."""
-    splits = {
-        name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
-    }
+def read_splits(variant: Variant, objective: Objective) -> dict[str, Dataset]:
+    """The splits that a variant is trained on and validated on, `train` cut to its size.
+
+    Where the objective distils, each example has its teacher's predictions beside it.
+    """
+    splits = load_for_objective(paths.TOKENIZED / "splits", objective)
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
     return splits
 

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.baselines.trained import WEIGHTS
 from pipeline.config import Params
-from pipeline.data.splits import load_split
+from pipeline.data.for_objective import load_for_objective
 from pipeline.data.subset import subset
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
@@ -35,9 +35,7 @@ def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
         )
     definition = params.trained_baselines[baseline.family]
     training = definition.training(params.train)
-    splits = {
-        name: load_split(paths.TOKENIZED / "splits", name) for name in ("train", "validation")
-    }
+    splits = load_for_objective(paths.TOKENIZED / "splits", training.objective)
     train = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
     pretrained = PretrainedFolder(paths.MODEL, training, params.device_map)

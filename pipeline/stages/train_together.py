@@ -110,7 +110,7 @@ class _Run:
     def begin(self) -> Training:
         """Open its run in MLflow, and give its training."""
         variant, model, params = self._member.variant, self._member.model, self._params
-        splits = train.read_splits(variant)
+        splits = train.read_splits(variant, params.train.objective)
         digest = self._member.checkpoints.digest
         self._tracking = self._held.enter_context(TrainingRun(params, variant, digest, splits))
         self._clock = TrainingClock(self._tracking.log_step)

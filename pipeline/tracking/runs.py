@@ -80,6 +80,8 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
     """All params that bear on a variant, flat (`section.key`), and its place in the grid."""
     sections = params.model_dump()
     definition = sections.pop("initializations")[variant.initialization]
+    teachers, objective = sections.pop("teachers"), params.train.objective
+    taught = {"teacher": teachers[objective.teacher]} if objective.type == "distillation" else {}
     for other in ("sweep", "baselines", "trained_baselines", "report"):
         sections.pop(other)
     for changes_nothing in ("checkpoints", "hardware", "memory", "mlflow"):
@@ -90,7 +92,7 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
         "seed": variant.seed,
         **({} if variant.train_size is None else {"train_size": variant.train_size}),
         **flatten(sections),
-        **flatten({"start": definition}),
+        **flatten({"start": definition} | taught),
     }
 
 

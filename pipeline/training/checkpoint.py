@@ -24,7 +24,7 @@ from pipeline.training.aside import Aside
 from pipeline.training.trained import TrainedWeights
 from pipeline.workspace.checkpoints import FILE, lock_of
 
-FORMAT = "training-checkpoint-3"
+FORMAT = "training-checkpoint-4"
 BEST = "best_prefix.safetensors"
 _POLL_SECONDS = 0.5
 

@@ -11,7 +11,12 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.trained import TrainedWeights
 
-COLUMNS = ("step", "train/loss", "train/learning_rate", "train/gradient_norm", "validation/loss")
+MEASURED = ("validation/loss", "validation/kl")
+"""What a validation gives: nats per target token, of the target and from a teacher's predictions.
+
+The second is there where `train.objective` distils.
+"""
+COLUMNS = ("step", "train/loss", "train/learning_rate", "train/gradient_norm", *MEASURED)
 """The keys of a history's rows; a row has those that were measured at its step."""
 
 
@@ -23,7 +28,7 @@ class TrainingResult:
 
     `history` has a row an optimizer step with the keys `step`, `train/loss` (nats per target
     token), `train/learning_rate`, `train/gradient_norm` (before clipping) and, where measured,
-    `validation/loss`; step 0 is the start, before any training.
+    those of `MEASURED`; step 0 is the start, before any training.
     """
 
     prefix: KVPrefix | TrainedWeights
@@ -37,6 +42,12 @@ class TrainingResult:
         return int(self.history[-1]["step"]) if self.history else 0
 
     @property
+    def columns(self) -> list[str]:
+        """The keys that some row of `history` has, and those that a training always measures."""
+        found = {key for row in self.history for key in row} | set(COLUMNS[:-1])
+        return [key for key in COLUMNS if key in found]
+
+    @property
     def best_loss(self) -> float:
         """The validation loss of `prefix`."""
         return self._measured()[self.best_step]
@@ -44,19 +55,19 @@ class TrainingResult:
     def metrics(self) -> dict[str, float]:
         """The training in a few numbers, all of them the same on every run."""
         measured = self._measured()
-        return {
+        found = {
             "train/steps": self.history[-1]["step"],
             "train/best_step": self.best_step,
             "validation/initial_loss": measured[0],
             "validation/best_loss": measured[self.best_step],
         }
+        if kls := self._measured("validation/kl"):
+            found["validation/initial_kl"] = kls[0]
+            found["validation/best_kl"] = kls[self.best_step]
+        return found
 
-    def _measured(self) -> dict[int, float]:
-        return {
-            int(row["step"]): row["validation/loss"]
-            for row in self.history
-            if "validation/loss" in row
-        }
+    def _measured(self, key: str = "validation/loss") -> dict[int, float]:
+        return {int(row["step"]): row[key] for row in self.history if key in row}
 
 
 @dataclass

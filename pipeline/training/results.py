@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.prefix import PrefixModel
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_csv, write_json
-from pipeline.training.progress import COLUMNS, TrainingResult
+from pipeline.training.progress import TrainingResult
 
 
 def write_results(
@@ -26,7 +26,7 @@ def write_results(
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     with atomic_folder(folder) as aside:
         save(aside)
-        write_csv(aside / "history.csv", pd.DataFrame(result.history, columns=list(COLUMNS)))
+        write_csv(aside / "history.csv", pd.DataFrame(result.history, columns=result.columns))
         metrics = {
             "trainable_parameters": trainable,
             "train_size": train_size,

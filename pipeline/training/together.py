@@ -184,7 +184,7 @@ def _compute_row(row: Sequence[Part]) -> None:
             losses = [training.loss_of(examples, weights[0])]
     else:
         shares = [
-            Share(t.model, part, weight, _given(t))
+            Share(t.loss_of, part, weight, _given(t))
             for (t, _, part), weight in zip(row, weights, strict=True)
         ]
         losses = losses_together(shares)

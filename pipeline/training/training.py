@@ -32,6 +32,7 @@ from pipeline.training.optimizer import (
 )
 from pipeline.training.parts import parts_of
 from pipeline.training.progress import (
+    MEASURED,
     Progress,
     TrainingResult,
     random_states,
@@ -40,7 +41,7 @@ from pipeline.training.progress import (
 from pipeline.training.rates import state_rate
 from pipeline.training.step import Step
 from pipeline.training.trained import trained_state
-from pipeline.training.validation import target_loss_of
+from pipeline.training.validation import losses_of
 from pipeline.workspace.timings import LogStep
 
 
@@ -97,7 +98,7 @@ class Training:
             model.gradient_checkpointing_enable()
         result = TrainingResult(trained_state(model))
         self.progress = Progress(model, optimizer, schedule, result, LossScale.of(model))
-        self.loss_of: TargetLoss = loss_for(model)
+        self.loss_of: TargetLoss = loss_for(model, params.objective.distilled)
         self.seconds = 0.0
         """What it has taken, its share of the steps that were computed with others'."""
         self._best = float("inf")
@@ -144,9 +145,9 @@ class Training:
             # Machines may differ in the last digit of what they started from.
             self.ranks.copy_from_first([*self.trainable, *self.model.encoder.buffers()])
             first = self._validate()
-            refuse_divergence(0, first, 0.0, self.params.learning_rate)
-            self.result.history.append({"step": 0, "validation/loss": first})
-            self._log_step(0, {"validation/loss": first})
+            refuse_divergence(0, first["validation/loss"], 0.0, self.params.learning_rate)
+            self.result.history.append({"step": 0, **first})
+            self._log_step(0, first)
         self._order = islice(self._order, self.result.step, None)
         self._best = self.result.best_loss
 
@@ -214,7 +215,7 @@ class Training:
         speed = step.tokens / step.seconds
         is_last = step.number == self.steps
         if is_last or (params.eval_every_steps and step.number % params.eval_every_steps == 0):
-            row["validation/loss"] = self._validate()
+            row |= self._validate()
             if row["validation/loss"] < self._best:
                 self._best, result.best_step = row["validation/loss"], step.number
                 progress.waited = 0
@@ -269,9 +270,15 @@ class Training:
             number,
         )
 
-    def _validate(self) -> float:
+    def _validate(self) -> dict[str, float]:
+        """The loss of the target, which chooses, and beside it what else the objective is of."""
         self.model.eval()
         with uncompiled():
-            return target_loss_of(
-                self.model, self.validation, self._validation_tokens, ranks=self.ranks
+            found = losses_of(
+                self.model,
+                self.loss_of,
+                self.validation,
+                self._validation_tokens,
+                ranks=self.ranks,
             )
+        return dict(zip(MEASURED, found, strict=False))
