@@ -3,19 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.config.load import read_yaml
 from pipeline.prefix import KVPrefix
+from pipeline.standing.stage_code import ROOT, code_of
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 from pipeline.workspace.checksums import sha256_of
 
-_ROOT = Path(__file__).resolve().parents[2]
 _LIBRARIES = ("torch", "transformers")
 
 
@@ -42,28 +40,13 @@ def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             _update(digest, path, path.relative_to(root))
     for path in code_of_training():
-        _update(digest, path, path.relative_to(_ROOT))
+        _update(digest, path, path.relative_to(ROOT))
     return digest.hexdigest()
 
 
 def code_of_training() -> Iterator[Path]:
-    """The files of this package that the stage `train` depends on, by its `deps` in dvc.yaml.
-
-    Read there and listed nowhere else: what makes DVC train again makes a checkpoint void.
-    """
-    graph = _ROOT / "dvc.yaml"
-    state = graph.stat()
-    for dependency in _deps_of_train(graph, state.st_mtime_ns, state.st_size, state.st_ino):
-        if dependency.startswith("pipeline/"):
-            path = _ROOT / dependency
-            found = [path] if path.is_file() else path.rglob("*")
-            yield from sorted(p for p in found if p.is_file() and p.suffix != ".pyc")
-
-
-@lru_cache(maxsize=1)
-def _deps_of_train(graph: Path, *state: int) -> tuple[str, ...]:
-    """What dvc.yaml says as long as it is in this state; it takes longer to read than the code."""
-    return tuple(read_yaml(graph)["stages"]["train"]["deps"])
+    """The files of this package that the stage `train` depends on."""
+    return code_of("train")
 
 
 def _update(digest: "hashlib._Hash", path: Path, name: Path) -> None:
