@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipeline.corpus.seed_prompts import SEED_PROMPTS
-from pipeline.schema.alternatives import one_of
 from pipeline.schema.compute import Compute
 from pipeline.schema.section import Count, GivenPath, Name, Section
 from pipeline.workspace import paths
@@ -33,6 +32,9 @@ class ServerGenerator(Section):
     parallel_requests: Count = 8
     timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
     retries: Annotated[int, Field(ge=0)] = 4
+
+
+Generator = Annotated[FrozenModelGenerator | ServerGenerator, Field(discriminator="type")]
 
 
 class SeedPrompt(Section):
@@ -87,9 +89,7 @@ class SelfStudy(Section):
 
     path: GivenPath
     held_out: GivenPath
-    generator: Annotated[Any, one_of((FrozenModelGenerator, ServerGenerator))] = (
-        FrozenModelGenerator(type="frozen_model")
-    )
+    generator: Generator = FrozenModelGenerator(type="frozen_model")
     chunk_tokens: Annotated[int, Field(ge=16)] = 512
     questions_per_chunk: Count = 10
     prompts: SeedPrompts = Field(default_factory=_of_every_kind)
