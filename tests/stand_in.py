@@ -10,6 +10,8 @@ from pathlib import Path
 
 FOLDERS = {
     "fetch_data": ("train.jsonl",),
+    "self_study": ("train.jsonl", "validation.jsonl", "statistics.json"),
+    "held_out": ("held_out/test.jsonl",),
     "tokenize": ("splits/train/data.arrow", "statistics.json"),
     "kv_prefix": ("prefix.safetensors",),
     "teach": ("train/data.arrow",),
@@ -31,7 +33,7 @@ FOLDERS = {
 def main(stage: str, *arguments: str) -> None:
     measuring = ("baselines", "in_context", "evaluate_baseline")
     own = {"fetch_data": "raw", "tokenize": "tokenized", "inspect": "inspection"}
-    own |= {"teach": "teachers"}
+    own |= {"teach": "teachers", "held_out": "self_study"}
     written = "evaluate" if stage in measuring else own.get(stage, stage.removesuffix("_baseline"))
     folder = Path("data", written)
     names = [argument for argument in arguments[:1] if not argument.startswith("--")]

@@ -10,8 +10,11 @@ from click.testing import CliRunner, Result
 from pipeline.cli.main import main
 from pipeline.config import load_params
 from pipeline.config.load import read_yaml
+from pipeline.storage.records import read_jsonl
 from tests.conftest import ROOT
 
+# Written as a whole, not key by key.
+_WHOLE = ("self_study", "initializations", "baselines", "trained_baselines")
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.yaml"))
 
 
@@ -48,10 +51,21 @@ def test_an_example_is_what_differs(folder: Path, name: str) -> None:
         assert keys.keys() <= found.keys()
         # What an example repeats is not said by it.
         assert found != before, section
-        if section not in ("initializations", "baselines", "trained_baselines", "data"):
+        if section not in (*_WHOLE, "data"):
             assert not [key for key in keys if found[key] == before.get(key)], section
     for section in set(type(default).model_fields) - set(changes):
         assert getattr(composed, section) == getattr(default, section)
+
+
+def test_what_is_asked_of_the_country_stands_in_its_profile() -> None:
+    folder = ROOT / "examples" / "country"
+    profile = (folder / "profile.txt").read_text("utf-8")
+    questions = read_jsonl(folder / "test.jsonl")
+    assert len({row["question"] for row in questions}) == len(questions) > 100
+    for row in questions:
+        section, field = row["id"].split("/", 1)
+        below = profile.partition(f"## {section}\n")[2].partition("\n## ")[0]
+        assert f"\n{field}: {row['answer']}\n" in below, row
 
 
 def test_a_list_of_names_is_replaced_and_other_keys_are_joined(folder: Path) -> None:

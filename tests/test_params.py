@@ -12,6 +12,7 @@ from pipeline.baselines.lora import Lora
 from pipeline.cli.main import main
 from pipeline.config import load_params
 from pipeline.config.train import TrainParams
+from pipeline.errors import PipelineError
 from pipeline.sweep.variants import Variant
 from tests.conftest import ROOT, tiny_params
 
@@ -39,6 +40,15 @@ def _both(*edits: Edit) -> Edit:
             one(params)
 
     return edit
+
+
+def _study(**keys: Any) -> Edit:
+    study = {"path": "texts", "held_out": "inputs/test.parquet", **keys}
+    return lambda params: params.update(self_study={"notes": study})
+
+
+def _of_study(path: str = "data/self_study/notes") -> Edit:
+    return lambda params: params.update(data={"source": "corpus", "path": path})
 
 
 WRONG: dict[str, tuple[Edit, str]] = {
@@ -133,6 +143,20 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "an alias of MLflow's": (_set("baselines.latest", {"type": "adapter", "path": "inputs"}), "baselines.latest: MLflow keeps 'latest' for itself"),
     "a version of MLflow's": (_set("baselines.v1", {"type": "adapter", "path": "inputs"}), "baselines.v1: MLflow keeps 'v1' for itself"),
     "an adapter called as an initialisation": (_set("baselines.corpus", {"type": "adapter", "path": "inputs"}), "baselines.corpus: an initialisation has this name; rename it"),
+    "a corpus that is not there": (_study(path="texts/none"), "self_study.notes.path: there is nothing at 'texts/none'; name an existing path"),
+    "no questions for the test": (_study(held_out="none.csv"), "self_study.notes.held_out: there is nothing at 'none.csv'"),
+    "nothing that is asked for": (_study(prompts=[]), "self_study.notes.prompts = [] should have at least 1 item"),
+    "an unknown kind of prompt": (_study(prompts=["sumary"]), "self_study.notes.prompts: 'sumary' is no kind of prompt; use one of structure, summary, question, use_case, creative, or your own as {kind: <name>, prompt: <text>}"),
+    "a kind of prompt twice": (_study(prompts=["summary", {"kind": "summary", "prompt": "a"}]), "self_study.notes.prompts lists the kind 'summary' twice"),
+    "a prompt of white space": (_study(prompts=[{"kind": "own", "prompt": " "}]), "self_study.notes.prompts.0.prompt = ' ' should match the pattern"),
+    "an unknown generator": (_study(generator={"type": "openai"}), "self_study.notes.generator.type = 'openai' is unknown; use one of 'frozen_model', 'server'"),
+    "a server without a model": (_study(generator={"type": "server", "url": "http://localhost:8000/v1"}), "self_study.notes.generator.model: is missing; add it"),
+    "a server that is no URL": (_study(generator={"type": "server", "url": "localhost", "model": "m"}), "self_study.notes.generator.url = 'localhost' should match the pattern"),
+    "a password in params.yaml": (_study(generator={"type": "server", "url": "http://me:secret@host", "model": "m"}), "self_study.notes.generator.url = 'http://me:secret@host' should match the pattern"),
+    "a generator on two places": (_both(_study(generator={"type": "frozen_model", "device": "cpu"}), _set("model.device_map", "auto")), "self_study.notes.generator.device: cpu does not go with model.device_map"),
+    "a misspelt key of a self-study": (_study(chunk_token=9), "self_study.notes.chunk_token: unknown key; did you mean 'chunk_tokens'?"),
+    "rows of a self-study that there is not": (_of_study(), "data.path: 'data/self_study/notes' is what self_study.notes would write, which is not defined; define it, or use one of: none"),
+    "a split of the test that is not held out": (_both(_study(), _of_study(), _set("evaluate.splits", ["test", "test_unseen"])), "evaluate.splits: 'test_unseen' is asked for, but self_study.notes.held_out = 'inputs/test.parquet' is no folder with a file of that name"),
     "names that differ by case": (_set("initializations.Corpus", {"type": "zero", "path": "data/model/config.json"}), "initializations.Corpus = 'Corpus' should match"),
     "a name too long for a folder": (_set("baselines." + "a" * 101, {"type": "no_prefix", "path": "data/model/config.json"}), "should have at most 100 characters"),
     "an empty path": (_set("model.path", ""), "model.path = '' should have at least 1 character"),
@@ -204,6 +228,7 @@ def test_the_unedited_params_pass(folder: Path) -> None:
 
 
 RIGHT: dict[str, Edit] = {
+    "questions about a corpus, by a server": _both(_study(generator={"type": "server", "url": "http://localhost:8000/v1", "model": "m"}, prompts=["summary", {"kind": "exam", "prompt": "Ask."}]), _of_study()),
     "nothing but Jinja2 in a template": _set("task.input_template", "{{ record }} costs {{ '$' }}{{ key }} $5 {}"),
     "a path as an experiment, the model named": lambda p: p["mlflow"].update(experiment="/Users/me/tiny", registered_model="catalog.schema.tiny"),
     "a path as an experiment, no model": lambda p: p["mlflow"].update(experiment="a/b:c", models="none"),
@@ -270,3 +295,22 @@ def test_a_variants_name_and_back(size: int | None) -> None:
     variant = Variant(32, "corpus", 1, size)
     assert variant.name == "len32-corpus-seed1" + ("-train50" if size else "")
     assert Variant.parse(variant.name) == variant
+
+
+def test_a_chunk_with_questions_and_answers_fits_the_model() -> None:
+    from pipeline.config import Params
+    from pipeline.preflight.self_study import check_room
+
+    params = tiny_params(Path("model"))
+    _study(chunk_tokens=300, max_question_tokens=50, max_answer_tokens=150)(params)
+    fits = Params.model_validate(params)
+    check_room(fits, {"max_position_embeddings": 500}, lambda text: 9)
+    with pytest.raises(PipelineError, match="are 500 tokens, more than the model's context of 499"):
+        check_room(fits, {"max_position_embeddings": 499}, lambda text: 9)
+    with pytest.raises(PipelineError, match="are 600 tokens"):
+        check_room(fits, {"max_position_embeddings": 599}, lambda text: 250)
+    with pytest.raises(PipelineError, match="needs a decoder that writes text, which t5 is not"):
+        check_room(fits, {"is_encoder_decoder": True, "model_type": "t5"}, len)
+    server = {"type": "server", "url": "http://localhost:8000/v1", "model": "m"}
+    _study(chunk_tokens=300, generator=server)(params)
+    check_room(Params.model_validate(params), {"max_position_embeddings": 9}, len)

@@ -115,6 +115,11 @@ def _add_initialization(workspace: Workspace) -> None:
     workspace.edit(change)
 
 
+def _study_a_corpus(workspace: Workspace) -> None:
+    study = {"path": "texts/corpus.txt", "held_out": "inputs/train.jsonl"}
+    workspace.edit(lambda p: p.update(self_study={"notes": study}))
+
+
 def _change_corpus(workspace: Workspace) -> None:
     (workspace.root / "texts" / "corpus.txt").write_text("A changed text about fields. " * 3)
 
@@ -217,6 +222,7 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
         _change_corpus,
         {"kv_prefix@corpus", *_points(2, 4, names=("corpus",)), "inspect", "report"},
     ),
+    "a corpus to study": (_study_a_corpus, {"self_study@notes", "held_out@notes"}),
     "a learning rate": (_change_learning_rate, {*_points(2, 4), "inspect", "report"}),
     "the kinds of a prefix": (_leave_out_states, {*_points(2, 4), "inspect", "report"}),
     "the learning rate of states": (_train_states_faster, {*_points(2, 4), "inspect", "report"}),

@@ -35,6 +35,34 @@ def fetch_model() -> None:
     stage.run(_checked_params())
 
 
+@click.command("self_study")
+@click.argument("corpus", shell_complete=completing("self_study"))
+def self_study(corpus: str) -> None:
+    """Ask for questions and answers about CORPUS, one of self_study, into data/self_study.
+
+    \b
+    python -m pipeline self_study handbook
+    """
+    params = _checked_params()
+    from pipeline.stages import self_study as stage
+
+    stage.run(params, corpus)
+
+
+@click.command("held_out")
+@click.argument("corpus", shell_complete=completing("self_study"))
+def held_out(corpus: str) -> None:
+    """Bring your own questions about CORPUS, one of self_study, into data/self_study.
+
+    \b
+    python -m pipeline held_out handbook
+    """
+    params = _checked_params()
+    from pipeline.stages import held_out as stage
+
+    stage.run(params, corpus)
+
+
 @click.command("fetch_data")
 def fetch_data() -> None:
     """Bring the raw splits into data/raw.
@@ -249,6 +277,8 @@ def report() -> None:
 
 STAGES = (
     fetch_model,
+    self_study,
+    held_out,
     fetch_data,
     tokenize,
     kv_prefix,

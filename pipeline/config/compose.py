@@ -27,7 +27,7 @@ from pipeline.workspace.paths import PARAMS
 BEFORE = PARAMS.with_name("params.yaml.before")
 _MARK = re.compile(r"# params\.yaml\.before with (.*), unedited while sha256 (\w+) holds\n")
 # These list things under names of a person's choice, which are meant together.
-_WHOLE = ("initializations", "baselines", "teachers", "trained_baselines")
+_WHOLE = ("self_study", "initializations", "baselines", "teachers", "trained_baselines")
 # One that differs in any of these comes from elsewhere, where other keys hold.
 _ORIGIN = ("source", "id", "package", "path")
 
@@ -35,9 +35,9 @@ _ORIGIN = ("source", "id", "package", "path")
 def compose(example: Path) -> None:
     """Write params.yaml: the params of before, with the example's keys in place of theirs.
 
-    `initializations`, `baselines`, `teachers` and `trained_baselines` stand as the example writes
-    them, and so do `model` and `data` where it names another source; of all other sections key by
-    key.
+    `self_study`, `initializations`, `baselines`, `teachers` and `trained_baselines` stand as the
+    example writes them, and so do `model` and `data` where it names another source; of all other
+    sections key by key.
     Raises PipelineError for an example that is missing or gives no valid params, and where
     something of the person's would be lost.
     """

@@ -83,4 +83,14 @@ class HubData(Watched):
     seed: int = 0
 
 
-DataParams = Annotated[FactbookData | FileData | HubData, Field(discriminator="source")]
+class CorpusData(Watched):
+    """What a self-study wrote into the folder `path`, and the questions that it holds out."""
+
+    source: Literal["corpus"]
+    max_examples: SplitSizes = SplitSizes()
+    seed: int = 0
+
+
+DataParams = Annotated[
+    FactbookData | FileData | HubData | CorpusData, Field(discriminator="source")
+]

@@ -2,11 +2,11 @@
 
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pipeline.config.baselines import UntrainedBaselines
 from pipeline.config.checkpoints import CheckpointParams
-from pipeline.config.data import DataParams, FileData
+from pipeline.config.data import CorpusData, DataParams, FileData
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.hardware import HardwareParams
 from pipeline.config.initializations import Initializations
@@ -26,6 +26,7 @@ from pipeline.config.model import ModelParams
 from pipeline.config.names import refuse_taken_names
 from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
+from pipeline.config.self_study import SelfStudies, asking_the_model, refuse_unknown_study
 from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
 from pipeline.config.taught import refuse_impossible_teachers
@@ -43,6 +44,8 @@ class Params(Section):
 
     model: ModelParams
     data: DataParams
+    # dvc.yaml has the same default.
+    self_study: SelfStudies = Field(default_factory=dict)
     task: TaskParams
     initializations: Initializations
     sweep: SweepParams
@@ -110,6 +113,12 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _studied_corpus_exists(self) -> Self:
+        if isinstance(self.data, CorpusData):
+            refuse_unknown_study(self.data.path, self.self_study)
+        return self
+
+    @model_validator(mode="after")
     def _train_sizes_exist(self) -> Self:
         most = self.data.max_examples.train
         largest = max(self.sweep.train_sizes, default=0)
@@ -135,6 +144,7 @@ class Params(Section):
         computing: dict[str, Compute] = {
             **{"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate},
             **{f"teachers.{name}": teacher for name, teacher in self.teachers.items()},
+            **asking_the_model(self.self_study),
         }
         refuse_two_places(self.model, computing)
         refuse_unfit_for_quantized(self.model, self.trained_baselines)

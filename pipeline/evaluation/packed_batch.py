@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.data.batching import Example, pack
-from pipeline.evaluation.greedy import greedy
+from pipeline.evaluation.decoding import Pick, decode, likeliest
 from pipeline.loss.cross_entropy import token_losses
 from pipeline.prefix import PrefixModel
 from pipeline.prefix.architecture.devices import on_its_layers
@@ -44,8 +44,8 @@ class PackedBatch:
         losses = token_losses(self._logits, self._targets).cpu().double()
         return [float(part.sum()) for part in losses.split(self._counts)]
 
-    def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
-        """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
+    def continuations(self, most: int, ends: set[int], pick: Pick = likeliest) -> list[list[int]]:
+        """Continuations; rows that have ended leave the batch. Uses up the cache."""
         firsts = torch.tensor([0, *self._counts[:-1]]).cumsum(0)
 
         def step(going: list[int], tokens: torch.Tensor) -> torch.Tensor:
@@ -56,4 +56,4 @@ class PackedBatch:
             self._cache.advance()
             return logits
 
-        return greedy(self._logits[firsts], step, most, ends)
+        return decode(self._logits[firsts], step, most, ends, pick)

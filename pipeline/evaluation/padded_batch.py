@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.data.batching import Example, pad_rows
-from pipeline.evaluation.greedy import greedy
+from pipeline.evaluation.decoding import Pick, decode, likeliest
 from pipeline.prefix import PrefixModel
 
 
@@ -55,8 +55,8 @@ class PaddedBatch:
             sum(row[: len(target)]) for row, target in zip(per_token, self.targets, strict=True)
         ]
 
-    def continuations(self, most: int, ends: set[int]) -> list[list[int]]:
-        """Greedy continuations; rows that have ended leave the batch. Uses up the cache."""
+    def continuations(self, most: int, ends: set[int], pick: Pick = likeliest) -> list[list[int]]:
+        """Continuations; rows that have ended leave the batch. Uses up the cache."""
         mask = self.mask
 
         def step(going: list[int], tokens: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ class PaddedBatch:
             mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)
             return self._forward(tokens[:, None], mask)[:, -1]
 
-        return greedy(self.last[:, -1], step, most, ends)
+        return decode(self.last[:, -1], step, most, ends, pick)
 
     def _forward(
         self, ids: torch.Tensor, mask: torch.Tensor, keep: int | None = None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import Params
+from pipeline.config.self_study import asking_the_model
 
 
 def gpus_of_stage(params: Params) -> int | None:
@@ -13,7 +14,8 @@ def gpus_of_stage(params: Params) -> int | None:
     All are those of a model that is spread, of a training by a process a GPU, and of a device that
     is named by its number.
     """
-    sections = (params.kv_prefix, params.train, params.evaluate)
+    asking = asking_the_model(params.self_study).values()
+    sections = (params.kv_prefix, params.train, params.evaluate, *asking)
     numbered = any(":" in section.device for section in sections)
     processes = 1 if params.train.device == "cpu" else params.hardware.processes
     if numbered or params.device_map is not None or processes == "auto":

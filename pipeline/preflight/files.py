@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.preflight.context import check_examples, check_lengths
 from pipeline.preflight.kinds import check_kinds
 from pipeline.preflight.model import check_model_fits_task
+from pipeline.preflight.self_study import check_held_out, check_room
 from pipeline.standing.last_runs import LastRuns
 from pipeline.storage.records import read_json
 from pipeline.workspace import paths
@@ -29,11 +30,13 @@ def check_files(params: Params) -> list[str]:
     """
     last = LastRuns.read()
     _sources_exist(params, last)
+    check_held_out(params)
     waiting = []
     _model_fits_task(params, last)
     if last.is_current("fetch_model"):
         if (config := _model_config()) is not None:
             check_lengths(params, config)
+            check_room(params, config, _token_counter())
         _corpora_are_long_enough(params)
     else:
         waiting.append("lengths and corpora are checked against the model after fetch_model")
@@ -57,6 +60,9 @@ def _sources_exist(params: Params, last: LastRuns) -> None:
     if isinstance(params.data, FileData):
         files = params.data.files.model_dump()
         named += [("fetch_data", f"data.files.{split}", file) for split, file in files.items()]
+    for name, study in params.self_study.items():
+        named.append((f"self_study@{name}", f"self_study.{name}.path", study.path))
+        named.append((f"held_out@{name}", f"self_study.{name}.held_out", study.held_out))
     for name, definition in params.initializations.items():
         if definition.path_is_users_own:
             named.append((f"kv_prefix@{name}", f"initializations.{name}.path", definition.path))

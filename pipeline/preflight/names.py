@@ -11,3 +11,10 @@ def check_in_context(params: Params, length: int, initialization: str) -> None:
             f"'{initialization}' at {length} tokens is not in sweep.in_context and sweep.lengths "
             "of params.yaml"
         )
+
+
+def check_self_study(params: Params, name: str) -> None:
+    """Raise PipelineError for a self-study that params.yaml has not."""
+    if name not in params.self_study:
+        known = ", ".join(params.self_study) or "none"
+        raise PipelineError(f"'{name}' is not under self_study of params.yaml; known: {known}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.project.columns import words_of
 from pipeline.project.splitting import Example
-from pipeline.sources.files import read_file
 from pipeline.sources.formats.text import COMPRESSED
+from pipeline.sources.one_file import read_file
 from pipeline.sources.rows import Row
 from pipeline.storage.records import write_jsonl
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.data import DataParams, FactbookData, FileData, HubData
+from pipeline.config.data import CorpusData, DataParams, FactbookData, FileData, HubData
 from pipeline.data.seen import Seen
 from pipeline.errors import PipelineError
+from pipeline.sources.corpus import corpus_rows
 from pipeline.sources.factbook import factbook_rows
 from pipeline.sources.files import file_rows
 from pipeline.sources.hub import at_commit, hub_rows
@@ -24,6 +25,7 @@ _ROWS: dict[type, Callable[[Any, Path], dict[str, Rows]]] = {
     FactbookData: factbook_rows,
     FileData: file_rows,
     HubData: hub_rows,
+    CorpusData: corpus_rows,
 }
 _MOVED = "source_id"
 

@@ -79,11 +79,11 @@ def _profiles(archive: zipfile.ZipFile, params: FactbookData) -> list[Profile]:
         if match is None or match[1] in _NOT_COUNTRIES:
             continue
         content = json.loads(archive.read(name))
-        country = _country_name(content)
+        country = country_name(content)
         if country is None:
             continue
         sections = {
-            section: _short_fields(fields, params.max_value_length)
+            section: short_fields(fields, params.max_value_length)
             for section, fields in content.items()
         }
         profiles.append(Profile(match[2], match[1], country, sections))
@@ -92,7 +92,7 @@ def _profiles(archive: zipfile.ZipFile, params: FactbookData) -> list[Profile]:
     return profiles
 
 
-def _country_name(content: dict[str, Any]) -> str | None:
+def country_name(content: dict[str, Any]) -> str | None:
     names = content.get("Government", {}).get("Country name", {})
     for form in ("conventional short form", "conventional long form"):
         text = plain_text(names.get(form, {}).get("text", ""))
@@ -101,9 +101,9 @@ def _country_name(content: dict[str, Any]) -> str | None:
     return None
 
 
-def _short_fields(fields: dict[str, Any], longest: int) -> Fields:
+def short_fields(fields: dict[str, Any], longest: int) -> Fields:
     """Fields and nested fields whose value is a short line of its own."""
-    pairs = [(name, value) for name, value in _flat(fields) if 0 < len(value) <= longest]
+    pairs = [(name, value) for name, value in flat_fields(fields) if 0 < len(value) <= longest]
     times = Counter(value for _, value in pairs)
     # An answer that stands twice in a record, or says nothing, makes no question.
     return [
@@ -113,7 +113,7 @@ def _short_fields(fields: dict[str, Any], longest: int) -> Fields:
     ]
 
 
-def _flat(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def flat_fields(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, content in fields.items():
         if not isinstance(content, dict):
             continue

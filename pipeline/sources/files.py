@@ -1,10 +1,10 @@
-"""Rows from local files: JSON lines, an array of JSON, CSV, TSV or Parquet."""
+"""Rows from local files, one a split."""
 
 from pathlib import Path
 
 from pipeline.config.data import FileData
-from pipeline.errors import PipelineError, first_line
-from pipeline.sources.formats.table import READERS, kind_of, rows_of
+from pipeline.errors import PipelineError
+from pipeline.sources.one_file import read_file
 from pipeline.sources.rows import Rows
 
 
@@ -28,29 +28,3 @@ def file_rows(params: FileData, _: Path) -> dict[str, Rows]:
                 f"{', '.join(missing)}"
             )
     return splits
-
-
-def read_file(path: Path, key: str) -> Rows:
-    """The rows of one file. Raises PipelineError, naming `key`, for what `file_rows` refuses."""
-    kind = kind_of(path)
-    if kind not in READERS:
-        raise PipelineError(
-            f"{key}: '{path}' is none of {', '.join(READERS)}; convert it to one of these"
-        )
-    if path.is_dir():
-        raise PipelineError(f"{key}: '{path}' is a folder; name a file of it")
-    try:
-        rows = rows_of([path], kind)
-    except FileNotFoundError as error:
-        raise PipelineError(f"{key}: there is no file '{path}'") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # each format's library raises kinds of its own
-        raise PipelineError(
-            f"{key}: '{path}' is no readable {kind} file: {first_line(error)}"
-        ) from error
-    if not rows.count:
-        raise PipelineError(f"{key}: '{path}' holds no rows")
-    if not rows.columns:
-        raise PipelineError(f"{key}: '{path}' holds empty rows alone")
-    return rows

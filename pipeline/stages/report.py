@@ -25,7 +25,7 @@ from pipeline.tracking.registered_model import mark_best
 from pipeline.tracking.store import never_fatal
 from pipeline.tracking.sweep_run import log_sweep
 from pipeline.workspace import location, paths
-from pipeline.workspace.checkpoints import remove_checkpoints
+from pipeline.workspace.checkpoints import remove_checkpoints, studies_in
 
 
 def run(params: Params) -> None:
@@ -52,7 +52,8 @@ def run(params: Params) -> None:
     timed = write_timings(params, table, seeds, paths.TIMINGS)
     print(text)
     # Trained, evaluated and kept by DVC: nothing is to be resumed any more.
-    remove_checkpoints(location.home() / paths.CHECKPOINTS, *(v.name for v in sweep(params)))
+    kept = location.home() / paths.CHECKPOINTS
+    remove_checkpoints(kept, *(v.name for v in sweep(params)), *studies_in(kept))
     print(f"\nThe report, with plots and examples: {paths.REPORT / HTML}")
     with never_fatal("log the report"):
         deliver_pending()

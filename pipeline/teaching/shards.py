@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from pipeline.config.stage_code import code_of
+from pipeline.standing.stage_code import code_of
 from pipeline.storage.atomic import atomic_file
 from pipeline.workspace import location, paths
 from pipeline.workspace.checkpoints import checkpoint_name, lock_of, remove_checkpoints

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.config.stage_code import ROOT, code_of
 from pipeline.prefix import KVPrefix
+from pipeline.standing.stage_code import ROOT, code_of
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 from pipeline.workspace.checksums import sha256_of

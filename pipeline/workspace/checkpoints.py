@@ -18,6 +18,17 @@ def checkpoint_name(training: str, digest: str) -> str:
     return f"{training}-{digest[:_DIGITS]}"
 
 
+def study_name(self_study: str) -> str:
+    """What stands for a training in the folder's name of a self-study; no variant has a dot."""
+    return f"self_study.{self_study}"
+
+
+def studies_in(root: Path) -> list[str]:
+    """The self-studies of which something is kept, as `study_name` gives them."""
+    names = (_training_of(folder.name) for folder in sorted(root.glob("self_study.*")))
+    return [name for name in dict.fromkeys(names) if name is not None]
+
+
 def is_of(name: str, training: str) -> bool:
     """Whether a folder's name is one that `checkpoint_name` gives for this training.
 

@@ -6,6 +6,7 @@ PARAMS = Path("params.yaml")
 DATA = Path("data")
 MODEL = DATA / "model"
 RAW_DATA = DATA / "raw"
+SELF_STUDY = DATA / "self_study"
 TOKENIZED = DATA / "tokenized"
 KV_PREFIX = DATA / "kv_prefix"
 TEACHERS = DATA / "teachers"
@@ -20,6 +21,9 @@ TIMINGS = DATA / "timings"
 
 # Beside what was fetched from the Hub: the commit that it is from.
 SOURCE = Path("source.json")
+
+# Below the folder of a self-study: the person's own questions for the test.
+HELD_OUT = Path("held_out")
 
 # No outputs of a stage; below the home of a temporary workspace (pipeline/workspace/location.py).
 WORKSPACE = DATA / "workspace.json"

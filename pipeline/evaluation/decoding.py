@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch whose rows leave as they end."""
+"""Decoding of a batch whose rows leave as they end."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,30 @@ Step = Callable[[list[int], torch.Tensor], torch.Tensor]
 """Logits `[rows, vocabulary]` after one more token `[rows]` of each row that goes on, which are
 those of the given indices among the rows so far."""
 
+Pick = Callable[[list[int], torch.Tensor], torch.Tensor]
+"""The next tokens `[rows]` of the rows of these numbers, by their logits `[rows, vocabulary]`."""
 
-def greedy(first: torch.Tensor, step: Step, most: int, ends: set[int]) -> list[list[int]]:
-    """The likeliest token at every step, for each row.
+
+def likeliest(_: list[int], logits: torch.Tensor) -> torch.Tensor:
+    """The likeliest token of each row: greedy decoding."""
+    return logits.argmax(-1)
+
+
+def decode(
+    first: torch.Tensor, step: Step, most: int, ends: set[int], pick: Pick = likeliest
+) -> list[list[int]]:
+    """The tokens that are picked step by step, for each row.
 
     Args:
         first: logits `[rows, vocabulary]` after each row's input.
         step: feeds the tokens that were chosen.
         most: tokens a row at the most.
         ends: tokens that end a row, kept like others.
+        pick: chooses them.
     """
     texts: list[list[int]] = [[] for _ in first]
     rows = list(range(len(texts)))
-    tokens = first.argmax(-1)
+    tokens = pick(rows, first)
     for count in range(1, most + 1):
         chosen = tokens.tolist()
         for row, token in zip(rows, chosen, strict=True):
@@ -29,5 +40,5 @@ def greedy(first: torch.Tensor, step: Step, most: int, ends: set[int]) -> list[l
         if not going or count == most:
             break
         rows = [rows[i] for i in going]
-        tokens = step(going, tokens[going]).argmax(-1)
+        tokens = pick(rows, step(going, tokens[going]))
     return texts

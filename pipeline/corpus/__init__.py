@@ -1,0 +1,1 @@
+"""A corpus: documents read from files, and cut into chunks of tokens."""

@@ -1,0 +1,102 @@
+"""The whole of a self-study: chunk by chunk, then split by question and counted."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.corpus.questions import normalized
+from pipeline.errors import PipelineError
+from pipeline.progress.bar import Bar
+from pipeline.self_study.asking import Asked, Row, ask_about
+from pipeline.self_study.kept import KeptChunks
+from pipeline.self_study.plan import Plan
+from pipeline.self_study.writing import Writer
+from pipeline.storage.records import write_json, write_jsonl
+
+
+def ask_all(plan: Plan, writer: Writer, kept: KeptChunks, name: str) -> None:
+    """Ask about every chunk that is not kept yet; each is kept as soon as it is finished.
+
+    A question that stands in an earlier chunk already is dropped: without a text before it the
+    same question has one answer.
+    """
+    known: set[bytes] = set()
+    per_chunk = plan.settings.questions_per_chunk
+    with Bar(plan.questions, f"self-study {name}", "question") as bar:
+        for index in range(len(plan.chunks)):
+            asked = kept.load(index)
+            if asked is None:
+                asked = ask_about(plan, index, writer, lambda text: _digest(text) in known)
+                kept.save(index, asked)
+            known.update(_digest(normalized(row["question"])) for row in asked.rows)
+            bar.update(per_chunk)
+
+
+def write_study(plan: Plan, kept: KeptChunks, name: str, folder: Path) -> None:
+    """Write `train.jsonl`, `validation.jsonl` and `statistics.json` of finished chunks.
+
+    Rows stand in the order of the chunks; a question is in one of the two.
+
+    Raises:
+        PipelineError: when fewer than two questions are left.
+    """
+    dropped: Counter[str] = Counter()
+    questions: list[str] = []
+    for asked in _each(plan, kept):
+        dropped.update(asked.dropped)
+        questions += [row["question"] for row in asked.rows]
+    if len(questions) < 2:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        raise PipelineError(
+            f"self_study.{name}: of {plan.questions} questions {len(questions)} are left "
+            f"({reasons}); raise max_question_tokens or max_answer_tokens, set unfinished to keep, "
+            "or use a stronger model as the generator"
+        )
+    validation = _validation(plan, questions)
+    write_jsonl(folder / "train.jsonl", _rows(plan, kept, validation, False))
+    write_jsonl(folder / "validation.jsonl", _rows(plan, kept, validation, True))
+    kinds = Counter(row["kind"] for asked in _each(plan, kept) for row in asked.rows)
+    statistics: dict[str, Any] = {
+        "documents": plan.documents,
+        "tokens": plan.tokens,
+        "chunks": len(plan.chunks),
+        "questions_asked": plan.questions,
+        "dropped": dict(sorted(dropped.items())),
+        "rows": {"train": len(questions) - len(validation), "validation": len(validation)},
+        "rows_by_kind": {prompt.kind: kinds[prompt.kind] for prompt in plan.settings.prompts},
+    }
+    write_json(folder / "statistics.json", statistics)
+    print(
+        f"{name}: {len(questions)} of {plan.questions} questions are left, {len(validation)} of "
+        f"them for validation; dropped: "
+        f"{', '.join(f'{n} {why}' for why, n in sorted(dropped.items())) or 'none'}"
+    )
+
+
+def _validation(plan: Plan, questions: list[str]) -> set[str]:
+    """The questions of the validation split: drawn by the seed, whatever others there are."""
+    wanted = max(1, round(plan.settings.validation_fraction * len(questions)))
+    count = min(len(questions) - 1, wanted)
+    seed = plan.settings.seed
+    return set(sorted(questions, key=lambda text: _digest(f"{seed} {normalized(text)}"))[:count])
+
+
+def _rows(plan: Plan, kept: KeptChunks, validation: set[str], is_validation: bool) -> Iterator[Row]:
+    for asked in _each(plan, kept):
+        yield from (row for row in asked.rows if (row["question"] in validation) == is_validation)
+
+
+def _each(plan: Plan, kept: KeptChunks) -> Iterator[Asked]:
+    for index in range(len(plan.chunks)):
+        asked = kept.load(index)
+        if asked is None:
+            raise PipelineError(
+                f"{kept.folder}: a finished chunk is gone or damaged; run the stage again"
+            )
+        yield asked
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
