@@ -40,6 +40,22 @@ def test_logits_are_of_one_position_a_piece() -> None:
     assert lengths_read(build("llama")) == [(20, 1), (20, 1), (10, 1)]
 
 
+def test_what_is_read_is_written_where_it_stays() -> None:
+    model = build("llama")
+    places: list[int] = []
+
+    def note(_: object, __: object, given: dict[str, Any], output: Any) -> None:
+        places.extend(layer.keys.data_ptr() for layer in given["past_key_values"].layers)
+
+    model.register_forward_hook(note, with_kwargs=True)
+    kv = kv_prefix_from_tokens(model, TOKENS)
+    prefill.prefilled(model, TOKENS.repeat(4), piece=20)
+    assert len(places) == 2 + 2 * 10
+    # A copy for each piece would lie elsewhere each time.
+    assert places[2:4] * 10 == places[2:]
+    assert all(t.untyped_storage().nbytes() == t.nbytes for t in (*kv.keys, *kv.values))
+
+
 def test_a_rotary_embedding_that_changes_with_the_length_reads_the_whole() -> None:
     assert lengths_read(dynamic(32)) == [(50, 1)]
     assert lengths_read(dynamic(64)) == [(20, 1), (20, 1), (10, 1)]
