@@ -19,7 +19,7 @@ from tabulate import tabulate
 MEGABYTE = 2**20
 TINY = {
     **{"vocab_size": 32_000, "hidden_size": 64, "intermediate_size": 128},
-    **{"num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 2},
+    **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2},
 }
 # Of meta-llama/Llama-3.1-8B; without its embeddings, which read a text at no cost worth a figure.
 EIGHT_BILLION = {
@@ -39,7 +39,7 @@ def main(tokens: int, measure: str | None) -> None:
         click.echo(json.dumps(found))
         return
     whole = _in_its_own_process("whole", tokens)
-    _show(f"A random Llama of 4 layers, float32, reads {tokens:,} tokens:", _row(whole))
+    _show(f"A random Llama of 2 layers, float32, reads {tokens:,} tokens:", _row(whole))
     one, two = (_in_its_own_process(str(layers), tokens) for layers in (1, 2))
     for found, layers in ((one, "1 layer"), (two, "2 layers")):
         title = f"{layers} of Llama-3.1-8B's shape, bfloat16, the last piece of {tokens:,} tokens:"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.prefix import kv_prefix_from_tokens
+from pipeline.prefix import PrefixError, kv_prefix_from_tokens, spaced_chunks
 from pipeline.prefix.starts import prefill
 from tests.prefix.architectures import SETTINGS, build
 from tests.prefix.test_reach import dynamic
@@ -54,6 +54,19 @@ def test_what_is_read_is_written_where_it_stays() -> None:
     # A copy for each piece would lie elsewhere each time.
     assert places[2:4] * 10 == places[2:]
     assert all(t.untyped_storage().nbytes() == t.nbytes for t in (*kv.keys, *kv.values))
+
+
+def test_a_text_beyond_the_context_is_read_by_chunks_or_refused() -> None:
+    model = build("llama")
+    text = TOKENS.repeat(6).tolist()
+    with pytest.raises(
+        PrefixError,
+        match=r"300 virtual tokens are more than the model's context of 256 positions; use a "
+        r"shorter prefix, or of a longer text chunks alone \(spaced_chunks\)",
+    ):
+        kv_prefix_from_tokens(model, text)
+    chunks = spaced_chunks(text, 200, 8)
+    assert len(kv_prefix_from_tokens(model, chunks)) == 200
 
 
 def test_a_rotary_embedding_that_changes_with_the_length_reads_the_whole() -> None:
