@@ -60,10 +60,12 @@ class HeadToMatch:
         n, p = shares.shape
         weight = ridge * float(shares.square().sum()) / p
         if p <= n:
-            gram = shares.T @ shares + weight * torch.eye(p).to(shares)
+            gram = shares.T @ shares
+            gram.diagonal().add_(weight)
             return start + torch.cholesky_solve(shares.T @ missing, torch.linalg.cholesky(gram))
         # The same in as many unknowns as there are queries.
-        gram = shares @ shares.T + weight * torch.eye(n).to(shares)
+        gram = shares @ shares.T
+        gram.diagonal().add_(weight)
         return start + shares.T @ torch.cholesky_solve(missing, torch.linalg.cholesky(gram))
 
     def error(self, keys: torch.Tensor, values: torch.Tensor) -> float:
