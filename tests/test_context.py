@@ -148,6 +148,13 @@ def _attended(params: dict[str, Any]) -> None:
     params["sweep"]["initializations"] = ["most"]
 
 
+def _matched(params: dict[str, Any]) -> None:
+    # Two more than the inputs after it have room for, without their targets.
+    few = {"type": "attention_matching", "path": "texts/corpus.txt", "corpus_tokens": 23}
+    params["initializations"]["few"] = few
+    params["sweep"]["initializations"] = ["few"]
+
+
 def _said_by_the_system(params: dict[str, Any]) -> None:
     # 8 of the text and 29 of the turns around it.
     turns = {"use_chat_template": True, "system_prompt": ""}
@@ -180,6 +187,11 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "a size of more examples than there are": (
         lambda p: p["sweep"].update(train_sizes=[4, 5]),
         "sweep.train_sizes: 5 is above the 4 examples of the training split; lower it",
+    ),
+    "a text that examples are read after": (
+        _matched,
+        "initializations.few.corpus_tokens: the longest example of train has 42 tokens, which "
+        "after 23 of the text are more than the model's context of 64 positions; lower it",
     ),
     "a text that inputs are read after": (
         _attended,

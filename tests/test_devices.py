@@ -17,6 +17,7 @@ from pipeline.evaluation.generation import measure_examples
 from pipeline.loss.for_model import is_classifier
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_tokens, random_kv_prefix
 from pipeline.prefix.starts.attended import most_attended
+from pipeline.prefix.starts.matching import attention_matching
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.loop import train_prefix
 from tests.conftest import kv_of, tiny_model, tiny_tokenizer
@@ -63,11 +64,12 @@ def test_training_and_measuring(kind: str, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.usefixtures("like_mps")
-def test_the_start_that_is_chosen_by_attention() -> None:
+def test_starts_that_are_chosen_by_attention() -> None:
     kv = kv_prefix_from_tokens(tiny_model(), list(range(4, 16)))
     model = PrefixModel(tiny_model(), PrefixConfig(num_virtual_tokens=12)).eval()
     model.load_kv_prefix(kv)
     assert len(most_attended(model, kv_of(model), 4, [[9, 8, 7], [5, 6]])) == 4
+    assert len(attention_matching(model, kv_of(model), 4, [[9, 8, 7], [5, 6]])) == 4
 
 
 @pytest.mark.usefixtures("like_mps")

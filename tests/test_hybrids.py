@@ -269,6 +269,12 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         "initializations.most.type: most_attended chooses single tokens of a text, which the "
         "states of this model do not keep apart; use corpus_text or corpus_chunks",
     ),
+    "keys and values matched to a text": (
+        lfm2,
+        {"initializations": {"few": {"type": "attention_matching", "path": "texts/corpus.txt"}}},
+        "initializations.few.type: attention_matching chooses single tokens of a text, which the "
+        "states of this model do not keep apart; use corpus_text or corpus_chunks",
+    ),
     "a trained variant of another length": (
         lfm2,
         {

@@ -32,6 +32,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "template": "{{ key }}: {{ value }}",
     },
     "attended": {"type": "most_attended", "path": "texts/corpus.txt", "corpus_tokens": 40},
+    "matched": {"type": "attention_matching", "path": "texts/corpus.txt", "corpus_tokens": 40},
     "earlier": {"type": "prefix_file", "path": "inputs/adapter"},
     "variant": {
         "type": "trained_variant",

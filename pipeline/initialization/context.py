@@ -111,3 +111,6 @@ class StartContext(Protocol):
 
     def inputs(self, most: int) -> list[list[int]]:
         """The token ids of the first training inputs, up to `most` of them."""
+
+    def examples(self, most: int) -> list[list[int]]:
+        """The token ids of the first training examples with their targets, up to `most`."""

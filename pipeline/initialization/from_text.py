@@ -64,7 +64,7 @@ class TextStart(Start):
         """The file."""
         return f"tokens of {self.path}"
 
-    def tokens(self, context: StartContext) -> list[int]:
+    def tokens(self, context: StartContext) -> list[int] | None:
         """The first p tokens that were prefilled."""
         return context.cached_tokens[: context.length]
 

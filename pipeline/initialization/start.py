@@ -48,6 +48,12 @@ class Start(Section):
     needs_causal_lm: ClassVar[bool] = False
     """Whether it serves `task.type: causal_lm` alone."""
 
+    chooses_tokens: ClassVar[bool] = False
+    """Whether it keeps single tokens of a text, which a state does not keep apart."""
+
+    reads_targets: ClassVar[bool] = False
+    """Whether training examples are read after its text with their targets."""
+
     def cached(self, context: CacheContext) -> Cached | None:
         """What the stage `kv_prefix` computes or reads; None for one drawn when a variant trains.
 

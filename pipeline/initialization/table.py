@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from pipeline.initialization.attention_matching import AttentionMatching
 from pipeline.initialization.corpus_chunks import CorpusChunks
 from pipeline.initialization.corpus_text import CorpusText
 from pipeline.initialization.demonstrations import Demonstrations
@@ -22,6 +23,7 @@ INITIALIZATIONS: tuple[type[Start], ...] = (
     CorpusChunks,
     Demonstrations,
     MostAttended,
+    AttentionMatching,
     PrefixFile,
     TrainedVariant,
 )

@@ -5,9 +5,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.data.beginning import following
+from pipeline.data.rows import TokenizedRows
 from pipeline.data.splits import load_split
 from pipeline.models.definition import read_definition
 from pipeline.models.first_tokens import KEPT, first_tokens, stored_tokens
@@ -90,9 +92,15 @@ class ForVariant:
     def inputs(self, most: int) -> list[list[int]]:
         """The first inputs of the training split as they follow what the stage `kv_prefix` kept,
         without their targets."""
+        return [row["input_ids"][: row["target_start"]] for row in self._rows(most)]
+
+    def examples(self, most: int) -> list[list[int]]:
+        """The same with their targets."""
+        return [list(row["input_ids"]) for row in self._rows(most)]
+
+    def _rows(self, most: int) -> Dataset | TokenizedRows:
         rows = load_split(paths.TOKENIZED / "splits", "train")
-        first = following(rows.select(range(min(most, len(rows)))), self.cached.begins_text)
-        return [row["input_ids"][: row["target_start"]] for row in first]
+        return following(rows.select(range(min(most, len(rows)))), self.cached.begins_text)
 
 
 def _folder(variant: Variant) -> Path:

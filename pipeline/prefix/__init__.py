@@ -16,6 +16,7 @@ from pipeline.prefix.starts.from_text import (
     kv_prefix_from_text,
     kv_prefix_from_tokens,
 )
+from pipeline.prefix.starts.matching import attention_matching
 from pipeline.prefix.starts.reshaped import spaced_chunks, stretched_kv_prefix
 from pipeline.prefix.together import packed_logits_together
 
@@ -24,6 +25,7 @@ __all__ = [
     "PrefixConfig",
     "PrefixError",
     "PrefixModel",
+    "attention_matching",
     "kv_prefix_from_cache",
     "kv_prefix_from_source",
     "kv_prefix_from_source_tokens",

@@ -116,10 +116,14 @@ def check_examples(
         context = context_of(config)
         if name not in params.sweep.initializations or before is None or context is None:
             continue
-        read = int(statistics["train"]["input_tokens_max"])
+        train = statistics["train"]
+        what = "example" if start.reads_targets else "input"
+        inputs, targets = int(train["input_tokens_max"]), int(train["target_tokens_max"])
+        whole = int(train.get("tokens_max", min(inputs + targets, params.task.max_length)))
+        read = whole if start.reads_targets else inputs
         if before + read > context:
             raise PipelineError(
-                f"initializations.{name}.corpus_tokens: the longest input of train has {read} "
+                f"initializations.{name}.corpus_tokens: the longest {what} of train has {read} "
                 f"tokens, which after {before} of the text are more than the model's context of "
                 f"{context} positions; lower it"
             )

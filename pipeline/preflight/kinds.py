@@ -77,10 +77,10 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
         )
     # The stage `kv_prefix` runs for all of them, in the sweep or not.
     for name, start in params.initializations.items():
-        if start.type == "most_attended":
+        if start.chooses_tokens:
             yield (
                 _has_states,
-                f"initializations.{name}.type: most_attended chooses single tokens of a text, "
+                f"initializations.{name}.type: {start.type} chooses single tokens of a text, "
                 "which the states of this model do not keep apart; use corpus_text or "
                 "corpus_chunks",
             )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.prefix import kv_prefix_from_tokens
+from pipeline.prefix import PrefixError, kv_prefix_from_tokens, spaced_chunks
 from pipeline.prefix.starts import prefill
 from tests.prefix.architectures import SETTINGS, build
 from tests.prefix.test_reach import dynamic
@@ -38,6 +38,35 @@ def lengths_read(model: PreTrainedModel) -> list[tuple[int, int]]:
 
 def test_logits_are_of_one_position_a_piece() -> None:
     assert lengths_read(build("llama")) == [(20, 1), (20, 1), (10, 1)]
+
+
+def test_what_is_read_is_written_where_it_stays() -> None:
+    model = build("llama")
+    places: list[int] = []
+
+    def note(_: object, __: object, given: dict[str, Any], output: Any) -> None:
+        places.extend(layer.keys.data_ptr() for layer in given["past_key_values"].layers)
+
+    model.register_forward_hook(note, with_kwargs=True)
+    kv = kv_prefix_from_tokens(model, TOKENS)
+    prefill.prefilled(model, TOKENS.repeat(4), piece=20)
+    assert len(places) == 2 + 2 * 10
+    # A copy for each piece would lie elsewhere each time.
+    assert places[2:4] * 10 == places[2:]
+    assert all(t.untyped_storage().nbytes() == t.nbytes for t in (*kv.keys, *kv.values))
+
+
+def test_a_text_beyond_the_context_is_read_by_chunks_or_refused() -> None:
+    model = build("llama")
+    text = TOKENS.repeat(6).tolist()
+    with pytest.raises(
+        PrefixError,
+        match=r"300 virtual tokens are more than the model's context of 256 positions; use a "
+        r"shorter prefix, or of a longer text chunks alone \(spaced_chunks\)",
+    ):
+        kv_prefix_from_tokens(model, text)
+    chunks = spaced_chunks(text, 200, 8)
+    assert len(kv_prefix_from_tokens(model, chunks)) == 200
 
 
 def test_a_rotary_embedding_that_changes_with_the_length_reads_the_whole() -> None:

@@ -51,7 +51,9 @@ def prefix_of(
             for kept, tensor in ((keys, layer.keys), (values, layer.values)):
                 kept.append(_own(tensor[0, :, :num_virtual_tokens].float(), is_ours))
             if is_ours:
-                layer.keys = layer.values = None
+                # Buffers and all, before the next layer's tensors are cast.
+                past_key_values.layers[index] = layer = None
+                del tensor
         for which, tensor in beside.items():
             _refuse_rows(tensor, name)
             state = tensor[0].float() if tensor.is_floating_point() else tensor[0]

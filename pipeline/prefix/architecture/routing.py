@@ -36,6 +36,7 @@ class AttentionCall:
         mask: `[batch, 1, queries, keys]`, boolean (true for keys to attend to) or added to the
             scores; None where the module's causality alone says it all.
         extra: the other keywords, among them `position_bias` `[1, heads, queries, keys]`.
+        function: the attention that the call goes on to.
     """
 
     module: Any
@@ -44,6 +45,11 @@ class AttentionCall:
     value: torch.Tensor
     mask: torch.Tensor | None
     extra: dict[str, Any] = field(default_factory=dict)
+    function: Callable[..., Any] = sdpa_attention_forward
+
+    def output(self) -> Any:
+        """What the attention returns of the call as it is; first `[batch, queries, heads, dim]`."""
+        return self.function(self.module, self.query, self.key, self.value, self.mask, **self.extra)
 
 
 Handler = Callable[[AttentionCall], None]
@@ -99,11 +105,11 @@ def _routed_to(choose: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any
         attention_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> Any:
-        call = AttentionCall(module, query, key, value, attention_mask, kwargs)
+        call = AttentionCall(module, query, key, value, attention_mask, kwargs, choose(module))
         # None where another thread calls the bare model while it is routed.
         if _handlers.stack:
             _handlers.stack[-1](call)
-        return choose(module)(module, query, call.key, call.value, call.mask, **call.extra)
+        return call.output()
 
     return forward
 

@@ -11,12 +11,14 @@ _ROOM = 64
 class GrowingLayer(DynamicLayer):
     """Keys and values in buffers with room for the next tokens.
 
-    transformers' own copies the whole cache for every token; here it is copied once in 64 tokens.
+    transformers' own copies the whole cache for every token; here it is copied once in 64 tokens,
+    and never where the number of tokens to come is said beforehand (`expected`).
     Numbers are the same. Where a gradient is needed nothing is written in place.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int = 0) -> None:
         super().__init__()
+        self._expected = expected
         self._buffers: list[torch.Tensor | None] = [None, None]
 
     keys: torch.Tensor
@@ -46,7 +48,8 @@ class GrowingLayer(DynamicLayer):
         # Whatever has no width is at one address, with other rows too.
         in_place = in_place and buffer is not None and buffer.shape[:-2] == new.shape[:-2]
         if buffer is None or not in_place or buffer.shape[-2] < end:
-            buffer = new.new_empty(*new.shape[:-2], end + _ROOM, new.shape[-1])
+            size = self._expected if self._expected >= end else end + _ROOM
+            buffer = new.new_empty(*new.shape[:-2], size, new.shape[-1])
             if length:
                 buffer[..., :length, :] = kept
             self._buffers[which] = buffer

@@ -80,7 +80,7 @@ def kv_prefix_from_tokens(
     if context is not None and len(tokens) > context:
         raise PrefixError(
             f"{len(tokens)} virtual tokens are more than the model's context of {context} "
-            "positions; use a shorter prefix"
+            "positions; use a shorter prefix, or of a longer text chunks alone (spaced_chunks)"
         )
     if not is_decoder_only(frozen_model):
         return kv_prefix_from_source_tokens(frozen_model, tokens.tolist())

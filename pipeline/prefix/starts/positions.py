@@ -38,9 +38,22 @@ def moved_to_front(model: PreTrainedModel, kv: KVPrefix, positions: list[int]) -
 
     Raises PrefixError for a model that cannot be asked how it rotates.
     """
-    last = positions[-1] + 1
+    return _moved(model, kv, torch.tensor(positions), torch.arange(len(positions)))
+
+
+@torch.no_grad()
+def moved_back(model: PreTrainedModel, kv: KVPrefix, by: int) -> KVPrefix:
+    """A prefix all of whose tokens stand `by` positions earlier, before the text's own start too.
+
+    Between it and what comes after it every distance is then what it was to the text, where what
+    comes after moves back as well. Raises PrefixError as `moved_to_front` does.
+    """
+    return _moved(model, kv, torch.full((len(kv),), by), torch.zeros(len(kv), dtype=torch.long))
+
+
+def _moved(model: PreTrainedModel, kv: KVPrefix, old: torch.Tensor, new: torch.Tensor) -> KVPrefix:
+    last = int(torch.maximum(old, new).max()) + 1
     first, second = (_alone(model, token, last) for token in _two_tokens(model))
-    old, new = torch.tensor(positions), torch.arange(len(positions))
     moved: list[torch.Tensor] = []
     # Values too: multi-head latent attention caches its rotated part in their place.
     cached = (*kv.keys, *kv.values, *(keys.movedim(0, -2) for keys in index_of(kv.states).values()))

@@ -1,13 +1,16 @@
 """Filling a KV cache with a text of any length: no logits, and a long text in pieces.
 
 Logits of 128,000 tokens over a vocabulary of 128,000 take 67 GB in float32, and are of no use here.
-What a piece takes besides the cache is its own activations, and a mask of piece by tokens so far.
+Keys and values are written where they stay, into buffers as long as the text. What a piece takes
+besides is its own activations, a mask of piece by tokens so far, and one layer's keys and values
+repeated where several query heads share them, as transformers does for torch's attention.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
 from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
@@ -17,6 +20,7 @@ from pipeline.prefix.architecture.shapes import cache_argument_of
 from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.caches import attends, beside_keys, empty_cache
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.injection.growing import GrowingLayer
 
 PIECE = 2048
 """The most tokens that are read at a time."""
@@ -35,15 +39,20 @@ def prefilled(model: PreTrainedModel, tokens: torch.Tensor, piece: int = PIECE) 
     is before them, reads it whole, and so does one whose states are used for single tokens alone.
     Sliding windows are masks like any other here.
     """
-    # The mask of a piece is as long as the text.
-    size = max(1, min(piece, _MASK // max(1, len(tokens))))
+    size = piece_of(len(tokens), piece)
     if len(tokens) > size and not _reads_in_pieces(model, len(tokens)):
         size = len(tokens)
     return _read(model, tokens, size)
 
 
+def piece_of(tokens: int, most: int = PIECE) -> int:
+    """How many tokens of a text of so many are read at a time, where pieces serve."""
+    # The mask of a piece is as long as the text.
+    return max(1, min(most, _MASK // max(1, tokens)))
+
+
 def _read(model: PreTrainedModel, tokens: torch.Tensor, size: int) -> DynamicCache:
-    cache = empty_cache(model.config)
+    cache = cache_for(model, len(tokens))
     extra: dict[str, Any] = {cache_argument_of(model): cache}
     extra |= {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
     with evaluating(model), on_tokens_alone(model), SpatialPositions(model).after(0):
@@ -53,6 +62,19 @@ def _read(model: PreTrainedModel, tokens: torch.Tensor, size: int) -> DynamicCac
                 use_cache=True,
                 **extra,
             )
+    return cache
+
+
+def cache_for(model: PreTrainedModel, tokens: int) -> DynamicCache:
+    """An empty cache with room for so many tokens, where its layers hold keys and values alone.
+
+    transformers' own layers grow by a copy for every piece, and have a layer twice meanwhile.
+    """
+    cache = empty_cache(model.config)
+    roomy = partial(GrowingLayer, tokens)
+    if cache.layer_class_to_replicate is not None:
+        cache.layer_class_to_replicate = roomy
+    cache.layers = [roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

@@ -1,0 +1,60 @@
+"""What the initialisations have in common that choose from a text by what reads it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pipeline.initialization.context import CacheContext, StartContext
+from pipeline.initialization.from_text import Corpus, TextStart, read_text_file
+from pipeline.schema.section import Count
+from pipeline.storage.records import read_text
+
+if TYPE_CHECKING:
+    from pipeline.prefix import PrefixModel
+
+
+class ReadAfterText(TextStart):
+    """Chooses from the first `corpus_tokens` of a text file when a variant trains."""
+
+    corpus_tokens: Count = 512
+
+    path_is_users_own: ClassVar[bool] = True
+    needs_causal_lm: ClassVar[bool] = True
+    chooses_tokens: ClassVar[bool] = True
+
+    def corpus(self, context: CacheContext) -> Corpus:
+        """The file's text, and its first `corpus_tokens`, to choose from."""
+        text = read_text_file(context.name, self.path)
+        tokens, count = context.rendering.tokens(text, is_chat=False)
+        return Corpus(text, tokens[: self.corpus_tokens], begins_text=bool(count))
+
+    @contextmanager
+    def whole(self, context: StartContext) -> "Iterator[PrefixModel]":
+        """The model with the whole text before its inputs."""
+        from pipeline.prefix import PrefixConfig, PrefixModel
+
+        corpus = context.cached
+        config = PrefixConfig(num_virtual_tokens=len(corpus))
+        whole = PrefixModel(context.frozen_model, config).eval()
+        whole.load_kv_prefix(corpus)
+        try:
+            yield whole
+        finally:
+            whole.detach()
+
+    def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:
+        """`corpus_tokens`, or the whole text where it is shorter."""
+        path = Path(self.path)
+        if not path.is_file():
+            return self.corpus_tokens
+        return min(self.corpus_tokens, tokens_in(read_text(path)))
+
+    def check_lengths(self, name: str, longest: int, cached_tokens: int) -> None:
+        """Raise ValueError for a length above the tokens to choose from."""
+        if longest > self.corpus_tokens:
+            raise ValueError(
+                f"sweep.lengths: {longest} is above initializations.{name}.corpus_tokens = "
+                f"{self.corpus_tokens}, of which the prefix is chosen; raise that or lower "
+                "the length"
+            )
