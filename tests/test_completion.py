@@ -60,6 +60,7 @@ def test_variants_trained_and_to_be_trained_and_adapters(folder: Path) -> None:
     assert "len32-instructions-seed0" in found
     assert found[-1] == "theirs"
     assert completed("export", "out", "--variant", "len4") == ["len4-zero-seed7"]
+    assert completed("generate", "--prefix", "len4") == ["len4-zero-seed7"]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from transformers import AutoModelForCausalLM
 
 from pipeline.cli.main import main
-from pipeline.prefix import PrefixConfig, PrefixModel
+from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_tokens
 from tests.conftest import Workspace, tiny_model
 from tests.sweep_runs import client, ran
 
@@ -145,12 +146,39 @@ def test_what_is_streamed_is_the_answer(
         (("--row", "{"), "INPUT: is no JSON"),
         (("--row", "{}", "--variant", NAME), "task.input_template: 'record' is undefined"),
         (("x", "--file", "params.yaml"), "give either INPUT or --file"),
+        (("x", "--prefix", NAME, "--variant", NAME), "give either --variant or --prefix"),
+        (("x", "--prefix", "a.safetensors"), "a.safetensors: there is no prefix there"),
+        (("x", "--prefix", "len9-magic-seed0"), "'len9-magic-seed0' is no variant of params.yaml"),
     ],
 )
 def test_a_mistake_of_generate_is_a_sentence(
     inside: Workspace, arguments: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in refused("generate", *arguments)
+
+
+def test_several_prefixes_answer_together(inside: Workspace) -> None:
+    from pipeline.config import load_params
+    from pipeline.inference.generator import Decoding, TextGenerator
+    from pipeline.models.tokenizer import load_tokenizer
+
+    row = predictions(inside)[0]
+    asked = ("generate", row["input"], "--max-new-tokens", "12")
+    assert run(*asked, "--prefix", NAME) == run(*asked, "--variant", NAME)
+    other = "data/train/len2-random-seed0/prefix.safetensors"
+    params, folder = load_params(), inside.root / "data" / "model"
+    parts = [KVPrefix.load(f"data/train/{NAME}/prefix.safetensors"), KVPrefix.load(other)]
+    together = PrefixModel.compose(AutoModelForCausalLM.from_pretrained(folder), parts)
+    expected = TextGenerator(together, load_tokenizer(folder), params.task)
+    answer = run(*asked, "--prefix", NAME, "--prefix", other)
+    assert answer == expected(row["input"], Decoding(12)) + "\n"
+    assert answer != run(*asked, "--prefix", NAME)
+
+
+def test_prefixes_of_different_models_are_refused(inside: Workspace, tmp_path: Path) -> None:
+    kv_prefix_from_tokens(tiny_model(num_hidden_layers=3), [5, 6]).save(tmp_path / "other")
+    sentence = refused("generate", "x", "--prefix", NAME, "--prefix", str(tmp_path / "other"))
+    assert re.search(f"{NAME} was made with .* different models", sentence)
 
 
 @pytest.fixture(scope="module")

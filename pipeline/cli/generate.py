@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
+from pipeline.cli.names import complete_prefixes
 from pipeline.cli.options import variant_option
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
@@ -13,6 +15,15 @@ from pipeline.errors import PipelineError
 @click.command()
 @click.argument("text", metavar="[INPUT]", required=False)
 @variant_option
+@click.option(
+    "--prefix",
+    "prefixes",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_prefixes,
+    help="In place of --variant; given more than once, all of them together, in this order. A "
+    "variant, a file prefix.safetensors, or a PEFT adapter's folder.",
+)
 @click.option(
     "--file",
     "file",
@@ -56,6 +67,7 @@ from pipeline.errors import PipelineError
 def generate(
     text: str | None,
     variant: str,
+    prefixes: tuple[str, ...],
     file: Path | None,
     row: bool,
     output: Path | None,
@@ -74,12 +86,17 @@ def generate(
     python -m pipeline generate "area: 91 sq km ..." --variant len8-random-seed0
     python -m pipeline generate --row '{"record": "...", "question": "..."}'
     python -m pipeline generate --file data/raw/test.jsonl --output answers.jsonl
+    python -m pipeline generate "..." --prefix handbook.safetensors --prefix glossary.safetensors
     cat question.txt | python -m pipeline generate
     """
     from pipeline.inference.inputs import Input, inputs_of_file, parse_row
 
     if text is not None and file is not None:
         raise click.UsageError("give either INPUT or --file")
+    context = click.get_current_context()
+    is_given = context.get_parameter_source("variant") is not ParameterSource.DEFAULT
+    if prefixes and is_given:
+        raise click.UsageError("give either --variant or --prefix")
     if output is not None and file is None:
         raise click.UsageError("--output needs --file")
     given: list[Input]
@@ -96,9 +113,12 @@ def generate(
 
     params = load_params()
     from pipeline.inference.answering import answer_lines, answer_one
-    from pipeline.inference.generator import Decoding, generator_of
+    from pipeline.inference.generator import Decoding, generator_of, generator_of_several
 
-    generator = generator_of(params, variant)
+    if prefixes:
+        generator = generator_of_several(params, prefixes)
+    else:
+        generator = generator_of(params, variant)
     most = max_new_tokens or params.evaluate.max_new_tokens
     decoding = Decoding(most, temperature, top_p, seed)
     if file is not None:

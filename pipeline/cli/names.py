@@ -85,6 +85,14 @@ def complete_examples(
     return found or [CompletionItem(incomplete, type="file")]
 
 
+def complete_prefixes(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[Any]:
+    """Completes with names of variants, else with any file."""
+    found = complete_variants(context, parameter, incomplete)
+    return found or [CompletionItem(incomplete, type="file")]
+
+
 complete_variants = _of(_variants)
 """Completes with names of variants."""
 

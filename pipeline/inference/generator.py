@@ -1,7 +1,7 @@
 """Text in, text out, from a frozen model with a prefix."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,13 @@ from pipeline.data.conversation import Turns
 from pipeline.data.rendering import Renderer
 from pipeline.data.task_type import TaskType
 from pipeline.inference.sampling import DrawingFrom
-from pipeline.inference.selection import choose, load_prefix
+from pipeline.inference.selection import choose, choose_prefix, load_chosen, load_prefix
 from pipeline.models.for_task import load_for_task
 from pipeline.models.prefixed import prefixed_model
 from pipeline.models.room import refuse_without_room
 from pipeline.models.tokenizer import end_tokens, load_tokenizer, without_end
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix.composition import composed
 from pipeline.schema.compute import Compute, DeviceMap
 from pipeline.workspace import paths
 
@@ -133,6 +134,24 @@ def generator_of(params: Params, variant: str) -> TextGenerator:
         params.prefix.prefix_always_visible,
         lambda frozen: load_prefix(params, name, frozen),
         params.device_map,
+    )
+
+
+def generator_of_several(params: Params, names: Sequence[str]) -> TextGenerator:
+    """The generator of several prefixes together, each a file, an adapter's folder or a variant.
+
+    They stand one after another in this order (`pipeline.prefix.composition`). Raises PipelineError
+    or PrefixError as `generator_of`, and where they do not go together.
+    """
+    refuse_other_tasks(params.task, "generate", _WRITES)
+    chosen = [choose_prefix(params, name) for name in names]
+
+    def together(frozen: PreTrainedModel) -> KVPrefix:
+        return composed(frozen, [load_chosen(params, each, frozen) for each in chosen], names)
+
+    always = params.prefix.prefix_always_visible
+    return load_generator(
+        paths.MODEL, params.task, params.evaluate, always, together, params.device_map
     )
 
 

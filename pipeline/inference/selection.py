@@ -1,4 +1,4 @@
-"""Which prefix a person means: a variant's name, an imported adapter's, or the best."""
+"""Which prefix a person means: a variant's name, an imported adapter's, the best, or a file."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.config import Params
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix
 from pipeline.prefix.architecture.shapes import adapter_shapes
-from pipeline.prefix.files.peft_format import load_adapter
+from pipeline.prefix.files.peft_format import CONFIG, load_adapter
 from pipeline.storage.records import read_csv
 from pipeline.sweep.grid import sweep
 from pipeline.sweep.variants import BEST
@@ -57,6 +57,34 @@ def load_prefix(params: Params, name: str, frozen_model: PreTrainedModel) -> KVP
     if not path.exists():
         raise PipelineError(f"{path}: '{name}' is not trained yet; run `dvc repro`")
     return KVPrefix.load(path)
+
+
+def choose_prefix(params: Params, name: str) -> str | Path:
+    """A prefix file or adapter folder where there is one at `name`, else as `choose`.
+
+    Raises PipelineError where it is neither.
+    """
+    path = Path(name)
+    if path.is_file() or (path / CONFIG).is_file():
+        return path
+    if path.is_dir() or path.suffix or len(path.parts) > 1:
+        raise PipelineError(
+            f"{name}: there is no prefix there; name a prefix.safetensors, a PEFT adapter's "
+            "folder, or a variant of params.yaml"
+        )
+    return choose(params, name)
+
+
+def load_chosen(params: Params, chosen: str | Path, frozen_model: PreTrainedModel) -> KVPrefix:
+    """The prefix that `choose_prefix` returned.
+
+    Raises PrefixError when its file is missing or damaged, or was made for another model.
+    """
+    if isinstance(chosen, str):
+        return load_prefix(params, chosen, frozen_model)
+    if chosen.is_dir():
+        return load_adapter(chosen, adapter_shapes(frozen_model))
+    return KVPrefix.load(chosen)
 
 
 def _adapters(params: Params) -> dict[str, UntrainedBaseline]:

@@ -16,6 +16,9 @@ from pipeline.prefix.states import KINDS, has_tokens, in_order, layer_of
 
 _BEGINS_TEXT = "begins_text"
 
+COMPOSED_OF = "composed_of"
+"""The metadata entry that lists, as JSON, the prefixes that one was composed of."""
+
 
 @dataclass(frozen=True)
 class KVPrefix:
@@ -106,6 +109,8 @@ class KVPrefix:
         kv = self._with(lambda tensor: tensor[:, tokens], states)
         if tokens.indices(len(self))[0] != 0:
             kv.metadata.pop(_BEGINS_TEXT, None)
+        if len(kv) != len(self):
+            kv.metadata.pop(COMPOSED_OF, None)
         return kv
 
     @property

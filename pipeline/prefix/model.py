@@ -1,7 +1,7 @@
 """`PrefixModel`: a frozen transformers model with a trainable prefix."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from transformers import Cache, PreTrainedModel
 
 from pipeline.prefix.architecture.context import refuse_beyond_context
 from pipeline.prefix.architecture.devices import input_device
+from pipeline.prefix.architecture.fitting import config_holding
 from pipeline.prefix.architecture.parts import (
     Place,
     chosen_places,
@@ -28,6 +29,7 @@ from pipeline.prefix.architecture.shapes import (
     chosen_shapes,
 )
 from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.composition import composed
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.peft_format import load_adapter, save_adapter
 from pipeline.prefix.files.provenance import provenance, warn_of_another_model
@@ -37,7 +39,7 @@ from pipeline.prefix.injection.hiding import hidden_tokens, layers_left_out
 from pipeline.prefix.injection.hooks import Injection
 from pipeline.prefix.injection.parts import PartInjection
 from pipeline.prefix.injection.replay import replayed_within
-from pipeline.prefix.kv import KVPrefix
+from pipeline.prefix.kv import COMPOSED_OF, KVPrefix
 from pipeline.prefix.packed_model import PackedModel
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import PrefixEncoder, Shapes, build_encoder
@@ -75,6 +77,7 @@ class PrefixModel(PackedModel):
         self.parts: tuple[str, ...] = ()
         self.begins_text = False
         """Whether the prefix begins a text, so that inputs have no BOS (`KVPrefix.begins_text`)."""
+        self._composed_of: str | None = None
         self._places: list[Place] | None = None
         self._injection = Injection(frozen_model)
         if config is not None:
@@ -253,6 +256,7 @@ class PrefixModel(PackedModel):
                 kv = of_places(kv, self._places)
             self.encoder.load(kv)
             self.begins_text = begins_text
+            self._composed_of = kv.metadata.get(COMPOSED_OF)
 
     @torch.no_grad()
     def kv_prefix(self) -> KVPrefix | None:
@@ -262,6 +266,8 @@ class PrefixModel(PackedModel):
             if kv is None:
                 return None
             kv.metadata.update(provenance(self.frozen_model))
+            if self._composed_of is not None:
+                kv.metadata[COMPOSED_OF] = self._composed_of
             kv.modules.update(self.heads.tensors())
             return kv.beginning_text(self.begins_text).detached()
 
@@ -329,5 +335,28 @@ class PrefixModel(PackedModel):
                 modules_to_save=tuple(filter(None, saved.split(","))),
             ),
         )
+        model.load_kv_prefix(kv)
+        return model
+
+    @classmethod
+    def compose(
+        cls,
+        frozen_model: PreTrainedModel,
+        prefixes: Sequence[KVPrefix],
+        names: Sequence[str] | None = None,
+        prefix_always_visible: bool = False,
+    ) -> "PrefixModel":
+        """A prefix model of several prefixes together, one after another in their order.
+
+        The keys of each but the first are moved on to the positions after those before it, so that
+        an input after all of them is one after as many tokens of text; no prefix has seen another.
+        `kv_prefix().metadata["composed_of"]` lists them, by `names` where given.
+
+        Raises PrefixError for prefixes that cannot stand together, or a model whose keys cannot be
+        moved (`pipeline.prefix.composition`).
+        """
+        with turn_of(frozen_model):
+            kv = composed(frozen_model, prefixes, names)
+        model = cls(frozen_model, config_holding(frozen_model, kv, prefix_always_visible))
         model.load_kv_prefix(kv)
         return model
