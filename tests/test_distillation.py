@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from transformers import PreTrainedModel
 
 from pipeline.config import load_params
+from pipeline.data.context_prompt import ContextPrompt
 from pipeline.data.rendering import Renderer
 from pipeline.data.rows import TokenizedRows
 from pipeline.data.teacher import TEACHER_IDS, TEACHER_LOG_PROBS
@@ -35,7 +36,6 @@ from pipeline.prefix import (
 )
 from pipeline.stages import teach, train
 from pipeline.sweep.variants import Variant
-from pipeline.teaching.prompt import ContextPrompt
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.progress import TrainingResult
 from pipeline.training.together import train_all
@@ -238,7 +238,7 @@ def test_a_prefix_of_the_teachers_own_text_is_at_no_distance(inside: Path) -> No
     teach.run(params, "rules")
     frozen = load_frozen_model(paths.MODEL, params.train)
     renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
-    prompt = ContextPrompt("rules", params.teachers["rules"], renderer)
+    prompt = ContextPrompt("teachers.rules", params.teachers["rules"], renderer)
     shared = prompt.shared(TEXT)
     splits = train.read_splits(RULES, params.train.objective)
     rows = []
@@ -319,7 +319,8 @@ def test_rows_of_self_study_have_a_text_of_their_own(inside: Path) -> None:
     taught = load_from_disk(str(paths.TEACHERS / "rules" / "train"))
     split = load_from_disk(str(paths.TOKENIZED / "splits" / "train"))
     frozen = load_frozen_model(paths.MODEL, params.train)
-    prompt = ContextPrompt("rules", of_study, Renderer(params.task, load_tokenizer(paths.MODEL)))
+    renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
+    prompt = ContextPrompt("teachers.rules", of_study, renderer)
     for place in (0, 3):
         row = split[place]
         before = prompt.input_ids(texts["train", row["id"]], row)

@@ -1,6 +1,5 @@
 """Whole training examples in the context: one prompt's tokens, and shots that validation likes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,17 @@ from datasets import Dataset
 from pydantic import ValidationError
 
 from pipeline.baselines.few_shot import FewShot
-from pipeline.config import load_params
 from pipeline.config.task import TaskParams
 from pipeline.data.few_shot import FewShotPrompt
 from pipeline.data.rendering import Renderer
 from pipeline.data.splits import load_split, save_splits
 from pipeline.errors import PipelineError
 from pipeline.models.for_baseline import ForBaseline
-from pipeline.stages import baselines, fetch_data, fetch_model, tokenize
+from pipeline.stages import baselines
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.workspace import paths
-from tests.conftest import rows, tiny_model, tiny_params, tiny_tokenizer
-from tests.faults.training_folder import write_params
+from tests.baseline_folder import make_baseline_folder
+from tests.conftest import rows, tiny_tokenizer
 from tests.tokenizers import BOS, GEMMA, PHI, tokenizer_that
 
 TEMPLATES = {"chatml": None, "gemma": GEMMA, "phi": PHI}
@@ -167,26 +165,9 @@ def test_an_answer_with_blank_lines_is_not_cut_at_one(tmp_path: Path) -> None:
 
 def finished(root: Path, template: str, **few_shot: Any) -> ForBaseline:
     """A folder with tokenized splits, and `baselines.shown` of params.yaml."""
-    tiny_model(vocab_size=300).save_pretrained(root / "model")
-    tokenizer_of(template).save_pretrained(root / "model")
-    (root / "inputs").mkdir()
-    for split, count in {"train": 12, "validation": 3, "test": 4}.items():
-        lines = [json.dumps(row) for row in rows(split, count)]
-        (root / "inputs" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    (root / "said.txt").write_text(SAID)
-    params = tiny_params(root / "model")
-    params["data"]["files"] = {s: f"inputs/{s}.jsonl" for s in ("train", "validation", "test")}
-    params["task"]["use_chat_template"] = template != "plain"
-    params["initializations"].pop("corpus")
-    params["sweep"]["initializations"] = ["random"]
-    params["evaluate"]["device"] = "cpu"
-    params["baselines"] = {"shown": {"type": "few_shot", "path": "said.txt", **few_shot}}
-    write_params(root, params)
-    loaded = load_params()
-    fetch_model.run(loaded)
-    fetch_data.run(loaded)
-    tokenize.run(loaded)
-    return ForBaseline(loaded)
+    baseline = {"type": "few_shot", **few_shot}
+    is_chat = template != "plain"
+    return make_baseline_folder(root, tokenizer_of(template), is_chat, SAID, baseline)
 
 
 @pytest.mark.slow

@@ -13,13 +13,14 @@ import pytest
 
 from pipeline.comparison.choice import setting_of
 from pipeline.comparison.conclusion import conclude
-from pipeline.comparison.plots.by_cost import by_stored_bytes
+from pipeline.comparison.plots.by_cost import by_cache_bytes, by_stored_bytes
 from pipeline.comparison.plots.embedding import drawing_script
 from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.subject import Subject
-from pipeline.comparison.plots.table import draw
+from pipeline.comparison.plots.table import draw, pictures
 from pipeline.config import Params
 from pipeline.config.shown import shown_params
+from pipeline.config.teachers import TeacherParams
 from pipeline.metrics.table import METRICS
 from tests.conftest import Workspace, tiny_params
 from tests.sweep_runs import VARIANTS, client, runs
@@ -244,6 +245,26 @@ def test_a_baseline_that_stores_something_has_a_mark() -> None:
         assert shapes["no_prefix (baseline)"] == "stroke"
         assert shapes["text (baseline)"] != "stroke"
     assert scales
+
+
+def test_prefixes_for_a_text_are_shown_against_their_cache() -> None:
+    """Beside the line of the text itself, in the context, which is a point as well."""
+    params = big_params()
+    assert not any("cache" in picture.file for picture in pictures(params))
+    params = params.model_copy(update={"teachers": {"text": TeacherParams(path="text.txt")}})
+    assert "test_loss_by_cache_bytes.png" in [picture.file for picture in pictures(params)]
+    table = big_table(params)
+    text = {"kind": "baseline", "name": "text", "initialization": "text", "length": 100}
+    text |= {"stored_bytes": 500, "test_loss": 1.0}
+    table = pd.concat([table, pd.DataFrame([text])], ignore_index=True)
+    seeds = over_one_seed(table).assign(cache_bytes=lambda rows: rows["length"] * 96)
+    subject = Subject(table, seeds, pd.DataFrame(), "test", METRICS["loss"])
+    chart = by_cache_bytes(subject).to_dict()
+    drawn = chart["datasets"][chart["data"]["name"]]
+    assert {row["mark"] for row in drawn if row["name"] == "text"} == {"point", "level"}
+    points = {row["name"]: row["x"] for row in drawn if row["mark"] == "point"}
+    whole = subject.of_whole_split
+    assert points == {r["name"]: r["cache_bytes"] for r in whole.to_dict("records") if r["length"]}
 
 
 def test_params_are_shown_without_paths_of_the_machine() -> None:

@@ -1,8 +1,10 @@
 """What the stages hand to a baseline; each thing is loaded when it is asked for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
+
+from pipeline.schema.placing import Placed
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +58,17 @@ class MeasureContext(Protocol):
 
         Those of more than `longest` tokens are passed over.
         """
+
+    def each_after(
+        self, key: str, placed: Placed, text_for: Callable[[str], str]
+    ) -> "Callable[[Dataset], Dataset]":
+        """What gives a split's examples as they go on after a text that each input has of its own.
+
+        `text_for` gives the text before an input; `key` is the one in params.yaml, for sentences.
+        """
+
+    def mean_tokens_before(self, follow: "Callable[[Dataset], Dataset]") -> int:
+        """The tokens that an example measured has more, in the mean, as `follow` gives it."""
 
     def room_before(self, prompt: FewShotPrompt) -> int | None:
         """The tokens that the longest input leaves free for what stands before it.

@@ -8,11 +8,14 @@ from pipeline.baselines.full_fine_tuning import FullFineTuning
 from pipeline.baselines.in_context import InContext
 from pipeline.baselines.lora import Lora
 from pipeline.baselines.no_prefix import NoPrefix
+from pipeline.baselines.retrieval import Retrieval
 from pipeline.baselines.trained import TrainedBaseline
 from pipeline.baselines.untrained import UntrainedBaseline
 from pipeline.schema.alternatives import one_of
 
-UNTRAINED_BASELINES: tuple[type[UntrainedBaseline], ...] = (NoPrefix, FewShot, InContext, Adapter)
+UNTRAINED_BASELINES: tuple[type[UntrainedBaseline], ...] = (
+    *(NoPrefix, FewShot, InContext, Retrieval, Adapter),
+)
 TRAINED_BASELINES: tuple[type[TrainedBaseline], ...] = (Lora, FullFineTuning)
 
 if TYPE_CHECKING:

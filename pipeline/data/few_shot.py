@@ -17,10 +17,10 @@ from functools import cached_property
 from typing import Any
 
 from datasets import Dataset
-from datasets.utils.logging import disable_progress_bar
 
 from pipeline.data.conversation import Turns
 from pipeline.data.rendering import Renderer
+from pipeline.data.rewritten import rewritten
 from pipeline.errors import PipelineError
 from pipeline.prefix.starts.beginning import text_tokens
 
@@ -72,7 +72,7 @@ class FewShotPrompt:
         Raises PipelineError for an input that does not share them.
         """
 
-        def followed(row: dict[str, Any]) -> dict[str, Any]:
+        def followed(row: Mapping[str, Any]) -> dict[str, Any]:
             whole = self._whole(row)
             if whole[: len(shared)] != list(shared):
                 raise PipelineError(
@@ -81,12 +81,7 @@ class FewShotPrompt:
             own = whole[len(shared) :]
             return {"input_ids": own + self._target(row), "target_start": len(own)}
 
-        disable_progress_bar()
-        columns = [name for name in split.column_names if name != "beginning"]
-        # Named, so that datasets hashes no tokenizer to name it itself.
-        return split.select_columns(columns).map(
-            followed, keep_in_memory=True, load_from_cache_file=False, new_fingerprint="followed"
-        )
+        return rewritten(split, followed)
 
     @property
     def _is_chat(self) -> bool:

@@ -1,7 +1,9 @@
 """What the stage `baselines` hands to a baseline."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -9,9 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.baselines import context as given
 from pipeline.config import Params
+from pipeline.data.context_prompt import ContextPrompt
 from pipeline.data.few_shot import FewShotPrompt
 from pipeline.data.portions import portions
 from pipeline.data.rendering import Renderer
+from pipeline.data.rewritten import rewritten
 from pipeline.data.rows import TokenizedRows
 from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
@@ -20,7 +24,10 @@ from pipeline.errors import PipelineError
 from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix.architecture.context import context_of
+from pipeline.schema.placing import Placed
 from pipeline.workspace import paths
+
+_BLANK = "a text"
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,41 @@ class ForBaseline:
         return FewShotPrompt(
             Renderer(self.params.task, self.tokenizer), shown.to_list(), instructions
         )
+
+    def each_after(
+        self, key: str, placed: Placed, text_for: Callable[[str], str]
+    ) -> Callable[[Dataset], Dataset]:
+        """What gives a split's examples as they go on after a text that each input has of its own.
+
+        It raises PipelineError for an example that the model's context has no room for.
+        """
+        prompt = ContextPrompt(key, placed, Renderer(self.params.task, self.tokenizer))
+        prompt.refuse_lost(_BLANK)
+        context, generated = context_of(self.frozen_model), self.params.evaluate.max_new_tokens
+
+        def after(row: Mapping[str, Any]) -> dict[str, Any]:
+            before = prompt.input_ids(text_for(str(row["input"])), row)
+            target = list(row["input_ids"][row["target_start"] :])
+            taken = len(before) + max(len(target), generated)
+            if context is not None and taken > context:
+                raise PipelineError(
+                    f"{key}: example {row['id']} takes {taken} tokens with the text before it and "
+                    f"what is generated, more than the model's context of {context} positions; put "
+                    "less before it"
+                )
+            return {"input_ids": before + target, "target_start": len(before)}
+
+        return lambda split: rewritten(split, after)
+
+    def mean_tokens_before(self, follow: Callable[[Dataset], Dataset]) -> int:
+        """Of the splits of `evaluate`, to the nearest token."""
+        own, more = 0, 0
+        for split in self.splits:
+            for part in portions(split):
+                own += len(part)
+                after = TokenizedRows(follow(part), ["input_ids"]).tokens
+                more += int(after.sum() - TokenizedRows(part, ["input_ids"]).tokens.sum())
+        return round(more / own)
 
     def room_before(self, prompt: given.FewShotPrompt) -> int | None:
         """The model's context without the longest input and what it generates or is scored by."""

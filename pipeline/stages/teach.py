@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from pipeline.config import Params
+from pipeline.data.context_prompt import ContextPrompt
 from pipeline.data.portions import portions
 from pipeline.data.rendering import Renderer
 from pipeline.data.rows import TokenizedRows
@@ -19,7 +20,6 @@ from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.progress.bar import Bar
 from pipeline.storage.atomic import atomic_folder
-from pipeline.teaching.prompt import ContextPrompt
 from pipeline.teaching.reading import Teacher
 from pipeline.teaching.shards import Shard, Shards, digest_of
 from pipeline.teaching.sizing import size_in_words
@@ -45,7 +45,7 @@ def run(params: Params, name: str) -> None:
     splits = {split: load_split(paths.TOKENIZED / "splits", split) for split in _SPLITS}
     texts = {split: texts_of(name, path, split) for split in _SPLITS}
     renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
-    prompt = ContextPrompt(name, definition, renderer)
+    prompt = ContextPrompt(f"teachers.{name}", definition, renderer)
     settings = {"task": params.task.model_dump(), "teacher": definition.model_dump()}
     digest = digest_of(settings, paths.MODEL, paths.TOKENIZED / "splits", path)
     frozen = load_frozen_model(paths.MODEL, definition, params.device_map)

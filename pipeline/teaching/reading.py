@@ -9,12 +9,12 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.data.batching import Example, by_length
+from pipeline.data.context_prompt import ContextPrompt
 from pipeline.errors import PipelineError
 from pipeline.loss.states import TargetStates, chunks
 from pipeline.models.prefixed import prefixed_model
 from pipeline.prefix import PrefixError, PrefixModel, kv_prefix_from_tokens
 from pipeline.prefix.architecture.context import context_of
-from pipeline.teaching.prompt import ContextPrompt
 
 Predicted = tuple[torch.Tensor, torch.Tensor]
 """Of one example's target the top k tokens and their log-probabilities, `[targets, k]` each."""
@@ -67,7 +67,7 @@ class Teacher:
         context = context_of(self._model)
         if context is not None and len(ids) > context:
             raise PipelineError(
-                f"teachers.{self._prompt.name}: example {row['id']} after the text has {len(ids)} "
+                f"{self._prompt.key}: example {row['id']} after the text has {len(ids)} "
                 f"tokens, more than the model's context of {context} positions; shorten the text, "
                 "or lower task.max_length"
             )
@@ -85,7 +85,7 @@ class Teacher:
             kv = kv_prefix_from_tokens(self._model, self._shared)
             self._after = prefixed_model(self._model, kv)
         except PrefixError as error:
-            print(f"{self._prompt.name}: the text is read for every example anew: {error}")
+            print(f"{self._prompt.key}: the text is read for every example anew: {error}")
 
     def _following(self, example: Example) -> Example | None:
         """An example as it goes on after what was read; None where it does not."""

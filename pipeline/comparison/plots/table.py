@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline.comparison.plots.by_cost import by_stored_bytes
+from pipeline.comparison.plots.by_cost import by_cache_bytes, by_stored_bytes
 from pipeline.comparison.plots.by_length import by_length
 from pipeline.comparison.plots.by_train_size import by_train_size
 from pipeline.comparison.plots.loss_curves import loss_curves
@@ -68,6 +68,11 @@ def with_train_sizes(params: Params) -> list[Shown]:
     return sorted_by(params) if params.sweep.train_sizes else []
 
 
+def of_a_corpus(params: Params) -> list[Shown]:
+    """As `sorted_by`, where a prefix stands for a text: of self-study, or that a teacher read."""
+    return sorted_by(params) if params.self_study or params.teachers else []
+
+
 def once(params: Params) -> list[Shown]:
     """One picture of the whole sweep."""
     return [(params.report.split, params.report.sort_by)]
@@ -91,6 +96,12 @@ PLOTS: tuple[Plot, ...] = (
         title="{split}: {metric} against stored bytes",
         draw=by_stored_bytes,
         shows=sorted_by,
+    ),
+    Plot(
+        file="{split}_{metric}_by_cache_bytes.png",
+        title="{split}: {metric} against cache bytes",
+        draw=by_cache_bytes,
+        shows=of_a_corpus,
     ),
     Plot(
         file="{split}_{metric}_by_train_size.png",

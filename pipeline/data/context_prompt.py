@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from pipeline.config.teachers import TeacherParams
 from pipeline.data.chat import RefusedTurnsError
 from pipeline.data.conversation import Turns
 from pipeline.data.rendering import Renderer
 from pipeline.data.templates import render
 from pipeline.errors import PipelineError
+from pipeline.schema.placing import Placed
 
 # Two inputs that share no first token.
 _PROBES = ("0", "A")
@@ -20,10 +20,13 @@ _BLANK_LINE = "\n\n"
 
 @dataclass(frozen=True)
 class ContextPrompt:
-    """What the teacher reads up to a target. `name` is the teacher's, for sentences."""
+    """What is read up to a target.
 
-    name: str
-    definition: TeacherParams
+    `key` is the one in params.yaml that asks for it, for sentences.
+    """
+
+    key: str
+    placed: Placed
     renderer: Renderer
 
     def input_ids(self, text: str, row: Mapping[str, Any]) -> list[int]:
@@ -35,11 +38,25 @@ class ContextPrompt:
 
         Raises PipelineError where the chat template has no system's turn, or leaves it out.
         """
-        if self._is_chat and self._role == "system":
-            self._refuse_lost(text)
+        self.refuse_lost(text)
         first, second = (self._ids(text, [_user(probe)], probe) for probe in _PROBES)
         alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
         return [token for token, _ in alike]
+
+    def refuse_lost(self, text: str) -> None:
+        """Raise PipelineError where the chat template has no system's turn, or leaves it out."""
+        if not self._is_chat or self._role != "system":
+            return
+        turns = self._in_system(text, self.renderer.conversation([_user(_PROBES[0])]))
+        try:
+            printed = text.strip() in self.renderer.chat.render(turns, True)
+        except RefusedTurnsError:
+            printed = False
+        if not printed:
+            raise PipelineError(
+                f"{self.key}.role: the model's chat template does not print a system's "
+                "turn; use role: user"
+            )
 
     @property
     def _is_chat(self) -> bool:
@@ -47,7 +64,7 @@ class ContextPrompt:
 
     @property
     def _role(self) -> str:
-        return self.definition.role or ("system" if self._is_chat else "user")
+        return self.placed.role or ("system" if self._is_chat else "user")
 
     def _ids(self, text: str, turns: Turns, asked: str) -> list[int]:
         if not self._is_chat:
@@ -69,20 +86,8 @@ class ContextPrompt:
         return [*turns[:first], {**turns[first], "content": said}, *turns[first + 1 :]]
 
     def _within(self, text: str, asked: str) -> str:
-        key = f"teachers.{self.name}.template"
-        return render(self.definition.template, {"text": text.strip(), "input": asked}, key)
-
-    def _refuse_lost(self, text: str) -> None:
-        turns = self._in_system(text, self.renderer.conversation([_user(_PROBES[0])]))
-        try:
-            printed = text.strip() in self.renderer.chat.render(turns, True)
-        except RefusedTurnsError:
-            printed = False
-        if not printed:
-            raise PipelineError(
-                f"teachers.{self.name}.role: the model's chat template does not print a system's "
-                "turn; use role: user"
-            )
+        given = {"text": text.strip(), "input": asked}
+        return render(self.placed.template, given, f"{self.key}.template")
 
 
 def _turns_of(row: Mapping[str, Any]) -> Turns:
