@@ -119,7 +119,9 @@ def _params() -> dict[str, object]:
         },
         "kv_prefix": {"max_length": 16},
         "prefix": {},
+        "teachers": {},
         "train": {
+            "objective": {"type": "target", "path": "data/tokenized/splits/train"},
             "learning_rate": 5e-3,
             "max_steps": STEPS,
             "epochs": None,

@@ -155,7 +155,9 @@ def _params(number: int) -> dict[str, object]:
         },
         "kv_prefix": {"max_length": 8},
         "prefix": {},
+        "teachers": {},
         "train": {
+            "objective": {"type": "target", "path": "data/tokenized/splits/train"},
             "learning_rate": 5e-3,
             "max_steps": 2,
             "epochs": None,
