@@ -23,6 +23,7 @@ _REMEDIES = {
         "device: cpu"
     ),
     "kv_prefix": "lower kv_prefix.max_length, or set kv_prefix.device: cpu",
+    "self_study": "lower memory.max_tokens_per_batch, which runs nothing again, or chunk_tokens",
     "generate": "lower --max-new-tokens, or set evaluate.device: cpu",
 }
 
