@@ -96,7 +96,7 @@ def _layers(layers: int, tokens: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipeline.prefix.starts.prefill import cache_for, piece_of
+    from pipeline.prefix.starts.prefill import cache_for, piece_of, shared_keys
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -111,7 +111,7 @@ def _layers(layers: int, tokens: int) -> dict[str, float]:
     held = _restarted()
     cache = cache_for(model, tokens)
     seconds = []
-    with torch.no_grad():
+    with torch.no_grad(), shared_keys(model):
         for before in (0, max(0, tokens - 2 * piece)):
             between = torch.randn(1, 1, 1, 1).expand(
                 1, EIGHT_BILLION["num_key_value_heads"], before, EIGHT_BILLION["head_dim"]

@@ -56,6 +56,16 @@ def test_what_is_read_is_written_where_it_stays() -> None:
     assert all(t.untyped_storage().nbytes() == t.nbytes for t in (*kv.keys, *kv.values))
 
 
+def test_keys_that_heads_share_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    whole = prefill.prefilled(model, TOKENS)
+    # Its 4 heads share 2 heads of keys.
+    monkeypatch.delattr("transformers.integrations.sdpa_attention.repeat_kv")
+    pieces = prefill.prefilled(model, TOKENS, piece=20)
+    assert torch.allclose(pieces.layers[1].keys, whole.layers[1].keys, atol=1e-5)
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_a_text_beyond_the_context_is_read_by_chunks_or_refused() -> None:
     model = build("llama")
     text = TOKENS.repeat(6).tolist()

@@ -2,20 +2,23 @@
 
 Logits of 128,000 tokens over a vocabulary of 128,000 take 67 GB in float32, and are of no use here.
 Keys and values are written where they stay, into buffers as long as the text. What a piece takes
-besides is its own activations, a mask of piece by tokens so far, and one layer's keys and values
-repeated where several query heads share them, as transformers does for torch's attention.
+besides is its own activations and a mask of piece by tokens so far.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
 from pipeline.prefix.architecture.devices import input_device
 from pipeline.prefix.architecture.miniature import VOCABULARY, miniature_of
 from pipeline.prefix.architecture.parts import evaluating, on_tokens_alone, takes
 from pipeline.prefix.architecture.reach import rotary_switch
+from pipeline.prefix.architecture.routing import AttentionCall, reaches_attention, routed
 from pipeline.prefix.architecture.shapes import cache_argument_of
 from pipeline.prefix.architecture.spatial import SpatialPositions
 from pipeline.prefix.caches import attends, beside_keys, empty_cache
@@ -27,6 +30,8 @@ PIECE = 2048
 
 _MASK = 2**25
 _OTHERWISE = ("attention_chunk_size", "index_topk")
+# What an attention call may ask for beside, of which this one knows nothing.
+_MORE = ("position_bias", "softcap", "s_aux")
 _PROBE, _PROBE_PIECE = 12, 5
 
 
@@ -55,7 +60,8 @@ def _read(model: PreTrainedModel, tokens: torch.Tensor, size: int) -> DynamicCac
     cache = cache_for(model, len(tokens))
     extra: dict[str, Any] = {cache_argument_of(model): cache}
     extra |= {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
-    with evaluating(model), on_tokens_alone(model), SpatialPositions(model).after(0):
+    pieces = shared_keys(model) if size < len(tokens) else nullcontext()
+    with evaluating(model), on_tokens_alone(model), SpatialPositions(model).after(0), pieces:
         for part in tokens.split(size):
             model(
                 input_ids=part[None].to(input_device(model)),
@@ -63,6 +69,41 @@ def _read(model: PreTrainedModel, tokens: torch.Tensor, size: int) -> DynamicCac
                 **extra,
             )
     return cache
+
+
+@contextmanager
+def shared_keys(model: PreTrainedModel) -> Iterator[None]:
+    """Within it torch's attention on a CPU takes keys that several query heads share as they are.
+
+    transformers repeats a layer's keys and values for each of these heads wherever there is a mask,
+    since on a GPU torch would. A model with another attention, or elsewhere, stays as it is.
+    """
+    is_sdpa = model.config._attn_implementation == "sdpa"
+    if not (is_sdpa and reaches_attention(model) and input_device(model).type == "cpu"):
+        yield
+        return
+
+    def share(call: AttentionCall) -> None:
+        if call.mask is not None and not any(call.extra.get(name) is not None for name in _MORE):
+            call.function = _shared_attention
+
+    with routed(model, share):
+        yield
+
+
+def _shared_attention(
+    _: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None = None,
+    **__: Any,
+) -> tuple[torch.Tensor, None]:
+    attended = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True
+    )
+    return attended.transpose(1, 2).contiguous(), None
 
 
 def cache_for(model: PreTrainedModel, tokens: int) -> DynamicCache:
