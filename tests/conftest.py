@@ -188,7 +188,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         },
         "sweep": sweep_of([2, 4], ["random", "corpus"]),
         "kv_prefix": {"max_length": 16},
-        "prefix": {},
+        "prefix": {"distractors": {"path": "data/model/config.json"}},
         "train": {
             "learning_rate": 5e-3,
             "max_steps": 4,

@@ -29,6 +29,7 @@ def check_files(params: Params) -> list[str]:
     """
     last = LastRuns.read()
     _sources_exist(params, last)
+    params.prefix.distractors.files()
     waiting = []
     _model_fits_task(params, last)
     if last.is_current("fetch_model"):
