@@ -230,7 +230,7 @@ class Workspace:
     def stand_in_for_stages(self) -> None:
         """Let `python`, as dvc.yaml calls it, be the stand-in that computes nothing."""
         self.commands = self.root / ".commands"
-        self.commands.mkdir()
+        self.commands.mkdir(exist_ok=True)
         python = self.commands / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{STAND_IN}" "$@"\n')
         python.chmod(0o755)

@@ -25,7 +25,7 @@ from pipeline.prefix.accompanied import AccompaniedPrefix
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.distractors import Distractors, read_distractors
 from pipeline.training.loop import train_prefix
-from tests.conftest import kv_of, tiny_model, tiny_tokenizer
+from tests.conftest import Workspace, kv_of, tiny_model, tiny_tokenizer
 from tests.prefix.architectures import build
 from tests.test_together import Spec, examples
 
@@ -209,3 +209,21 @@ def test_the_benchmark_runs_in_miniature() -> None:
     assert {row["times its own"] for row in rows if "own prefix" in row["before the question"]} == {
         1.0
     }
+
+
+@pytest.mark.real
+def test_the_stage_trains_among_those_of_a_folder(copy: Workspace) -> None:
+    variant = ("train", "--length", "2", "--initialization", "random", "--seed", "0")
+    path = copy.root / "data" / "train" / "len2-random-seed0" / "prefix.safetensors"
+    before = path.read_bytes()
+    copy.edit(lambda p: p["prefix"]["distractors"].update(path="others", count=1, probability=1.0))
+    refusal = copy.pipeline("check", check=False).stderr
+    assert "prefix.distractors.count: 1 at once are more than the 0 prefixes in others" in refusal
+    OTHERS["rules"].save(copy.root / "others" / "rules.safetensors")
+    copy.pipeline(*variant)
+    with_rules = path.read_bytes()
+    assert with_rules != before
+    # A checkpoint with another distractor is of no use.
+    OTHERS["handbook"].save(copy.root / "others" / "rules.safetensors")
+    copy.pipeline(*variant)
+    assert path.read_bytes() not in (with_rules, before)
