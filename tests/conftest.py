@@ -188,7 +188,7 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
         },
         "sweep": sweep_of([2, 4], ["random", "corpus"]),
         "kv_prefix": {"max_length": 16},
-        "prefix": {},
+        "prefix": {"distractors": {"path": "data/model/config.json"}},
         "teachers": {},
         "train": {
             "objective": {"type": "target", "path": "data/tokenized/splits/train"},
@@ -232,7 +232,7 @@ class Workspace:
     def stand_in_for_stages(self) -> None:
         """Let `python`, as dvc.yaml calls it, be the stand-in that computes nothing."""
         self.commands = self.root / ".commands"
-        self.commands.mkdir()
+        self.commands.mkdir(exist_ok=True)
         python = self.commands / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{STAND_IN}" "$@"\n')
         python.chmod(0o755)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
+from pipeline.prefix import random_kv_prefix
 from pipeline.storage.records import read_csv
 from pipeline.tracking.results import SCORES
 from tests.conftest import Workspace
@@ -132,6 +134,23 @@ def _leave_out_states(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["prefix"].update(kinds=["attention"]))
 
 
+def _mix_in_distractors(workspace: Workspace) -> None:
+    write_distractor(workspace.root / "others", 0)
+    workspace.edit(lambda p: p["prefix"]["distractors"].update(path="others", count=1))
+
+
+def _change_distractor(workspace: Workspace) -> None:
+    _mix_in_distractors(workspace)
+    workspace.stand_in_for_stages()
+    workspace.run("dvc", "repro")
+    write_distractor(workspace.root / "others", 1)
+
+
+def write_distractor(folder: Path, seed: int) -> None:
+    kv = random_kv_prefix([((2, 8), (2, 8))] * 2, 2, 1.0, torch.Generator().manual_seed(seed))
+    kv.save(folder / "handbook.safetensors")
+
+
 def _train_states_faster(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["train"].update(state_learning_rate=1e-2))
 
@@ -225,6 +244,8 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
     "a corpus to study": (_study_a_corpus, {"self_study@notes", "held_out@notes"}),
     "a learning rate": (_change_learning_rate, {*_points(2, 4), "inspect", "report"}),
     "the kinds of a prefix": (_leave_out_states, {*_points(2, 4), "inspect", "report"}),
+    "distractors": (_mix_in_distractors, {*_points(2, 4), "inspect", "report"}),
+    "a distractor": (_change_distractor, {*_points(2, 4), "inspect", "report"}),
     "the learning rate of states": (_train_states_faster, {*_points(2, 4), "inspect", "report"}),
     "a teacher": (_add_teacher, {"teach@rules"}),
     "an objective": (_distil, {"teach@rules", *_points(2, 4), "inspect", "report"}),

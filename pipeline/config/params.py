@@ -103,6 +103,16 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _distractors_need_a_decoder(self) -> Self:
+        count = self.prefix.distractors.count
+        if count and self.task.type != "causal_lm":
+            raise ValueError(
+                f"prefix.distractors.count: {count} needs a decoder alone, and task.type is "
+                f"{self.task.type}; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _files_are_watched(self) -> Self:
         if isinstance(self.data, FileData) and (found := self.data.unwatched()) is not None:
             raise ValueError(

@@ -1,10 +1,67 @@
 """The prefix encoder: the `prefix` section."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.schema.section import Count, Fraction, Section
+from pipeline.errors import PipelineError
+from pipeline.schema.section import Count, Fraction, GivenPath, Section, distinct
+
+_SUFFIX = ".safetensors"
+_IN_FOLDER = "prefix.safetensors"
+
+
+class DistractorParams(Section):
+    """Which prefixes stand beside the trained one, how many at once, and how often.
+
+    `path` is a folder with `<name>.safetensors` or `<name>/prefix.safetensors` of each, which DVC
+    watches; what it is is of no matter while `count` is 0.
+    """
+
+    path: GivenPath = "data/model/config.json"
+    prefixes: Annotated[list[str], Field(min_length=1)] | None = None
+    count: Annotated[int, Field(ge=0)] = 0
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _they_can_be_read(self) -> Self:
+        if self.count and Path(self.path).parts[:2] == ("data", "train"):
+            raise ValueError(
+                f"path: '{self.path}' is written by the stage that would read it; copy the "
+                "prefixes of other documents to a folder of their own"
+            )
+        if self.prefixes is not None:
+            distinct(self.prefixes)
+            if self.count > len(self.prefixes):
+                raise ValueError(
+                    f"count: {self.count} at once are more than the {len(self.prefixes)} of "
+                    "prefixes; lower it or name more"
+                )
+        return self
+
+    def files(self) -> dict[str, Path]:
+        """The file of each prefix, by name and in its order; none while `count` is 0.
+
+        Raises PipelineError for a name without a file, and for fewer than `count`.
+        """
+        if not self.count:
+            return {}
+        folder = Path(self.path)
+        found = {path.stem: path for path in folder.glob(f"*{_SUFFIX}")}
+        found |= {path.parent.name: path for path in folder.glob(f"*/{_IN_FOLDER}")}
+        for name in self.prefixes or ():
+            if name not in found:
+                raise PipelineError(
+                    f"prefix.distractors.prefixes: {self.path} holds no {name}{_SUFFIX}, and no "
+                    f"{name}/{_IN_FOLDER}; it holds {', '.join(sorted(found)) or 'no prefix'}"
+                )
+        if len(found) < self.count:
+            raise PipelineError(
+                f"prefix.distractors.count: {self.count} at once are more than the {len(found)} "
+                f"prefixes in {self.path}; lower it, or put more <name>{_SUFFIX} there"
+            )
+        return {name: found[name] for name in sorted(self.prefixes or found)}
 
 
 class PrefixParams(Section):
@@ -21,6 +78,7 @@ class PrefixParams(Section):
     )
     modules_to_save: list[str] | None = None
     kinds: Annotated[list[Literal["attention", "state"]], Field(min_length=1)] | None = None
+    distractors: DistractorParams = DistractorParams()
 
     @property
     def has_states_alone(self) -> bool:
@@ -35,6 +93,16 @@ class PrefixParams(Section):
             raise ValueError(f"parts lists one twice: {', '.join(self.parts)}")
         if self.kinds is not None and len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds lists one twice: {', '.join(self.kinds)}")
+        return self
+
+    @model_validator(mode="after")
+    def _distractors_have_no_states(self) -> Self:
+        if self.distractors.count and "state" in (self.kinds or ()):
+            raise ValueError(
+                f"distractors.count: {self.distractors.count} needs prefixes of keys and values, "
+                f"since states cannot be composed, and kinds is {self.kinds}; use [attention], or "
+                "set count to 0"
+            )
         return self
 
     @model_validator(mode="after")

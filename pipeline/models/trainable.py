@@ -9,6 +9,8 @@ def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> Pr
     named = params.model_dump()
     modules = named.pop("modules_to_save")
     parts = named.pop("parts")
+    # Of a training, not of the prefix.
+    named.pop("distractors")
     return PrefixConfig(
         num_virtual_tokens=length,
         parts=None if parts is None else tuple(parts),

@@ -4,6 +4,7 @@ A prefix is, for each attention layer of a frozen model, a few key and value vec
 position attends to, as if they were tokens before the input (Li and Liang 2021).
 """
 
+from pipeline.prefix.accompanied import AccompaniedPrefix
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
@@ -21,6 +22,7 @@ from pipeline.prefix.starts.reshaped import spaced_chunks, stretched_kv_prefix
 from pipeline.prefix.together import packed_logits_together
 
 __all__ = [
+    "AccompaniedPrefix",
     "KVPrefix",
     "PrefixConfig",
     "PrefixError",

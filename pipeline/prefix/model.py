@@ -66,12 +66,18 @@ class PrefixModel(PackedModel):
         frozen_model: a decoder-only transformers model with a KV cache, an encoder-decoder, or an
             encoder; the last two need an attention that goes through `AttentionInterface`.
         config: how the prefix is parametrised; None for a model without one.
+        encoder: what yields a decoder's prefix, in place of one that is built for `config`.
 
     Raises:
         PrefixError: when the model has no place for a prefix, or not for one that `config` names.
     """
 
-    def __init__(self, frozen_model: PreTrainedModel, config: PrefixConfig | None = None) -> None:
+    def __init__(
+        self,
+        frozen_model: PreTrainedModel,
+        config: PrefixConfig | None = None,
+        encoder: PrefixEncoder | None = None,
+    ) -> None:
         # Without a prefix it is the model itself that is trained.
         super().__init__(frozen_model, config)
         self.parts: tuple[str, ...] = ()
@@ -81,12 +87,12 @@ class PrefixModel(PackedModel):
         self._places: list[Place] | None = None
         self._injection = Injection(frozen_model)
         if config is not None:
-            self._inject(config)
+            self._inject(config, encoder)
         modules = () if config is None else config.modules_to_save
         self.heads = TrainedModules(frozen_model, modules)
         self._head_injection = HeadInjection(frozen_model, self.heads)
 
-    def _inject(self, config: PrefixConfig) -> None:
+    def _inject(self, config: PrefixConfig, encoder: PrefixEncoder | None) -> None:
         """Build the encoder that a configuration asks for, and what brings its prefix in."""
         model = self.frozen_model.requires_grad_(False).eval()
         self.parts = parts_of(model, config.parts)
@@ -100,8 +106,9 @@ class PrefixModel(PackedModel):
             places = chosen_places(self._places, config.layers)
             chosen = CacheShapes(0, dict(enumerate(shapes_of(places))), layers=config.layers)
         refuse_beyond_context(config.num_virtual_tokens, model)
-        hidden_size = model.config.get_text_config().hidden_size
-        encoder = build_encoder(config, chosen.kv, hidden_size, chosen.states, chosen.index)
+        if encoder is None:
+            hidden_size = model.config.get_text_config().hidden_size
+            encoder = build_encoder(config, chosen.kv, hidden_size, chosen.states, chosen.index)
         encoder = encoder.to(self.device)
         encoder.layers = chosen.layers
         if self._places is None:

@@ -31,6 +31,7 @@ def check_files(params: Params) -> list[str]:
     last = LastRuns.read()
     _sources_exist(params, last)
     check_held_out(params)
+    params.prefix.distractors.files()
     waiting = []
     _model_fits_task(params, last)
     if last.is_current("fetch_model"):

@@ -9,10 +9,12 @@ from pipeline.config import Params
 from pipeline.config.objective import Objective
 from pipeline.data.beginning import following
 from pipeline.data.for_objective import load_for_objective
+from pipeline.data.rows import rows_of
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.distributed.sharding import shard_frozen_model
+from pipeline.loss.for_model import loss_columns
 from pipeline.models.for_variant import start_prefix
 from pipeline.models.frozen import resolve_device
 from pipeline.models.shared import load_for_task
@@ -22,6 +24,7 @@ from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
 from pipeline.training.checkpoint import CheckpointFolder
+from pipeline.training.distractors import Distractors, read_distractors
 from pipeline.training.identity import training_digest
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import TrainingResult
@@ -50,23 +53,28 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     model = PrefixModel(frozen, config)
     start = start_prefix(variant, model)
     model.load_kv_prefix(start)
+    train, validation = (following(split, model.begins_text) for split in splits.values())
+    distractors = distractors_of(params, variant, model, train)
+    beside = None if distractors is None else distractors.model_of
     if sharded:
         shard_frozen_model(model, ranks, resolve_device(params.train.device))
-    train, validation = (following(split, model.begins_text) for split in splits.values())
     training = (model, train, validation, params.train, variant.seed)
     tokens = params.memory.max_tokens_per_batch
     if not ranks.is_first:
         ranks.wait_for_first("holds the variant")
-        train_prefix(*training, lambda step, metrics: None, None, tokens, ranks)
+        train_prefix(*training, lambda step, metrics: None, None, tokens, ranks, beside)
         return
     checkpoints = checkpoints_of(params, variant, start)
     with checkpoints.locked(), TrainingRun(params, variant, checkpoints.digest, splits) as tracking:
         ranks.wait_for_first("holds the variant")
         clock = TrainingClock(tracking.log_step)
-        result = train_prefix(*training, clock.log_step, checkpoints, tokens, ranks)
+        log_step = clock.log_step
+        result = train_prefix(*training, log_step, checkpoints, tokens, ranks, beside)
         metrics = write_variant(variant, model, result, len(train))
         clock.record(variant.name)
         tracking.finish(paths.TRAIN / variant.name, metrics)
+    if distractors is not None:
+        distractors.detach()
     leave(variant, model, checkpoints)
 
 
@@ -78,6 +86,17 @@ def read_splits(variant: Variant, objective: Objective) -> dict[str, Dataset]:
     splits = load_for_objective(paths.TOKENIZED / "splits", objective)
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
     return splits
+
+
+def distractors_of(
+    params: Params, variant: Variant, model: PrefixModel, train: Dataset
+) -> Distractors | None:
+    """What `prefix.distractors` mixes into a variant's training; None where it asks for none."""
+    chosen = params.prefix.distractors
+    if not chosen.count:
+        return None
+    longest = int(rows_of(train, loss_columns(train)).tokens.max())
+    return Distractors(model, read_distractors(chosen), chosen, variant.seed, longest)
 
 
 def checkpoints_of(params: Params, variant: Variant, start: KVPrefix) -> CheckpointFolder:

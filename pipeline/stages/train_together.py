@@ -51,6 +51,8 @@ def run(params: Params, variants: Sequence[Variant]) -> None:
         except (PipelineError, PrefixError) as error:
             failed[variant.name] = error
     reason = _why_not_packed(group)
+    if params.prefix.distractors.count:
+        reason = "prefix.distractors stand beside one variant's prefix at a time"
     if reason is None:
         _train(params, group, failed)
     else:

@@ -41,6 +41,8 @@ def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
     for root in (paths.MODEL, paths.TOKENIZED / "splits", *taught):
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             _update(digest, path, path.relative_to(root))
+    for name, path in params.prefix.distractors.files().items():
+        _update(digest, path, Path("distractors", name))
     for path in code_of_training():
         _update(digest, path, path.relative_to(ROOT))
     return digest.hexdigest()

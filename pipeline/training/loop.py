@@ -9,6 +9,7 @@ from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixModel
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.progress import TrainingResult
+from pipeline.training.step import ModelOfStep
 from pipeline.training.together import train_all
 from pipeline.training.training import Training
 from pipeline.workspace.timings import LogStep
@@ -24,6 +25,7 @@ def train_prefix(
     checkpoints: CheckpointFolder | None = None,
     validation_tokens: int = 4096,
     ranks: Ranks = ALONE,
+    beside: ModelOfStep | None = None,
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
 
@@ -31,7 +33,8 @@ def train_prefix(
 
     With `checkpoints` (of a prefix) the training goes on from the last one, with the same bytes as
     if it had never been interrupted. SIGINT and SIGTERM end it after the step at hand.
-    `validation_tokens` bounds the rows times tokens of a validation batch.
+    `validation_tokens` bounds the rows times tokens of a validation batch, in which the prefix
+    stands alone, whatever stands `beside` it in a step of training.
 
     Several processes call it alike, with their `ranks`, and each computes its share of every
     batch: the result is that of one. Checkpoints are the first's.
@@ -50,6 +53,7 @@ def train_prefix(
         checkpoints,
         validation_tokens,
         ranks=ranks,
+        beside=beside,
     )
     train_all([training], _raise)
     return training.result

@@ -1,11 +1,15 @@
 """One optimizer step on its way."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from pipeline.data.batching import Example
+from pipeline.prefix import PrefixModel
+
+ModelOfStep = Callable[[int], PrefixModel | None]
+"""Gives a step's model with other prefixes beside the trained one; None for it alone."""
 
 
 @dataclass

@@ -39,7 +39,7 @@ from pipeline.training.progress import (
     restore_random_states,
 )
 from pipeline.training.rates import state_rate
-from pipeline.training.step import Step
+from pipeline.training.step import ModelOfStep, Step
 from pipeline.training.trained import trained_state
 from pipeline.training.validation import losses_of
 from pipeline.workspace.timings import LogStep
@@ -65,12 +65,13 @@ class Training:
         validation_tokens: int = 4096,
         say: Callable[[str], None] = print,
         ranks: Ranks = ALONE,
+        beside: ModelOfStep | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self._seed = seed
         self._random = random_states(model.device)
         self.model, self.validation, self.params = model, validation, params
-        self.checkpoints, self.ranks = checkpoints, ranks
+        self.checkpoints, self.ranks, self._beside = checkpoints, ranks, beside
         self._log_step, self._validation_tokens, self._say = log_step, validation_tokens, say
         self._rows = rows_of(train, loss_columns(train))
         self.steps = planned_steps(params, len(self._rows))
@@ -164,15 +165,18 @@ class Training:
         """Add up the gradient of the mean loss over all target tokens of a step.
 
         It takes `batch_size` examples at once, of which each process has its share; the gradient
-        is scaled as progress says.
+        is scaled as progress says. Other prefixes stand beside its own in all of a step or in none.
         """
+        model = None if self._beside is None else self._beside(step.number)
+        distilled = self.params.objective.distilled
+        loss_of = self.loss_of if model is None else loss_for(model, distilled)
         scale, size = self.progress.loss_scale.value, self.params.batch_size
         weight = scale / step.targets
         step.loss = 0.0
         for start in range(0, len(step.examples), size):
             batch = step.examples[start : start + size]
-            for part, counts in parts_of(batch, self.loss_of, self.ranks):
-                loss = self.loss_of(part, weight * counts)
+            for part, counts in parts_of(batch, loss_of, self.ranks):
+                loss = loss_of(part, weight * counts)
                 loss.backward()
                 step.loss += loss.item() / scale
         self.ranks.add_gradients(self.trainable)
