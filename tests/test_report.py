@@ -19,8 +19,8 @@ from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.subject import Subject
 from pipeline.comparison.plots.table import draw, pictures
 from pipeline.config import Params
+from pipeline.config.objective import DistillationObjective
 from pipeline.config.shown import shown_params
-from pipeline.config.teachers import TeacherParams
 from pipeline.metrics.table import METRICS
 from tests.conftest import Workspace, tiny_params
 from tests.sweep_runs import VARIANTS, client, runs
@@ -251,7 +251,11 @@ def test_prefixes_for_a_text_are_shown_against_their_cache() -> None:
     """Beside the line of the text itself, in the context, which is a point as well."""
     params = big_params()
     assert not any("cache" in picture.file for picture in pictures(params))
-    params = params.model_copy(update={"teachers": {"text": TeacherParams(path="text.txt")}})
+    distilled = DistillationObjective(
+        type="distillation", teacher="text", path="data/teachers/text"
+    )
+    train = params.train.model_copy(update={"objective": distilled})
+    params = params.model_copy(update={"train": train})
     assert "test_loss_by_cache_bytes.png" in [picture.file for picture in pictures(params)]
     table = big_table(params)
     text = {"kind": "baseline", "name": "text", "initialization": "text", "length": 100}

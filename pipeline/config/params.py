@@ -44,7 +44,7 @@ class Params(Section):
 
     model: ModelParams
     data: DataParams
-    # dvc.yaml has the same default.
+    # dvc.yaml has the same default, and of teachers.
     self_study: SelfStudies = Field(default_factory=dict)
     task: TaskParams
     initializations: Initializations
@@ -52,7 +52,7 @@ class Params(Section):
     # No defaults for whole sections: DVC refuses a stage whose params are not in the file.
     kv_prefix: KVPrefixParams
     prefix: PrefixParams
-    teachers: Teachers
+    teachers: Teachers = Field(default_factory=dict)
     train: TrainParams
     checkpoints: CheckpointParams = CheckpointParams()
     memory: MemoryParams = MemoryParams()
@@ -140,11 +140,16 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _teachers_exist(self) -> Self:
+    def _what_dvc_watches_is_there(self) -> Self:
         if "objective" not in self.train.model_fields_set:
             raise ValueError(
                 "train.objective: is missing, and DVC reads its path; add objective: {type: "
                 "target, path: data/tokenized/splits/train}"
+            )
+        if "distractors" not in self.prefix.model_fields_set:
+            raise ValueError(
+                "prefix.distractors: is missing, and DVC reads its path; add distractors: {path: "
+                "data/model/config.json}"
             )
         refuse_impossible_teachers(self.teachers, self.train.objective, self.task)
         return self

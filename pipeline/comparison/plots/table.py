@@ -70,7 +70,8 @@ def with_train_sizes(params: Params) -> list[Shown]:
 
 def of_a_corpus(params: Params) -> list[Shown]:
     """As `sorted_by`, where a prefix stands for a text: of self-study, or that a teacher read."""
-    return sorted_by(params) if params.self_study or params.teachers else []
+    stands_for_text = params.data.source == "corpus" or params.train.objective.distilled > 0
+    return sorted_by(params) if stands_for_text else []
 
 
 def once(params: Params) -> list[Shown]:
