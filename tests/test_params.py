@@ -170,16 +170,16 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "windows over states": (_set("prefix", {"kinds": ["state"], "prefix_always_visible": True}), "prefix_always_visible: true is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to false, or add attention"),
     "a projection to states": (_set("prefix", {"kinds": ["state"], "prefix_projection": True}), "prefix_projection: true is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to false, or add attention"),
     "dropout of states": (_set("prefix", {"kinds": ["state"], "prefix_dropout": 0.1}), "prefix_dropout: 0.1 is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to 0, or add attention"),
-    "a rate for states left out": (_both(_set("prefix", {"kinds": ["attention"]}), _set("train.state_learning_rate", 1e-3)), "train.state_learning_rate: 0.001 is of initial states, which prefix.kinds: ['attention'] leaves out; set it to null"),
+    "a rate for states left out": (_both(_set("prefix.kinds", ["attention"]), _set("train.state_learning_rate", 1e-3)), "train.state_learning_rate: 0.001 is of initial states, which prefix.kinds: ['attention'] leaves out; set it to null"),
     "no rate for states": (_set("train.state_learning_rate", 0), "train.state_learning_rate = 0 should be greater than 0"),
-    "states of an encoder-decoder": (_both(_set("prefix", {"kinds": ["state"]}), lambda p: p["task"].update(type="seq2seq_lm", use_chat_template=False)), "prefix.kinds: ['state'] needs a decoder with recurrent layers, and task.type: seq2seq_lm has an encoder-decoder; use null"),
+    "states of an encoder-decoder": (_both(_set("prefix.kinds", ["state"]), lambda p: p["task"].update(type="seq2seq_lm", use_chat_template=False)), "prefix.kinds: ['state'] needs a decoder with recurrent layers, and task.type: seq2seq_lm has an encoder-decoder; use null"),
     "distractors that it would write itself": (_set("prefix", {"distractors": {"path": "data/train", "count": 1}}), "prefix.distractors: path: 'data/train' is written by the stage that would read it; copy the prefixes of other documents"),
     "more distractors than are named": (_set("prefix", {"distractors": {"path": "others", "prefixes": ["a"], "count": 2}}), "prefix.distractors: count: 2 at once are more than the 1 of prefixes; lower it or name more"),
     "a distractor twice": (_set("prefix", {"distractors": {"path": "others", "prefixes": ["a", "a"], "count": 1}}), "lists a twice"),
     "distractors of states": (_set("prefix", {"kinds": ["state"], "distractors": {"path": "others", "count": 1}}), "distractors.count: 1 needs prefixes of keys and values"),
     "distractors of an encoder-decoder": (_both(_set("prefix", {"distractors": {"path": "others", "count": 1}}), lambda p: p["task"].update(type="seq2seq_lm", use_chat_template=False)), "prefix.distractors.count: 1 needs a decoder alone, and task.type is seq2seq_lm; set it to 0"),
     "distractors never": (_set("prefix", {"distractors": {"path": "others", "probability": 0.0}}), "prefix.distractors.probability = 0.0 should be greater than 0"),
-    "everything frozen": (_set("prefix", {"num_frozen_tokens": 2}), "prefix.num_frozen_tokens: 2 leaves nothing to train"),
+    "everything frozen": (_set("prefix.num_frozen_tokens", 2), "prefix.num_frozen_tokens: 2 leaves nothing to train"),
 }  # fmt: skip
 
 

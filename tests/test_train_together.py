@@ -173,7 +173,7 @@ def test_where_packed_rows_do_not_serve_they_train_one_after_another(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = faulty_params(Path("inputs/model"))
-    params["prefix"] = {"layers": [1]}
+    params["prefix"]["layers"] = [1]
     params["train"] |= {"max_steps": 2}
     write_params(folder, params)
     try:

@@ -32,7 +32,7 @@ def working_in(folder: Path) -> Iterator[None]:
 def faulty_params(model_folder: Path) -> dict[str, Any]:
     """A training that draws random numbers (dropout), accumulates, validates and checkpoints."""
     params = tiny_params(model_folder)
-    params["prefix"] = {"prefix_dropout": 0.1}
+    params["prefix"]["prefix_dropout"] = 0.1
     params["train"] |= {
         "max_steps": 24,
         "batch_size": 3,
