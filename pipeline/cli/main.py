@@ -8,6 +8,7 @@ import click
 from click_didyoumean import DYMGroup
 
 from pipeline.cli.adapters import export, import_adapter
+from pipeline.cli.ask import ask
 from pipeline.cli.completion import completion
 from pipeline.cli.demo import demo
 from pipeline.cli.generate import generate
@@ -85,7 +86,7 @@ def main(ctx: click.Context) -> None:
     refuse_processes(ctx.invoked_subcommand or "")
 
 
-_USE = (ui, generate, inspect, export, import_adapter)
+_USE = (ui, generate, ask, inspect, export, import_adapter)
 
 for _command in (*STAGES, init, params, demo, sweep, completion, *_USE):
     main.add_command(_command)

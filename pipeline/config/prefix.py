@@ -12,6 +12,12 @@ _SUFFIX = ".safetensors"
 _IN_FOLDER = "prefix.safetensors"
 
 
+def prefix_files(folder: Path) -> dict[str, Path]:
+    """The prefixes in a folder by name: `<name>.safetensors` or `<name>/prefix.safetensors`."""
+    found = {path.stem: path for path in folder.glob(f"*{_SUFFIX}")}
+    return found | {path.parent.name: path for path in folder.glob(f"*/{_IN_FOLDER}")}
+
+
 class DistractorParams(Section):
     """Which prefixes stand beside the trained one, how many at once, and how often.
 
@@ -47,9 +53,7 @@ class DistractorParams(Section):
         """
         if not self.count:
             return {}
-        folder = Path(self.path)
-        found = {path.stem: path for path in folder.glob(f"*{_SUFFIX}")}
-        found |= {path.parent.name: path for path in folder.glob(f"*/{_IN_FOLDER}")}
+        found = prefix_files(Path(self.path))
         for name in self.prefixes or ():
             if name not in found:
                 raise PipelineError(

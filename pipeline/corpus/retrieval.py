@@ -24,15 +24,19 @@ class Retriever:
         if self._has_words:
             self._ranking.index(words, show_progress=False)
 
+    def scores(self, question: str) -> list[float]:
+        """How well each text fits a question; 0 where it has none of its words."""
+        (words,) = _words_of([question])
+        if not words or not self._has_words:
+            return [0.0] * self._count
+        return [float(score) for score in self._ranking.get_scores(words)]
+
     def best(self, question: str, count: int) -> list[int]:
         """The places of the `count` texts that fit a question best, best first.
 
         Equal ones, such as all for a question without a word of theirs, are in their own order.
         """
-        (words,) = _words_of([question])
-        if not words or not self._has_words:
-            return list(range(min(count, self._count)))
-        scores = self._ranking.get_scores(words)
+        scores = np.array(self.scores(question))
         return [int(place) for place in np.argsort(-scores, kind="stable")[:count]]
 
 

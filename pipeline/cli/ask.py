@@ -1,0 +1,65 @@
+"""`python -m pipeline ask`: answers from a library of prefixes, one a document."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.config import load_params
+from pipeline.errors import PipelineError
+
+
+@click.command()
+@click.argument("question")
+@click.option(
+    "--documents",
+    type=click.Path(path_type=Path),
+    default=Path("documents"),
+    show_default=True,
+    help="A folder with a text of each document: <name>.txt, .md, .html, ...",
+)
+@click.option(
+    "--prefixes",
+    type=click.Path(path_type=Path),
+    default=Path("prefixes"),
+    show_default=True,
+    help="A folder with a prefix of each: <name>.safetensors or <name>/prefix.safetensors.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="The most documents whose prefixes stand before the question.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    help="The longest answer, in tokens.  [default: evaluate.max_new_tokens]",
+)
+def ask(
+    question: str, documents: Path, prefixes: Path, top: int, max_new_tokens: int | None
+) -> None:
+    """Answer QUESTION with the prefixes of the documents that it is about.
+
+    BM25 picks the documents by the words that they share with QUESTION; their prefixes are put one
+    after another, the best next to QUESTION, and no other is loaded. Which they are is printed to
+    standard error. QUESTION is an input as `generate` takes it.
+
+    \b
+    python -m pipeline ask "How long is the coastline of Kenya?"
+    python -m pipeline ask "..." --documents handbooks --prefixes trained --top 1
+    """
+    if not question.strip():
+        raise PipelineError("the question is empty")
+    params = load_params()
+    from pipeline.inference.answering import answer_one
+    from pipeline.inference.generator import Decoding, generator_of_several
+    from pipeline.inference.library import find
+
+    found = find(question, documents, prefixes, top)
+    told = ", ".join(f"{document.name} ({document.score:.2f})" for document in found)
+    print(f"answering from {told}", file=sys.stderr)
+    generator = generator_of_several(params, [str(document.prefix) for document in found[::-1]])
+    decoding = Decoding(max_new_tokens or params.evaluate.max_new_tokens)
+    answer_one(generator, question, decoding, stream=True)
