@@ -19,6 +19,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from pipeline.config.train import TrainParams
+from pipeline.data.teacher import TEACHER_IDS, TEACHER_LOG_PROBS
 from pipeline.distributed.joining import joined
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.distributed.sharding import is_sharded, shard_frozen_model
@@ -43,11 +44,25 @@ def examples(count: int = 7) -> Dataset:
     return Dataset.from_list([{"input_ids": row, "target_start": 4} for row in rows])
 
 
+def taught(count: int = 7, k: int = 3) -> Dataset:
+    """The same, with a random teacher's top k at each target."""
+    draw = torch.Generator().manual_seed(1)
+    rows = []
+    for row in examples(count):
+        teacher = torch.randn(len(row["input_ids"]) - row["target_start"], 260, generator=draw)
+        top = torch.log_softmax(teacher, -1).topk(k)
+        rows.append(
+            row | {TEACHER_IDS: top.indices.tolist(), TEACHER_LOG_PROBS: top.values.tolist()}
+        )
+    return Dataset.from_list(rows)
+
+
 def numbers(
     ranks: Ranks,
     *,
     prefixed: bool = True,
     sharded: bool = False,
+    data: Callable[[int], Dataset] = examples,
     dtype: torch.dtype = torch.float32,
     build: Callable[[], PreTrainedModel] = tiny_model,
     config: Mapping[str, Any] | None = None,
@@ -73,8 +88,8 @@ def numbers(
     settings = {"epochs": None, "max_steps": STEPS, "eval_every_steps": 2, **_TRAIN}
     result = train_prefix(
         model,
-        examples(),
-        examples(5),
+        data(7),
+        data(5),
         TrainParams(**settings | dict(params or {})),
         3,
         log_step,
@@ -111,8 +126,19 @@ def stopped(ranks: Ranks, folder: CheckpointFolder) -> None:
     raise AssertionError("no process stopped")
 
 
+_DISTILLED: dict[str, Any] = {
+    "data": taught,
+    "params": {
+        "objective": {
+            **{"type": "distillation", "teacher": "rules"},
+            **{"path": "data/teachers/rules", "weight": 0.5},
+        }
+    },
+}
 TRAININGS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "distilled": _DISTILLED,
+    "distilled, sharded": {"sharded": True, **_DISTILLED},
     "plain again": {},
     "sharded": {"sharded": True},
     "sharded, for some layers, recomputed": {
