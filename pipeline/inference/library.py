@@ -33,8 +33,8 @@ def find(question: str, documents: Path, prefixes: Path, top: int) -> list[Found
     names = sorted(texts.keys() & files.keys())
     if not names:
         raise PipelineError(
-            f"--prefixes: '{prefixes}' holds no prefix of a document in '{documents}'; name each as "
-            f"its document, {min(texts)}.safetensors"
+            f"--prefixes: '{prefixes}' holds no prefix of a document in '{documents}'; name "
+            f"each as its document, {min(texts)}.safetensors"
         )
     scores = Retriever([texts[name] for name in names]).scores(question)
     ranked = sorted(zip(names, scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
