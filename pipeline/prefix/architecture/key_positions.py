@@ -112,8 +112,7 @@ def _two_tokens(model: PreTrainedModel) -> tuple[int, int]:
 def _alone(model: PreTrainedModel, token: int, positions: int) -> dict[_Cached, torch.Tensor]:
     """What is cached of a token alone at each position, `[positions, num_kv_heads, head_dim]` each.
 
-    In float32 whatever the weights: angles of distant positions need it. Where a model takes no
-    positions, all are the same.
+    As float32 whatever the weights. Where a model takes no positions, all are the same.
     """
     parts = [_alone_at(model, token, part) for part in torch.arange(positions).split(_ROWS_AT_ONCE)]
     return {of: torch.cat([part[of] for part in parts]) for of in parts[0]}
