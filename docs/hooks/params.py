@@ -74,10 +74,12 @@ def _tables(schema: Schema, name: str) -> str:
 
 
 def _sections(asked: Schema, known: Schema) -> list[Schema]:
-    """The kinds of section that stand there: one, several, or none where it is a plain value."""
+    """The kinds of section that stand there, or in a list there; none where it is a plain value."""
     asked = _resolved(asked, known)
     if "properties" in asked:
         return [asked]
+    if "items" in asked:
+        return _sections(asked["items"], known)
     several = asked.get("oneOf") or asked.get("anyOf") or []
     return [section for one in several for section in _sections(one, known)]
 
@@ -87,8 +89,11 @@ def _titled(kind: Schema, name: str, known: Schema) -> str:
 
 
 def _title(kind: Schema, name: str) -> str:
-    key = next(key for key in _KINDS if "const" in kind["properties"].get(key, {}))
-    return f"{name}: {key} {kind['properties'][key]['const']}"
+    for key in _KINDS:
+        if "const" in kind["properties"].get(key, {}):
+            return f"{name}: {key} {kind['properties'][key]['const']}"
+    # Of the items of a list.
+    return name
 
 
 def _table(section: Schema, known: Schema) -> str:
