@@ -27,8 +27,8 @@ from pipeline.tracking.runs import sha256
 from pipeline.workspace import paths
 
 SERVED_ROOMS = (
-    *("baselines", "config", "data", "errors", "inference", "initialization", "metrics", "models"),
-    *("prefix", "schema", "storage", "sweep", "tracking", "workspace"),
+    *("baselines", "config", "corpus", "data", "errors", "inference", "initialization", "metrics"),
+    *("models", "prefix", "schema", "storage", "sweep", "tracking", "workspace"),
 )
 """The rooms of this package that a served model imports, and a copy of which it keeps."""
 

@@ -88,8 +88,8 @@ def test_trainings_differ_where_they_should(results: Any) -> None:
     expected, _ = results
     assert len(expected["stopped early"]["loss"]) < len(expected["plain"]["loss"])
     ends = [tuple(found["end"]) for name, found in expected.items() if name != "stopped early"]
-    # Those again, and the two that are sharded: alike in one process.
-    assert len(set(ends)) == len(ends) - 3
+    # Those again, and the three that are sharded: alike in one process.
+    assert len(set(ends)) == len(ends) - 4
 
 
 @pytest.fixture
