@@ -76,7 +76,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        # A loss that is itself what `backward` is called on: the usual case.
-        if float(grads[0]) != 1.0:
-            gradient = gradient * grads[0].to(gradient.dtype)
-        return gradient, None, None
+        return scaled(gradient, grads[0]), None, None
+
+
+def scaled(gradient: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """A gradient that was made with the loss, times the loss's own: 1 in the usual case."""
+    return gradient if float(by) == 1.0 else gradient * by.to(gradient.dtype)

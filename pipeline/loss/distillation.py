@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.data.batching import Example
 from pipeline.data.teacher import TEACHER_IDS, TEACHER_LOG_PROBS
+from pipeline.loss.cross_entropy import scaled
 from pipeline.loss.states import TargetStates, chunks
 from pipeline.prefix import PrefixModel
 
@@ -173,10 +174,7 @@ class _Compared(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        # A loss that is itself what `backward` is called on: the usual case.
-        if float(grads[0]) != 1.0:
-            gradient = gradient * grads[0].to(gradient.dtype)
-        return gradient, None, None, None, None, None, None
+        return scaled(gradient, grads[0]), None, None, None, None, None, None
 
 
 def _through(logits: torch.Tensor, states: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from pipeline.prefix.architecture.context import context_of
 from pipeline.schema.placing import Placed
 from pipeline.workspace import paths
 
-_BLANK = "a text"
+_PROBE = "a text"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ForBaseline:
         It raises PipelineError for an example that the model's context has no room for.
         """
         prompt = ContextPrompt(key, placed, Renderer(self.params.task, self.tokenizer))
-        prompt.refuse_lost(_BLANK)
+        prompt.refuse_lost(_PROBE)
         context, generated = context_of(self.frozen_model), self.params.evaluate.max_new_tokens
 
         def after(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pipeline.self_study.plan import Plan
 from pipeline.standing.stage_code import ROOT, code_of
 from pipeline.workspace import paths
-from pipeline.workspace.checksums import sha256_of
+from pipeline.workspace.checksums import add_file, add_folder
 
 _LIBRARIES = ("torch", "transformers")
 
@@ -24,9 +24,7 @@ def study_digest(plan: Plan) -> str:
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    model = sorted(path for path in paths.MODEL.rglob("*") if path.is_file())
-    files = [(path, path.relative_to(paths.MODEL)) for path in model]
-    files += [(path, path.relative_to(ROOT)) for path in code_of("self_study")]
-    for path, name in files:
-        digest.update(f"{name.as_posix()} {sha256_of(path)}\n".encode())
+    add_folder(digest, paths.MODEL)
+    for path in code_of("self_study"):
+        add_file(digest, path, path.relative_to(ROOT))
     return digest.hexdigest()

@@ -1,7 +1,5 @@
 """Stage `self_study`: questions and answers about one corpus."""
 
-from filelock import FileLock
-
 from pipeline.config import Params
 from pipeline.config.self_study import SelfStudy, ServerGenerator
 from pipeline.models.shared import load_frozen_model
@@ -17,7 +15,7 @@ from pipeline.self_study.study import ask_all, write_study
 from pipeline.workspace import location, paths
 from pipeline.workspace.checkpoints import (
     checkpoint_name,
-    lock_of,
+    held,
     remove_checkpoints,
     study_name,
 )
@@ -36,7 +34,7 @@ def run(params: Params, name: str) -> None:
     folder /= checkpoint_name(study_name(name), study_digest(plan))
     folder.mkdir(parents=True, exist_ok=True)
     kept = KeptChunks(folder)
-    with FileLock(lock_of(folder)):
+    with held(folder, f"is at work on self_study.{name}; stop it first"):
         writer = _writer(params, name, settings)
         try:
             ask_all(plan, writer, kept, name)

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from pipeline.standing.stage_code import code_of
+from pipeline.standing.stage_code import ROOT, code_of
 from pipeline.storage.atomic import atomic_file
 from pipeline.workspace import location, paths
-from pipeline.workspace.checkpoints import checkpoint_name, lock_of, remove_checkpoints
-from pipeline.workspace.checksums import sha256_of
+from pipeline.workspace.checkpoints import checkpoint_name, held, remove_checkpoints
+from pipeline.workspace.checksums import add_file, add_folder
 
 _LIBRARIES = ("torch", "transformers")
-_POLL_SECONDS = 0.5
 
 Shard = tuple[np.ndarray, np.ndarray]
 """Token ids and log-probabilities of a portion's targets, `[targets, k]` each."""
@@ -66,16 +64,8 @@ class Shards:
     def locked(self) -> Iterator[None]:
         """Hold them for this process; wait while another, whose stage was killed, is at work."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_of(self.folder))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting: another process is at work on teacher {self.name}; stop it first")
-            lock.acquire(poll_interval=_POLL_SECONDS)
-        try:
+        with held(self.folder, f"is at work on teacher {self.name}; stop it first"):
             yield
-        finally:
-            lock.release()
 
     def _path(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number}.safetensors"
@@ -85,8 +75,11 @@ def digest_of(settings: dict[str, Any], *inputs: Path) -> str:
     """A sha256 over settings (anything JSON can hold), files, the stage's code and libraries."""
     libraries = {name: version(name) for name in _LIBRARIES}
     digest = hashlib.sha256(json.dumps([settings, libraries], sort_keys=True).encode())
-    for root in (*inputs, *code_of("teach")):
-        found = [root] if root.is_file() else [p for p in root.rglob("*") if p.is_file()]
-        for path in sorted(found):
-            digest.update(f"{path.relative_to(root)} {sha256_of(path)}\n".encode())
+    for root in inputs:
+        if root.is_dir():
+            add_folder(digest, root)
+        else:
+            add_file(digest, root, Path(root.name))
+    for path in code_of("teach"):
+        add_file(digest, path, path.relative_to(ROOT))
     return digest.hexdigest()

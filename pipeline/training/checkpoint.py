@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -22,11 +21,10 @@ from pipeline.prefix import KVPrefix
 from pipeline.storage.atomic import atomic_file
 from pipeline.training.aside import Aside
 from pipeline.training.trained import TrainedWeights
-from pipeline.workspace.checkpoints import FILE, lock_of
+from pipeline.workspace.checkpoints import FILE, held
 
 FORMAT = "training-checkpoint-4"
 BEST = "best_prefix.safetensors"
-_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -146,25 +144,12 @@ class CheckpointFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold this training for this process; wait while another process has it.
-
-        One whose `dvc repro` was killed may still be at work on the same variant. The operating
-        system releases the lock of a process that dies.
-        """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_of(self.folder))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting: another process trains {self.folder.name}; stop it to take over")
-            lock.acquire(poll_interval=_POLL_SECONDS)
-        try:
-            yield
-        finally:
+        """Hold this training for this process; wait while another process has it."""
+        with held(self.folder, f"trains {self.folder.name}; stop it to take over"):
             try:
-                self.wait()
+                yield
             finally:
-                lock.release()
+                self.wait()
 
 
 def _content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:

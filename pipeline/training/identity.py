@@ -12,7 +12,7 @@ from pipeline.prefix import KVPrefix
 from pipeline.standing.stage_code import ROOT, code_of
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
-from pipeline.workspace.checksums import sha256_of
+from pipeline.workspace.checksums import add_file, add_folder
 
 _LIBRARIES = ("torch", "transformers")
 
@@ -39,19 +39,14 @@ def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
     objective = params.train.objective
     taught = [Path(objective.path)] if objective.distilled else []
     for root in (paths.MODEL, paths.TOKENIZED / "splits", *taught):
-        for path in sorted(path for path in root.rglob("*") if path.is_file()):
-            _update(digest, path, path.relative_to(root))
+        add_folder(digest, root)
     for name, path in params.prefix.distractors.files().items():
-        _update(digest, path, Path("distractors", name))
+        add_file(digest, path, Path("distractors", name))
     for path in code_of_training():
-        _update(digest, path, path.relative_to(ROOT))
+        add_file(digest, path, path.relative_to(ROOT))
     return digest.hexdigest()
 
 
 def code_of_training() -> Iterator[Path]:
     """The files of this package that the stage `train` depends on."""
     return code_of("train")
-
-
-def _update(digest: "hashlib._Hash", path: Path, name: Path) -> None:
-    digest.update(f"{name.as_posix()} {sha256_of(path)}\n".encode())

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,6 +13,7 @@ FILE = "checkpoint.safetensors"
 
 
 _DIGITS = 16  # of the digest, in the folder's name
+_POLL_SECONDS = 0.5
 
 
 def checkpoint_name(training: str, digest: str) -> str:
@@ -46,6 +49,26 @@ def _training_of(name: str) -> str | None:
 def lock_of(folder: Path) -> Path:
     """The file that a process locks while it works on a checkpoint folder."""
     return folder.with_name(f".{folder.name}.lock")
+
+
+@contextmanager
+def held(folder: Path, at_work: str) -> Iterator[None]:
+    """Hold a folder of checkpoints for this process; wait while another process has it.
+
+    One whose `dvc repro` was killed may still be at work in it. The operating system releases the
+    lock of a process that dies. `at_work` goes on from "another process", for who waits.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_of(folder))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting: another process {at_work}")
+        lock.acquire(poll_interval=_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_checkpoints(root: Path, *variants: str, keep: str | None = None) -> None:

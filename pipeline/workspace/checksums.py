@@ -81,3 +81,14 @@ def _remember(path: Path, entry: dict[str, Any]) -> None:
     # Where nothing can be written, all is computed each time.
     with contextlib.suppress(OSError), atomic_file(_memory()) as aside:
         aside.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+
+
+def add_file(digest: "hashlib._Hash", path: Path, name: Path) -> None:
+    """Let a digest go by a file's content and by what it is called."""
+    digest.update(f"{name.as_posix()} {sha256_of(path)}\n".encode())
+
+
+def add_folder(digest: "hashlib._Hash", folder: Path) -> None:
+    """Let a digest go by all files below a folder, called by their paths in it."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        add_file(digest, path, path.relative_to(folder))
