@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
+import pandas as pd
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pipeline.errors import PipelineError
 from pipeline.inspection.ablation import ablation
 from pipeline.inspection.blocks import blocks
 from pipeline.inspection.inputs import loss_on
+from pipeline.inspection.kept_states import KeptStates
 from pipeline.inspection.looking import Prefix, look_into
 from pipeline.inspection.movement import movement, movement_of_tokens
 from pipeline.inspection.shown import shown
@@ -18,6 +21,7 @@ from pipeline.inspection.summary import by_layer, by_token, losses
 from pipeline.inspection.words import nearest_words, words_of
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_tokens
 from tests.conftest import kv_of
+from tests.hybrids import qwen3_next
 from tests.prefix import encoders
 from tests.prefix.architectures import build
 
@@ -190,6 +194,68 @@ def _after(model: PrefixModel, kv: KVPrefix) -> float:
         for at in range(example["target_start"], ids.shape[1]):
             total -= float(logits[at - 1, ids[0, at]])
     return total / 4
+
+
+def started(frozen: PreTrainedModel) -> PrefixModel:
+    """A model after a text's prefix that has moved."""
+    model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=3)).eval()
+    torch.manual_seed(3)
+    kv = kv_prefix_from_tokens(frozen, [40, 41, 42])
+    model.load_kv_prefix(replace(kv, values=tuple(v + torch.randn_like(v) for v in kv.values)))
+    return model
+
+
+def ablated(model: PrefixModel, most_tokens: int) -> pd.DataFrame:
+    return ablation(model, loss_on(EXAMPLES, most_tokens), None, title=None)
+
+
+def whole_passes(model: PrefixModel, most_tokens: int) -> pd.DataFrame:
+    with mock.patch.object(KeptStates, "measured", lambda _, __, measure: measure()):
+        return ablated(model, most_tokens)
+
+
+def of_four_layers(name: str) -> PreTrainedModel:
+    if name == "qwen3_next":
+        return qwen3_next()
+    kinds = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+    return build(name, {**dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), 4), **kinds})
+
+
+@pytest.mark.parametrize("most_tokens", [1000, 7])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "gemma3_text", "qwen3_next"])
+def test_a_layer_left_out_is_computed_from_there_on(name: str, most_tokens: int) -> None:
+    """To the bit what whole passes give, in one batch and in several, packed and padded."""
+    model = started(of_four_layers(name))
+    attributes = [list(vars(module)) for module in model.frozen_model.modules()]
+    found = ablated(model, most_tokens)
+    assert [list(vars(module)) for module in model.frozen_model.modules()] == attributes
+    pd.testing.assert_frame_equal(found, whole_passes(model, most_tokens), check_exact=True)
+    assert found[found["without"] == "layers"]["loss"].nunique() > 1
+
+
+def test_layers_before_the_one_left_out_are_passed_over() -> None:
+    model = started(of_four_layers("llama"))
+    attended: list[int] = []
+    for number, layer in enumerate(model.frozen_model.model.layers):
+        layer.mlp.register_forward_hook(lambda *_, number=number: attended.append(number))
+    ablated(model, 1000)
+    # Whole: nothing, the prefix, three tokens, and the first two layers. Then all but the first,
+    # all but the first two, and the last alone, which has to give what nothing left out gave.
+    assert [attended.count(number) for number in range(4)] == [7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_what_layers_tell_each_other_beside_their_states_is_computed_whole(is_taken: bool) -> None:
+    """The last layer goes by what the first one has left for it, for each batch anew."""
+    model = started(of_four_layers("llama"))
+    first, *_, last = model.frozen_model.model.layers
+    left: list[torch.Tensor] = []
+    first.mlp.register_forward_hook(lambda _, __, out: left.append(out.mean()))
+    last.mlp.register_forward_hook(
+        lambda _, __, out: out + 9 * (left.pop() if is_taken else left[-1])
+    )
+    found, whole = ablated(model, 7), whole_passes(model, 7)
+    pd.testing.assert_frame_equal(found, whole, check_exact=True)
 
 
 def test_all_of_it_in_two_tables(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -10,10 +10,12 @@ tasks); what it did to states alike.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 
 from pipeline.inspection.blocks import MOST_GROUPS, blocks
+from pipeline.inspection.kept_states import KeptStates
 from pipeline.inspection.movement import ALONE
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.states import KINDS, has_tokens, layer_of
@@ -33,18 +35,33 @@ def ablation(
     increase over the loss without nothing. The last four kinds need the `start`. `title` shows a
     progress bar.
     """
-    rows: list[dict[str, object]] = []
     tried = list(_tried(model, start))
+    losses: list[float] = []
     with Bar(len(tried), title or "", "evaluation", shown=title is not None) as bar:
+        kept = KeptStates(model.frozen_model)
         for row, measured in tried:
-            rows.append({**row, "loss": measured(loss)})
+            if _is_of_a_decoders_layers(row):
+                first = int(str(row["first"]))
+                losses.append(kept.measured(first, partial(measured, loss)))
+            else:
+                losses.append(measured(loss))
             bar.update()
+        if not kept.agree(partial(loss, model), losses[0]):
+            for at, (row, measured) in enumerate(tried):
+                if _is_of_a_decoders_layers(row):
+                    losses[at] = measured(loss)
+    rows = [{**row, "loss": found} for (row, _), found in zip(tried, losses, strict=True)]
     table = pd.DataFrame(rows).astype({"first": "Int64", "last": "Int64"})
     table["increase"] = table["loss"] - table["loss"].iloc[0]
     return table[["without", "part", "first", "last", "loss", "increase"]]
 
 
 Row = dict[str, object]
+
+
+def _is_of_a_decoders_layers(row: Row) -> bool:
+    """Of a model with an encoder, layers of each part count from 0."""
+    return row["without"] == "layers" and row["part"] == ALONE
 
 
 def _tried(
