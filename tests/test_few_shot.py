@@ -15,11 +15,13 @@ from pipeline.data.rendering import Renderer
 from pipeline.data.splits import load_split, save_splits
 from pipeline.errors import PipelineError
 from pipeline.models.for_baseline import ForBaseline
+from pipeline.prefix import KVPrefix, kv_prefix_from_tokens
 from pipeline.stages import baselines
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.workspace import paths
 from tests.baseline_folder import make_baseline_folder
 from tests.conftest import rows, tiny_tokenizer
+from tests.hybrids import qwen3_next
 from tests.tokenizers import BOS, GEMMA, PHI, tokenizer_that
 
 TEMPLATES = {"chatml": None, "gemma": GEMMA, "phi": PHI}
@@ -245,6 +247,38 @@ def test_as_many_examples_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     few_shot = FewShot(type="few_shot", path="empty.txt", instructions="empty.txt")
     with pytest.raises(PipelineError, match=r"the instructions in 'empty\.txt' are empty"):
         next(few_shot.choices(context))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "qwen3_next"])
+def test_fewer_examples_are_the_beginning_of_more(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model reads the longest context alone, but where its states are of a whole text."""
+    monkeypatch.chdir(tmp_path)
+    context = finished(tmp_path, "chatml")
+    if name == "qwen3_next":
+        context.__dict__["frozen_model"] = qwen3_next()
+    read: list[int] = []
+
+    def reading(model: Any, tokens: Any) -> KVPrefix:
+        read.append(len(tokens))
+        return kv_prefix_from_tokens(model, tokens)
+
+    monkeypatch.setattr("pipeline.prefix.kv_prefix_from_tokens", reading)
+    choices = list(FewShot(type="few_shot", path="said.txt", shots=[1, 2, 3]).choices(context))
+    texts = [context.few_shot(n, None, 0).shared_by(context.splits) for n in (1, 2, 3)]
+    assert read == [len(text) for text in (texts[2:] if name == "llama" else texts[2:] + texts[:2])]
+    for choice, text in zip(choices, texts, strict=True):
+        assert choice.kv is not None
+        expected = kv_prefix_from_tokens(context.frozen_model, text)
+        assert choice.kv.states.keys() == expected.states.keys()
+        for ours, alone in (
+            *zip(choice.kv.keys, expected.keys, strict=True),
+            *zip(choice.kv.values, expected.values, strict=True),
+            *((choice.kv.states[each], expected.states[each]) for each in expected.states),
+        ):
+            torch.testing.assert_close(ours, alone, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.slow

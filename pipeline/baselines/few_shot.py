@@ -15,6 +15,8 @@ from pipeline.schema.section import Count
 from pipeline.storage.records import read_text
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from pipeline.prefix import KVPrefix
 
 
@@ -46,12 +48,10 @@ class FewShot(UntrainedBaseline):
         )
 
     def choices(self, context: MeasureContext) -> Iterator[Before]:
-        """A context for each number of examples, fewest first, each read by the model once.
+        """A context for each number of examples, fewest first, the longest read by the model once.
 
         Raises PipelineError when not even one example fits, or the instructions say nothing.
         """
-        from pipeline.prefix import kv_prefix_from_tokens
-
         said = self._instructions()
         room = context.room_before(context.few_shot(1, said, self.seed))
         limits = [limit for limit in (room, self.max_tokens) if limit is not None]
@@ -63,10 +63,11 @@ class FewShot(UntrainedBaseline):
         def prompt_of(shots: int) -> FewShotPrompt:
             return context.few_shot(shots, said, self.seed, longest)
 
-        for shots in self._numbers(total, limits, prompt_of):
-            prompt = prompt_of(shots)
-            shared = prompt.shared_by(context.splits)
-            kv = kv_prefix_from_tokens(context.frozen_model, shared)
+        numbers = self._numbers(total, limits, prompt_of)
+        prompts = [prompt_of(shots) for shots in numbers]
+        texts = [prompt.shared_by(context.splits) for prompt in prompts]
+        caches = _caches(context.frozen_model, texts)
+        for shots, prompt, shared, kv in zip(numbers, prompts, texts, caches, strict=True):
             follow = partial(prompt.follow, shared=shared)
             yield Before(kv, follow, prompt.until, {"shots": shots})
 
@@ -98,6 +99,28 @@ class FewShot(UntrainedBaseline):
         most = _most(fits, total)
         wanted = self.shots or [*(1 << n for n in range(most.bit_length())), most]
         return sorted({min(number, most) for number in wanted})
+
+
+def _caches(model: "PreTrainedModel", texts: list[list[int]]) -> Iterator["KVPrefix"]:
+    """The KV caches of texts' tokens.
+
+    Of one that begins the last, as fewer examples begin more of them, it is that one's first part:
+    by causality it is the same. Not where layers recur, whose states are of a whole text, nor
+    where keys turn otherwise in a longer one.
+    """
+    from pipeline.prefix import kv_prefix_from_tokens
+    from pipeline.prefix.architecture.reach import rotary_switch
+
+    longest = texts[-1]
+    whole = kv_prefix_from_tokens(model, longest)
+    is_cut = "state" not in whole.kinds and rotary_switch(model.config) is None
+    for text in texts:
+        if text == longest:
+            yield whole
+        elif is_cut and text == longest[: len(text)]:
+            yield whole[: len(text)]
+        else:
+            yield kv_prefix_from_tokens(model, text)
 
 
 def _most(fits: Callable[[int], bool], total: int) -> int:
