@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     "--workers",
     type=click.IntRange(min=1),
     help="Processes that run stages, each on GPUs of its own where there are any: one, or those "
-    "that a stage uses by params.yaml.  [default: as many as have their GPUs, else 1]",
+    "that a stage uses by params.yaml.  [default: as many as have their GPUs; without any 2, where "
+    "there are cores and memory for both]",
 )
 @click.option(
     "--address",
@@ -113,13 +114,17 @@ Workplace = tuple[Callable[[], "Pool"], int]
 
 @contextmanager
 def _here(workers: int | None, params: Params) -> Iterator[Workplace]:
+    from pipeline.orchestration.cores import Room, workers_on_cores
     from pipeline.orchestration.gpus import gpus_of_stage, shared_out, visible_gpus
     from pipeline.orchestration.local_pool import LocalPool
+    from pipeline.workspace import paths
 
     gpus = shared_out(visible_gpus(), gpus_of_stage(params), workers)
-    count = workers or max(1, len(gpus))
+    count = workers or len(gpus) or workers_on_cores(params)
 
     def open_pool() -> "Pool":
+        if workers is None and not gpus:
+            return LocalPool(count, room=Room(count, paths.MODEL))
         if count > 1 and not gpus and "OMP_NUM_THREADS" not in os.environ:
             click.echo(_threads(count), err=True)
         return LocalPool(count, gpus)

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -39,19 +39,22 @@ class _Worker:
 class LocalPool:
     """`count` processes, of which worker i sees the i-th of `gpus` in turn (none: all there is).
 
-    Each of `gpus` is what `CUDA_VISIBLE_DEVICES` holds: one GPU, or several with commas.
+    Each of `gpus` is what `CUDA_VISIBLE_DEVICES` holds: one GPU, or several with commas. `room`
+    says how many of them may work at once, where that is not all.
 
     A worker that dies is replaced when it is needed; its task is told of as lost.
     """
 
-    def __init__(self, count: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(
+        self, count: int, gpus: Sequence[str] = (), room: Callable[[], int] | None = None
+    ) -> None:
         # A fork of a process that has imported everything starts in milliseconds; nothing may
         # have touched a GPU before it, nor Apple's frameworks.
         forks = sys.platform == "linux" and not gpus
         self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
             self._context.set_forkserver_preload(list(LIBRARIES))
-        self._gpus = gpus
+        self._gpus, self._room = gpus, room
         self._shared = BESIDE_OTHERS if count > 1 and not gpus else {}
         self._workers: list[_Worker | None] = [None] * count
         for place in range(count):
@@ -86,8 +89,10 @@ class LocalPool:
             return Ended(task, error=_death(code), lost=True)
 
     def free(self) -> int:
-        """The number of workers that wait for work."""
-        return sum(worker is None or worker.task is None for worker in self._workers)
+        """The number of workers that wait for work, and have room for it."""
+        at_work = sum(worker is not None and worker.task is not None for worker in self._workers)
+        most = len(self._workers) if self._room is None else self._room()
+        return max(0, most - at_work)
 
     def stop(self) -> None:
         """Ask those at work to end soon."""
