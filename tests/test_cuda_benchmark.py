@@ -1,8 +1,9 @@
-"""The benchmark of GPUs runs whole in miniature on a CPU, with four libraries and no more."""
+"""The benchmark of GPUs runs in miniature on a CPU, with four libraries and no more."""
 
 import json
 import subprocess
 import sys
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,24 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.cuda import speed
 from benchmarks.cuda.__main__ import run
+from benchmarks.cuda.exactness import Models, checks
+from benchmarks.cuda.laws import laws
 from benchmarks.cuda.machine import Machine
 from benchmarks.cuda.models import SHAPES, config_of
 from benchmarks.cuda.table import table
-from tests.conftest import ROOT
+from tests.conftest import DEAR, ROOT
 
 # What the pipeline needs and a borrowed machine has not.
 _ABSENT = ("click", "datasets", "dvc", "mlflow", "pandas", "pydantic", "ruamel", "tabulate")
 
+_WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({_ABSENT}))"
 
+
+@DEAR
 @pytest.mark.slow
 def test_in_miniature(tmp_path: Path) -> None:
-    without = f"import sys; sys.modules.update(dict.fromkeys({_ABSENT}))"
     arguments = ["--device", "cpu", "--small", "--shapes", "Llama-3.2-1B", "--lengths", "8"]
-    code = f"{without}; import runpy; runpy.run_module('benchmarks.cuda', run_name='__main__')"
+    code = f"{_WITHOUT}; import runpy; runpy.run_module('benchmarks.cuda', run_name='__main__')"
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments, "--output", str(tmp_path)],
         cwd=ROOT,
@@ -48,6 +53,28 @@ def test_in_miniature(tmp_path: Path) -> None:
         decoded = rows[f"decoding, Llama-3.2-1B, p=8, 2 rows of 4 tokens: {system}"]
         assert decoded["tokens a second"] > 0
     assert (tmp_path / "results.md").read_text().startswith("# On CPU\n")
+
+
+@pytest.mark.slow
+def test_it_is_imported_with_no_more() -> None:
+    code = f"{_WITHOUT}; import benchmarks.cuda.__main__"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_in_float32_what_is_compared_is_equal() -> None:
+    models = Models("cpu", small=True)
+    compared = islice(chain(islice(laws(models), 1), checks(models)), 3)
+    rows = {row["check"]: row for row in run(compared, 60, lambda: None)}
+    assert list(rows) == [
+        "exact, float32: identity with the text in the context",
+        "exact, float32: packed as padded",
+        "exact, float32: packed as PEFT",
+    ]
+    assert not any("error" in row for row in rows.values())
+    assert rows["exact, float32: packed as PEFT"]["equal tokens"] == "100%"
 
 
 def test_what_fails_is_a_row_and_stops_nothing() -> None:

@@ -8,11 +8,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.storage.records import read_json
 from tests.conftest import make_workspace, sweep_of, tiny_tokenizer
+from tests.graph_here import run_graph
 
 pytestmark = pytest.mark.real
 
 
-def test_the_whole_graph(tmp_path: Path) -> None:
+def test_the_whole_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its attention would drop weights, which packed rows do not: training has it off."""
     torch.manual_seed(0)
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
@@ -28,7 +29,7 @@ def test_the_whole_graph(tmp_path: Path) -> None:
             train={**params["train"], "gradient_checkpointing": True},
         )
     )
-    workspace.run("dvc", "repro")
+    run_graph(workspace, monkeypatch, 2, "random")
     for name in ("len2-random-seed0", "no_prefix"):
         measured = read_json(workspace.root / "data" / "evaluate" / name / "metrics.json")
         assert 0 < measured["test"]["loss"] < 10

@@ -1,7 +1,8 @@
 """The whole pipeline on a tiny model, with real DVC and a real MLflow store in SQLite."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from pipeline.orchestration.sweep import would_run
 from pipeline.prefix import random_kv_prefix
 from pipeline.storage.records import read_csv
 from pipeline.tracking.results import SCORES
-from tests.conftest import Workspace
+from tests.conftest import WHOLE_SWEEPS, Workspace, copied
 from tests.sweep_runs import VARIANTS, client, ran, runs
 
 pytestmark = pytest.mark.real
@@ -283,7 +285,11 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", EDITS)
+# Of each kind of edit one, of which DVC itself runs the stages; `make test-all` has it run all.
+BY_DVC = ("a corpus text", "a distractor", "an objective", "baselines", "nothing but a comment")
+
+
+@pytest.mark.parametrize("name", EDITS if WHOLE_SWEEPS else BY_DVC)
 def test_an_edit_runs_only_what_it_can_change(copy: Workspace, name: str) -> None:
     edit, expected = EDITS[name]
     edit(copy)
@@ -292,3 +298,45 @@ def test_an_edit_runs_only_what_it_can_change(copy: Workspace, name: str) -> Non
     output = copy.run("dvc", "repro").stdout
     assert ran(output) == expected
     assert "up to date" in copy.run("dvc", "status").stdout
+
+
+@pytest.fixture(scope="module")
+def planned(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A finished workspace, whose params and texts are put back after each test."""
+    return copied(finished, tmp_path_factory.mktemp("planned") / "copy")
+
+
+@contextmanager
+def edited(workspace: Workspace, edit: Callable[[Workspace], None]) -> Iterator[None]:
+    """Within it a workspace is edited."""
+    before = {path: path.read_bytes() for path in _inputs(workspace)}
+    edit(workspace)
+    try:
+        yield
+    finally:
+        for path in _inputs(workspace) - before.keys():
+            path.unlink()
+        for path, content in before.items():
+            path.write_bytes(content)
+
+
+def _inputs(workspace: Workspace) -> set[Path]:
+    folders = (workspace.root / name for name in ("texts", "others"))
+    return {workspace.root / "params.yaml", *(p for folder in folders for p in folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("name", [name for name in EDITS if name != "a distractor"])
+def test_so_it_is_planned(planned: Workspace, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """By DVC's own answers to what has changed, for all edits, in this process."""
+    edit, expected = EDITS[name]
+    monkeypatch.chdir(planned.root)
+    with edited(planned, edit):
+        assert set(would_run((), force=False)) == expected
+
+
+def test_without_an_edit_nothing_is_planned(
+    planned: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the edits before have left is put back."""
+    monkeypatch.chdir(planned.root)
+    assert would_run((), force=False) == []

@@ -64,9 +64,9 @@ def load(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def greedy(model: Any, tokenizer: Any) -> list[str]:
+def greedy(model: Any, tokenizer: Any, questions: list[str] = QUESTIONS) -> list[str]:
     texts = []
-    for question in QUESTIONS:
+    for question in questions:
         batch = tokenizer(question, return_tensors="pt")
         ids = model.generate(
             **batch, max_new_tokens=8, do_sample=False, pad_token_id=tokenizer.eos_token_id
@@ -83,7 +83,7 @@ def test_the_same_text_in_peft_and_back(folder: Path, tmp_path: Path) -> None:
     corpus = (ROOT / "corpora" / "reading_records.txt").read_text()
     model = PrefixModel(load(folder), PrefixConfig(num_virtual_tokens=16))
     model.load_kv_prefix(kv_prefix_from_text(model.frozen_model, tokenizer, corpus, 16))
-    bare = greedy(model.frozen_model, tokenizer)
+    bare = greedy(model.frozen_model, tokenizer, QUESTIONS[:3])
     optimizer = torch.optim.AdamW(model.encoder.parameters(), lr=5e-3)
     examples = [
         {
@@ -104,7 +104,7 @@ def test_the_same_text_in_peft_and_back(folder: Path, tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     model.eval()
     ours = greedy(model, tokenizer)
-    assert ours != bare
+    assert ours[:3] != bare
 
     model.save_pretrained(tmp_path / "ours")
     theirs = PeftModel.from_pretrained(load(folder), tmp_path / "ours").eval()

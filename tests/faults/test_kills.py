@@ -30,7 +30,7 @@ from pipeline.workspace.checkpoints import FILE
 from tests.conftest import CORPUS, ROOT, tiny_model, tiny_tokenizer
 from tests.prefix.encoders import build
 
-KILLS = int(os.environ.get("KILLS", "20"))
+KILLS = int(os.environ.get("KILLS", "12"))
 
 
 @pytest.mark.real
