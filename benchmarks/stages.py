@@ -116,11 +116,10 @@ def _timed_repro(folder: Path) -> dict[str, list[float]]:
 
 def _timed_sweep(folder: Path, workers: int) -> dict[str, list[float]]:
     """Seconds of each run of each stage in its worker."""
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.timed_sweep", str(workers)],
         cwd=folder,
-        env={**threads, **_environment()},
+        env=_environment(),
         stdout=subprocess.PIPE,
         text=True,
     )
