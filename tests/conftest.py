@@ -198,7 +198,10 @@ def tiny_params(model_folder: Path) -> dict[str, Any]:
             "batch_size": 4,
             "eval_every_steps": 2,
         },
-        "evaluate": {"splits": ["test"], "max_new_tokens": 4},
+        "evaluate": {
+            **{"splits": ["test"], "max_new_tokens": 4},
+            "teacher": "data/model/config.json",
+        },
         "baselines": {"no_prefix": {"type": "no_prefix", "path": "data/model/config.json"}},
         "trained_baselines": {},
         "inspection": {"examples": 2},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 FOLDERS = {
     "fetch_data": ("train.jsonl",),
-    "self_study": ("train.jsonl", "validation.jsonl", "statistics.json"),
+    "self_study": ("train.jsonl", "validation.jsonl", "statistics.json", "summary.txt"),
     "held_out": ("held_out/test.jsonl",),
     "tokenize": ("splits/train/data.arrow", "statistics.json"),
     "kv_prefix": ("prefix.safetensors",),

@@ -19,8 +19,11 @@ from pipeline.config import load_params
 from pipeline.data.context_prompt import ContextPrompt
 from pipeline.data.rendering import Renderer
 from pipeline.data.rows import TokenizedRows
-from pipeline.data.teacher import TEACHER_IDS, TEACHER_LOG_PROBS
+from pipeline.data.splits import load_split
+from pipeline.data.teacher import TEACHER_IDS, TEACHER_LOG_PROBS, with_predictions
 from pipeline.errors import PipelineError
+from pipeline.evaluation.measure import measure_splits
+from pipeline.evaluation.taught import distances
 from pipeline.loss import distillation, states
 from pipeline.loss.distillation import DistillationLoss, compared
 from pipeline.loss.output_layer import output_layer_of
@@ -257,6 +260,54 @@ def test_a_prefix_of_the_teachers_own_text_is_at_no_distance(inside: Path) -> No
     far = DistillationLoss(without, 1.0).measured([as_arrays(row) for row in splits["validation"]])
     without.detach()
     assert far[1] > 5e-4
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_measurement_has_the_distance_from_the_teacher(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_packed: bool
+) -> None:
+    edited(inside, top_k=VOCABULARY, splits=["test", "train", "validation"])
+    raw = YAML(typ="safe").load(Path("params.yaml").read_text())
+    raw["evaluate"]["teacher"] = "data/teachers/rules"
+    write_params(inside, raw)
+    params = load_params()
+    assert params.metrics[:3] == ["loss", "perplexity", "kl"]
+    if is_packed:
+        teach.run(params, "rules")
+    else:
+        why = "for the test"
+        monkeypatch.setattr(PrefixModel, "why_not_packed", lambda *_, **__: why)
+    model = prefixed(load_frozen_model(paths.MODEL, params.evaluate), 2)
+    tokenizer = load_tokenizer(paths.MODEL)
+    measure_splits(model, tokenizer, params.evaluate, folder=tmp_path, max_tokens=99)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").open()]
+    loss_of = DistillationLoss(model, 1.0)
+    for split in ("test", "validation"):
+        rows = with_predictions(
+            load_split(paths.TOKENIZED / "splits", split), paths.TEACHERS / "rules", split
+        )
+        nats = [loss_of.measured([as_arrays(row)])[1] for row in rows]
+        own = [line for line in lines if line["split"] == split]
+        assert [line["kl"] for line in own] == pytest.approx(nats, rel=1e-4, abs=1e-5)
+        assert [line["taught_tokens"] for line in own] == [line["target_tokens"] for line in own]
+        targets = sum(line["target_tokens"] for line in own)
+        assert metrics[split]["kl"] == pytest.approx(sum(nats) / targets, rel=1e-3)
+    model.detach()
+
+
+def test_a_target_that_ends_otherwise_is_compared_up_to_there() -> None:
+    draw = torch.Generator().manual_seed(2)
+    whole = [example(draw, 4, 3, 5), example(draw, 5, 2, 5)]
+    logits = torch.randn(5, VOCABULARY, generator=draw)
+    found = distances(lambda: logits, whole)
+    # One more token at the end of the first, one fewer at that of the second.
+    ends = [{**whole[0], "input_ids": [*whole[0]["input_ids"], 7]}, dict(whole[1])]
+    ends[1]["input_ids"] = ends[1]["input_ids"][:-1]
+    others = torch.cat([logits[:3], logits[:1], logits[3:4]])
+    (first, three), (_, one) = (pair for pair in distances(lambda: others, ends) if pair)
+    assert (three, one) == (3, 1)
+    assert found[0] == (pytest.approx(first), 3)
 
 
 def as_arrays(row: dict[str, Any]) -> dict[str, Any]:

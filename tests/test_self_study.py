@@ -65,7 +65,7 @@ def studied(plan: Plan, writer: Any, folder: Path) -> dict[str, bytes]:
     kept = KeptChunks(folder / "kept")
     ask_all(plan, writer, kept, "notes")
     write_study(plan, kept, "notes", folder)
-    names = ("train.jsonl", "validation.jsonl", "statistics.json")
+    names = ("train.jsonl", "validation.jsonl", "statistics.json", "summary.txt")
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -118,6 +118,34 @@ def test_what_is_dropped_is_counted_and_not_answered(tmp_path: Path) -> None:
         "unfinished question": 1,
     }
     assert len(writer.asked) == 9 + 5
+
+
+def test_a_summary_has_an_equal_share_of_its_tokens_for_each_chunk(tmp_path: Path) -> None:
+    plan = plan_of("notes", settings(tmp_path, summary_tokens=50), TOKENIZER)
+    assert plan.summary_share == 16
+    assert plan.size("notes") == (
+        f"notes: 1 documents of {len(TEXT)} tokens in 3 chunks; 9 questions and as many answers, "
+        f"and 3 summaries, at most 21 texts written, {len(TEXT)} tokens of chunks read and 129 "
+        "tokens written"
+    )
+    kept = KeptChunks(tmp_path / "kept")
+    writer = Echo([*"abcdef", " Rivers,\n lakes. ", *"ghijkl", "", *"mnopqr", Written("Hi", False)])
+    ask_all(plan, writer, kept, "notes")
+    context, request = writer.asked[6]
+    assert context == plan.chunks[0].context
+    assert request.ask.startswith("Summarise the text above in at most 12 words.")
+    write_study(plan, kept, "notes", tmp_path)
+    assert (tmp_path / "summary.txt").read_text() == "Rivers, lakes.\nHi\n"
+    # Of another length: what was asked stays as it is.
+    longer = plan_of("notes", settings(tmp_path, summary_tokens=90), TOKENIZER)
+    again = Echo(["X"] * 3)
+    found = studied(longer, again, tmp_path)
+    assert len(again.asked) == 3
+    assert found["summary.txt"] == b"X\nX\nX\n"
+    without = studied(plan_of("notes", settings(tmp_path), TOKENIZER), Echo(), tmp_path)
+    assert {**found, "summary.txt": b""} == without
+    with pytest.raises(PipelineError, match=r"47 are 15 for each of 3 chunks.* at least 48"):
+        plan_of("notes", settings(tmp_path, summary_tokens=47), TOKENIZER)
 
 
 def test_nothing_left_is_told_with_the_reasons(tmp_path: Path) -> None:
@@ -206,7 +234,7 @@ def test_no_room_for_an_answer_is_one_sentence() -> None:
 
 @pytest.mark.parametrize("writes", ["model", "echo"])
 def test_stopped_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, writes: str) -> None:
-    plan = plan_of("notes", settings(tmp_path), TOKENIZER)
+    plan = plan_of("notes", settings(tmp_path, summary_tokens=48), TOKENIZER)
 
     def writer() -> Any:
         return model_writer() if writes == "model" else Echo()
@@ -220,10 +248,11 @@ def test_stopped_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, write
         with pytest.raises(KeyboardInterrupt):
             studied(plan, Stopped(writer(), cut), folder)
         assert not (folder / "train.jsonl").exists()
-        rest = Stopped(writer(), 18)
+        rest = Stopped(writer(), 21)
         assert studied(plan, rest, folder) == whole
-        # Finished chunks are asked for nothing again.
-        assert 18 - rest.left == 18 - 6 * (cut // 6)
+        # Finished chunks are asked for nothing again, nor is their summary.
+        done = [0, 6, 7, 13, 14, 20]
+        assert 21 - rest.left == 21 - max(count for count in done if count <= cut)
 
 
 class Stopped:

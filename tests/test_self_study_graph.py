@@ -21,6 +21,7 @@ STUDY = {
     "max_answer_tokens": 8,
     "unfinished": "keep",
     "temperature": 2.0,
+    "summary_tokens": 64,
 }
 
 
@@ -34,6 +35,8 @@ def _with_a_corpus(params: dict[str, Any]) -> None:
     }
     params["sweep"] = sweep_of([2], ["corpus"])
     params["train"]["max_steps"] = 2
+    summary = {"type": "in_context", "path": "data/self_study/notes/summary.txt", "max_tokens": 48}
+    params["baselines"]["summary"] = summary
 
 
 @pytest.mark.real
@@ -65,6 +68,11 @@ def test_a_prefix_is_trained_on_what_the_model_asked_itself(workspace: Workspace
     assert (data / "train" / "len2-corpus-seed0" / "prefix.safetensors").exists()
     assert "up to date" in workspace.run("dvc", "status", "train", "held_out").stdout
 
+    workspace.run("dvc", "repro", "baselines@summary")
+    summary = (study / "summary.txt").read_text()
+    metrics = read_json(data / "evaluate" / "summary" / "metrics.json")
+    assert metrics["context_tokens"] == min(48, len(summary) + 1) > 1
+
     # A question of the test that self-study asked: in no other split, and asked for nothing again.
     asked = validation[0]["question"].upper() + " ?"
     with (questions / "test.jsonl").open("a") as file:
@@ -80,12 +88,12 @@ def test_a_prefix_is_trained_on_what_the_model_asked_itself(workspace: Workspace
     assert f"validation: 1 of {len(validation)} questions are those of the test" in output
 
     # Forced, the same; killed before, what is finished is taken up.
-    before = [path.read_bytes() for path in sorted(study.glob("*.json*"))]
+    before = [path.read_bytes() for path in sorted(study.glob("*.*"))]
     kept = next((data / "checkpoints").glob("self_study.notes-*"))
     chunk = kept / "chunk-0.json"
     chunk.unlink()
     workspace.run("dvc", "repro", "--force", "--single-item", "self_study@notes")
-    assert [path.read_bytes() for path in sorted(study.glob("*.json*"))] == before
+    assert [path.read_bytes() for path in sorted(study.glob("*.*"))] == before
     assert chunk.exists()
 
     workspace.stand_in_for_stages()

@@ -1,22 +1,30 @@
 """The measurement of what is compared: the `evaluate` section."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.metrics.metric import OfLabels, OfTarget, OfText
+from pipeline.metrics.metric import OfLabels, OfTarget, OfTeacher, OfText
 from pipeline.metrics.table import names_of
 from pipeline.schema.compute import Compute
-from pipeline.schema.section import Count, distinct
+from pipeline.schema.section import Count, GivenPath, distinct
 
 if TYPE_CHECKING:
     TextMetric = str
 else:
     TextMetric = Literal[names_of(OfText)]
 
+NO_TEACHER = "data/model/config.json"
+"""What `evaluate.teacher` names, for DVC to watch, where there is none."""
+
 
 class EvaluateParams(Compute):
-    """The measurement on validation and the test splits: loss of the target, greedy generation."""
+    """The measurement on validation and the test splits: loss of the target, greedy generation.
+
+    `teacher` is the folder of a teacher's predictions, data/teachers/<name>, from which the
+    distance is measured as well; DVC watches it.
+    """
 
     # What is reported; validation, which the best are chosen on, is measured in any case.
     splits: Annotated[
@@ -30,6 +38,12 @@ class EvaluateParams(Compute):
         default_factory=lambda: list(names_of(OfText))
     )
     max_new_tokens: Count = 32
+    teacher: GivenPath = NO_TEACHER
+
+    @property
+    def taught(self) -> Path | None:
+        """The teacher's folder; None where there is none."""
+        return None if self.teacher == NO_TEACHER else Path(self.teacher)
 
     @property
     def measured_splits(self) -> list[str]:
@@ -38,4 +52,6 @@ class EvaluateParams(Compute):
 
     def measured(self, of_labels: bool) -> list[str]:
         """What is measured: of the target, then of text, or of a classifier's labels."""
-        return [*names_of(OfTarget), *(names_of(OfLabels) if of_labels else self.metrics)]
+        of_teacher = () if self.taught is None else names_of(OfTeacher)
+        others = names_of(OfLabels) if of_labels else self.metrics
+        return [*names_of(OfTarget), *of_teacher, *others]

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pipeline.config.baselines import UntrainedBaselines
 from pipeline.config.checkpoints import CheckpointParams
 from pipeline.config.data import CorpusData, DataParams, FileData
-from pipeline.config.evaluate import EvaluateParams
+from pipeline.config.evaluate import NO_TEACHER, EvaluateParams
 from pipeline.config.hardware import HardwareParams
 from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
@@ -26,10 +26,15 @@ from pipeline.config.model import ModelParams
 from pipeline.config.names import refuse_taken_names
 from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
-from pipeline.config.self_study import SelfStudies, asking_the_model, refuse_unknown_study
+from pipeline.config.self_study import (
+    SelfStudies,
+    asking_the_model,
+    refuse_missing_summaries,
+    refuse_unknown_study,
+)
 from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
-from pipeline.config.taught import refuse_impossible_teachers
+from pipeline.config.taught import refuse_impossible_judges, refuse_impossible_teachers
 from pipeline.config.teachers import Teachers
 from pipeline.config.train import TrainParams
 from pipeline.config.trained_baselines import TrainedBaselines
@@ -126,6 +131,12 @@ class Params(Section):
     def _studied_corpus_exists(self) -> Self:
         if isinstance(self.data, CorpusData):
             refuse_unknown_study(self.data.path, self.self_study)
+        read = {
+            **{f"initializations.{name}.path": s.path for name, s in self.initializations.items()},
+            **{f"teachers.{name}.path": t.path for name, t in self.teachers.items()},
+            **{f"baselines.{name}.path": b.path for name, b in self.baselines.items()},
+        }
+        refuse_missing_summaries(read, self.self_study)
         return self
 
     @model_validator(mode="after")
@@ -151,7 +162,13 @@ class Params(Section):
                 "prefix.distractors: is missing, and DVC reads its path; add distractors: {path: "
                 "data/model/config.json}"
             )
+        if "teacher" not in self.evaluate.model_fields_set:
+            raise ValueError(
+                "evaluate.teacher: is missing, and DVC reads it; add teacher: "
+                f"{NO_TEACHER}, which stands for none"
+            )
         refuse_impossible_teachers(self.teachers, self.train.objective, self.task)
+        refuse_impossible_judges(self.teachers, self.evaluate)
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """What the model asks itself about a corpus: the `self_study` section."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,6 +86,8 @@ class SelfStudy(Section):
 
     `path` is the corpus and `held_out` the person's own questions for the test: DVC watches both.
     Questions are drawn at `temperature` from `top_p` of the mass, answers at `answer_temperature`.
+    `summary_tokens` is of a summary of the whole corpus, of which each chunk has the same share;
+    null for none.
     """
 
     path: GivenPath
@@ -99,11 +102,15 @@ class SelfStudy(Section):
     max_question_tokens: Count = 64
     max_answer_tokens: Count = 128
     unfinished: Literal["drop", "keep"] = "drop"
+    summary_tokens: Count | None = None
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
 
 
 SelfStudies = dict[Name, SelfStudy]
+
+SUMMARY = "summary.txt"
+"""The summary's file in the folder of a self-study."""
 
 
 def asking_the_model(studies: SelfStudies) -> dict[str, Compute]:
@@ -124,3 +131,17 @@ def refuse_unknown_study(path: str, studies: SelfStudies) -> None:
             f"data.path: '{path}' is what self_study.{name} would write, which is not defined; "
             f"define it, or use one of: {known}"
         )
+
+
+def refuse_missing_summaries(read: Mapping[str, str], studies: SelfStudies) -> None:
+    """Raise ValueError for a key whose path is a summary that no self-study is to write."""
+    for key, path in read.items():
+        folder, file = os.path.split(os.path.normpath(path))
+        if file != SUMMARY or Path(folder).parent != paths.SELF_STUDY:
+            continue
+        name = Path(folder).name
+        if name not in studies or studies[name].summary_tokens is None:
+            raise ValueError(
+                f"{key}: '{path}' is the summary of self_study.{name}, which writes none; set "
+                f"self_study.{name}.summary_tokens to its length, such as 256"
+            )

@@ -28,3 +28,9 @@ SEED_PROMPTS = {
     ),
 }
 """The text of each kind; what is asked stands below the chunk."""
+
+SUMMARY = (
+    "Summarise the text above in at most {words} words. State its most important facts, names and "
+    "figures one after another, without an introduction."
+)
+"""What is asked for where a corpus is summed up, chunk by chunk."""

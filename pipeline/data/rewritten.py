@@ -3,15 +3,22 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar
+
+from pipeline.data.teacher import TEACHER_IDS, TEACHER_LOG_PROBS
 
 
 def rewritten(split: Dataset, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Dataset:
     """A tokenized split in memory, with other `input_ids` and `target_start` for each row."""
     disable_progress_bar()
-    columns = [name for name in split.column_names if name != "beginning"]
+    apart = [name for name in (TEACHER_IDS, TEACHER_LOG_PROBS) if name in split.column_names]
+    columns = [name for name in split.column_names if name not in ("beginning", *apart)]
     # Named, so that datasets hashes no tokenizer to name it itself.
-    return split.select_columns(columns).map(
+    changed = split.select_columns(columns).map(
         change, keep_in_memory=True, load_from_cache_file=False, new_fingerprint="rewritten"
     )
+    if not apart:
+        return changed
+    # A teacher's predictions stay in their files.
+    return concatenate_datasets([changed, split.select_columns(apart)], axis=1)

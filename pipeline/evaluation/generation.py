@@ -20,6 +20,8 @@ from pipeline.evaluation.outcome import Outcome
 from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.evaluation.padded_batch import PaddedBatch
 from pipeline.evaluation.source_target import measure_source_targets
+from pipeline.evaluation.taught import distances
+from pipeline.loss.for_model import loss_columns
 from pipeline.models.tokenizer import end_tokens, without_end
 from pipeline.prefix import PrefixModel
 
@@ -45,12 +47,13 @@ def measure_examples(
     """
     if model.config.is_encoder_decoder:
         return measure_source_targets(model, tokenizer, split, params, name, max_tokens)
-    rows = rows_of(split, ["input_ids", "target_start"])
+    rows = rows_of(split, loss_columns(split))
     ends = end_tokens(model.frozen_model, tokenizer) | (set() if end is None else {end})
 
     def measure(kind: Kind, examples: list[Example]) -> list[Outcome]:
         batch = kind(model, examples, params.max_new_tokens)
         losses = batch.target_losses()
+        far = distances(batch.target_logits, examples)
         began = time.perf_counter()
         generated = batch.continuations(params.max_new_tokens, ends)
         seconds = (time.perf_counter() - began) / len(examples)
@@ -59,8 +62,8 @@ def measure_examples(
         if until is not None:
             texts = [text.lstrip().partition(until)[0] for text in texts]
         return [
-            Outcome(loss, text.strip(), len(ids), seconds)
-            for loss, text, ids in zip(losses, texts, generated, strict=True)
+            Outcome(loss, text.strip(), len(ids), seconds, distance)
+            for loss, text, ids, distance in zip(losses, texts, generated, far, strict=True)
         ]
 
     outcomes: dict[int, Outcome] = {}

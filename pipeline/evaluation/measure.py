@@ -15,6 +15,7 @@ from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.data.splits import load_split
 from pipeline.data.spread import spread
 from pipeline.data.task_type import task_of
+from pipeline.data.teacher import with_predictions
 from pipeline.evaluation.batches import Apart
 from pipeline.evaluation.classes import measure_classes
 from pipeline.evaluation.first_token import QUERIES, first_token_ms
@@ -22,12 +23,12 @@ from pipeline.evaluation.generation import add_batches, measure_examples
 from pipeline.evaluation.metrics import Sums, kept_of
 from pipeline.evaluation.outcome import Decoding, Outcome
 from pipeline.loss.for_model import is_classifier
-from pipeline.metrics.metric import OfLabels
-from pipeline.metrics.table import names_of
 from pipeline.prefix import PrefixModel
 from pipeline.storage.records import write_json, write_jsonl
 from pipeline.workspace import paths
 from pipeline.workspace.timings import record_timing
+
+_SHOWN = ["id", "input", "references", "input_ids", "target_start"]
 
 
 def measure_splits(
@@ -46,11 +47,12 @@ def measure_splits(
     `metrics.json` has every metric, `predictions.jsonl` a line for each example.
 
     Metrics a split: `loss` (nats per target token, the end of the target included), `perplexity`
-    (its exponential), and those of `params.metrics`, of greedy generation; of a classifier those
-    of its labels. A line of predictions keeps what they are made from (`loss` there: the target's
-    nats, summed), so that no statistics afterwards need the model. `max_tokens` bounds a batch;
-    `stored`: further facts for `metrics.json`, such as `trainable_parameters`. How long it took
-    goes to `data/timings`.
+    (its exponential), where `params` name a teacher `kl` (the divergence from its predictions, as
+    in `pipeline.loss.distillation`), and those of `params.metrics`, of greedy generation; of a
+    classifier those of its labels. A line of predictions keeps what they are made from (`loss`
+    there: the target's nats, summed), so that no statistics afterwards need the model. `max_tokens`
+    bounds a batch; `stored`: further facts for `metrics.json`, such as `trainable_parameters`. How
+    long it took goes to `data/timings`.
 
     `follow` gives a split's examples as they go on after the prefix; without it they have a BOS of
     their own where the prefix does not begin a text. `until` ends a generated text besides the
@@ -70,8 +72,11 @@ def measure_splits(
 
     def predictions() -> Iterator[dict[str, Any]]:
         for name in params.measured_splits:
-            sums = Sums(names_of(OfLabels) if is_classifier(model) else params.metrics)
-            for part in portions(load_split(paths.TOKENIZED / "splits", name)):
+            sums = Sums(params.measured(is_classifier(model)))
+            split = load_split(paths.TOKENIZED / "splits", name)
+            if params.taught is not None:
+                split = with_predictions(split, params.taught, name)
+            for part in portions(split):
                 given = followed(part)
                 if model.keeps_states and not is_classifier(model):
                     add_batches(apart, model, given, params, max_tokens)
@@ -124,11 +129,19 @@ def measure_split(
             "prediction": outcome.text,
             "loss": outcome.loss,
             "target_tokens": len(row["input_ids"]) - row["target_start"],
+            **_kept_of_distance(outcome),
             **kept_of(outcome.text, row["references"], params.metrics),
         }
-        for row, outcome in zip(split, outcomes, strict=True)
+        for row, outcome in zip(split.select_columns(_SHOWN), outcomes, strict=True)
     ]
     return rows, outcomes
+
+
+def _kept_of_distance(outcome: Outcome) -> dict[str, float]:
+    if outcome.distance is None:
+        return {}
+    nats, tokens = outcome.distance
+    return {"kl": nats, "taught_tokens": tokens}
 
 
 def _cache_bytes(model: PrefixModel) -> int:

@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.evaluation.taught import Distance
+
 
 @dataclass
 class Outcome:
     """What one example came to: the summed loss of its target (nats), and the generated text.
 
     `decoding_seconds` is its share of the time in which its batch generated `generated_tokens`,
-    the prefill not counted; of an encoder-decoder the encoder's pass is within it.
+    the prefill not counted; of an encoder-decoder the encoder's pass is within it. `distance` is
+    that from a teacher, where there is one.
     """
 
     loss: float
     text: str
     generated_tokens: int = 0
     decoding_seconds: float = 0.0
+    distance: Distance | None = None
 
 
 @dataclass

@@ -44,6 +44,10 @@ class PackedBatch:
         losses = token_losses(self._logits, self._targets).cpu().double()
         return [float(part.sum()) for part in losses.split(self._counts)]
 
+    def target_logits(self) -> torch.Tensor:
+        """What predicts the targets, `[targets, vocabulary]`, one example after the other."""
+        return self._logits
+
     def continuations(self, most: int, ends: set[int], pick: Pick = likeliest) -> list[list[int]]:
         """Continuations; rows that have ended leave the batch. Uses up the cache."""
         firsts = torch.tensor([0, *self._counts[:-1]]).cumsum(0)

@@ -7,6 +7,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,7 +35,28 @@ class PaddedBatch:
             self.last = self._forward(ids, self.mask, keep=1)
 
     def target_losses(self) -> list[float]:
-        """The summed cross-entropy of each row's target; the cache is as before afterwards."""
+        """The summed cross-entropy of each row's target."""
+        logits, padded = self._scored
+        padded = padded.to(logits.device)
+        losses = F.cross_entropy(logits.float().flatten(0, 1), padded.flatten(), reduction="none")
+        per_token = losses.view_as(padded).tolist()
+        return [
+            sum(row[: len(target)]) for row, target in zip(per_token, self.targets, strict=True)
+        ]
+
+    def target_logits(self) -> torch.Tensor:
+        """What predicts the targets, `[targets, vocabulary]`, one row after the other."""
+        logits, _ = self._scored
+        counts = torch.tensor([len(target) for target in self.targets])
+        is_target = torch.arange(logits.shape[1]) < counts[:, None]
+        return logits[is_target.to(logits.device)]
+
+    @cached_property
+    def _scored(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What predicts each row's target, `[rows, longest, vocabulary]`, and the targets, padded.
+
+        The cache is as before afterwards.
+        """
         longest = max(map(len, self.targets))
         padded = pad_rows(self.targets, 0, self.model.device)
         logits = self.last
@@ -48,16 +70,13 @@ class PaddedBatch:
                 self.cache.crop(1 - longest)
             else:
                 self.cache = before
-        padded = padded.to(logits.device)
-        losses = F.cross_entropy(logits.float().flatten(0, 1), padded.flatten(), reduction="none")
-        per_token = losses.view_as(padded).tolist()
-        return [
-            sum(row[: len(target)]) for row, target in zip(per_token, self.targets, strict=True)
-        ]
+        return logits, padded
 
     def continuations(self, most: int, ends: set[int], pick: Pick = likeliest) -> list[list[int]]:
         """Continuations; rows that have ended leave the batch. Uses up the cache."""
         mask = self.mask
+        # They are as large as all that is generated.
+        vars(self).pop("_scored", None)
 
         def step(going: list[int], tokens: torch.Tensor) -> torch.Tensor:
             nonlocal mask

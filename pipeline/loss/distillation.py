@@ -20,7 +20,7 @@ from pipeline.loss.states import TargetStates, chunks
 from pipeline.prefix import PrefixModel
 
 _TINY = 1e-30
-_ROWS_IN_CACHE = 32
+_ROWS_IN_CACHE, _ROWS_OF_A_GPU = 32, 1024
 
 
 class DistillationLoss(TargetStates):
@@ -96,33 +96,55 @@ def compared(
         float32 `[2]`, the summed cross-entropy and the summed divergence (nats), and float32
         `[rows, vocabulary]`, the gradient at the logits.
     """
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    student = torch.softmax(logits, dim=-1, dtype=dtype)
-    top, best = logits.max(dim=-1, keepdim=True)
-    # The highest probability is no less than 1 in the vocabulary: its logarithm is a number.
-    lse = top.to(dtype) - student.gather(1, best).log()
-    cross_entropy = lse - logits.gather(1, targets[:, None]).to(dtype)
-    teacher = log_probs.to(dtype).exp()
-    own = student.gather(1, ids)
-    divergence = (teacher * (log_probs.to(dtype) - (logits.gather(1, ids).to(dtype) - lse))).sum(1)
-    # What the top k leave: of the student added up, since 1 minus the rest would lose small sums.
-    outside = student.scatter(1, ids, 0.0)
-    left = (1.0 - teacher.sum(1)).clamp(min=0.0)
-    if ids.shape[1] == logits.shape[1]:
-        left = torch.zeros_like(left)
-    given = outside.sum(1).clamp(min=_TINY)
-    divergence += torch.xlogy(left, left / given)
-    sums = torch.stack([cross_entropy.sum(), divergence.sum()])
+    at = _Distance(logits, ids, log_probs)
+    cross_entropy = at.lse - logits.gather(1, targets[:, None]).to(at.lse.dtype)
+    sums = torch.stack([cross_entropy.sum(), at.divergence.sum()])
     # Of the divergence, q - p at the top k and q (1 - left / given) at all others, where the
     # teacher's probabilities add up to 1: as rounded they add up to `whole`.
-    whole = (teacher.sum(1) + left)[:, None]
-    gradient = outside.mul_(share * (whole - (left / given)[:, None]))
-    gradient.scatter_(1, ids, share * (own * whole - teacher))
+    whole = (at.teacher.sum(1) + at.left)[:, None]
+    gradient = at.outside.mul_(share * (whole - (at.left / at.given)[:, None]))
+    gradient.scatter_(1, ids, share * (at.own * whole - at.teacher))
     if share < 1.0:
         rest = 1.0 - share
-        gradient += student.mul_(rest)
+        gradient += at.student.mul_(rest)
         gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -rest))
     return sums, gradient
+
+
+@torch.no_grad()
+def divergences(logits: torch.Tensor, ids: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
+    """The divergence of each row (nats), float32 `[rows]`; arguments as of `compared`."""
+    size = _ROWS_IN_CACHE if logits.device.type == "cpu" else _ROWS_OF_A_GPU
+    parts = zip(*(t.to(logits.device).split(size) for t in (logits, ids, log_probs)), strict=True)
+    return torch.cat([_Distance(*part).divergence for part in parts])
+
+
+class _Distance:
+    """Each row's divergence `[rows]`, and what it is made of.
+
+    `student`: the probabilities `[rows, vocabulary]`, `lse` the logarithm of what they were divided
+    by, `[rows, 1]`; `teacher` and `own`: those of the top k by either, `[rows, k]`; `outside` the
+    student's of all others, of which `left` and `given` are the sums by teacher and student.
+    """
+
+    def __init__(self, logits: torch.Tensor, ids: torch.Tensor, log_probs: torch.Tensor) -> None:
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        self.student = torch.softmax(logits, dim=-1, dtype=dtype)
+        top, best = logits.max(dim=-1, keepdim=True)
+        # The highest probability is no less than 1 in the vocabulary: its logarithm is a number.
+        self.lse = top.to(dtype) - self.student.gather(1, best).log()
+        self.teacher = log_probs.to(dtype).exp()
+        self.own = self.student.gather(1, ids)
+        own_log_probs = logits.gather(1, ids).to(dtype) - self.lse
+        self.divergence = (self.teacher * (log_probs.to(dtype) - own_log_probs)).sum(1)
+        # What the top k leave: of the student added up, since 1 minus the rest would lose small
+        # sums.
+        self.outside = self.student.scatter(1, ids, 0.0)
+        self.left = (1.0 - self.teacher.sum(1)).clamp(min=0.0)
+        if ids.shape[1] == logits.shape[1]:
+            self.left = torch.zeros_like(self.left)
+        self.given = self.outside.sum(1).clamp(min=_TINY)
+        self.divergence += torch.xlogy(self.left, self.left / self.given)
 
 
 class _Compared(torch.autograd.Function):

@@ -88,6 +88,15 @@ class OfTarget(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfTeacher(Metric):
+    """Of the distance from a teacher's predictions: measured where `evaluate.teacher` names one."""
+
+    def statistics(self, row: Row) -> Sequence[float]:
+        """Nats at the target's tokens, and how many of them the teacher has predictions of."""
+        return (row[self.name], row["taught_tokens"])
+
+
+@dataclass(frozen=True, kw_only=True)
 class _PerExample(Metric):
     """A metric that has an entry of its own in a line: a number, or statistics to sum."""
 

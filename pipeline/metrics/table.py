@@ -14,6 +14,7 @@ from pipeline.metrics.metric import (
     Metric,
     OfLabels,
     OfTarget,
+    OfTeacher,
     OfText,
 )
 from pipeline.metrics.n_grams import bleu, bleu_counts, chrf, chrf_counts
@@ -37,6 +38,15 @@ _ROWS: tuple[Metric, ...] = (
         higher_is_better=False,
         score=exponential,
         restates="loss",
+    ),
+    OfTeacher(
+        name="kl",
+        title="KL",
+        label="KL to the teacher",
+        unit="nats per target token",
+        form=NUMBER,
+        higher_is_better=False,
+        score=mean,
     ),
     OfText(
         name="exact_match",

@@ -141,7 +141,11 @@ def _check_teachers(
         if context is None or not path.is_file():
             continue
         before = tokens_in(read_text(path))
-        for split in ("train", "validation"):
+        for split in teacher.splits:
+            if split not in statistics:
+                raise PipelineError(
+                    f"teachers.{name}.splits: the data have no split '{split}'; leave it out"
+                )
             row = statistics[split]
             whole = int(row.get("tokens_max", params.task.max_length))
             if before + whole > context:

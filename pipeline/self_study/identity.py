@@ -15,11 +15,12 @@ _LIBRARIES = ("torch", "transformers")
 def study_digest(plan: Plan) -> str:
     """A sha256 over settings, corpus, frozen model, code and libraries.
 
-    How much is computed at once is not in it, nor are threads and the kind of processor.
+    How much is computed at once is not in it, nor are threads and the kind of processor, nor the
+    length of summaries, which are kept by it.
     """
     digest = hashlib.sha256()
     settings = {
-        "settings": plan.settings.model_dump(mode="json"),
+        "settings": plan.settings.model_dump(mode="json", exclude={"summary_tokens"}),
         "chunks": [[c.document, c.number, c.context] for c in plan.chunks],
         "libraries": {name: version(name) for name in _LIBRARIES},
     }

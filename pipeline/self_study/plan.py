@@ -11,7 +11,15 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config.self_study import SeedPrompt, SelfStudy, ServerGenerator
 from pipeline.corpus.chunks import chunks_of
 from pipeline.corpus.documents import read_documents
+from pipeline.corpus.seed_prompts import SUMMARY
+from pipeline.errors import PipelineError
 from pipeline.self_study.writing import Request
+
+_LEAST_SUMMARY = 16
+"""Tokens of a chunk's summary, at the least."""
+
+# In English four tokens hold about three words.
+_WORDS, _TOKENS = 3, 4
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,21 @@ class Plan:
         `what` is the question or the answer of this number. Other chunks, and how many there are,
         change nothing of it.
         """
-        chunk, kind = self.chunks[index], self.prompts(index)[number].kind
-        named = (self.settings.seed, chunk.document, chunk.number, kind, number, what)
+        return self._request(index, ask, self.prompts(index)[number].kind, number, what)
+
+    @property
+    def summary_share(self) -> int:
+        """The most tokens of each chunk's summary; 0 for no summaries."""
+        return (self.settings.summary_tokens or 0) // max(1, len(self.chunks))
+
+    def summary_request(self, index: int) -> Request:
+        """The request for a chunk's summary, in about as many words as there is room for."""
+        ask = SUMMARY.format(words=self.summary_share * _WORDS // _TOKENS)
+        return self._request(index, ask, "summary of the chunk")
+
+    def _request(self, index: int, ask: str, *what: object) -> Request:
+        chunk = self.chunks[index]
+        named = (self.settings.seed, chunk.document, chunk.number, *what)
         digest = hashlib.sha256("\0".join(map(str, named)).encode()).digest()
         return Request(ask, int.from_bytes(digest[:8]) >> 1)
 
@@ -60,15 +81,17 @@ class Plan:
 
     @property
     def most_written(self) -> int:
-        """The most tokens that are written: every question and answer as long as it may be."""
+        """The most tokens that are written: every text as long as it may be."""
         settings = self.settings
-        return self.questions * (settings.max_question_tokens + settings.max_answer_tokens)
+        each = settings.max_question_tokens + settings.max_answer_tokens
+        return self.questions * each + self.summary_share * len(self.chunks)
 
     @cached_property
     def read(self) -> int:
         """The tokens of chunks that are read: by a server anew with each call."""
         each_call = isinstance(self.settings.generator, ServerGenerator)
-        return self.tokens * (2 * self.settings.questions_per_chunk if each_call else 1)
+        calls = 2 * self.settings.questions_per_chunk + bool(self.summary_share)
+        return self.tokens * (calls if each_call else 1)
 
     def size(self, name: str) -> str:
         """What all of it takes at the most, as a sentence."""
@@ -77,15 +100,22 @@ class Plan:
             if isinstance(self.settings.generator, ServerGenerator)
             else "texts written"
         )
+        summaries = len(self.chunks) if self.summary_share else 0
+        asked = f"{self.questions} questions and as many answers"
+        if summaries:
+            asked += f", and {summaries} summaries"
         return (
             f"{name}: {self.documents} documents of {self.tokens} tokens in {len(self.chunks)} "
-            f"chunks; {self.questions} questions and as many answers, at most {2 * self.questions} "
+            f"chunks; {asked}, at most {2 * self.questions + summaries} "
             f"{calls}, {self.read} tokens of chunks read and {self.most_written} tokens written"
         )
 
 
 def plan_of(name: str, settings: SelfStudy, tokenizer: PreTrainedTokenizerBase) -> Plan:
-    """The plan for a corpus. Raises PipelineError for documents that cannot be read."""
+    """The plan for a corpus.
+
+    Raises PipelineError for documents that cannot be read, and too short a summary of them.
+    """
     documents = 0
     chunks: list[StudiedChunk] = []
     for document in read_documents(Path(settings.path), f"self_study.{name}.path"):
@@ -95,4 +125,11 @@ def plan_of(name: str, settings: SelfStudy, tokenizer: PreTrainedTokenizerBase) 
             context = part.text.strip()
             if context:
                 chunks.append(StudiedChunk(document.name, number, context, len(part.token_ids)))
-    return Plan(settings, documents, chunks)
+    plan = Plan(settings, documents, chunks)
+    if settings.summary_tokens is not None and plan.summary_share < _LEAST_SUMMARY:
+        raise PipelineError(
+            f"self_study.{name}.summary_tokens: {settings.summary_tokens} are "
+            f"{plan.summary_share} for each of {len(chunks)} chunks, too few for a sentence; give "
+            f"at least {_LEAST_SUMMARY * len(chunks)}, or raise chunk_tokens"
+        )
+    return plan

@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.self_study import SUMMARY
 from pipeline.corpus.questions import normalized
 from pipeline.errors import PipelineError
 from pipeline.progress.bar import Bar
 from pipeline.self_study.asking import Asked, Row, ask_about
 from pipeline.self_study.kept import KeptChunks
 from pipeline.self_study.plan import Plan
+from pipeline.self_study.summing_up import sum_up, summary
 from pipeline.self_study.writing import Writer
-from pipeline.storage.records import write_json, write_jsonl
+from pipeline.storage.records import write_json, write_jsonl, write_text
 
 
 def ask_all(plan: Plan, writer: Writer, kept: KeptChunks, name: str) -> None:
-    """Ask about every chunk that is not kept yet; each is kept as soon as it is finished.
+    """Ask about every chunk that is not kept yet, and sum it up where the settings say so.
+
+    Each is kept as soon as it is finished.
 
     A question that stands in an earlier chunk already is dropped: without a text before it the
     same question has one answer.
@@ -30,14 +34,16 @@ def ask_all(plan: Plan, writer: Writer, kept: KeptChunks, name: str) -> None:
             if asked is None:
                 asked = ask_about(plan, index, writer, lambda text: _digest(text) in known)
                 kept.save(index, asked)
+            sum_up(plan, index, writer, kept)
             known.update(_digest(normalized(row["question"])) for row in asked.rows)
             bar.update(per_chunk)
 
 
 def write_study(plan: Plan, kept: KeptChunks, name: str, folder: Path) -> None:
-    """Write `train.jsonl`, `validation.jsonl` and `statistics.json` of finished chunks.
+    """Write `train.jsonl`, `validation.jsonl`, `statistics.json` and `summary.txt`.
 
-    Rows stand in the order of the chunks; a question is in one of the two.
+    Rows stand in the order of the chunks, which are all finished; a question is in one of the two.
+    Without summaries `summary.txt` is empty.
 
     Raises:
         PipelineError: when fewer than two questions are left.
@@ -68,6 +74,7 @@ def write_study(plan: Plan, kept: KeptChunks, name: str, folder: Path) -> None:
         "rows_by_kind": {prompt.kind: kinds[prompt.kind] for prompt in plan.settings.prompts},
     }
     write_json(folder / "statistics.json", statistics)
+    write_text(folder / SUMMARY, summary(plan, kept))
     print(
         f"{name}: {len(questions)} of {plan.questions} questions are left, {len(validation)} of "
         f"them for validation; dropped: "

@@ -26,13 +26,12 @@ from pipeline.teaching.sizing import size_in_words
 from pipeline.teaching.texts import TextOf, texts_of
 from pipeline.workspace import paths
 
-_SPLITS = ("train", "validation")
 _EXAMPLES = 64
 """Those of a shard: what a killed stage computes again at the most."""
 
 
 def run(params: Params, name: str) -> None:
-    """Write data/teachers/<name>: of train and validation the teacher's top k at every target.
+    """Write data/teachers/<name>: of its splits the teacher's top k at every target.
 
     Killed, it goes on with the next run after the last shard that it kept, with the same bytes.
     """
@@ -42,8 +41,9 @@ def run(params: Params, name: str) -> None:
         raise PipelineError(f"'{name}' is not under teachers of params.yaml; known: {known}")
     definition = params.teachers[name]
     path = Path(definition.path)
-    splits = {split: load_split(paths.TOKENIZED / "splits", split) for split in _SPLITS}
-    texts = {split: texts_of(name, path, split) for split in _SPLITS}
+    kept = definition.splits
+    splits = {split: load_split(paths.TOKENIZED / "splits", split) for split in kept}
+    texts = {split: texts_of(name, path, split) for split in kept}
     renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
     prompt = ContextPrompt(f"teachers.{name}", definition, renderer)
     settings = {"task": params.task.model_dump(), "teacher": definition.model_dump()}
@@ -52,7 +52,7 @@ def run(params: Params, name: str) -> None:
     tokens = params.memory.max_tokens_per_batch
     shards = Shards(name, digest)
     with closing(Teacher(frozen, prompt, definition.top_k, tokens)) as teacher, shards.locked():
-        context = None if path.is_dir() else len(prompt.shared(texts["train"]("")))
+        context = None if path.is_dir() else len(prompt.shared(texts[kept[0]]("")))
         print(size_in_words(name, splits, teacher.top_k, context))
         with (
             atomic_folder(paths.TEACHERS / name) as folder,

@@ -21,7 +21,13 @@ def texts_of(name: str, path: Path, split: str) -> TextOf:
         if not text.strip():
             raise PipelineError(f"teachers.{name}.path: the text in '{path}' is empty")
         return lambda _: text
-    return _each_own(name, path / f"{split}.jsonl")
+    rows = path / f"{split}.jsonl"
+    if not rows.exists():
+        raise PipelineError(
+            f"teachers.{name}.splits: '{path}' holds no {rows.name}; leave {split} out, or name a "
+            f"text file as teachers.{name}.path"
+        )
+    return _each_own(name, rows)
 
 
 def _each_own(name: str, path: Path) -> TextOf:
