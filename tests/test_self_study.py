@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.config.self_study import SelfStudy, ServerGenerator
+from pipeline.corpus.headings import headings_above
 from pipeline.corpus.questions import normalized
 from pipeline.corpus.seed_prompts import SEED_PROMPTS
 from pipeline.errors import PipelineError
@@ -400,3 +401,53 @@ def test_a_server_out_of_reach_and_a_key_that_is_not_set(
     monkeypatch.delenv("SECRET", raising=False)
     with pytest.raises(PipelineError, match="environment variable 'SECRET' is not set"):
         ServerWriter(server.generator(api_key_env="SECRET"), "g")
+
+
+MARKDOWN = (
+    "# Niue\n\nAn island.\n\n## Geography\n\n"
+    "Area: 260 sq km\n\nCoast: 64 km. It is steep and high.\n"
+)
+
+
+def test_recitals_are_the_text_itself_below_its_headings(tmp_path: Path) -> None:
+    changes = {"chunk_tokens": 48, "recitals_per_chunk": 4, "questions_per_chunk": 2}
+    own = settings(tmp_path, **changes)
+    (tmp_path / "corpus.txt").write_text(MARKDOWN)
+    plan = plan_of("notes", own, TOKENIZER)
+    assert plan.chunks[-1].context.startswith("# Niue\n\n## Geography\n\n")
+    found = studied(plan, Echo(), tmp_path)
+    recited = [row for row in rows_of(found) if row["kind"] == "recite"]
+    assert 3 <= len(recited) < 4 * len(plan.chunks)  # some passages have no more places to break
+    words = MARKDOWN.split()
+    for row in recited:
+        where, _, rest = row["question"].partition(": how does the text go on after ")
+        assert where in ("Niue", "Niue, Geography")
+        said = [*rest[1:-2].split(), *row["answer"].split()]
+        assert any(words[i : i + len(said)] == said for i in range(len(words)))
+    assert len({row["question"] for row in recited}) == len(recited)
+    # All of them are trained on: validation is of the questions that a model asked.
+    validation = [json.loads(line) for line in found["validation.jsonl"].splitlines()]
+    assert validation
+    assert all(row["kind"] != "recite" for row in validation)
+    assert json.loads(found["statistics.json"])["rows_by_kind"]["recite"] == len(recited)
+    assert studied(plan, Echo(), tmp_path) == found
+
+
+def test_without_recitals_a_study_is_what_it_was(tmp_path: Path) -> None:
+    plan = plan_of("notes", settings(tmp_path), TOKENIZER)
+    assert all(row["kind"] != "recite" for row in rows_of(studied(plan, Echo(), tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "above"),
+    [
+        ("# A\n\n## B\n\nx", "x", ["A", "B"]),
+        ("# A\n\n## B\n\n# C\n\nx", "x", ["C"]),
+        ("# A\n\n## B\n\ny\n\n## C\n\nx", "## C", ["A"]),
+        ("# A\n\n```\n# no heading\n```\n\nx", "x", ["A"]),
+        ("#no heading\n\nx", "x", []),
+        ("# A #\n\nx", "x", ["A"]),
+    ],
+)
+def test_headings_above_a_place(text: str, at: str, above: list[str]) -> None:
+    assert [words for _, words in headings_above(text, text.index(at))] == above

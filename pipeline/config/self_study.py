@@ -38,6 +38,10 @@ class ServerGenerator(Section):
 Generator = Annotated[FrozenModelGenerator | ServerGenerator, Field(discriminator="type")]
 
 
+RECITE = "recite"
+"""The kind of the questions whose answer is the text itself."""
+
+
 class SeedPrompt(Section):
     """What the model is asked for, under a chunk: a question about it."""
 
@@ -63,6 +67,10 @@ def _named(prompts: Any) -> Any:
 
 def _of_distinct_kinds(prompts: list[SeedPrompt]) -> list[SeedPrompt]:
     kinds = [prompt.kind for prompt in prompts]
+    if RECITE in kinds:
+        raise ValueError(
+            f"'{RECITE}' is the kind of the questions by recitals_per_chunk; choose another name"
+        )
     for kind in kinds:
         if kinds.count(kind) > 1:
             raise ValueError(f"lists the kind '{kind}' twice; name each once")
@@ -85,6 +93,7 @@ class SelfStudy(Section):
     """Questions and answers about one corpus, written by a model that has a chunk in its context.
 
     `path` is the corpus and `held_out` the person's own questions for the test: DVC watches both.
+    `recitals_per_chunk` more have a passage of the chunk as their answer; no model writes them.
     Questions are drawn at `temperature` from `top_p` of the mass, answers at `answer_temperature`.
     `summary_tokens` is of a summary of the whole corpus, of which each chunk has the same share;
     null for none.
@@ -95,6 +104,7 @@ class SelfStudy(Section):
     generator: Generator = FrozenModelGenerator(type="frozen_model")
     chunk_tokens: Annotated[int, Field(ge=16)] = 512
     questions_per_chunk: Count = 10
+    recitals_per_chunk: Annotated[int, Field(ge=0)] = 0
     prompts: SeedPrompts = Field(default_factory=_of_every_kind)
     temperature: Annotated[float, Field(ge=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95

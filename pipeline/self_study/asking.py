@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.config.self_study import RECITE
 from pipeline.corpus.questions import normalized
 from pipeline.self_study.plan import Plan
 from pipeline.self_study.writing import Sampling, Writer
@@ -27,6 +28,8 @@ class Asked:
 
 def ask_about(plan: Plan, index: int, writer: Writer, is_known: Callable[[str], bool]) -> Asked:
     """The questions about a chunk and their answers; what `is_known`, normalised, is not answered.
+
+    The recitals of the chunk stand behind them.
 
     Raises PipelineError when the writer cannot be had.
     """
@@ -61,18 +64,27 @@ def ask_about(plan: Plan, index: int, writer: Writer, is_known: Callable[[str], 
         elif not written.is_finished and settings.unfinished == "drop":
             dropped["unfinished answer"] += 1
         else:
-            rows.append(
-                {
-                    "id": f"{index}-{prompts[number].kind}-{number}",
-                    "document": chunk.document,
-                    "chunk": chunk.number,
-                    "context": chunk.context,
-                    "kind": prompts[number].kind,
-                    "question": question,
-                    "answer": written.text,
-                }
-            )
+            kind = prompts[number].kind
+            rows.append(_row(plan, index, kind, number, question, written.text))
+    for number, recital in enumerate(plan.recitals(index)):
+        if is_known(normalized(recital.question)):
+            dropped["repeated question"] += 1
+        else:
+            rows.append(_row(plan, index, RECITE, number, recital.question, recital.answer))
     return Asked(rows, dict(sorted(dropped.items())))
+
+
+def _row(plan: Plan, index: int, kind: str, number: int, question: str, answer: str) -> Row:
+    chunk = plan.chunks[index]
+    return {
+        "id": f"{index}-{kind}-{number}",
+        "document": chunk.document,
+        "chunk": chunk.number,
+        "context": chunk.context,
+        "kind": kind,
+        "question": question,
+        "answer": answer,
+    }
 
 
 def tidy_question(text: str) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.config.self_study import SeedPrompt, SelfStudy, ServerGenerator
+from pipeline.config.self_study import RECITE, SeedPrompt, SelfStudy, ServerGenerator
 from pipeline.corpus.chunks import chunks_of
 from pipeline.corpus.documents import read_documents
+from pipeline.corpus.headings import headings_above
 from pipeline.corpus.seed_prompts import SUMMARY
 from pipeline.errors import PipelineError
+from pipeline.self_study.reciting import Recital, recitals
 from pipeline.self_study.writing import Request
 
 _LEAST_SUMMARY = 16
@@ -51,7 +53,7 @@ class Plan:
         `what` is the question or the answer of this number. Other chunks, and how many there are,
         change nothing of it.
         """
-        return self._request(index, ask, self.prompts(index)[number].kind, number, what)
+        return Request(ask, self._seed(index, self.prompts(index)[number].kind, number, what))
 
     @property
     def summary_share(self) -> int:
@@ -61,13 +63,25 @@ class Plan:
     def summary_request(self, index: int) -> Request:
         """The request for a chunk's summary, in about as many words as there is room for."""
         ask = SUMMARY.format(words=self.summary_share * _WORDS // _TOKENS)
-        return self._request(index, ask, "summary of the chunk")
+        return Request(ask, self._seed(index, "summary of the chunk"))
 
-    def _request(self, index: int, ask: str, *what: object) -> Request:
+    def recitals(self, index: int) -> list[Recital]:
+        """The questions about a chunk whose answer is its own text."""
+        chunk, count = self.chunks[index], self.settings.recitals_per_chunk
+        seed = self._seed(index, RECITE)
+        return recitals(chunk.context, chunk.document, count, seed)
+
+    def _seed(self, index: int, *what: object) -> int:
         chunk = self.chunks[index]
         named = (self.settings.seed, chunk.document, chunk.number, *what)
         digest = hashlib.sha256("\0".join(map(str, named)).encode()).digest()
-        return Request(ask, int.from_bytes(digest[:8]) >> 1)
+        return int.from_bytes(digest[:8]) >> 1
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of questions that there can be."""
+        kinds = [prompt.kind for prompt in self.settings.prompts]
+        return [*kinds, RECITE] if self.settings.recitals_per_chunk else kinds
 
     @property
     def questions(self) -> int:
@@ -121,8 +135,10 @@ def plan_of(name: str, settings: SelfStudy, tokenizer: PreTrainedTokenizerBase) 
     for document in read_documents(Path(settings.path), f"self_study.{name}.path"):
         documents += 1
         parts = chunks_of(document.text, tokenizer, settings.chunk_tokens)
+        begin = 0
         for number, part in enumerate(parts):
-            context = part.text.strip()
+            context = _with_headings(document.text, begin, part.text)
+            begin += len(part.text)
             if context:
                 chunks.append(StudiedChunk(document.name, number, context, len(part.token_ids)))
     plan = Plan(settings, documents, chunks)
@@ -133,3 +149,13 @@ def plan_of(name: str, settings: SelfStudy, tokenizer: PreTrainedTokenizerBase) 
             f"at least {_LEAST_SUMMARY * len(chunks)}, or raise chunk_tokens"
         )
     return plan
+
+
+def _with_headings(text: str, begin: int, part: str) -> str:
+    """A chunk below the headings that hold where it begins; "" for one without words."""
+    own = part.strip()
+    if not own:
+        return ""
+    begin += len(part) - len(part.lstrip())
+    above = [f"{'#' * level} {words}" for level, words in headings_above(text, begin)]
+    return "\n\n".join([*above, own])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.self_study import SUMMARY
+from pipeline.config.self_study import RECITE, SUMMARY
 from pipeline.corpus.questions import normalized
 from pipeline.errors import PipelineError
 from pipeline.progress.bar import Bar
@@ -21,9 +21,7 @@ from pipeline.storage.records import write_json, write_jsonl, write_text
 def ask_all(plan: Plan, writer: Writer, kept: KeptChunks, name: str) -> None:
     """Ask about every chunk that is not kept yet, and sum it up where the settings say so.
 
-    Each is kept as soon as it is finished.
-
-    A question that stands in an earlier chunk already is dropped: without a text before it the
+    Each is kept as soon as it is finished. A question that stands in an earlier chunk already is dropped: without a text before it the
     same question has one answer.
     """
     known: set[bytes] = set()
@@ -43,6 +41,7 @@ def write_study(plan: Plan, kept: KeptChunks, name: str, folder: Path) -> None:
     """Write `train.jsonl`, `validation.jsonl`, `statistics.json` and `summary.txt`.
 
     Rows stand in the order of the chunks, which are all finished; a question is in one of the two.
+    Recitals are for training: what is not recited there would not be learnt.
     Without summaries `summary.txt` is empty.
 
     Raises:
@@ -50,17 +49,19 @@ def write_study(plan: Plan, kept: KeptChunks, name: str, folder: Path) -> None:
     """
     dropped: Counter[str] = Counter()
     questions: list[str] = []
+    recited: list[str] = []
     for asked in _each(plan, kept):
         dropped.update(asked.dropped)
-        questions += [row["question"] for row in asked.rows]
-    if len(questions) < 2:
+        for row in asked.rows:
+            (recited if row["kind"] == RECITE else questions).append(row["question"])
+    if len(questions) + len(recited) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         raise PipelineError(
             f"self_study.{name}: of {plan.questions} questions {len(questions)} are left "
             f"({reasons}); raise max_question_tokens or max_answer_tokens, set unfinished to keep, "
             "or use a stronger model as the generator"
         )
-    validation = _validation(plan, questions)
+    validation = _validation(plan, questions if len(questions) > 1 else [*questions, *recited])
     write_jsonl(folder / "train.jsonl", _rows(plan, kept, validation, False))
     write_jsonl(folder / "validation.jsonl", _rows(plan, kept, validation, True))
     kinds = Counter(row["kind"] for asked in _each(plan, kept) for row in asked.rows)
@@ -70,14 +71,18 @@ def write_study(plan: Plan, kept: KeptChunks, name: str, folder: Path) -> None:
         "chunks": len(plan.chunks),
         "questions_asked": plan.questions,
         "dropped": dict(sorted(dropped.items())),
-        "rows": {"train": len(questions) - len(validation), "validation": len(validation)},
-        "rows_by_kind": {prompt.kind: kinds[prompt.kind] for prompt in plan.settings.prompts},
+        "rows": {
+            "train": len(questions) + len(recited) - len(validation),
+            "validation": len(validation),
+        },
+        "rows_by_kind": {kind: kinds[kind] for kind in plan.kinds},
     }
     write_json(folder / "statistics.json", statistics)
     write_text(folder / SUMMARY, summary(plan, kept))
+    recitals = f" and {len(recited)} recitals" if recited else ""
     print(
-        f"{name}: {len(questions)} of {plan.questions} questions are left, {len(validation)} of "
-        f"them for validation; dropped: "
+        f"{name}: {len(questions)} of {plan.questions} questions are left{recitals}, "
+        f"{len(validation)} of them for validation; dropped: "
         f"{', '.join(f'{n} {why}' for why, n in sorted(dropped.items())) or 'none'}"
     )
 
