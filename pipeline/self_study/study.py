@@ -21,8 +21,8 @@ from pipeline.storage.records import write_json, write_jsonl, write_text
 def ask_all(plan: Plan, writer: Writer, kept: KeptChunks, name: str) -> None:
     """Ask about every chunk that is not kept yet, and sum it up where the settings say so.
 
-    Each is kept as soon as it is finished. A question that stands in an earlier chunk already is dropped: without a text before it the
-    same question has one answer.
+    Each is kept as soon as it is finished. A question that stands in an earlier chunk already is
+    dropped: without a text before it the same question has one answer.
     """
     known: set[bytes] = set()
     per_chunk = plan.settings.questions_per_chunk
