@@ -113,7 +113,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a start of no initialisation": (_set("baselines.start", {"type": "untrained", "path": "data/kv_prefix/none", "length": 2}), "baselines.start.path: 'data/kv_prefix/none' is not what an initialisation starts from; use one of: data/kv_prefix/random, data/kv_prefix/corpus"),
     "a start that is too long": (_set("baselines.start", {"type": "untrained", "path": "data/kv_prefix/corpus", "length": 17}), "baselines.start.length is too much: sweep.lengths: 17 is above kv_prefix.max_length"),
     "a template without a role": (_set("baselines.text", {"type": "in_context", "path": "texts/corpus.txt", "template": "{{ text }} {{ input }}"}), "template is of a text among the user's words; set role: user"),
-    "a system's turn without a chat": (lambda p: p["task"].update(use_chat_template=False) or p["baselines"].update(text={"type": "in_context", "path": "texts/corpus.txt", "role": "system"}), "baselines.text.role: system is a turn of a chat"),
+    "a baseline as a system's turn without a chat": (lambda p: p["task"].update(use_chat_template=False) or p["baselines"].update(text={"type": "in_context", "path": "texts/corpus.txt", "role": "system"}), "baselines.text.role: system is a turn of a chat"),
     "a summary that no one writes": (_set("baselines.text", {"type": "in_context", "path": "data/self_study/notes/summary.txt"}), "baselines.text.path: 'data/self_study/notes/summary.txt' is the summary of self_study.notes, which writes none; set self_study.notes.summary_tokens to its length"),
     "unknown metric": (_set("evaluate.metrics", ["meteor"]), "evaluate.metrics.0 = 'meteor' should be 'exact_match'"),
     "metric twice": (_set("evaluate.metrics", ["bleu", "bleu"]), "evaluate.metrics lists bleu twice"),
