@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from transformers import PreTrainedModel
 
 from pipeline.config import load_params
+from pipeline.config.evaluate import NO_TEACHER
 from pipeline.data.context_prompt import ContextPrompt
 from pipeline.data.rendering import Renderer
 from pipeline.data.rows import TokenizedRows
@@ -27,6 +28,8 @@ from pipeline.evaluation.taught import distances
 from pipeline.loss import distillation, states
 from pipeline.loss.distillation import DistillationLoss, compared
 from pipeline.loss.output_layer import output_layer_of
+from pipeline.models.first_tokens import first_tokens
+from pipeline.models.for_baseline import ForBaseline
 from pipeline.models.prefixed import prefixed_model
 from pipeline.models.shared import load_frozen_model
 from pipeline.models.tokenizer import load_tokenizer
@@ -199,6 +202,7 @@ def edited(folder: Path, weight: float = 1.0, **teacher: Any) -> None:
     with working_in(folder):
         params = YAML(typ="safe").load(Path("params.yaml").read_text())
     params["teachers"] = {"rules": {"path": "texts/rules.txt", **teacher}}
+    params["evaluate"] = {"splits": ["test"], "max_new_tokens": 4, "teacher": NO_TEACHER}
     params["train"]["objective"] = {
         **{"type": "distillation", "teacher": "rules"},
         **{"path": "data/teachers/rules", "weight": weight},
@@ -294,6 +298,44 @@ def test_measurement_has_the_distance_from_the_teacher(
         targets = sum(line["target_tokens"] for line in own)
         assert metrics[split]["kl"] == pytest.approx(sum(nats) / targets, rel=1e-3)
     model.detach()
+
+
+def test_the_text_where_its_teacher_has_it_is_at_no_distance(inside: Path, tmp_path: Path) -> None:
+    """And what a variant starts from is measured as it is."""
+    edited(inside, top_k=VOCABULARY, splits=["test", "train", "validation"])
+    raw = YAML(typ="safe").load(Path("params.yaml").read_text())
+    raw["evaluate"] |= {"teacher": "data/teachers/rules", "metrics": []}
+    text = {"type": "in_context", "path": "texts/rules.txt", "max_tokens": None}
+    raw["baselines"] = {
+        "as_taught": {**text, "role": "system"},
+        "among_words": {**text, "role": "user"},
+        "cut": {**text, "role": "system", "max_tokens": 9},
+        "first": text,
+        "start": {"type": "untrained", "path": "data/kv_prefix/corpus", "length": 3},
+    }
+    write_params(inside, raw)
+    params = load_params()
+    teach.run(params, "rules")
+    context = ForBaseline(params)
+    found: dict[str, Any] = {}
+    for name, definition in params.baselines.items():
+        (before,) = definition.choices(context)
+        model = prefixed_model(context.frozen_model, before.kv)
+        measure_splits(
+            *(model, context.tokenizer, params.evaluate),
+            **{"folder": tmp_path / name, "max_tokens": 4096, "follow": before.follow},
+            stored=definition.stored(before.kv),
+        )
+        model.detach()
+        found[name] = json.loads((tmp_path / name / "metrics.json").read_text())
+    assert found["as_taught"]["test"]["kl"] == pytest.approx(0, abs=2e-5)
+    for other in ("among_words", "cut", "first", "start"):
+        assert found[other]["test"]["kl"] > 1e-4
+    assert found["cut"]["context_tokens"] < found["as_taught"]["context_tokens"]
+    start = first_tokens(paths.KV_PREFIX / "corpus", 3, context.frozen_model)
+    assert found["start"]["context_tokens"] == 3
+    numbers = sum(tensor.numel() for tensor in (*start.keys, *start.values))
+    assert found["start"]["stored_bytes"] == 4 * numbers
 
 
 def test_a_target_that_ends_otherwise_is_compared_up_to_there() -> None:

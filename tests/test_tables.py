@@ -11,7 +11,7 @@ import pytest
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.report import ReportParams
 from pipeline.evaluation.metrics import kept_of, kept_of_labels
-from pipeline.metrics.metric import OfLabels, OfTarget, OfText
+from pipeline.metrics.metric import OfLabels, OfTarget, OfTeacher, OfText
 from pipeline.metrics.table import METRICS, names_of
 from tests.conftest import ROOT, Workspace
 from tests.sweep_runs import VARIANTS, runs
@@ -24,7 +24,10 @@ def test_the_schema_lists_the_table() -> None:
     assert EvaluateParams(splits=["test"]).metrics == of_text
     sortable = ReportParams.model_json_schema()["properties"]["sort_by"]["enum"]
     assert sortable == list(METRICS)
-    assert sorted(METRICS) == sorted([*names_of(OfTarget), *of_text, *names_of(OfLabels)])
+    others = [*names_of(OfTarget), *names_of(OfTeacher), *names_of(OfLabels)]
+    assert sorted(METRICS) == sorted([*of_text, *others])
+    taught = EvaluateParams(splits=["test"], metrics=["chrf"], teacher="data/teachers/rules")
+    assert taught.measured(False) == ["loss", "perplexity", "kl", "chrf"]
 
 
 def test_the_schema_needs_no_library_of_scores() -> None:
@@ -36,7 +39,7 @@ def test_the_schema_needs_no_library_of_scores() -> None:
 
 
 def test_every_metric_has_a_score_and_titles_of_its_own() -> None:
-    line = {"loss": 3.0, "target_tokens": 2}
+    line = {"loss": 3.0, "target_tokens": 2, "kl": 1.0, "taught_tokens": 2}
     line |= kept_of("a cat", ["a cat sat"], names_of(OfText)) | kept_of_labels([0, 1], [0, 0], 3)
     for name, metric in METRICS.items():
         assert metric.name == name

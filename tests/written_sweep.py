@@ -25,7 +25,7 @@ TEXT = "the height of this old tower is about forty metres and it was built of s
 def params_of(**sections: dict[str, Any]) -> Params:
     """The toy task's params with other values in these sections."""
     raw = tiny_params(Path("/of/mine/tiny-model"))
-    raw["evaluate"] = {"splits": ["test"], "metrics": ["exact_match", "token_f1"]}
+    raw["evaluate"] |= {"splits": ["test"], "metrics": ["exact_match", "token_f1"]}
     for name, values in sections.items():
         raw[name] = {**raw.get(name, {}), **values}
     if "baselines" in sections:

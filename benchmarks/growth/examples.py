@@ -128,7 +128,10 @@ def _params() -> dict[str, object]:
             "batch_size": 8,
             "eval_every_steps": STEPS,
         },
-        "evaluate": {"splits": ["test"], "max_new_tokens": 2},
+        "evaluate": {
+            **{"splits": ["test"], "max_new_tokens": 2},
+            "teacher": "data/model/config.json",
+        },
         "baselines": {},
         "trained_baselines": {},
         "inspection": {},

@@ -164,7 +164,10 @@ def _params(number: int) -> dict[str, object]:
             "batch_size": 4,
             "eval_every_steps": 2,
         },
-        "evaluate": {"splits": ["test"], "max_new_tokens": 2},
+        "evaluate": {
+            **{"splits": ["test"], "max_new_tokens": 2},
+            "teacher": "data/model/config.json",
+        },
         "baselines": {},
         "trained_baselines": {},
         "inspection": {"examples": None},

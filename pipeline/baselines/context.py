@@ -11,23 +11,29 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pipeline.prefix import KVPrefix
 
-class FewShotPrompt(Protocol):
-    """Training examples before an input, within one prompt."""
+
+class SharedPrompt(Protocol):
+    """What stands before every input, within one prompt."""
 
     @property
     def shared(self) -> list[int]:
         """The tokens before any input."""
-
-    @property
-    def until(self) -> str | None:
-        """What ends an answer besides the end of a turn."""
 
     def shared_by(self, splits: "Iterable[Dataset]") -> list[int]:
         """The tokens before every input of these splits."""
 
     def follow(self, split: "Dataset", shared: Sequence[int]) -> "Dataset":
         """A split's examples as they go on after the shared tokens."""
+
+
+class FewShotPrompt(SharedPrompt, Protocol):
+    """Training examples before an input."""
+
+    @property
+    def until(self) -> str | None:
+        """What ends an answer besides the end of a turn."""
 
 
 class MeasureContext(Protocol):
@@ -67,10 +73,16 @@ class MeasureContext(Protocol):
         `text_for` gives the text before an input; `key` is the one in params.yaml, for sentences.
         """
 
-    def mean_tokens_before(self, follow: "Callable[[Dataset], Dataset]") -> int:
-        """The tokens that an example measured has more, in the mean, as `follow` gives it."""
+    def all_after(self, key: str, placed: Placed, text: str) -> SharedPrompt:
+        """The same text before every input."""
 
-    def room_before(self, prompt: FewShotPrompt) -> int | None:
+    def start(self, initialization: str, length: int) -> "KVPrefix":
+        """The prefix that a variant of an initialisation starts from, with the seed 0.
+
+        Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
+        """
+
+    def room_before(self, prompt: SharedPrompt) -> int | None:
         """The tokens that the longest input leaves free for what stands before it.
 
         None when the model names no limit.

@@ -56,8 +56,7 @@ class Retrieval(Placed, UntrainedBaseline):
                 return _BETWEEN.join(texts[i] for i in sorted(retriever.best(asked, number)))
 
             follow = context.each_after("baselines", self, text_for)
-            read = context.mean_tokens_before(follow)
-            yield Before(None, follow, facts={"chunks": number, "context_tokens": read, **stored})
+            yield Before(None, follow, facts={"chunks": number, **stored})
 
     def stored(self, kv: "KVPrefix | None") -> dict[str, int]:
         """The corpus, which `choices` counts."""

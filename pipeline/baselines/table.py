@@ -11,10 +11,11 @@ from pipeline.baselines.no_prefix import NoPrefix
 from pipeline.baselines.retrieval import Retrieval
 from pipeline.baselines.trained import TrainedBaseline
 from pipeline.baselines.untrained import UntrainedBaseline
+from pipeline.baselines.untrained_start import UntrainedStart
 from pipeline.schema.alternatives import one_of
 
 UNTRAINED_BASELINES: tuple[type[UntrainedBaseline], ...] = (
-    *(NoPrefix, FewShot, InContext, Retrieval, Adapter),
+    *(NoPrefix, FewShot, InContext, Retrieval, UntrainedStart, Adapter),
 )
 TRAINED_BASELINES: tuple[type[TrainedBaseline], ...] = (Lora, FullFineTuning)
 

@@ -6,6 +6,12 @@ from pydantic import Field, model_validator
 
 from pipeline.config.baselines import UntrainedBaselines
 from pipeline.config.checkpoints import CheckpointParams
+from pipeline.config.compared import (
+    refuse_impossible_texts,
+    refuse_misplaced_texts,
+    refuse_twice_named,
+    refuse_unknown_starts,
+)
 from pipeline.config.data import CorpusData, DataParams, FileData
 from pipeline.config.evaluate import NO_TEACHER, EvaluateParams
 from pipeline.config.hardware import HardwareParams
@@ -82,24 +88,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _baselines_make_sense(self) -> Self:
-        known = [name for name, start in self.initializations.items() if start.stands_in_context]
-        for name in self.sweep.in_context:
-            if name not in known:
-                raise ValueError(
-                    f"sweep.in_context: '{name}' is not an initialisation whose text can stand in "
-                    f"the context; use one of: {', '.join(known) or 'none is defined'}"
-                )
-        for name in self.sweep.in_context:
-            if f"in_context_{name}" in self.baselines:
-                raise ValueError(
-                    f"baselines.in_context_{name}: sweep.in_context gives rows of this name; "
-                    "rename it"
-                )
-        for name in self.trained_baselines:
-            if name in {*self.baselines, *(f"in_context_{n}" for n in self.sweep.in_context)}:
-                raise ValueError(
-                    f"trained_baselines.{name}: another baseline has this name; rename one of them"
-                )
+        refuse_impossible_texts(self.sweep, self.initializations, self.baselines)
+        refuse_twice_named(self.sweep, self.baselines, self.trained_baselines)
+        refuse_misplaced_texts(self.baselines, self.task)
+        refuse_unknown_starts(self.baselines, self.initializations, self.kv_prefix.max_length)
         return self
 
     @model_validator(mode="after")

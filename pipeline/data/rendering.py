@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -122,10 +122,6 @@ class Renderer:
         return Chat(
             self.tokenizer, task.chat_template_date, task.chat_template_kwargs, task.system_prompt
         )
-
-    def with_system_prompt(self, text: str) -> "Renderer":
-        """The same with another system prompt."""
-        return replace(self, task=self.task.model_copy(update={"system_prompt": text}))
 
     def tokens(self, text: str, is_chat: bool) -> tuple[list[int], int]:
         """The tokens of a text of its own, and how many of them begin it (BOS).

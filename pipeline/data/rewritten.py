@@ -6,7 +6,14 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar
 
+from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.data.teacher import TEACHER_IDS, TEACHER_LOG_PROBS
+
+
+def tokens_added(split: Dataset, changed: Dataset | TokenizedRows) -> int:
+    """The tokens that a split's examples have more in all as they were rewritten."""
+    before, after = (rows_of(one, ["input_ids"]).tokens.sum() for one in (split, changed))
+    return int(after - before)
 
 
 def rewritten(split: Dataset, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Dataset:

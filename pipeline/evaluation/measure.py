@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.data.beginning import following
 from pipeline.data.portions import portions
+from pipeline.data.rewritten import tokens_added
 from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.data.splits import load_split
 from pipeline.data.spread import spread
@@ -65,12 +66,14 @@ def measure_splits(
     }
     task = task_of(paths.TOKENIZED / "splits")
     decoding, apart = Decoding(), Apart(model)
+    examples = added = 0
     began = time.perf_counter()
 
     def followed(split: Dataset) -> Dataset | TokenizedRows:
         return following(split, model.begins_text) if follow is None else follow(split)
 
     def predictions() -> Iterator[dict[str, Any]]:
+        nonlocal examples, added
         for name in params.measured_splits:
             sums = Sums(params.measured(is_classifier(model)))
             split = load_split(paths.TOKENIZED / "splits", name)
@@ -78,6 +81,7 @@ def measure_splits(
                 split = with_predictions(split, params.taught, name)
             for part in portions(split):
                 given = followed(part)
+                examples, added = examples + len(part), added + tokens_added(part, given)
                 if model.keeps_states and not is_classifier(model):
                     add_batches(apart, model, given, params, max_tokens)
                 rows, measured = measure_split(
@@ -91,6 +95,9 @@ def measure_splits(
             print(f"{name}: {shown}")
 
     write_jsonl(folder / "predictions.jsonl", predictions())
+    if follow is not None and not model.prefix_length:
+        # Each example has tokens of its own before its input.
+        metrics["context_tokens"] = round(added / examples)
     write_json(folder / "metrics.json", metrics)
     apart.tell()
     figures = {"evaluation_seconds": time.perf_counter() - began}

@@ -39,4 +39,5 @@ def distances(
     found = divergences(logits, torch.as_tensor(ids).long(), torch.as_tensor(log_probs).float())
     # Added up on the CPU: Apple's MPS has no float64.
     parts = found.cpu().double().split(taught)
-    return [(float(part.sum()), n) for part, n in zip(parts, taught, strict=True)]
+    # No divergence is below 0, as the rounding of one that is 0 may be.
+    return [(max(0.0, float(part.sum())), n) for part, n in zip(parts, taught, strict=True)]

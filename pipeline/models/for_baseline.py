@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.baselines import context as given
 from pipeline.config import Params
-from pipeline.data.context_prompt import ContextPrompt
+from pipeline.data.context_prompt import ContextPrompt, TextPrompt
 from pipeline.data.few_shot import FewShotPrompt
 from pipeline.data.portions import portions
 from pipeline.data.rendering import Renderer
@@ -21,10 +21,13 @@ from pipeline.data.splits import load_split
 from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError
+from pipeline.models.for_variant import start_prefix
 from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
+from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
 from pipeline.prefix.architecture.context import context_of
 from pipeline.schema.placing import Placed
+from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
 _PROBE = "a text"
@@ -83,7 +86,7 @@ class ForBaseline:
 
         It raises PipelineError for an example that the model's context has no room for.
         """
-        prompt = ContextPrompt(key, placed, Renderer(self.params.task, self.tokenizer))
+        prompt = self._prompt(key, placed)
         prompt.refuse_lost(_PROBE)
         context, generated = context_of(self.frozen_model), self.params.evaluate.max_new_tokens
 
@@ -101,17 +104,22 @@ class ForBaseline:
 
         return lambda split: rewritten(split, after)
 
-    def mean_tokens_before(self, follow: Callable[[Dataset], Dataset]) -> int:
-        """Of the splits of `evaluate`, to the nearest token."""
-        own, more = 0, 0
-        for split in self.splits:
-            for part in portions(split):
-                own += len(part)
-                after = TokenizedRows(follow(part), ["input_ids"]).tokens
-                more += int(after.sum() - TokenizedRows(part, ["input_ids"]).tokens.sum())
-        return round(more / own)
+    def all_after(self, key: str, placed: Placed, text: str) -> TextPrompt:
+        """The same text before every input, as a teacher reads it."""
+        return self._prompt(key, placed).after(text)
 
-    def room_before(self, prompt: given.FewShotPrompt) -> int | None:
+    def start(self, initialization: str, length: int) -> KVPrefix:
+        """What `train` would start from, in the precision of `evaluate`."""
+        model = PrefixModel(self.frozen_model, PrefixConfig(num_virtual_tokens=length))
+        try:
+            return start_prefix(Variant(length, initialization, 0), model)
+        finally:
+            model.detach()
+
+    def _prompt(self, key: str, placed: Placed) -> ContextPrompt:
+        return ContextPrompt(key, placed, Renderer(self.params.task, self.tokenizer))
+
+    def room_before(self, prompt: given.SharedPrompt) -> int | None:
         """The model's context without the longest input and what it generates or is scored by."""
         context = context_of(self.frozen_model)
         if context is None:

@@ -62,6 +62,7 @@ def sections_of(plan: Plan) -> dict[str, Any]:
             "splits": [split for split in ("test", "test_unseen") if split in plan.files],
             "metrics": sizes["evaluate.metrics"],
             "max_new_tokens": sizes.get("evaluate.max_new_tokens", 32),
+            "teacher": _CONFIG,
         },
         "baselines": _baselines(plan),
         "trained_baselines": {},

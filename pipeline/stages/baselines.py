@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from pipeline.baselines.untrained import Before
 from pipeline.config import Params
+from pipeline.data.rewritten import tokens_added
 from pipeline.data.splits import load_split
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import measure_splits
@@ -66,5 +67,6 @@ def _loss(before: Before, validation: Dataset, context: ForBaseline) -> float:
     loss = target_loss_of(model, split, context.params.memory.max_tokens_per_batch)
     model.detach()
     facts = ", ".join(f"{key} {value}" for key, value in before.facts.items())
-    print(f"{facts}: {model.prefix_length} tokens of context, validation loss {loss:.4f}")
+    before_input = model.prefix_length or round(tokens_added(validation, split) / len(split))
+    print(f"{facts}: {before_input} tokens of context, validation loss {loss:.4f}")
     return loss
