@@ -13,6 +13,7 @@ from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
 from pipeline.config.kinds import refuse_unused_kinds
 from pipeline.config.kv_prefix import KVPrefixParams
+from pipeline.config.library import LibraryParams
 from pipeline.config.machine import (
     refuse_attention_elsewhere,
     refuse_compiling_others,
@@ -44,7 +45,7 @@ class Params(Section):
 
     model: ModelParams
     data: DataParams
-    # dvc.yaml has the same default, and of teachers.
+    # dvc.yaml has the same default, and of teachers and library.
     self_study: SelfStudies = Field(default_factory=dict)
     task: TaskParams
     initializations: Initializations
@@ -54,6 +55,7 @@ class Params(Section):
     prefix: PrefixParams
     teachers: Teachers = Field(default_factory=dict)
     train: TrainParams
+    library: LibraryParams = LibraryParams()
     checkpoints: CheckpointParams = CheckpointParams()
     memory: MemoryParams = MemoryParams()
     hardware: HardwareParams = HardwareParams()
@@ -113,6 +115,15 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_library_needs_a_decoder(self) -> Self:
+        if self.library.documents and self.task.type != "causal_lm":
+            raise ValueError(
+                f"library.documents: need a decoder alone, and task.type is {self.task.type}; "
+                "leave library out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _files_are_watched(self) -> Self:
         if isinstance(self.data, FileData) and (found := self.data.unwatched()) is not None:
             raise ValueError(
@@ -160,6 +171,7 @@ class Params(Section):
             **{"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate},
             **{f"teachers.{name}": teacher for name, teacher in self.teachers.items()},
             **asking_the_model(self.self_study),
+            **self.library.computing(),
         }
         refuse_two_places(self.model, computing)
         refuse_unfit_for_quantized(self.model, self.trained_baselines)

@@ -80,15 +80,12 @@ SeedPrompts = Annotated[
 ]
 
 
-class SelfStudy(Section):
-    """Questions and answers about one corpus, written by a model that has a chunk in its context.
+class StudySettings(Section):
+    """How questions and answers about a text are asked for, whatever the text is.
 
-    `path` is the corpus and `held_out` the person's own questions for the test: DVC watches both.
     Questions are drawn at `temperature` from `top_p` of the mass, answers at `answer_temperature`.
     """
 
-    path: GivenPath
-    held_out: GivenPath
     generator: Generator = FrozenModelGenerator(type="frozen_model")
     chunk_tokens: Annotated[int, Field(ge=16)] = 512
     questions_per_chunk: Count = 10
@@ -101,6 +98,16 @@ class SelfStudy(Section):
     unfinished: Literal["drop", "keep"] = "drop"
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
+
+
+class SelfStudy(StudySettings):
+    """Questions and answers about one corpus, written by a model that has a chunk in its context.
+
+    `path` is the corpus and `held_out` the person's own questions for the test: DVC watches both.
+    """
+
+    path: GivenPath
+    held_out: GivenPath
 
 
 SelfStudies = dict[Name, SelfStudy]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.config.self_study import SeedPrompt, SelfStudy, ServerGenerator
+from pipeline.config.self_study import SeedPrompt, SelfStudy, ServerGenerator, StudySettings
 from pipeline.corpus.chunks import chunks_of
 from pipeline.corpus.documents import read_documents
 from pipeline.self_study.writing import Request
@@ -26,11 +26,12 @@ class StudiedChunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """The chunks of a corpus, and what is asked of each."""
+    """The chunks of a corpus, and what is asked of each; `key` is its section in params.yaml."""
 
-    settings: SelfStudy
+    settings: StudySettings
     documents: int
     chunks: Sequence[StudiedChunk]
+    key: str
 
     def prompts(self, index: int) -> list[SeedPrompt]:
         """The prompts of the questions about a chunk: all in turn, from chunk to chunk."""
@@ -86,13 +87,20 @@ class Plan:
 
 def plan_of(name: str, settings: SelfStudy, tokenizer: PreTrainedTokenizerBase) -> Plan:
     """The plan for a corpus. Raises PipelineError for documents that cannot be read."""
+    return plan_for(Path(settings.path), f"self_study.{name}", "path", settings, tokenizer)
+
+
+def plan_for(
+    path: Path, key: str, named: str, settings: StudySettings, tokenizer: PreTrainedTokenizerBase
+) -> Plan:
+    """As `plan_of`, for a file or folder that the key `named` below the section `key` names."""
     documents = 0
     chunks: list[StudiedChunk] = []
-    for document in read_documents(Path(settings.path), f"self_study.{name}.path"):
+    for document in read_documents(path, f"{key}.{named}"):
         documents += 1
         parts = chunks_of(document.text, tokenizer, settings.chunk_tokens)
         for number, part in enumerate(parts):
             context = part.text.strip()
             if context:
                 chunks.append(StudiedChunk(document.name, number, context, len(part.token_ids)))
-    return Plan(settings, documents, chunks)
+    return Plan(settings, documents, chunks, key)
