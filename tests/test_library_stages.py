@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.cli.main import main
 from pipeline.config import load_params
@@ -22,7 +23,6 @@ from pipeline.training.validation import target_loss_of
 from pipeline.workspace import paths
 from tests.conftest import ROOT, tiny_params
 from tests.faults.training_folder import working_in, write_params
-from tests.prefix.architectures import build
 from tests.test_library_graph import DOCUMENTS, with_a_library, write_documents
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -118,7 +118,7 @@ def test_the_second_round_may_go_on_from_the_first(inside: Path) -> None:
 
 
 def test_what_cannot_stand_beside_others_is_refused_before_any_training(
-    inside: Path, tmp_path: Path
+    inside: Path,
 ) -> None:
     with pytest.raises(PipelineError, match=r"'peru' is not under library\.documents"):
         library_train.run(load_params(), "peru", "alone")
@@ -128,7 +128,8 @@ def test_what_cannot_stand_beside_others_is_refused_before_any_training(
     ):
         library_train.run(load_params(), "kenya", "alone")
     shutil.rmtree(paths.LIBRARY_ALONE)
-    build("gpt2", vocab_size=260).save_pretrained(paths.MODEL)
+    learned = GPT2Config(vocab_size=260, n_positions=128, n_embd=8, n_layer=1, n_head=2)
+    GPT2LMHeadModel(learned).save_pretrained(paths.MODEL)
     with pytest.raises(PrefixError, match="positions are part of their keys"):
         library_train.run(load_params(), "norway", "alone")
     assert not paths.LIBRARY_ALONE.exists()

@@ -171,6 +171,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a library of states": (_library(prefix={"kinds": ["state"]}), "library.prefix.kinds: states cannot stand beside others; use [attention], or null"),
     "a library whose prefixes are all frozen": (_library(prefix={"length": 4, "num_frozen_tokens": 4}), "library.prefix.num_frozen_tokens: 4 leaves nothing to train of 4 virtual tokens"),
     "a distilled library": (_library(train={"objective": {"type": "distillation", "teacher": "t", "path": "p"}}), "library.train.objective: a library is trained on the answers of self-study; leave it out"),
+    "prefixes of a library without room": (_library(prefix={"length": 200}), "library.prefix.length: 2 prefixes of 200 virtual tokens and task.max_length: 128 are more than the model's context of 512 positions; lower one of them, or how many stand together"),
     "a library of classes": (_both(_library(), _set("task.type", "seq_cls"), _set("task.use_chat_template", False)), "library.documents: need a decoder alone, and task.type is seq_cls; leave library out"),
     "a library trained in two places": (_both(_library(train={"device": "cpu"}), _set("model.device_map", "auto")), "library.train.device: cpu does not go with model.device_map"),
     "a misspelt key of a library": (_library(distractor={}), "library.distractor: unknown key; did you mean 'distractors'?"),
