@@ -3,7 +3,13 @@
 python -m benchmarks.country ne examples/country
 
 writes `profile.txt`, the whole profile as Markdown, and `test.jsonl`, a question for every short
-field, whose value is the answer. The wheel is the one that params.yaml names as the default data.
+field, whose value is the answer. With a number of characters,
+
+python -m benchmarks.country ke examples/three_countries 4800
+
+it writes `documents/kenya.txt`, the profile's short fields up to that size, and
+`questions/kenya.jsonl`, the questions about them. The wheel is the one that params.yaml names as
+the default data.
 """
 
 import json
@@ -45,7 +51,24 @@ def questions_of(content: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def main(code: str, folder: Path) -> None:
+def short_profile(content: dict[str, Any], characters: int) -> tuple[str, list[dict[str, str]]]:
+    """The short fields of a profile as far as there is room for them, and the questions on them."""
+    country, size = country_name(content), 0
+    parts: list[str] = [f"# {country}"]
+    kept: list[dict[str, str]] = []
+    section = ""
+    for question in questions_of(content):
+        name, _, field = question["id"].partition("/")
+        heading = [f"## {name}"] if name != section else []
+        added = [*heading, f"{field}: {question['answer']}"]
+        size += sum(len(part) + 2 for part in added)
+        if size > characters:
+            break
+        parts, kept, section = parts + added, [*kept, question], name
+    return "\n\n".join(parts) + "\n", kept
+
+
+def main(code: str, folder: Path, characters: int | None = None) -> None:
     """Write both files for the country of a code, as `ne`."""
     data = load_params().data
     if not isinstance(data, FactbookData):
@@ -55,9 +78,15 @@ def main(code: str, folder: Path) -> None:
         if not found:
             sys.exit(f"the wheel has no country '{code}'; its files are <region>/<code>.json")
         content = json.loads(archive.read(found[0]))
+    if characters is not None:
+        text, questions = short_profile(content, characters)
+        name = country_name(content).lower().replace(" ", "_")
+        write_text(folder / "documents" / f"{name}.txt", text)
+        write_jsonl(folder / "questions" / f"{name}.jsonl", questions)
+        return
     write_text(folder / "profile.txt", profile_of(content))
     write_jsonl(folder / "test.jsonl", questions_of(content))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -21,6 +21,10 @@ FOLDERS = {
     "in_context": ("predictions.jsonl", "metrics.json"),
     "train_baseline": ("weights/adapter_model.safetensors", "metrics.json", "history.csv"),
     "evaluate_baseline": ("predictions.jsonl", "metrics.json"),
+    "library_study": ("train.jsonl", "validation.jsonl", "statistics.json"),
+    "library_tokenize": ("train/data.arrow",),
+    "library_train": ("prefix.safetensors",),
+    "library_together": ("losses.md", "losses.json"),
     "inspect": ("starts.csv", "best/facts.json"),
     "report": (
         *("summary.csv", "summary.md", "plots/a.png"),
@@ -35,10 +39,13 @@ def main(stage: str, *arguments: str) -> None:
     own = {"fetch_data": "raw", "tokenize": "tokenized", "inspect": "inspection"}
     own |= {"teach": "teachers", "held_out": "self_study"}
     written = "evaluate" if stage in measuring else own.get(stage, stage.removesuffix("_baseline"))
-    folder = Path("data", written)
     names = [argument for argument in arguments[:1] if not argument.startswith("--")]
     rest = arguments[len(names) :]
     options = dict(zip(rest[::2], rest[1::2], strict=True))
+    if stage.startswith("library_"):
+        step = {"train": options.get("--round", ""), "tokenize": "tokenized"}
+        written = "library/" + step.get(stage[8:], stage[8:])
+    folder = Path("data", written)
     if stage == "in_context":
         names = [f"in_context_{options['--initialization']}", f"len{options['--length']}"]
     elif "--length" in options:

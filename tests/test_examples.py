@@ -14,7 +14,7 @@ from pipeline.storage.records import read_jsonl
 from tests.conftest import ROOT
 
 # Written as a whole, not key by key.
-_WHOLE = ("self_study", "initializations", "baselines", "trained_baselines")
+_WHOLE = ("self_study", "initializations", "baselines", "trained_baselines", "library")
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.yaml"))
 
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from pipeline.cli.main import main
 from pipeline.errors import PipelineError
-from pipeline.inference.library import find
+from pipeline.inference.library import find, library_in
 from pipeline.prefix import kv_prefix_from_tokens
 from tests.conftest import Workspace, tiny_model
 
@@ -29,33 +29,34 @@ def write(folder: Path) -> tuple[Path, Path]:
 
 
 def test_the_documents_that_share_rare_words_come_first(tmp_path: Path) -> None:
-    library = write(tmp_path)
-    assert [d.name for d in find("What is the capital of Norway?", *library, 1)] == ["norway"]
-    found = find("Is the coast of Peru longer than Kenya's coast?", *library, 2)
+    library = library_in(*write(tmp_path))
+    assert [d.name for d in find("What is the capital of Norway?", library, 1)] == ["norway"]
+    found = find("Is the coast of Peru longer than Kenya's coast?", library, 2)
     assert {d.name for d in found} == {"kenya", "peru"}
     assert found[0].score >= found[1].score > 0
     # Only documents that share a word with the question are of use to it.
-    assert [d.name for d in find("coffee", *library, 3)] == ["peru"]
-    assert found == find("Is the coast of Peru longer than Kenya's coast?", *library, 2)
+    assert [d.name for d in find("coffee", library, 3)] == ["peru"]
+    assert found == find("Is the coast of Peru longer than Kenya's coast?", library, 2)
 
 
 def test_what_a_library_lacks_is_told(tmp_path: Path) -> None:
     documents, prefixes = write(tmp_path)
     with pytest.raises(PipelineError, match="shares no word with the documents in"):
-        find("Who?", documents, prefixes, 2)
+        find("Who?", library_in(documents, prefixes), 2)
     (prefixes / "norway.safetensors").unlink()
-    assert "norway" not in {d.name for d in find("coast of Norway", documents, prefixes, 3)}
+    library = library_in(documents, prefixes)
+    assert "norway" not in {d.name for d in find("coast of Norway", library, 3)}
     with pytest.raises(PipelineError, match=r"no prefix of a document .* kenya.safetensors"):
-        find("coast", documents, tmp_path / "nowhere", 2)
+        library_in(documents, tmp_path / "nowhere")
     with pytest.raises(PipelineError, match="there is no folder"):
-        find("coast", tmp_path / "nowhere", prefixes, 2)
+        library_in(tmp_path / "nowhere", prefixes)
     (documents / "peru.md").write_text("Peru")
     with pytest.raises(PipelineError, match="holds two called peru"):
-        find("coast", documents, prefixes, 2)
+        library_in(documents, prefixes)
     (documents / "peru.md").write_bytes(b"\xff")
     (documents / "peru.txt").unlink()
     with pytest.raises(PipelineError, match=r"peru.md' is not UTF-8 text \(byte 0\)"):
-        find("coast", documents, prefixes, 2)
+        library_in(documents, prefixes)
 
 
 @pytest.mark.real

@@ -47,6 +47,13 @@ def _study(**keys: Any) -> Edit:
     return lambda params: params.update(self_study={"notes": study})
 
 
+def _library(**keys: Any) -> Edit:
+    needed = {key: {} for key in ("self_study", "prefix", "train", "distractors", "together")}
+    documents = {"a": "texts/corpus.txt", "b": "texts/corpus.txt"}
+    library = {"documents": documents, "held_out": "texts", **needed, **keys}
+    return lambda params: params.update(library=library)
+
+
 def _of_study(path: str = "data/self_study/notes") -> Edit:
     return lambda params: params.update(data={"source": "corpus", "path": path})
 
@@ -164,6 +171,18 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a generator on two places": (_both(_study(generator={"type": "frozen_model", "device": "cpu"}), _set("model.device_map", "auto")), "self_study.notes.generator.device: cpu does not go with model.device_map"),
     "a misspelt key of a self-study": (_study(chunk_token=9), "self_study.notes.chunk_token: unknown key; did you mean 'chunk_tokens'?"),
     "rows of a self-study that there is not": (_of_study(), "data.path: 'data/self_study/notes' is what self_study.notes would write, which is not defined; define it, or use one of: none"),
+    "a document that is not there": (_library(documents={"a": "texts/none", "b": "texts"}), "library.documents.a: there is nothing at 'texts/none'; name an existing path"),
+    "a library that DVC could not read": (lambda p: _library()(p) or p["library"].pop("prefix"), "library.prefix: is missing, and DVC reads it; add prefix: {}"),
+    "no company for a document": (_library(documents={"a": "texts/corpus.txt"}), "library.distractors.count: 1 others at once are more than there are beside one of 1 documents; lower it, to 0 for none"),
+    "more prefixes at once than documents": (_library(together={"three": {"count": 3}}), "library.together.three.count: 3 prefixes at once are more than the 2 documents"),
+    "a library's own folder of distractors": (_library(prefix={"distractors": {"count": 1}}), "library.prefix.distractors: those of a library are its other documents; write count and probability under library.distractors"),
+    "a library of states": (_library(prefix={"kinds": ["state"]}), "library.prefix.kinds: states cannot stand beside others; use [attention], or null"),
+    "a library whose prefixes are all frozen": (_library(prefix={"length": 4, "num_frozen_tokens": 4}), "library.prefix.num_frozen_tokens: 4 leaves nothing to train of 4 virtual tokens"),
+    "a distilled library": (_library(train={"objective": {"type": "distillation", "teacher": "t", "path": "p"}}), "library.train.objective: a library is trained on the answers of self-study; leave it out"),
+    "prefixes of a library without room": (_library(prefix={"length": 200}), "library.prefix.length: 2 prefixes of 200 virtual tokens and task.max_length: 128 are more than the model's context of 512 positions; lower one of them, or how many stand together"),
+    "a library of classes": (_both(_library(), _set("task.type", "seq_cls"), _set("task.use_chat_template", False)), "library.documents: need a decoder alone, and task.type is seq_cls; leave library out"),
+    "a library trained in two places": (_both(_library(train={"device": "cpu"}), _set("model.device_map", "auto")), "library.train.device: cpu does not go with model.device_map"),
+    "a misspelt key of a library": (_library(distractor={}), "library.distractor: unknown key; did you mean 'distractors'?"),
     "a split of the test that is not held out": (_both(_study(), _of_study(), _set("evaluate.splits", ["test", "test_unseen"])), "evaluate.splits: 'test_unseen' is asked for, but self_study.notes.held_out = 'inputs/test.parquet' is no folder with a file of that name"),
     "names that differ by case": (_set("initializations.Corpus", {"type": "zero", "path": "data/model/config.json"}), "initializations.Corpus = 'Corpus' should match"),
     "a name too long for a folder": (_set("baselines." + "a" * 101, {"type": "no_prefix", "path": "data/model/config.json"}), "should have at most 100 characters"),
@@ -242,6 +261,7 @@ def test_the_unedited_params_pass(folder: Path) -> None:
 
 
 RIGHT: dict[str, Edit] = {
+    "a library of one document alone": _library(documents={"a": "texts/corpus.txt"}, distractors={"count": 0}),
     "questions about a corpus, by a server": _both(_study(generator={"type": "server", "url": "http://localhost:8000/v1", "model": "m"}, prompts=["summary", {"kind": "exam", "prompt": "Ask."}]), _of_study()),
     "nothing but Jinja2 in a template": _set("task.input_template", "{{ record }} costs {{ '$' }}{{ key }} $5 {}"),
     "a path as an experiment, the model named": lambda p: p["mlflow"].update(experiment="/Users/me/tiny", registered_model="catalog.schema.tiny"),

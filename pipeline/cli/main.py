@@ -14,6 +14,7 @@ from pipeline.cli.demo import demo
 from pipeline.cli.generate import generate
 from pipeline.cli.init import init
 from pipeline.cli.inspect import inspect
+from pipeline.cli.library import library
 from pipeline.cli.params import params
 from pipeline.cli.processes import refuse_processes
 from pipeline.cli.stages import STAGES
@@ -62,7 +63,7 @@ class _Group(DYMGroup):
             _fail(sentence, code=getattr(error, "exit_code", 1))
 
 
-_FIRST = ("init", "check", "params", "demo", "sweep", "completion")
+_FIRST = ("init", "check", "params", "library", "demo", "sweep", "completion")
 
 
 def _fail(message: str, code: int = 1) -> None:
@@ -88,7 +89,7 @@ def main(ctx: click.Context) -> None:
 
 _USE = (ui, generate, ask, inspect, export, import_adapter)
 
-for _command in (*STAGES, init, params, demo, sweep, completion, *_USE):
+for _command in (*STAGES, init, params, library, demo, sweep, completion, *_USE):
     main.add_command(_command)
 
 

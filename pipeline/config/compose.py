@@ -27,7 +27,10 @@ from pipeline.workspace.paths import PARAMS
 BEFORE = PARAMS.with_name("params.yaml.before")
 _MARK = re.compile(r"# params\.yaml\.before with (.*), unedited while sha256 (\w+) holds\n")
 # These list things under names of a person's choice, which are meant together.
-_WHOLE = ("self_study", "initializations", "baselines", "teachers", "trained_baselines")
+_WHOLE = (
+    *("self_study", "initializations", "baselines", "teachers", "trained_baselines"),
+    "library",
+)
 # One that differs in any of these comes from elsewhere, where other keys hold.
 _ORIGIN = ("source", "id", "package", "path")
 
@@ -35,9 +38,9 @@ _ORIGIN = ("source", "id", "package", "path")
 def compose(example: Path) -> None:
     """Write params.yaml: the params of before, with the example's keys in place of theirs.
 
-    `self_study`, `initializations`, `baselines`, `teachers` and `trained_baselines` stand as the
-    example writes them, and so do `model` and `data` where it names another source; of all other
-    sections key by key.
+    `self_study`, `initializations`, `baselines`, `teachers`, `trained_baselines` and `library`
+    stand as the example writes them, and so do `model` and `data` where it names another source;
+    of all other sections key by key.
     Raises PipelineError for an example that is missing or gives no valid params, and where
     something of the person's would be lost.
     """
@@ -86,16 +89,16 @@ def composed(base: Path, example: Path) -> str:
     text = _MARK.sub("", base.read_text(encoding="utf-8"), count=1)
     params, changes = read_yaml(base), read_yaml(example)
     _refuse_what_is_no_section(changes, example)
-    theirs = _sections(example.read_text(encoding="utf-8"))
+    theirs = sections_of(example.read_text(encoding="utf-8"))
     parts: list[str] = []
     expected: dict[str, Any] = {}
-    for name, (comment, body) in _sections(text).items():
+    for name, (comment, body) in sections_of(text).items():
         expected[name] = params.get(name)
         if name in changes and _is_whole(name, changes[name], params[name]):
             expected[name], body = changes[name], theirs.get(name, ("", ""))[1]
         elif name in changes:
             expected[name] = _joined(params[name], changes[name])
-            body = _with_values(body, {name: changes[name]})
+            body = with_values(body, {name: changes[name]})
         parts.append(comment + body)
     for name in changes.keys() - expected.keys():
         expected[name] = changes[name]
@@ -126,7 +129,7 @@ def _is_whole(name: str, keys: dict[str, Any], known: Any) -> bool:
     return "source" in keys and any(keys[k] != known.get(k) for k in _ORIGIN if k in keys)
 
 
-def _sections(text: str) -> dict[str, tuple[str, str]]:
+def sections_of(text: str) -> dict[str, tuple[str, str]]:
     """Each section's comment, the lines right above it that begin with one, and its own lines."""
     head, *rest = re.split(r"^([A-Za-z_]\w*)(?=\s*:)", text, flags=re.MULTILINE)
     found: dict[str, tuple[str, str]] = {}
@@ -147,7 +150,7 @@ def _joined(known: Any, keys: Any) -> Any:
     return {**known, **{key: _joined(known.get(key), value) for key, value in keys.items()}}
 
 
-def _with_values(body: str, values: dict[str, Any]) -> str:
+def with_values(body: str, values: dict[str, Any]) -> str:
     """A section's lines with other values; comments beside and between the keys stay."""
     yaml = YAML()
     yaml.width = 10_000

@@ -19,6 +19,7 @@ from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
 from pipeline.config.kinds import refuse_unused_kinds
 from pipeline.config.kv_prefix import KVPrefixParams
+from pipeline.config.library import LibraryParams
 from pipeline.config.machine import (
     refuse_attention_elsewhere,
     refuse_compiling_others,
@@ -55,7 +56,7 @@ class Params(Section):
 
     model: ModelParams
     data: DataParams
-    # dvc.yaml has the same default, and of teachers.
+    # dvc.yaml has the same default, and of teachers and library.
     self_study: SelfStudies = Field(default_factory=dict)
     task: TaskParams
     initializations: Initializations
@@ -65,6 +66,7 @@ class Params(Section):
     prefix: PrefixParams
     teachers: Teachers = Field(default_factory=dict)
     train: TrainParams
+    library: LibraryParams = LibraryParams()
     checkpoints: CheckpointParams = CheckpointParams()
     memory: MemoryParams = MemoryParams()
     hardware: HardwareParams = HardwareParams()
@@ -106,6 +108,15 @@ class Params(Section):
             raise ValueError(
                 f"prefix.distractors.count: {count} needs a decoder alone, and task.type is "
                 f"{self.task.type}; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_library_needs_a_decoder(self) -> Self:
+        if self.library.documents and self.task.type != "causal_lm":
+            raise ValueError(
+                f"library.documents: need a decoder alone, and task.type is {self.task.type}; "
+                "leave library out"
             )
         return self
 
@@ -169,6 +180,7 @@ class Params(Section):
             **{"kv_prefix": self.kv_prefix, "train": self.train, "evaluate": self.evaluate},
             **{f"teachers.{name}": teacher for name, teacher in self.teachers.items()},
             **asking_the_model(self.self_study),
+            **self.library.computing(),
         }
         refuse_two_places(self.model, computing)
         refuse_unfit_for_quantized(self.model, self.trained_baselines)

@@ -89,18 +89,15 @@ SeedPrompts = Annotated[
 ]
 
 
-class SelfStudy(Section):
-    """Questions and answers about one corpus, written by a model that has a chunk in its context.
+class StudySettings(Section):
+    """How questions and answers about a text are asked for, whatever the text is.
 
-    `path` is the corpus and `held_out` the person's own questions for the test: DVC watches both.
     `recitals_per_chunk` more have a passage of the chunk as their answer; no model writes them.
     Questions are drawn at `temperature` from `top_p` of the mass, answers at `answer_temperature`.
     `summary_tokens` is of a summary of the whole corpus, of which each chunk has the same share;
     null for none.
     """
 
-    path: GivenPath
-    held_out: GivenPath
     generator: Generator = FrozenModelGenerator(type="frozen_model")
     chunk_tokens: Annotated[int, Field(ge=16)] = 512
     questions_per_chunk: Count = 10
@@ -115,6 +112,16 @@ class SelfStudy(Section):
     summary_tokens: Count | None = None
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
+
+
+class SelfStudy(StudySettings):
+    """Questions and answers about one corpus, written by a model that has a chunk in its context.
+
+    `path` is the corpus and `held_out` the person's own questions for the test: DVC watches both.
+    """
+
+    path: GivenPath
+    held_out: GivenPath
 
 
 SelfStudies = dict[Name, SelfStudy]

@@ -24,6 +24,9 @@ _REMEDIES = {
     ),
     "kv_prefix": "lower kv_prefix.max_length, or set kv_prefix.device: cpu",
     "self_study": "lower memory.max_tokens_per_batch, which runs nothing again, or chunk_tokens",
+    "library_study": "lower memory.max_tokens_per_batch, which runs nothing again, or chunk_tokens",
+    "library_train": _LESS_TRAINING.replace("train.", "library.train."),
+    "library_together": "lower memory.max_tokens_per_batch, which runs nothing again",
     "generate": "lower --max-new-tokens, or set evaluate.device: cpu",
 }
 

@@ -137,10 +137,13 @@ def generator_of(params: Params, variant: str) -> TextGenerator:
     )
 
 
-def generator_of_several(params: Params, names: Sequence[str]) -> TextGenerator:
+def generator_of_several(
+    params: Params, names: Sequence[str], always_visible: bool | None = None
+) -> TextGenerator:
     """The generator of several prefixes together, each a file, an adapter's folder or a variant.
 
-    They stand one after another in this order (`pipeline.prefix.composition`). Raises PipelineError
+    They stand one after another in this order (`pipeline.prefix.composition`). `always_visible` is
+    `prefix_always_visible` of what trained them; None for that of the sweep. Raises PipelineError
     or PrefixError as `generator_of`, and where they do not go together.
     """
     refuse_other_tasks(params.task, "generate", _WRITES)
@@ -149,9 +152,10 @@ def generator_of_several(params: Params, names: Sequence[str]) -> TextGenerator:
     def together(frozen: PreTrainedModel) -> KVPrefix:
         return composed(frozen, [load_chosen(params, each, frozen) for each in chosen], names)
 
-    always = params.prefix.prefix_always_visible
+    if always_visible is None:
+        always_visible = params.prefix.prefix_always_visible
     return load_generator(
-        paths.MODEL, params.task, params.evaluate, always, together, params.device_map
+        paths.MODEL, params.task, params.evaluate, always_visible, together, params.device_map
     )
 
 

@@ -14,7 +14,7 @@ def gpus_of_stage(params: Params) -> int | None:
     All are those of a model that is spread, of a training by a process a GPU, and of a device that
     is named by its number.
     """
-    asking = asking_the_model(params.self_study).values()
+    asking = (*asking_the_model(params.self_study).values(), *params.library.computing().values())
     sections = (params.kv_prefix, params.train, params.evaluate, *asking)
     numbered = any(":" in section.device for section in sections)
     processes = 1 if params.train.device == "cpu" else params.hardware.processes

@@ -86,6 +86,23 @@ def check_lengths(params: Params, config: Mapping[str, Any]) -> None:
                 f"than the model's context of {context} positions; lower it or sweep.lengths"
             )
 
+    _check_library(params, context_of(config))
+
+
+def _check_library(params: Params, context: int | None) -> None:
+    """Raise PipelineError where as many prefixes as stand together leave an example no room."""
+    library = params.library
+    if not library.documents or context is None:
+        return
+    counts = [library.distractors.count + 1, *(each.count for each in library.together.values())]
+    length, longest = library.prefix.length, params.task.max_length
+    if max(counts) * length + longest > context:
+        raise PipelineError(
+            f"library.prefix.length: {max(counts)} prefixes of {length} virtual tokens and "
+            f"task.max_length: {longest} are more than the model's context of {context} positions; "
+            "lower one of them, or how many stand together"
+        )
+
 
 def check_examples(
     params: Params,

@@ -64,6 +64,9 @@ def _sources_exist(params: Params, last: LastRuns) -> None:
     for name, study in params.self_study.items():
         named.append((f"self_study@{name}", f"self_study.{name}.path", study.path))
         named.append((f"held_out@{name}", f"self_study.{name}.held_out", study.held_out))
+    for name, path in params.library.documents.items():
+        named.append((f"library_study@{name}", f"library.documents.{name}", path))
+        named.append((f"library_tokenize@{name}", "library.held_out", params.library.held_out))
     for name, definition in params.initializations.items():
         if definition.path_is_users_own:
             named.append((f"kv_prefix@{name}", f"initializations.{name}.path", definition.path))

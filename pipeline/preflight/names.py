@@ -18,3 +18,12 @@ def check_self_study(params: Params, name: str) -> None:
     if name not in params.self_study:
         known = ", ".join(params.self_study) or "none"
         raise PipelineError(f"'{name}' is not under self_study of params.yaml; known: {known}")
+
+
+def check_document(params: Params, name: str) -> None:
+    """Raise PipelineError for a document that the library of params.yaml has not."""
+    if name not in params.library.documents:
+        known = ", ".join(params.library.documents) or "none"
+        raise PipelineError(
+            f"'{name}' is not under library.documents of params.yaml; known: {known}"
+        )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.config.data import CorpusData
-from pipeline.config.self_study import FrozenModelGenerator, SelfStudy
+from pipeline.config.self_study import FrozenModelGenerator, StudySettings
 from pipeline.errors import PipelineError
 from pipeline.preflight.context import context_of
 from pipeline.preflight.model import writes_no_text
@@ -38,24 +38,27 @@ def check_room(params: Params, config: Mapping[str, Any], tokens_in: Callable[[s
     Tokens of a chat template are not counted here, and no server's model is known. `config` is the
     model's config.json; `tokens_in` counts a text's tokens.
     """
-    for name, study in params.self_study.items():
+    studies: dict[str, StudySettings] = {f"self_study.{n}": s for n, s in params.self_study.items()}
+    if params.library.documents:
+        studies["library.self_study"] = params.library.self_study
+    for key, study in studies.items():
         if not isinstance(study.generator, FrozenModelGenerator):
             continue
         if config.get("is_encoder_decoder") or writes_no_text(config):
             raise PipelineError(
-                f"self_study.{name}.generator: frozen_model needs a decoder that writes text, "
+                f"{key}.generator: frozen_model needs a decoder that writes text, "
                 f"which {config.get('model_type', 'the model')} is not; use a server"
             )
         context = context_of(config)
         if context is not None and (needed := _needed(study, tokens_in)) > context:
             raise PipelineError(
-                f"self_study.{name}.chunk_tokens: a chunk of {study.chunk_tokens} tokens, a "
+                f"{key}.chunk_tokens: a chunk of {study.chunk_tokens} tokens, a "
                 f"question and an answer are {needed} tokens, more than the model's context of "
                 f"{context} positions; lower it, max_question_tokens or max_answer_tokens"
             )
 
 
-def _needed(study: SelfStudy, tokens_in: Callable[[str], int]) -> int:
+def _needed(study: StudySettings, tokens_in: Callable[[str], int]) -> int:
     """The tokens of a chunk and the longer of the two things that are written below it."""
     prompt = max(tokens_in(prompt.prompt) for prompt in study.prompts)
     question = prompt + study.max_question_tokens

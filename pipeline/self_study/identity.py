@@ -12,8 +12,8 @@ from pipeline.workspace.checksums import add_file, add_folder
 _LIBRARIES = ("torch", "transformers")
 
 
-def study_digest(plan: Plan) -> str:
-    """A sha256 over settings, corpus, frozen model, code and libraries.
+def study_digest(plan: Plan, stage: str) -> str:
+    """A sha256 over settings, corpus, frozen model, code of the stage and libraries.
 
     How much is computed at once is not in it, nor are threads and the kind of processor, nor the
     length of summaries, which are kept by it.
@@ -26,6 +26,6 @@ def study_digest(plan: Plan) -> str:
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     add_folder(digest, paths.MODEL)
-    for path in code_of("self_study"):
+    for path in code_of(stage):
         add_file(digest, path, path.relative_to(ROOT))
     return digest.hexdigest()

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.config.self_study import RECITE, SeedPrompt, SelfStudy, ServerGenerator
+from pipeline.config.self_study import (
+    RECITE,
+    SeedPrompt,
+    SelfStudy,
+    ServerGenerator,
+    StudySettings,
+)
 from pipeline.corpus.chunks import chunks_of
 from pipeline.corpus.documents import read_documents
 from pipeline.corpus.headings import headings_above
@@ -36,11 +42,12 @@ class StudiedChunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """The chunks of a corpus, and what is asked of each."""
+    """The chunks of a corpus, and what is asked of each; `key` is its section in params.yaml."""
 
-    settings: SelfStudy
+    settings: StudySettings
     documents: int
     chunks: Sequence[StudiedChunk]
+    key: str
 
     def prompts(self, index: int) -> list[SeedPrompt]:
         """The prompts of the questions about a chunk: all in turn, from chunk to chunk."""
@@ -130,9 +137,16 @@ def plan_of(name: str, settings: SelfStudy, tokenizer: PreTrainedTokenizerBase) 
 
     Raises PipelineError for documents that cannot be read, and too short a summary of them.
     """
+    return plan_for(Path(settings.path), f"self_study.{name}", "path", settings, tokenizer)
+
+
+def plan_for(
+    path: Path, key: str, named: str, settings: StudySettings, tokenizer: PreTrainedTokenizerBase
+) -> Plan:
+    """As `plan_of`, for a file or folder that the key `named` below the section `key` names."""
     documents = 0
     chunks: list[StudiedChunk] = []
-    for document in read_documents(Path(settings.path), f"self_study.{name}.path"):
+    for document in read_documents(path, f"{key}.{named}"):
         documents += 1
         parts = chunks_of(document.text, tokenizer, settings.chunk_tokens)
         begin = 0
@@ -141,10 +155,10 @@ def plan_of(name: str, settings: SelfStudy, tokenizer: PreTrainedTokenizerBase) 
             begin += len(part.text)
             if context:
                 chunks.append(StudiedChunk(document.name, number, context, len(part.token_ids)))
-    plan = Plan(settings, documents, chunks)
+    plan = Plan(settings, documents, chunks, key)
     if settings.summary_tokens is not None and plan.summary_share < _LEAST_SUMMARY:
         raise PipelineError(
-            f"self_study.{name}.summary_tokens: {settings.summary_tokens} are "
+            f"{key}.summary_tokens: {settings.summary_tokens} are "
             f"{plan.summary_share} for each of {len(chunks)} chunks, too few for a sentence; give "
             f"at least {_LEAST_SUMMARY * len(chunks)}, or raise chunk_tokens"
         )

@@ -57,7 +57,7 @@ def write_study(plan: Plan, kept: KeptChunks, name: str, folder: Path) -> None:
     if len(questions) + len(recited) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         raise PipelineError(
-            f"self_study.{name}: of {plan.questions} questions {len(questions)} are left "
+            f"{plan.key}: of {plan.questions} questions {len(questions)} are left "
             f"({reasons}); raise max_question_tokens or max_answer_tokens, set unfinished to keep, "
             "or use a stronger model as the generator"
         )

@@ -1,6 +1,6 @@
 """Rows of a self-study, and a person's own questions for the test."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,10 +35,18 @@ def corpus_rows(params: CorpusData, _: Path) -> dict[str, Rows]:
             f"data.path: '{folder}' has no {paths.HELD_OUT}/test.jsonl; name the folder of a "
             "self-study, data/self_study/<name>"
         )
+    return studied_rows(folder, held_out, "data.path") | held_out
+
+
+def studied_rows(folder: Path, held_out: Mapping[str, Rows], key: str) -> dict[str, Rows]:
+    """`train` and `validation` of a self-study's folder, without the questions that are held out.
+
+    Raises PipelineError, naming `key`, as `corpus_rows`.
+    """
     tested = {normalized(str(row["question"])) for rows in held_out.values() for row in rows}
     splits: dict[str, Rows] = {}
     for split in ("train", "validation"):
-        own = read_file(folder / f"{split}.jsonl", "data.path")
+        own = read_file(folder / f"{split}.jsonl", key)
         left = Rows.counted(partial(_without, own, tested))
         print(
             f"{split}: {own.count - left.count} of {own.count} questions are those of the test, "
@@ -46,11 +54,11 @@ def corpus_rows(params: CorpusData, _: Path) -> dict[str, Rows]:
         )
         if not left.count:
             raise PipelineError(
-                f"data.path: all questions of {split} in '{folder}' are those of the test; raise "
+                f"{key}: all questions of {split} in '{folder}' are those of the test; raise "
                 "questions_per_chunk of the self-study"
             )
         splits[split] = replace(left, optional=frozenset(left.columns) - {"id", *COLUMNS})
-    return splits | held_out
+    return splits
 
 
 def _without(rows: Iterable[Row], tested: set[str]) -> Iterator[Row]:

@@ -82,7 +82,7 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
     definition = sections.pop("initializations")[variant.initialization]
     teachers, objective = sections.pop("teachers"), params.train.objective
     taught = {"teacher": teachers[objective.teacher]} if objective.type == "distillation" else {}
-    for other in ("sweep", "baselines", "trained_baselines", "report"):
+    for other in ("sweep", "baselines", "trained_baselines", "library", "report"):
         sections.pop(other)
     for changes_nothing in ("checkpoints", "hardware", "memory", "mlflow"):
         sections.pop(changes_nothing)

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 
 from pipeline.config import Params
 from pipeline.sweep.grid import all_rows
+from pipeline.tracking.library_run import library_run
 from pipeline.tracking.runs import flatten, sha256, start_run
 from pipeline.tracking.state import SWEEP, make_current, runs_named, unlist_others
 from pipeline.tracking.store import open_experiment
@@ -43,7 +44,8 @@ def log_sweep(
     # Last: a run without it was cut short, and is not found again.
     client.set_tag(run_id, "summary_sha256", digest)
     make_current(experiment_id, SWEEP, run_id)
-    unlist_others(experiment_id, {row.name for row in all_rows(params)}, run_id)
+    listed = {*(row.name for row in all_rows(params)), *map(library_run, params.library.together)}
+    unlist_others(experiment_id, listed, run_id)
     save_view(params, experiment_id)
     describe(experiment_id, won, run_id)
     print(told_way(experiment_id))

@@ -30,6 +30,7 @@ class Distractors:
         params: how many of them stand beside it, and in which share of the steps.
         seed: of the draw.
         longest: tokens of the longest example.
+        key: of the section that asks for them.
 
     Raises:
         PipelineError: where the longest example has no room after them.
@@ -43,6 +44,7 @@ class Distractors:
         params: DistractorParams,
         seed: int,
         longest: int,
+        key: str = "prefix.distractors",
     ) -> None:
         self._count, self._probability, self._seed = params.count, params.probability, seed
         self._number = len(prefixes)
@@ -50,7 +52,7 @@ class Distractors:
         context, needed = context_of(model.frozen_model), model.prefix_length + most + longest
         if context is not None and needed > context:
             raise PipelineError(
-                f"prefix.distractors: prefix, {most} virtual tokens of distractors and an example "
+                f"{key}: prefix, {most} virtual tokens of distractors and an example "
                 f"of {longest} tokens are more than the model's context of {context} positions; "
                 "lower count, or name shorter prefixes"
             )

@@ -1,20 +1,15 @@
-"""The digest of everything that determines a training: what a checkpoint is good for."""
+"""The digest of everything that determines a variant's training."""
 
-import hashlib
-import json
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
 from pipeline.prefix import KVPrefix
-from pipeline.standing.stage_code import ROOT, code_of
+from pipeline.standing.stage_code import code_of
 from pipeline.sweep.variants import Variant
+from pipeline.training.digest import digest_of_training
 from pipeline.workspace import paths
-from pipeline.workspace.checksums import add_file, add_folder
-
-_LIBRARIES = ("torch", "transformers")
 
 
 def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
@@ -23,28 +18,15 @@ def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
     Number of threads and kind of processor are not in it: on one machine they stay, and a training
     is worth more than its last bit on another.
     """
-    digest = hashlib.sha256()
     settings: dict[str, Any] = {
         "variant": variant.name,
         "train": params.train.model_dump(),
         "prefix": params.prefix.model_dump(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
     }
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    names = [start.layers, start.parts, sorted(start.modules), sorted(start.states)]
-    digest.update(json.dumps(names).encode())
-    named = [*sorted(start.modules.items()), *sorted(start.states.items())]
-    for tensor in (*start.keys, *start.values, *(tensor for _, tensor in named)):
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     objective = params.train.objective
     taught = [Path(objective.path)] if objective.distilled else []
-    for root in (paths.MODEL, paths.TOKENIZED / "splits", *taught):
-        add_folder(digest, root)
-    for name, path in params.prefix.distractors.files().items():
-        add_file(digest, path, Path("distractors", name))
-    for path in code_of_training():
-        add_file(digest, path, path.relative_to(ROOT))
-    return digest.hexdigest()
+    inputs = [paths.MODEL, paths.TOKENIZED / "splits", *taught]
+    return digest_of_training(settings, start, inputs, params.prefix.distractors.files(), "train")
 
 
 def code_of_training() -> Iterator[Path]:

@@ -26,9 +26,23 @@ def study_name(self_study: str) -> str:
     return f"self_study.{self_study}"
 
 
+def document_name(what: str, document: str) -> str:
+    """What stands in the folder's name for the study or a training of a document of a library."""
+    return f"library.{what}.{document}"
+
+
 def studies_in(root: Path) -> list[str]:
     """The self-studies of which something is kept, as `study_name` gives them."""
-    names = (_training_of(folder.name) for folder in sorted(root.glob("self_study.*")))
+    return _kept_of("self_study", root)
+
+
+def documents_in(root: Path) -> list[str]:
+    """All of a library's of which something is kept, as `document_name` gives them."""
+    return _kept_of("library", root)
+
+
+def _kept_of(section: str, root: Path) -> list[str]:
+    names = (_training_of(folder.name) for folder in sorted(root.glob(f"{section}.*")))
     return [name for name in dict.fromkeys(names) if name is not None]
 
 

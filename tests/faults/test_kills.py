@@ -31,16 +31,30 @@ from tests.conftest import CORPUS, ROOT, tiny_model, tiny_tokenizer
 from tests.prefix.encoders import build
 
 KILLS = int(os.environ.get("KILLS", "12"))
+FEW = int(os.environ.get("KILLS", "3"))
+
+
+def killed(of: str, kills: int) -> list[dict[str, Any]]:
+    """What becomes of a stage that is killed so often."""
+    options = ("--of", of, "--kills", str(kills), "--seed", "7")
+    command = [sys.executable, "-m", "tests.faults.kills", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    outcomes = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert len(outcomes) == kills
+    assert all(outcome["is_identical"] for outcome in outcomes)
+    return outcomes
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("stage", ["self_study", "teach", "library"])
+def test_stages_with_no_steps_of_their_own_killed_at_random_moments(stage: str) -> None:
+    killed(stage, FEW)
 
 
 @pytest.mark.real
 def test_killed_at_random_moments() -> None:
-    command = [sys.executable, "-m", "tests.faults.kills", "--kills", str(KILLS), "--seed", "7"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    outcomes = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-    assert len(outcomes) == KILLS
-    assert all(outcome["is_identical"] for outcome in outcomes)
+    outcomes = killed("train", KILLS)
     # The moments are spread over the training, or nothing would have been tried.
     assert len({outcome["resumed_after_step"] for outcome in outcomes}) >= 4
 

@@ -111,9 +111,11 @@ def cover(files: set[str], folder: str = "pipeline") -> list[str]:
 
 
 def sections_read(stage_module: str) -> set[str]:
-    """The sections of params.yaml that shape a stage's output: their files shape it."""
-    modules = modules_of(stage_module)
-    return {name for name in _sections() if f"pipeline.config.{name}" in modules}
+    """The sections of params.yaml that shape a stage's output: those that some module reads.
+
+    The file of a section may shape it as a part of another section, too.
+    """
+    return set().union(*(_sections_in(module) for module in modules_of(stage_module)))
 
 
 @cache

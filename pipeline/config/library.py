@@ -1,0 +1,128 @@
+"""A prefix for each of many documents, to stand beside each other: the `library` section."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.prefix import DistractorParams, PrefixParams
+from pipeline.config.self_study import FrozenModelGenerator, StudySettings
+from pipeline.config.train import TrainParams
+from pipeline.schema.compute import Compute
+from pipeline.schema.section import Count, GivenPath, Name, Section
+
+_READ_BY_DVC = ("self_study", "held_out", "prefix", "train", "distractors", "together")
+
+
+class DocumentPrefix(PrefixParams):
+    """The prefix of each document, and what it starts from: the cache of its own text's tokens.
+
+    `start`: the first tokens (`text`), or chunks spread over all of it (`chunks`).
+    """
+
+    length: Count = 64
+    start: Literal["text", "chunks"] = "text"
+    chunk_tokens: Count = 8
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def encoder(self) -> PrefixParams:
+        """What it has in common with the section `prefix`."""
+        return PrefixParams(**{key: getattr(self, key) for key in PrefixParams.model_fields})
+
+
+class OtherDocuments(Section):
+    """The prefixes of other documents, frozen, that stand beside one in some of its steps.
+
+    `count` of them at once, 0 for none. `start`: the second round begins where the first began
+    (`text`), or with the prefix that the first came to (`alone`).
+    """
+
+    count: Annotated[int, Field(ge=0)] = 1
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.5
+    start: Literal["text", "alone"] = "text"
+
+    @property
+    def drawn(self) -> DistractorParams:
+        """What is drawn of them in a step."""
+        return DistractorParams(count=self.count, probability=self.probability)
+
+
+class Together(Section):
+    """A measurement of several prefixes at once: `count` in all, in `draws` ways a document."""
+
+    count: Annotated[int, Field(ge=2)] = 2
+    draws: Count = 4
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class LibraryParams(Section):
+    """Documents by name, each a text; how a prefix is made of each; what is measured of several.
+
+    `held_out` is a folder with a person's own questions about a document, `<name>.jsonl` or the
+    like; a document without is measured on what self-study keeps for validation.
+    """
+
+    documents: dict[Name, GivenPath] = Field(default_factory=dict)
+    held_out: GivenPath = "requirements.lock"
+    self_study: StudySettings = StudySettings()
+    prefix: DocumentPrefix = DocumentPrefix()
+    train: TrainParams = TrainParams()
+    distractors: OtherDocuments = OtherDocuments()
+    together: dict[Name, Together] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _what_dvc_reads_is_there(self) -> Self:
+        if not self.documents:
+            return self
+        for key in _READ_BY_DVC:
+            if key not in self.model_fields_set:
+                fix = "requirements.lock, for no questions" if key == "held_out" else "{}"
+                raise ValueError(f"{key}: is missing, and DVC reads it; add {key}: {fix}")
+        return self
+
+    @model_validator(mode="after")
+    def _it_is_trained_on_targets_alone(self) -> Self:
+        if self.train.objective.distilled:
+            raise ValueError(
+                "train.objective: a library is trained on the answers of self-study; leave it out"
+            )
+        if "distractors" in self.prefix.model_fields_set:
+            raise ValueError(
+                "prefix.distractors: those of a library are its other documents; write count and "
+                "probability under library.distractors"
+            )
+        if "state" in (self.prefix.kinds or ()):
+            raise ValueError(
+                "prefix.kinds: states cannot stand beside others; use [attention], or null"
+            )
+        if self.prefix.num_frozen_tokens >= self.prefix.length:
+            raise ValueError(
+                f"prefix.num_frozen_tokens: {self.prefix.num_frozen_tokens} leaves nothing to "
+                f"train of {self.prefix.length} virtual tokens; lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_are_enough(self) -> Self:
+        documents = len(self.documents)
+        if documents and self.distractors.count >= documents:
+            raise ValueError(
+                f"distractors.count: {self.distractors.count} others at once are more than "
+                f"there are beside one of {documents} documents; lower it, to 0 for none"
+            )
+        for name, together in self.together.items():
+            if together.count > documents:
+                raise ValueError(
+                    f"together.{name}.count: {together.count} prefixes at once are more than the "
+                    f"{documents} documents; lower it, or leave {name} out"
+                )
+        return self
+
+    def computing(self) -> dict[str, Compute]:
+        """What computes with the frozen model, by its key's path."""
+        if not self.documents:
+            return {}
+        found: dict[str, Compute] = {"library.train": self.train}
+        if isinstance(self.self_study.generator, FrozenModelGenerator):
+            found["library.self_study.generator"] = self.self_study.generator
+        return found
