@@ -2,12 +2,12 @@
 
 python -m benchmarks.country ne examples/country
 
-writes `profile.txt`, the whole profile as Markdown, and `test.jsonl`, a question for every short
+writes `profile.md`, the whole profile as Markdown, and `test.jsonl`, a question for every short
 field, whose value is the answer. With a number of characters,
 
 python -m benchmarks.country ke examples/three_countries 4800
 
-it writes `documents/kenya.txt`, the profile's short fields up to that size, and
+it writes `documents/kenya.md`, the profile's short fields up to that size, and
 `questions/kenya.jsonl`, the questions about them. The wheel is the one that params.yaml names as
 the default data.
 """
@@ -81,10 +81,10 @@ def main(code: str, folder: Path, characters: int | None = None) -> None:
     if characters is not None:
         text, questions = short_profile(content, characters)
         name = country_name(content).lower().replace(" ", "_")
-        write_text(folder / "documents" / f"{name}.txt", text)
+        write_text(folder / "documents" / f"{name}.md", text)
         write_jsonl(folder / "questions" / f"{name}.jsonl", questions)
         return
-    write_text(folder / "profile.txt", profile_of(content))
+    write_text(folder / "profile.md", profile_of(content))
     write_jsonl(folder / "test.jsonl", questions_of(content))
 
 

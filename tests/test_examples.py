@@ -59,7 +59,7 @@ def test_an_example_is_what_differs(folder: Path, name: str) -> None:
 
 def test_what_is_asked_of_the_country_stands_in_its_profile() -> None:
     folder = ROOT / "examples" / "country"
-    profile = (folder / "profile.txt").read_text("utf-8")
+    profile = (folder / "profile.md").read_text("utf-8")
     questions = read_jsonl(folder / "test.jsonl")
     assert len({row["question"] for row in questions}) == len(questions) > 100
     for row in questions:

@@ -412,7 +412,8 @@ MARKDOWN = (
 def test_recitals_are_the_text_itself_below_its_headings(tmp_path: Path) -> None:
     changes = {"chunk_tokens": 48, "recitals_per_chunk": 4, "questions_per_chunk": 2}
     own = settings(tmp_path, **changes)
-    (tmp_path / "corpus.txt").write_text(MARKDOWN)
+    own = own.model_copy(update={"path": str(tmp_path / "corpus.md")})
+    (tmp_path / "corpus.md").write_text(MARKDOWN)
     plan = plan_of("notes", own, TOKENIZER)
     assert plan.chunks[-1].context.startswith("# Niue\n\n## Geography\n\n")
     found = studied(plan, Echo(), tmp_path)

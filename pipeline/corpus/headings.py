@@ -1,9 +1,14 @@
-"""The headings above a place in a text, as Markdown writes them."""
+"""The headings above a place in a Markdown text."""
 
 import re
 
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(\S.*?)[ \t#]*$", re.MULTILINE)
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+
+
+def is_markdown(name: str) -> bool:
+    """Whether a document of this name is Markdown: elsewhere `# ` can begin a comment."""
+    return name.lower().endswith((".md", ".markdown"))
 
 
 def is_heading(line: str) -> bool:

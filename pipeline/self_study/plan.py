@@ -16,8 +16,8 @@ from pipeline.config.self_study import (
     StudySettings,
 )
 from pipeline.corpus.chunks import chunks_of
-from pipeline.corpus.documents import read_documents
-from pipeline.corpus.headings import headings_above
+from pipeline.corpus.documents import Document, read_documents
+from pipeline.corpus.headings import headings_above, is_markdown
 from pipeline.corpus.seed_prompts import SUMMARY
 from pipeline.errors import PipelineError
 from pipeline.self_study.reciting import Recital, recitals
@@ -151,7 +151,7 @@ def plan_for(
         parts = chunks_of(document.text, tokenizer, settings.chunk_tokens)
         begin = 0
         for number, part in enumerate(parts):
-            context = _with_headings(document.text, begin, part.text)
+            context = _with_headings(document, begin, part.text)
             begin += len(part.text)
             if context:
                 chunks.append(StudiedChunk(document.name, number, context, len(part.token_ids)))
@@ -165,11 +165,11 @@ def plan_for(
     return plan
 
 
-def _with_headings(text: str, begin: int, part: str) -> str:
-    """A chunk below the headings that hold where it begins; "" for one without words."""
+def _with_headings(document: Document, begin: int, part: str) -> str:
+    """A chunk of Markdown below the headings that hold there; "" for one without words."""
     own = part.strip()
-    if not own:
-        return ""
+    if not own or not is_markdown(document.name):
+        return own
     begin += len(part) - len(part.lstrip())
-    above = [f"{'#' * level} {words}" for level, words in headings_above(text, begin)]
+    above = [f"{'#' * level} {words}" for level, words in headings_above(document.text, begin)]
     return "\n\n".join([*above, own])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from pipeline.corpus.headings import headings_above, is_heading
+from pipeline.corpus.headings import headings_above, is_heading, is_markdown
 
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _SENTENCE = re.compile(r"(?<=[.!?\u2026\u3002\uff01\uff1f])\s+")
@@ -30,10 +30,10 @@ def recitals(context: str, document: str, count: int, seed: int) -> list[Recital
     """At most `count` different ones of a chunk, drawn by the seed: of every passage one first.
 
     A passage is a sentence or a paragraph's line. It breaks between two words of its first half.
-    The question names the headings above it, or the document where there are none.
+    The question names the headings above it, in Markdown, or the document where there are none.
     """
     random = Random(seed)
-    passages = list(_passages(context))
+    passages = list(_passages(context, is_markdown(document)))
     found: dict[Recital, None] = {}
     # A passage of few words has few places to break: as many rounds as the longest has at most.
     for _ in range(_MOST_WORDS):
@@ -52,15 +52,16 @@ def _recital(where: str, words: list[str], cut: int) -> Recital:
     return Recital(question, answer)
 
 
-def _passages(text: str) -> Iterator[tuple[str, list[str]]]:
+def _passages(text: str, has_headings: bool) -> Iterator[tuple[str, list[str]]]:
     """The words of each passage that are enough to be asked for, and the headings above it."""
     begin = 0
     for paragraph in _PARAGRAPH.split(text):
         offset = text.index(paragraph, begin)
         begin = offset + len(paragraph)
-        where = ", ".join(words for _, words in headings_above(text, offset))
+        above = headings_above(text, offset) if has_headings else []
+        where = ", ".join(words for _, words in above)
         for line in paragraph.split("\n"):
-            if is_heading(line):
+            if has_headings and is_heading(line):
                 continue
             for sentence in _SENTENCE.split(line):
                 words = sentence.split()
