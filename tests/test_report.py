@@ -256,7 +256,12 @@ def test_prefixes_for_a_text_are_shown_against_their_cache() -> None:
     )
     train = params.train.model_copy(update={"objective": distilled})
     params = params.model_copy(update={"train": train})
-    assert "test_loss_by_cache_bytes.png" in [picture.file for picture in pictures(params)]
+    files = [picture.file for picture in pictures(params)]
+    assert "test_loss_by_cache_bytes.png" in files
+    assert not any("kl" in file for file in files)
+    taught = params.evaluate.model_copy(update={"teacher": "data/teachers/text"})
+    judged = pictures(params.model_copy(update={"evaluate": taught}))
+    assert "test_kl_by_cache_bytes.png" in [picture.file for picture in judged]
     table = big_table(params)
     text = {"kind": "baseline", "name": "text", "initialization": "text", "length": 100}
     text |= {"stored_bytes": 500, "test_loss": 1.0}

@@ -12,7 +12,8 @@ from pipeline.comparison.plots.loss_curves import loss_curves
 from pipeline.comparison.plots.style import Chart
 from pipeline.comparison.plots.subject import Subject
 from pipeline.config import Params
-from pipeline.metrics.table import METRICS
+from pipeline.metrics.metric import OfTeacher
+from pipeline.metrics.table import METRICS, names_of
 
 Shown = tuple[str, str]
 """A split, and a metric on it."""
@@ -69,9 +70,16 @@ def with_train_sizes(params: Params) -> list[Shown]:
 
 
 def of_a_corpus(params: Params) -> list[Shown]:
-    """As `sorted_by`, where a prefix stands for a text: of self-study, or that a teacher read."""
-    stands_for_text = params.data.source == "corpus" or params.train.objective.distilled > 0
-    return sorted_by(params) if stands_for_text else []
+    """As `sorted_by`, where a prefix stands for a text: of self-study, or that a teacher read.
+
+    And the distance from that teacher, where it is measured.
+    """
+    is_taught = params.train.objective.distilled > 0 or params.evaluate.taught is not None
+    if params.data.source != "corpus" and not is_taught:
+        return []
+    of_teacher = [] if params.evaluate.taught is None else names_of(OfTeacher)
+    distances = [(split, name) for name in of_teacher for split in params.evaluate.splits]
+    return list(dict.fromkeys([*sorted_by(params), *distances]))
 
 
 def once(params: Params) -> list[Shown]:
