@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 FOLDERS = {
+    "fetch_model": ("config.json",),
     "fetch_data": ("train.jsonl",),
     "self_study": ("train.jsonl", "validation.jsonl", "statistics.json", "summary.txt"),
     "held_out": ("held_out/test.jsonl",),
@@ -36,7 +37,12 @@ FOLDERS = {
 
 def main(stage: str, *arguments: str) -> None:
     measuring = ("baselines", "in_context", "evaluate_baseline")
-    own = {"fetch_data": "raw", "tokenize": "tokenized", "inspect": "inspection"}
+    own = {
+        "fetch_model": "model",
+        "fetch_data": "raw",
+        "tokenize": "tokenized",
+        "inspect": "inspection",
+    }
     own |= {"teach": "teachers", "held_out": "self_study"}
     written = "evaluate" if stage in measuring else own.get(stage, stage.removesuffix("_baseline"))
     names = [argument for argument in arguments[:1] if not argument.startswith("--")]

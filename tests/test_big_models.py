@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import WHOLE_SWEEPS, Workspace
+from tests.conftest import DEAR, Workspace
 from tests.sweep_runs import ran
 
 pytestmark = pytest.mark.real
@@ -14,7 +14,6 @@ SPREAD = {
     **{"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu"},
     **{"model.layers.1": "disk", "model.norm": "cpu", "lm_head": "disk"},
 }
-# The report of a quantized model is made as that of any other: `make test-all` makes it.
 
 
 def test_another_place_of_the_model_fetches_it_and_no_more(copy: Workspace) -> None:
@@ -27,6 +26,7 @@ def test_another_place_of_the_model_fetches_it_and_no_more(copy: Workspace) -> N
     assert _written(copy) == before
 
 
+@DEAR
 def test_a_quantized_model_runs_all_again(copy: Workspace) -> None:
     before = _written(copy)
 
@@ -37,10 +37,10 @@ def test_a_quantized_model_runs_all_again(copy: Workspace) -> None:
         params["sweep"]["initializations"] = ["corpus"]
 
     copy.edit(quantize)
-    wanted = {"evaluate@2-corpus-0", "baselines@no_prefix", "in_context@2-corpus"}
-    found = ran(copy.run("dvc", "repro", *([] if WHOLE_SWEEPS else sorted(wanted))).stdout)
-    wanted |= {"fetch_model", "tokenize", "kv_prefix@corpus", "train@2-corpus-0"}
-    assert found == wanted | ({"kv_prefix@random", "inspect", "report"} if WHOLE_SWEEPS else set())
+    assert ran(copy.run("dvc", "repro").stdout) == {
+        *("fetch_model", "tokenize", "kv_prefix@corpus", "kv_prefix@random", "train@2-corpus-0"),
+        *("evaluate@2-corpus-0", "baselines@no_prefix", "in_context@2-corpus", "inspect", "report"),
+    }
     after = _written(copy)
     assert after != before
     # Rounded to 8 bits the model is still nearly the same.

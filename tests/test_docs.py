@@ -20,7 +20,7 @@ import pipeline.prefix
 from pipeline.cli.main import main
 from pipeline.config import Params
 from tests.browser import needs_chromium, open_page
-from tests.conftest import ROOT
+from tests.conftest import DEAR, ROOT
 
 NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 PAGES = sorted(
@@ -177,6 +177,7 @@ def test_pages_and_search_work_from_the_disk_and_fit_a_phone(site: Path) -> None
         assert all(url.startswith(("file:", "data:", "blob:", "about:")) for url in asked)
 
 
+@DEAR
 @pytest.mark.slow
 def test_a_page_beside_the_nav_and_a_link_to_nowhere_fail_the_build(tmp_path: Path) -> None:
     """In a small site of the same settings: what `strict` is good for."""

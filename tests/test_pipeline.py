@@ -128,6 +128,11 @@ def _change_corpus(workspace: Workspace) -> None:
     (workspace.root / "texts" / "corpus.txt").write_text("A changed text about fields. " * 3)
 
 
+def _quantize(workspace: Workspace) -> None:
+    scheme = {"library": "torchao", "bits": 8}
+    workspace.edit(lambda p: p["model"].update(quantization=scheme))
+
+
 def _change_learning_rate(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["train"].update(learning_rate=1e-3))
 
@@ -242,6 +247,14 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
     "a corpus text": (
         _change_corpus,
         {"kv_prefix@corpus", *_points(2, 4, names=("corpus",)), "inspect", "report"},
+    ),
+    "fewer bits": (
+        _quantize,
+        {
+            *("fetch_model", "tokenize", "kv_prefix@random", "kv_prefix@corpus"),
+            *_points(2, 4),
+            *("baselines@no_prefix", "inspect", "report"),
+        },
     ),
     "a corpus to study": (_study_a_corpus, {"self_study@notes", "held_out@notes"}),
     "a learning rate": (_change_learning_rate, {*_points(2, 4), "inspect", "report"}),

@@ -1,6 +1,7 @@
 """What processes share out among themselves, and the devices that they ask for."""
 
 import os
+import signal
 from unittest import mock
 
 import pytest
@@ -8,18 +9,25 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pipeline.cli.main import main
 from pipeline.cli.processes import refuse_processes
 from pipeline.config import load_params
 from pipeline.distributed.devices import refuse_shared_device, refuse_spread_model
-from pipeline.distributed.launching import is_started, processes_of
+from pipeline.distributed.launching import is_started, processes_of, run_in_processes
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.training.validation import target_loss_of
 from tests.conftest import ROOT, tiny_model
 from tests.distributed.trainings import examples
+
+
+def _failed(code: int) -> ChildFailedError:
+    """What torch's launcher raises where the second process ends with a code."""
+    return ChildFailedError("pipeline", {1: ProcessFailure(1, 7, code, "<N/A>")})
 
 
 @given(st.lists(st.integers(1, 1000), max_size=20), st.integers(1, 8))
@@ -81,6 +89,26 @@ def test_variants_together_do_not_go_with_several_processes_of_one() -> None:
         told = CliRunner().invoke(main, ["sweep", "--together", "3"])
     assert told.exit_code == 2
     assert "hardware.processes: 2 one variant in several" in told.output
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (_failed(-9), r"process 1 of 2 was killed \(SIGKILL\), and the others were stopped"),
+        (_failed(3), "3"),
+        (SignalException("stopped", signal.SIGTERM), "143"),
+    ],
+)
+def test_how_processes_end_is_told(raised: Exception, said: str) -> None:
+    """A real one is killed by `make test-all`."""
+    launched = mock.Mock(side_effect=raised)
+    with (
+        mock.patch("torch.distributed.launcher.api.elastic_launch", return_value=launched) as how,
+        pytest.raises((PipelineError, SystemExit), match=said),
+    ):
+        run_in_processes(2, ["train", "--seed", "0"])
+    assert launched.call_args.args == ("-m", "pipeline", "train", "--seed", "0")
+    assert how.call_args.args[0].nproc_per_node == 2
 
 
 def test_a_process_of_torchrun_starts_no_others() -> None:

@@ -18,7 +18,7 @@ from pipeline.config import load_params
 from pipeline.prefix import KVPrefix
 from pipeline.stages import train as stage
 from pipeline.workspace import paths
-from tests.conftest import ROOT
+from tests.conftest import DEAR, ROOT
 from tests.distributed.trainings import TRAININGS, alone
 from tests.faults.training_folder import (
     VARIANT,
@@ -137,6 +137,7 @@ def _when_saved(launcher: "subprocess.Popen[str]", folder: Path) -> None:
         time.sleep(0.005)
 
 
+@DEAR
 def test_a_killed_process_ends_all_and_the_next_command_goes_on(folder: Path) -> None:
     """Begun by two processes, of which one is killed; stopped by a signal to their launcher; ended
     by one process alone, with the prefix of a training that nothing ended."""

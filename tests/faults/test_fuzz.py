@@ -20,7 +20,7 @@ from pipeline.cli.main import main
 from tests.conftest import ROOT
 from tests.faults.training_folder import faulty_params, make_training_folder, write_params
 
-PARAMS_CASES = int(os.environ.get("PARAMS_CASES", "1000"))
+PARAMS_CASES = int(os.environ.get("PARAMS_CASES", "500"))
 DATA_CASES = 150
 
 pytestmark = pytest.mark.slow
