@@ -30,12 +30,11 @@ from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, kv_prefix_from_text
 from pipeline.schema.compute import Compute
 from pipeline.serving.vllm.command import serve_arguments, serve_command, serve_environment
-from pipeline.serving.vllm.folder import write_vllm_folder
 from pipeline.sources.model import fetch_model
 from pipeline.sweep.grid import sweep
 from tests.conftest import ROOT
 from tests.test_smollm2 import QUESTIONS
-from tests.vllm_project import manifest_of
+from tests.vllm_project import manifest_of, write_folder
 
 PYTHON = os.environ.get("VLLM_PYTHON", "")
 pytestmark = [
@@ -45,6 +44,7 @@ pytestmark = [
 
 ASKED = QUESTIONS[:12]
 DECODING = Decoding(24)
+FROZEN = "smollm2"
 # So few and small blocks that requests are preempted, and a prompt takes several steps.
 SMALL = (
     *("--block-size", "32", "--num-gpu-blocks-override", "24", "--max-num-seqs", "8"),
@@ -91,13 +91,12 @@ class Server:
 
     url: str
     folder: Path
-    model: str
     params: Params
     expected: dict[str, list[str]]
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         """The status of a request, and its JSON."""
-        whole = {"model": self.model, "temperature": 0, "max_tokens": DECODING.max_new_tokens}
+        whole = {"model": FROZEN, "temperature": 0, "max_tokens": DECODING.max_new_tokens}
         data = json.dumps({**whole, **body}).encode()
         request = Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
         try:
@@ -108,9 +107,9 @@ class Server:
             return error.code, json.loads(error.read())
 
     def chat(self, name: str | None, question: str, **more: Any) -> tuple[str, Mapping[str, Any]]:
-        """The answer to a chat with a prefix, and what vLLM counts of it."""
+        """The answer to a chat with a prefix, None for none, and what vLLM counts of it."""
         messages = [{"role": "user", "content": question}]
-        asked = {"messages": messages, "chat_template_kwargs": {"prefix": name}, **more}
+        asked = {"messages": messages, "model": name or FROZEN, **more}
         status, answer = self.post("/v1/chat/completions", asked)
         assert status == 200, answer
         return answer["choices"][0]["message"]["content"].strip(), answer["usage"]
@@ -139,16 +138,15 @@ def server(request: pytest.FixtureRequest, project: list[str]) -> Iterator[Serve
         generator = generator_of(params, name)
         expected[name] = [generator(q, DECODING) for q in (ASKED if not number else ASKED[:6])]
     folder = Path(f"served-{dtype}")
-    write_vllm_folder(params, project, folder)
+    write_folder(params, project, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    model = str(Path("data/model").resolve())
     arguments = serve_arguments(
         folder.resolve(),
-        model,
+        str(Path("data/model").resolve()),
+        [FROZEN, *project],
         dtype,
-        project[0],
         (*SMALL, "--host", "127.0.0.1", "--port", str(port)),
     )
     environment = {
@@ -171,7 +169,7 @@ def server(request: pytest.FixtureRequest, project: list[str]) -> Iterator[Serve
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(process, url, log)
-        yield Server(url, folder, model, params, expected)
+        yield Server(url, folder, params, expected)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -211,12 +209,11 @@ def test_greedy_answers_are_this_projects(project: list[str], server: Server) ->
     same_chats = sum(map(str.__eq__, chats, server.expected[name]))
     told(server, "answers equal, /v1/chat/completions", f"{same_chats} of {len(ASKED)}")
     assert texts == chats == server.expected[name]
-    # The template's default is the first prefix; null is the frozen model alone.
     assert server.chat(None, ASKED[0])[0] != texts[0]
-    status, answer = server.post(
-        "/v1/chat/completions", {"messages": [{"role": "user", "content": ASKED[0]}]}
-    )
-    assert answer["choices"][0]["message"]["content"].strip() == texts[0]
+    variables = {"chat_template_kwargs": {"prefix": name}}
+    assert server.chat(None, ASKED[0], **variables)[0] == texts[0]
+    status, answer = server.post("/v1/completions", {"model": name, "prompt": prompts[0]})
+    assert answer["choices"][0]["text"].strip() == texts[0]
     _, usage = server.chat(name, ASKED[0])
     assert usage["prompt_tokens"] == len(ids) + len(prompts[0])
 
@@ -230,9 +227,9 @@ def test_four_prefixes_at_once_answer_as_each_alone(project: list[str], server: 
     told(server, "four prefixes at once, answers equal", f"{same} of {len(asked)}")
     assert together == expected
     assert len(set(expected[: len(project)])) > 1
-    everyone = [*asked, *((None, question) for question in ASKED[:6])]
+    everyone = [(name, question) for question in ASKED[:4] for name in (*project, None)]
     before = server.preemptions()
-    long = {"max_tokens": 60, "ignore_eos": True}
+    long = {"max_tokens": 48, "ignore_eos": True}
     together = server.chats(everyone, **long)
     preempted = server.preemptions() - before
     alone = []
@@ -240,7 +237,7 @@ def test_four_prefixes_at_once_answer_as_each_alone(project: list[str], server: 
         server.post("/reset_prefix_cache", {})
         alone.append(server.chat(*pair, **long)[0])
     same = sum(map(str.__eq__, together, alone))
-    told(server, "60 tokens, together as alone", f"{same} of {len(everyone)}")
+    told(server, "48 tokens, together as alone", f"{same} of {len(everyone)}")
     told(server, "preemptions meanwhile", int(preempted))
     assert preempted > 0
     assert together == alone
@@ -283,12 +280,7 @@ def test_requests_that_lose_their_prefix_are_refused(project: list[str], server:
 def test_the_cards_code_answers(project: list[str], server: Server) -> None:
     card = (server.folder / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-    for shown, here in (
-        ("http://localhost:8000", server.url),
-        ('"."  # this folder', repr(str(server.folder))),
-        ('"data/model"', repr(server.model)),
-    ):
-        code = code.replace(shown, here)
+    code = code.replace("http://localhost:8000", server.url)
     said: list[str] = []
     exec(code, {"print": lambda text: said.append(text)})
     generator = generator_of(server.params, project[0])

@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from pipeline.prefix import KVPrefix
-from pipeline.serving.vllm.folder import write_vllm_folder
-from tests.vllm_project import NAMES, drawn_prefix, manifest_of, vllm_project
+from tests.vllm_project import NAMES, drawn_prefix, manifest_of, vllm_project, write_folder
 
 SCHEDULER, WORKER = "scheduler", "worker"
 BLOCK, BLOCKS, HEADS, SIZE = 4, 16, 2, 8
@@ -91,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("project")
         patch.chdir(root)
-        write_vllm_folder(vllm_project(root), NAMES, Path("served"))
+        write_folder(vllm_project(root), NAMES, Path("served"))
         return root / "served"
 
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,14 +24,21 @@ from pipeline.config import Params
 from pipeline.data.rendering import Renderer
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix
+from pipeline.serving.vllm import engine
 from pipeline.serving.vllm.chat_template import with_placeholders
 from pipeline.serving.vllm.command import TESTED_WITH, as_shell, serve_arguments, serve_environment
-from pipeline.serving.vllm.folder import write_vllm_folder
 from pipeline.serving.vllm.placeholders import placeholder_ids, told_apart
 from pipeline.serving.vllm.refusals import refuse_unservable
 from tests.conftest import ROOT
 from tests.tokenizers import tokenizer_that
-from tests.vllm_project import NAMES, chatting_tokenizer, drawn_prefix, manifest_of, vllm_project
+from tests.vllm_project import (
+    NAMES,
+    chatting_tokenizer,
+    drawn_prefix,
+    manifest_of,
+    vllm_project,
+    write_folder,
+)
 
 LENGTHS = dict(zip(NAMES, (4, 7), strict=True))
 
@@ -82,7 +89,7 @@ def test_the_folder_holds_prefixes_and_what_serves_them(folder: Path) -> None:
 
 
 def test_the_same_prefixes_give_the_same_folder(folder: Path, params: Params) -> None:
-    write_vllm_folder(params, NAMES, Path("again"))
+    write_folder(params, NAMES, Path("again"))
     for path in folder.rglob("*.*"):
         assert (Path("again") / path.relative_to(folder)).read_bytes() == path.read_bytes()
 
@@ -204,7 +211,7 @@ def test_without_special_tokens_to_spare_prompts_are_token_ids(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     params = vllm_project(tmp_path, spare=0)
-    write_vllm_folder(params, [NAMES[0]], Path("served"))
+    write_folder(params, [NAMES[0]], Path("served"))
     assert not Path("served/chat_template.jinja").exists()
     about = manifest_of(Path("served"))["prefixes"][NAMES[0]]
     assert about["text"] is None
@@ -214,7 +221,7 @@ def test_without_special_tokens_to_spare_prompts_are_token_ids(
     assert "--chat-template" not in card
     drawn_prefix(1).save("one.safetensors")
     with pytest.raises(PipelineError, match="'one' has one virtual token, and the tokenizer no"):
-        write_vllm_folder(params, ["one.safetensors"], Path("other"))
+        write_folder(params, ["one.safetensors"], Path("other"))
     assert not Path("other").exists()
 
 
@@ -284,12 +291,13 @@ def test_mistakes_of_the_command_are_sentences(folder: Path, params: Params) -> 
 def test_the_card_and_the_command_say_the_same(folder: Path, params: Params) -> None:
     card = (folder / "README.md").read_text()
     command = card.split("```sh\n")[1].split("```")[0]
-    words = [word for word in shlex.split(command.replace("\\\n", " ")) if word != "--model"]
+    words = shlex.split(command.replace("\\\n", " "))
     # What the checkpoint has: by itself vLLM would compute in half precision.
     assert params.evaluate.dtype == "auto"
-    arguments = serve_arguments(folder, "data/model", "float32", NAMES[0])
-    ours = [arg.replace(str(folder), ".") for arg in arguments if arg != "--model"]
-    assert words == ["PYTHONPATH=.", "vllm", "serve", *ours]
+    arguments = serve_arguments(folder, "data/model", ["model", *NAMES], "float32")
+    ours = [argument.replace(str(folder), ".") for argument in arguments]
+    assert ["--model", *words[3:]] == ours
+    assert words[:3] == ["PYTHONPATH=.", "vllm", "serve"]
     assert json.loads(words[words.index("--kv-transfer-config") + 1]) == json.loads(
         (folder / "kv_transfer_config.json").read_text()
     )
@@ -303,23 +311,29 @@ def test_the_card_and_the_command_say_the_same(folder: Path, params: Params) -> 
         assert f"| `{name}` | {LENGTHS[name]} |" in card
 
 
+Ask = Callable[[str, Any], tuple[int, Any]]
+
+
 @pytest.fixture(scope="module")
-def why_not(folder: Path) -> Callable[[str, Any], tuple[int, str]]:
-    """Asks an application behind the folder's middleware: the status, and what it says."""
+def ask(folder: Path) -> Ask:
+    """Asks an application behind the folder's middleware: the status, and the body as it has it."""
     requests = alone(folder / "prefix_requests.py")
 
     async def behind(scope: Any, receive: Any, send: Any) -> None:
         body = (await receive())["body"]
+        lengths = [value for key, value in scope["headers"] if key == b"content-length"]
+        assert scope["path"] == "/v1/models" or lengths == [b"%d" % len(body)]
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
     app = requests.PrefixRequests(behind)
 
-    def ask(path: str, asked: Any) -> tuple[int, str]:
+    def answered(path: str, asked: Any) -> tuple[int, Any]:
         body = json.dumps(asked).encode()
+        cut = len(body) if path == "/v1/models" else 5
         parts = [
-            {"type": "http.request", "body": body[:5], "more_body": True},
-            {"type": "http.request", "body": body[5:], "more_body": False},
+            {"type": "http.request", "body": body[:cut], "more_body": cut < len(body)},
+            {"type": "http.request", "body": body[cut:], "more_body": False},
         ]
         sent: list[Any] = []
 
@@ -329,50 +343,129 @@ def why_not(folder: Path) -> Callable[[str, Any], tuple[int, str]]:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        asyncio.run(app({"type": "http", "path": path}, receive, send))
-        return sent[0]["status"], sent[1]["body"].decode()
+        headers = [(b"content-length", b"1"), (b"accept", b"*/*")]
+        asyncio.run(app({"type": "http", "path": path, "headers": headers}, receive, send))
+        return sent[0]["status"], json.loads(sent[1]["body"])
 
-    return ask
-
-
-def test_a_bos_before_the_placeholders_is_refused(tmp_path: Path, folder: Path) -> None:
-    about = {"ids": [7, 8], "text": "<a><b>"}
-    manifest = {"tokenizer_adds_bos": True, "prefixes": {"one": about}}
-    (tmp_path / "prefixes.json").write_text(json.dumps(manifest))
-    requests = alone(folder / "prefix_requests.py").PrefixRequests(None, tmp_path)
-    asked = {"prompt": "<a><b>x"}
-    reason = requests.why_not("/v1/completions", json.dumps(asked).encode())
-    assert "would put its BOS before the placeholders" in reason
-    plain = {**asked, "add_special_tokens": False}
-    assert requests.why_not("/v1/completions", json.dumps(plain).encode()) is None
+    return answered
 
 
-def test_requests_that_would_lose_their_prefix_are_refused(
-    folder: Path, why_not: Callable[[str, Any], tuple[int, str]]
-) -> None:
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+
+def test_requests_that_would_lose_their_prefix_are_refused(folder: Path, ask: Ask) -> None:
     about = manifest_of(folder)["prefixes"][NAMES[0]]
     ids, text = about["ids"], about["text"]
-    chat, completions = "/v1/chat/completions", "/v1/completions"
     named = {"chat_template_kwargs": {"prefix": NAMES[0]}, "truncate_prompt_tokens": 3}
+    short = {"model": NAMES[0], "truncate_prompt_tokens": 3}
     for path, asked, reason in (
-        (completions, {"prompt": ids}, "a prefix and nothing else"),
-        (completions, {"prompt": text}, "a prefix and nothing else"),
-        (completions, {"prompt": [[1], ids]}, "a prefix and nothing else"),
-        (completions, {"prompt": [*ids, 1], "truncate_prompt_tokens": 3}, "cut the prefix's"),
-        (chat, named, "cut the prefix's"),
+        (COMPLETIONS, {"prompt": ids}, "a prefix and nothing else"),
+        (COMPLETIONS, {"prompt": text}, "a prefix and nothing else"),
+        (COMPLETIONS, {"prompt": [[1], ids]}, "a prefix and nothing else"),
+        (COMPLETIONS, {"prompt": "", "model": NAMES[0]}, "the prompt is empty"),
+        (COMPLETIONS, {"prompt": [[1], []], "model": NAMES[0]}, "the prompt is empty"),
+        (COMPLETIONS, {"model": NAMES[0]}, "the prompt is empty"),
+        (COMPLETIONS, {"prompt": [*ids, 1], "truncate_prompt_tokens": 3}, "cut the prefix's"),
+        (COMPLETIONS, {"prompt": [1], **short}, "cut the prefix's"),
+        (CHAT, named, "cut the prefix's"),
+        (CHAT, short, "cut the prefix's"),
     ):
-        status, body = why_not(path, asked)
+        status, body = ask(path, asked)
         assert status == 400
-        assert reason in json.loads(body)["error"]["message"]
+        assert reason in body["error"]["message"]
+
+
+def test_what_names_no_prefix_arrives_as_it_was(folder: Path, ask: Ask) -> None:
+    about = manifest_of(folder)["prefixes"][NAMES[0]]
+    ids, text = about["ids"], about["text"]
     for path, asked in (
-        (completions, {"prompt": [*ids, 1]}),
-        (completions, {"prompt": f"{text}x"}),
-        (completions, {"prompt": ids[1:]}),
-        (completions, {"prompt": None}),
-        (completions, {"prompt": []}),
-        (completions, ["no object"]),
-        (chat, {"chat_template_kwargs": None, "truncate_prompt_tokens": 3}),
+        (COMPLETIONS, {"prompt": [*ids, 1]}),
+        (COMPLETIONS, {"prompt": f"{text}x", "model": "model"}),
+        (COMPLETIONS, {"prompt": ids[1:]}),
+        (COMPLETIONS, {"prompt": None}),
+        (COMPLETIONS, {"prompt": []}),
+        (COMPLETIONS, ["no object"]),
+        (CHAT, {"chat_template_kwargs": None, "truncate_prompt_tokens": 3}),
+        (CHAT, {"model": ["no name"], "chat_template_kwargs": {"prefix": "len9"}}),
         ("/v1/models", {"prompt": ids}),
     ):
-        # What passes arrives whole.
-        assert why_not(path, asked)[0] == 200, asked
+        assert ask(path, asked) == (200, asked)
+
+
+def test_a_model_named_as_a_prefix_is_the_model_with_it(folder: Path, ask: Ask) -> None:
+    for name in NAMES:
+        about = manifest_of(folder)["prefixes"][name]
+        ids, text = about["ids"], about["text"]
+        _, body = ask(CHAT, {"model": name, "messages": []})
+        assert body["chat_template_kwargs"] == {"prefix": name}
+        other = {"prefix": "other", "tone": 1}
+        _, body = ask(CHAT, {"model": name, "chat_template_kwargs": other})
+        assert body["chat_template_kwargs"] == other
+        for prompt, expected in (
+            ([5, 6], [*ids, 5, 6]),
+            ([*ids, 5], [*ids, 5]),
+            ([[5], [6]], [[*ids, 5], [*ids, 6]]),
+            ("x", f"{text}x"),
+            (["x", "y"], [f"{text}x", f"{text}y"]),
+        ):
+            _, body = ask(COMPLETIONS, {"model": name, "prompt": prompt})
+            assert (body["prompt"], body["add_special_tokens"]) == (expected, False)
+
+
+def test_a_bos_stands_behind_the_placeholders(tmp_path: Path, folder: Path) -> None:
+    """Or nowhere, where the prefix begins the text itself."""
+    about = {"ids": [7, 8], "text": "<a><b>", "begins_text": False}
+    begins = {"ids": [9, 8], "text": "<c><b>", "begins_text": True}
+    unwritten = {"ids": [6, 8], "text": None, "begins_text": False}
+    prefixes = {"one": about, "begins": begins, "unwritten": unwritten}
+    (tmp_path / "prefixes.json").write_text(json.dumps({"bos": "<s>", "prefixes": prefixes}))
+    module = alone(folder / "prefix_requests.py")
+    requests = module.PrefixRequests(None, tmp_path)
+
+    def changed(path: str, **asked: Any) -> Any:
+        return json.loads(requests.with_prefix(path, json.dumps(asked).encode()))
+
+    assert changed(COMPLETIONS, model="one", prompt="x")["prompt"] == "<a><b><s>x"
+    assert changed(COMPLETIONS, model="one", prompt="<a><b>x")["prompt"] == "<a><b>x"
+    assert changed(COMPLETIONS, model="begins", prompt="x")["prompt"] == "<c><b>x"
+    assert changed(COMPLETIONS, prompt="<a><b>x", add_special_tokens=False)["prompt"] == "<a><b>x"
+    for path, asked, reason in (
+        (COMPLETIONS, {"prompt": "<a><b>x"}, "would put its BOS before the placeholders"),
+        (COMPLETIONS, {"model": "unwritten", "prompt": "x"}, "no text can write a prefix"),
+        (CHAT, {"model": "unwritten"}, "no chat template can write a prefix"),
+    ):
+        with pytest.raises(module.RefusedError, match=reason):
+            changed(path, **asked)
+
+
+def test_the_engine_prints_the_command_or_becomes_it(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = SimpleNamespace(
+        params=params,
+        model_name="tiny",
+        prefixes={"mine": NAMES[0]},
+        host="127.0.0.1",
+        port=0,
+        api_key="secret",
+    )
+    ran: list[Any] = []
+    monkeypatch.setattr("os.execvpe", lambda *arguments: ran.append(arguments))
+    monkeypatch.delenv("VLLM_PYTHON", raising=False)
+    engine.serve(asked)
+    told = capsys.readouterr()
+    assert not ran
+    assert "secret" not in told.out
+    words = shlex.split(told.out.replace("\\\n", " "))
+    assert words[:4] == ["PYTHONPATH=data/served/vllm", "vllm", "serve", "data/model"]
+    assert "set VLLM_PYTHON to the interpreter" in told.err
+    monkeypatch.setenv("VLLM_PYTHON", "/opt/vllm/bin/python")
+    engine.serve(asked)
+    ((program, command, environment),) = ran
+    assert program == command[0] == "/opt/vllm/bin/python"
+    assert command[command.index("--served-model-name") :][1:3] == ["tiny", "mine"]
+    assert int(command[-1]) > 0
+    assert "secret" not in command
+    assert environment["VLLM_API_KEY"] == "secret"
+    assert environment["PYTHONPATH"].startswith(str(Path("data/served/vllm").resolve()))
+    assert sorted(manifest_of(Path("data/served/vllm"))["prefixes"]) == ["mine"]

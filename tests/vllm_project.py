@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.config import Params
 from pipeline.config.load import load_params
 from pipeline.prefix import KVPrefix
+from pipeline.serving.vllm.folder import write_vllm_folder
+from pipeline.serving.vllm.selected import named_prefixes
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.task_runs import params_for
 
@@ -51,6 +54,11 @@ def vllm_project(folder: Path, spare: int = 12, **task: Any) -> Params:
         path = folder / "data" / "train" / name / "prefix.safetensors"
         drawn_prefix(4 if "len4" in name else 7, seed).beginning_text(seed == 1).save(path)
     return load_params(folder / "params.yaml")
+
+
+def write_folder(params: Params, names: Sequence[str], folder: Path) -> None:
+    """The folder for vLLM of these prefixes."""
+    write_vllm_folder(params, named_prefixes(params, names), folder)
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

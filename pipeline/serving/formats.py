@@ -63,8 +63,11 @@ def _vllm(
     params: Params, names: Sequence[str], folder: Path, base_model: str | None
 ) -> Sequence[str]:
     from pipeline.serving.vllm.folder import write_vllm_folder
+    from pipeline.serving.vllm.selected import named_prefixes
 
-    return write_vllm_folder(params, names, folder, base_model)
+    chosen = named_prefixes(params, names)
+    write_vllm_folder(params, chosen, folder, base_model)
+    return list(chosen)
 
 
 FORMATS = {

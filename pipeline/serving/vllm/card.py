@@ -14,7 +14,7 @@ from pipeline.adapters.prompt_code import as_python, prompt_code
 from pipeline.config import Params
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix
-from pipeline.serving.vllm.command import TEMPLATE, as_shell, serve_arguments
+from pipeline.serving.vllm.command import TEMPLATE, TESTED_WITH, as_shell, serve_arguments
 from pipeline.serving.vllm.selected import model_config, served_dtype
 from pipeline.workspace import paths
 
@@ -25,7 +25,6 @@ def vllm_card(
     params: Params,
     folder: Path,
     prefixes: Mapping[str, KVPrefix],
-    manifest: Mapping[str, Any],
     base_model: str | None,
 ) -> str:
     """The card as Markdown, for a folder that holds all else already.
@@ -38,12 +37,13 @@ def vllm_card(
     example = first_prediction(params, name)
     asked = asked_first(params, str(example.get("input", "...")))
     turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-    body: dict[str, Any] = {"model": named, "max_tokens": params.evaluate.max_new_tokens}
+    body: dict[str, Any] = {"model": name, "max_tokens": params.evaluate.max_new_tokens}
     body["temperature"] = 0
     if ends := unknown_ends(params, tokenizer):
         body["stop_token_ids"] = ends
     has_chat = (folder / TEMPLATE).exists()
-    arguments = serve_arguments(folder, named, served_dtype(params, model_config()), name)
+    dtype = served_dtype(params, model_config())
+    arguments = serve_arguments(folder, named, [Path(named).name, *prefixes], dtype)
     if revision:
         arguments += ["--revision", revision]
     # The card speaks of the folder that it lies in.
@@ -59,13 +59,11 @@ def vllm_card(
         revision=revision,
         command=as_shell(".", ["vllm", "serve", *shown]),
         prefixes=[(each, len(kv)) for each, kv in prefixes.items()],
-        tested_with=manifest["tested_with"],
+        tested_with=TESTED_WITH,
         has_chat=has_chat,
         is_chat_task=params.task.use_chat_template,
-        chat_body=json.dumps(
-            {**body, "messages": turns, "chat_template_kwargs": {"prefix": name}},
-            ensure_ascii=False,
-        ).replace("'", "'\\''"),
+        chat_body=json.dumps({**body, "messages": turns}, ensure_ascii=False).replace("'", "'\\''"),
+        frozen=Path(named).name,
         body=body,
         prompt_code=prompt_code(params.task, tokenizer, asked, prefixes[name].begins_text),
         answer=example.get("prediction"),

@@ -23,22 +23,20 @@ _MODULE = ("-m", "vllm.entrypoints.openai.api_server")
 
 
 def serve_arguments(
-    folder: Path, model: str, dtype: str, default: str | None, extra: Sequence[str] = ()
+    folder: Path, model: str, names: Sequence[str], dtype: str, extra: Sequence[str] = ()
 ) -> list[str]:
     """The arguments of vLLM's server for the prefixes in `folder`.
 
-    `default` is the prefix of a chat that names none; `extra` arguments come last.
+    `names` are those of models: first the frozen model's, then the prefixes'. `extra` come last.
     """
     arguments = [
-        *("--model", model, "--dtype", dtype),
+        *("--model", model, "--served-model-name", *names, "--dtype", dtype),
         *("--kv-transfer-config", json.dumps(TRANSFER)),
         *("--logits-processors", "prefix_connector:RefusePromptLogprobs"),
         *("--middleware", "prefix_requests.PrefixRequests"),
     ]
     if (folder / TEMPLATE).exists():
         arguments += ["--chat-template", str(folder / TEMPLATE)]
-        if default is not None:
-            arguments += ["--default-chat-template-kwargs", json.dumps({"prefix": default})]
     return [*arguments, *extra]
 
 

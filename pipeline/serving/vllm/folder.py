@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config import Params
@@ -28,14 +28,18 @@ _ALONE = ("prefix_connector.py", "prefix_requests.py")
 
 
 def write_vllm_folder(
-    params: Params, names: Iterable[str], folder: Path, base_model: str | None = None
-) -> list[str]:
-    """Write the folder of the prefixes that `names` name, all or nothing; returns their names.
+    params: Params,
+    chosen: Mapping[str, str | Path],
+    folder: Path,
+    base_model: str | None = None,
+) -> None:
+    """Write the folder of prefixes, all or nothing.
 
-    `base_model` is what the card calls the model. Raises PipelineError for what vLLM cannot serve
-    (`pipeline.serving.vllm.refusals`).
+    `chosen` are prefixes as `pipeline.inference.selection.choose_prefix` gives them, by the names
+    that clients know them by; `base_model` is what the card calls the model. Raises PipelineError
+    for what vLLM cannot serve (`pipeline.serving.vllm.refusals`).
     """
-    prefixes = read_prefixes(params, names)
+    prefixes = read_prefixes(params, chosen)
     tokenizer = load_tokenizer(paths.MODEL)
     chat = Renderer(params.task, tokenizer).chat if params.task.use_chat_template else None
     alphabet = alphabet_of(tokenizer, model_config(), chat)
@@ -43,23 +47,21 @@ def write_vllm_folder(
     with atomic_folder(folder) as aside:
         (aside / "prefixes").mkdir()
         digests = {name: _saved(kv, aside / _file(name)) for name, kv in prefixes.items()}
-        lengths = {name: len(kv) for name, kv in prefixes.items()}
-        ids = told_apart({n: (digests[n], lengths[n]) for n in prefixes}, alphabet.ids)
+        ids = told_apart({n: (digests[n], len(kv)) for n, kv in prefixes.items()}, alphabet.ids)
         texts = {n: as_text(tokenizer, ids[n]) for n in prefixes} if alphabet.is_written else {}
-        about = {
-            name: {
-                "file": _file(name),
-                "sha256": digests[name],
-                "text": texts.get(name),
-                "begins_text": kv.begins_text,
-                "ids": list(ids[name]),
-            }
-            for name, kv in prefixes.items()
-        }
         manifest = {
             "tested_with": TESTED_WITH,
-            "tokenizer_adds_bos": bool(tokens_before(tokenizer)),
-            "prefixes": about,
+            "bos": str(tokenizer.bos_token) if tokens_before(tokenizer) else "",
+            "prefixes": {
+                name: {
+                    "file": _file(name),
+                    "sha256": digests[name],
+                    "text": texts.get(name),
+                    "begins_text": kv.begins_text,
+                    "ids": list(ids[name]),
+                }
+                for name, kv in prefixes.items()
+            },
         }
         write_json(aside / MANIFEST, manifest)
         write_json(aside / "kv_transfer_config.json", TRANSFER)
@@ -67,8 +69,7 @@ def write_vllm_folder(
             write_text(aside / TEMPLATE, _template(params, chat, prefixes, texts))
         for file in _ALONE:
             shutil.copy(_TEMPLATES / file, aside)
-        write_text(aside / "README.md", vllm_card(params, aside, prefixes, manifest, base_model))
-    return list(prefixes)
+        write_text(aside / "README.md", vllm_card(params, aside, prefixes, base_model))
 
 
 def _file(name: str) -> str:

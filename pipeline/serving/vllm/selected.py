@@ -1,6 +1,6 @@
 """The prefixes that a person names, with the frozen model's configuration and not its weights."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -18,10 +18,25 @@ from pipeline.serving.vllm.refusals import refuse_unservable
 from pipeline.workspace import paths
 
 
-def read_prefixes(params: Params, names: Iterable[str]) -> dict[str, KVPrefix]:
-    """The prefixes by name: variants, imported adapters, the best, files, PEFT's folders.
+def named_prefixes(params: Params, names: Iterable[str]) -> dict[str, str | Path]:
+    """What names mean, by what they are called: variants, imported adapters, the best, files.
 
-    Raises PipelineError for one that is not there, is named twice, or that vLLM cannot serve.
+    Raises PipelineError for one that is not there, or is named twice.
+    """
+    found: dict[str, str | Path] = {}
+    for given in names:
+        chosen = choose_prefix(params, given)
+        name = chosen if isinstance(chosen, str) else _name_of(chosen)
+        if name in found:
+            raise PipelineError(f"vllm: '{name}' is named twice; name each prefix once")
+        found[name] = chosen
+    return found
+
+
+def read_prefixes(params: Params, chosen: Mapping[str, str | Path]) -> dict[str, KVPrefix]:
+    """The prefixes that `choose_prefix` returned, by the same names.
+
+    Raises PipelineError for one that is not trained yet, or that vLLM cannot serve.
     """
     refuse_other_tasks(params.task, "vllm")
     config = model_config()
@@ -30,17 +45,14 @@ def read_prefixes(params: Params, names: Iterable[str]) -> dict[str, KVPrefix]:
             "vllm: model.quantization quantizes the frozen model as this project loads it, which "
             "vLLM does not do alike; train on a model that is quantized already, or on a whole one"
         )
-    found: dict[str, KVPrefix] = {}
-    for given in names:
-        chosen = choose_prefix(params, given)
-        name = chosen if isinstance(chosen, str) else _name_of(chosen)
-        if name in found:
-            raise PipelineError(f"vllm: '{name}' is named twice; name each prefix once")
-        kv = _read(params, chosen)
-        refuse_unservable(name, kv, config, params.prefix.prefix_always_visible)
-        found[name] = kv
-    if not found:
+    if not chosen:
         raise PipelineError("vllm: name at least one prefix")
+    found: dict[str, KVPrefix] = {}
+    for name, which in chosen.items():
+        if Path(name).name != name:
+            raise PipelineError(f"vllm: '{name}' cannot be the name of a file; choose another")
+        found[name] = _read(params, which)
+        refuse_unservable(name, found[name], config, params.prefix.prefix_always_visible)
     return found
 
 
