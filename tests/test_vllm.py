@@ -24,14 +24,17 @@ import torch
 
 from pipeline.config import Params
 from pipeline.config.load import load_params
-from pipeline.inference.generator import Decoding, generator_of
+from pipeline.inference.generator import Decoding, TextGenerator
+from pipeline.inference.selection import load_prefix
 from pipeline.models.frozen import load_frozen_model
+from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, kv_prefix_from_text
 from pipeline.schema.compute import Compute
 from pipeline.serving.vllm.command import serve_arguments, serve_command, serve_environment
 from pipeline.sources.model import fetch_model
 from pipeline.sweep.grid import sweep
+from pipeline.workspace import paths
 from tests.conftest import ROOT
 from tests.test_smollm2 import QUESTIONS
 from tests.vllm_project import manifest_of, write_folder
@@ -92,6 +95,7 @@ class Server:
     url: str
     folder: Path
     params: Params
+    generators: dict[str, TextGenerator]
     expected: dict[str, list[str]]
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
@@ -133,10 +137,6 @@ def server(request: pytest.FixtureRequest, project: list[str]) -> Iterator[Serve
     params = params.model_copy(
         update={"evaluate": params.evaluate.model_copy(update={"dtype": dtype})}
     )
-    expected = {}
-    for number, name in enumerate(project):
-        generator = generator_of(params, name)
-        expected[name] = [generator(q, DECODING) for q in (ASKED if not number else ASKED[:6])]
     folder = Path(f"served-{dtype}")
     write_folder(params, project, folder)
     with socket.socket() as free:
@@ -168,8 +168,14 @@ def server(request: pytest.FixtureRequest, project: list[str]) -> Iterator[Serve
         )
     url = f"http://127.0.0.1:{port}"
     try:
+        # While vLLM starts.
+        generators = _generators(params, project)
+        expected = {
+            name: [generator(q, DECODING) for q in (ASKED if name == project[0] else ASKED[:3])]
+            for name, generator in generators.items()
+        }
         _wait(process, url, log)
-        yield Server(url, folder, params, expected)
+        yield Server(url, folder, params, generators, expected)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -178,8 +184,20 @@ def server(request: pytest.FixtureRequest, project: list[str]) -> Iterator[Serve
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def _generators(params: Params, names: Sequence[str]) -> dict[str, TextGenerator]:
+    """This project's own, which share a frozen model."""
+    frozen = load_frozen_model(paths.MODEL, params.evaluate)
+    tokenizer = load_tokenizer(paths.MODEL)
+    return {
+        name: TextGenerator(
+            prefixed_model(frozen, load_prefix(params, name, frozen)), tokenizer, params.task
+        )
+        for name in names
+    }
+
+
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    for _ in range(600):
+    for _ in range(1800):
         assert process.poll() is None, log.read_text()[-3000:]
         try:
             urlopen(f"{url}/health", timeout=5)
@@ -197,7 +215,7 @@ def told(server: Server, what: str, value: object) -> None:
 def test_greedy_answers_are_this_projects(project: list[str], server: Server) -> None:
     """Over /v1/completions with token ids, and over /v1/chat/completions; all at once."""
     name = project[0]
-    generator = generator_of(server.params, name)
+    generator = server.generators[name]
     ids = manifest_of(server.folder)["prefixes"][name]["ids"]
     prompts = [generator._renderer.prompt_ids(q, generator.model.begins_text) for q in ASKED]
     status, answer = server.post("/v1/completions", {"prompt": [ids + p for p in prompts]})
@@ -220,14 +238,14 @@ def test_greedy_answers_are_this_projects(project: list[str], server: Server) ->
 
 def test_four_prefixes_at_once_answer_as_each_alone(project: list[str], server: Server) -> None:
     """In a cache so small that requests are preempted and their prefixes loaded again."""
-    asked = [(name, question) for question in ASKED[:6] for name in project]
+    asked = [(name, question) for question in ASKED[:3] for name in project]
     expected = [server.expected[name][ASKED.index(question)] for name, question in asked]
     together = server.chats(asked)
     same = sum(map(str.__eq__, together, expected))
     told(server, "four prefixes at once, answers equal", f"{same} of {len(asked)}")
     assert together == expected
     assert len(set(expected[: len(project)])) > 1
-    everyone = [(name, question) for question in ASKED[:4] for name in (*project, None)]
+    everyone = [(name, question) for question in ASKED[:3] for name in (*project, None)]
     before = server.preemptions()
     long = {"max_tokens": 48, "ignore_eos": True}
     together = server.chats(everyone, **long)
@@ -283,6 +301,6 @@ def test_the_cards_code_answers(project: list[str], server: Server) -> None:
     code = code.replace("http://localhost:8000", server.url)
     said: list[str] = []
     exec(code, {"print": lambda text: said.append(text)})
-    generator = generator_of(server.params, project[0])
+    generator = server.generators[project[0]]
     most = server.params.evaluate.max_new_tokens
     assert said == [generator("...", Decoding(most))]

@@ -19,7 +19,7 @@ from pipeline.serving.vllm.placeholders import told_apart
 from pipeline.serving.vllm.selected import model_config, read_prefixes
 from pipeline.serving.vllm.tokens import Alphabet, alphabet_of, as_text
 from pipeline.storage.atomic import atomic_folder
-from pipeline.storage.records import write_json, write_text
+from pipeline.storage.records import read_json, write_json, write_text
 from pipeline.workspace import paths
 
 MANIFEST = "prefixes.json"
@@ -42,7 +42,9 @@ def write_vllm_folder(
     prefixes = read_prefixes(params, chosen)
     tokenizer = load_tokenizer(paths.MODEL)
     chat = Renderer(params.task, tokenizer).chat if params.task.use_chat_template else None
-    alphabet = alphabet_of(tokenizer, model_config(), chat)
+    settings = paths.MODEL / "generation_config.json"
+    generation = read_json(settings) if settings.exists() else {}
+    alphabet = alphabet_of(tokenizer, model_config(), generation, chat)
     _refuse_single_tokens(prefixes, alphabet)
     with atomic_folder(folder) as aside:
         (aside / "prefixes").mkdir()

@@ -1,6 +1,6 @@
 """Which tokens can stand for a prefix in front of a prompt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +27,20 @@ class Alphabet:
 
 
 def alphabet_of(
-    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: Chat | None
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    generation: Mapping[str, Any],
+    chat: Chat | None,
 ) -> Alphabet:
     """Special tokens that no prompt begins with, and that mean nothing to the model's code.
 
-    Those that end texts are left out too: a repetition penalty counts the prompt's tokens, and
+    `generation` are the entries of the model's `generation_config.json`. Those that end texts are left out too: a repetition penalty counts the prompt's tokens, and
     would put off the end of every answer. Of a tokenizer with too few, which read the same in front
     of any text, all of the model's ordinary ids.
     """
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    taken = {*_named(config.to_dict()), *_own(tokenizer), *tokens_before(tokenizer)}
+    taken = {*_named(config.to_dict()), *_named(generation)}
+    taken |= {*_own(tokenizer), *tokens_before(tokenizer)}
     vocabulary = int(config.get_text_config().vocab_size)
     sample = "A text." if chat is None else _conversation(chat)
     taken.update(tokenizer.encode(sample, add_special_tokens=False))
@@ -59,7 +63,7 @@ def _reads_back(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: st
     return list(found) == [*ids, *plain]
 
 
-def _named(entries: dict[Any, Any]) -> Iterator[int]:
+def _named(entries: Mapping[Any, Any]) -> Iterator[int]:
     """The token ids that a configuration names: of ends, of images, ..."""
     for key, value in entries.items():
         if isinstance(value, dict):
