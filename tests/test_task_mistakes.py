@@ -12,6 +12,7 @@ from pipeline.inference.generator import generator_of
 from pipeline.prefix import PrefixError
 from pipeline.preflight.context import check_examples
 from pipeline.preflight.files import check_files
+from pipeline.serving.formats import export_prefixes
 from pipeline.stages import fetch_data, fetch_model, kv_prefix, train
 from pipeline.stages import tokenize as tokenize_stage
 from pipeline.storage.records import read_json
@@ -145,13 +146,14 @@ def test_a_part_the_model_has_not(folder: Path) -> None:
 
 def test_what_only_text_has_is_refused(folder: Path) -> None:
     """Generate, export and import say why not."""
-    from pipeline.adapters.export import export_adapter
     from pipeline.adapters.joining import join
 
     params = params_for(folder, "bert", "seq_cls")
     calls: dict[str, Callable[[], Any]] = {
         "generate": lambda: generator_of(params, "best"),
-        "export": lambda: export_adapter(params, "best", folder / "x", None, replace=False),
+        "export": lambda: export_prefixes(
+            params, ["best"], folder / "x", "peft", None, replace=False
+        ),
         "import": lambda: join(params, folder / "x", "other"),
     }
     for name, call in calls.items():

@@ -8,7 +8,6 @@ from transformers import AutoConfig
 from pipeline.adapters.model_card import model_card
 from pipeline.config import Params
 from pipeline.config.model import HubModel
-from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix, PrefixError
 from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, begins_text, save_adapter
@@ -19,26 +18,17 @@ from pipeline.workspace import paths
 CARD = "README.md"
 
 
-def export_adapter(
-    params: Params, name: str, folder: Path, base_model: str | None, *, replace: bool
-) -> None:
+def write_adapter(params: Params, name: str, folder: Path, base_model: str | None) -> None:
     """Write the prefix and the model card of a variant or imported adapter, all or nothing.
 
-    Raises PipelineError when something else is in `folder` and `replace` is not set, and
-    PrefixError for a prefix that PEFT's format cannot hold.
+    Raises PrefixError for a prefix that PEFT's format cannot hold.
     """
-    refuse_other_tasks(params.task, "export")
-    if folder.is_file():
-        raise PipelineError(f"{folder}: is a file; name a folder")
-    holds_other = folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists()
-    if holds_other and not replace:
-        raise PipelineError(f"{folder}: holds other files; name a new folder, or add --force")
     with atomic_folder(folder) as aside:
         _write_adapter(params, name, aside, base_model)
 
 
 def export_best(params: Params, name: str, folder: Path) -> None:
-    """As `export_adapter`, for the report.
+    """As `write_adapter`, for the report.
 
     A prefix beyond PEFT's format (of some layers, or of unlike shapes), or of another task than
     causal language modelling, keeps this project's own.
@@ -64,7 +54,7 @@ def _write_adapter(params: Params, name: str, folder: Path, base_model: str | No
             shutil.copy(Path(baseline.path) / file, folder)
     else:
         _write_trained(params, name, folder)
-    named, revision = _base_model(params)
+    named, revision = base_model_of(params)
     config = read_json(folder / CONFIG)
     config |= {"base_model_name_or_path": base_model or named}
     config |= {"revision": None if base_model else revision}
@@ -72,11 +62,16 @@ def _write_adapter(params: Params, name: str, folder: Path, base_model: str | No
     write_text(folder / CARD, model_card(params, name, config, begins_text(folder)))
 
 
-def _write_trained(params: Params, name: str, folder: Path) -> None:
+def read_trained(name: str) -> KVPrefix:
+    """The prefix of a variant. Raises PipelineError when it is not trained yet."""
     path = paths.TRAIN / name / "prefix.safetensors"
     if not path.exists():
         raise PipelineError(f"{path}: '{name}' is not trained yet; run `dvc repro`")
-    kv = KVPrefix.load(path)
+    return KVPrefix.load(path)
+
+
+def _write_trained(params: Params, name: str, folder: Path) -> None:
+    kv = read_trained(name)
     if kv.modules:
         raise PrefixError(
             f"{name} has weights of its own for {', '.join(params.prefix.modules_to_save or ())}, "
@@ -86,7 +81,7 @@ def _write_trained(params: Params, name: str, folder: Path) -> None:
     save_adapter(kv, folder, model_config, params.prefix.num_frozen_tokens)
 
 
-def _base_model(params: Params) -> tuple[str, str | None]:
+def base_model_of(params: Params) -> tuple[str, str | None]:
     """What PEFT loads the frozen model by, and at which revision."""
     if isinstance(params.model, HubModel):
         return params.model.id, read_json(paths.MODEL / paths.SOURCE)["commit"]

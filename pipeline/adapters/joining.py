@@ -1,20 +1,24 @@
-"""A PEFT adapter joins the comparison: files in `adapters/<name>`, a line in params.yaml."""
+"""A prefix from elsewhere joins the comparison: `adapters/<name>`, a line in params.yaml."""
 
 import re
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from transformers import AutoConfig
 
+from pipeline.adapters.cartridges import load_cartridge
 from pipeline.config import Params, load_params
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.prefixed import prefixed_model
+from pipeline.prefix import PrefixError
 from pipeline.prefix.architecture.shapes import adapter_shapes
-from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, load_adapter
+from pipeline.prefix.files.peft_format import CONFIG, WEIGHTS, load_adapter, save_adapter
 from pipeline.schema.compute import Compute, DeviceMap
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import write_text
@@ -23,15 +27,35 @@ from pipeline.workspace import paths
 ADAPTERS = Path("adapters")
 
 
-def join(params: Params, folder: Path, name: str | None) -> tuple[str, int]:
+def join(params: Params, source: Path, name: str | None) -> tuple[str, int]:
     """Copy the adapter and list it under baselines; returns its name and virtual tokens.
 
-    Raises PipelineError for a name that is taken or none, and PrefixError when `folder` holds no
-    prefix-tuning adapter or one for another model. Then neither file nor params have changed.
+    `source` is a folder that PEFT wrote, or a checkpoint of the Cartridges repository, which
+    becomes a PEFT adapter. Raises PipelineError for a name that is taken or none, and PrefixError
+    when `source` is neither, or for another model. Then neither file nor params have changed.
     """
     refuse_other_tasks(params.task, "import")
-    name = name or re.sub(r"\W+", "_", folder.resolve().name.lower(), flags=re.ASCII)
+    own = source.stem if source.is_file() else source.resolve().name
+    name = name or re.sub(r"\W+", "_", own.lower(), flags=re.ASCII)
     _refuse_name(params, name)
+    with TemporaryDirectory() as aside:
+        folder = _converted(source, Path(aside)) if source.is_file() else source
+        try:
+            return name, _joined(params, folder, name)
+        except PrefixError as error:
+            # The person knows of no folder aside.
+            raise PrefixError(str(error).replace(str(folder), str(source))) from error
+
+
+def _converted(checkpoint: Path, folder: Path) -> Path:
+    """A checkpoint of the Cartridges repository as a PEFT adapter in `folder`."""
+    kv, frozen = load_cartridge(checkpoint)
+    config = AutoConfig.from_pretrained(paths.MODEL, local_files_only=True)
+    save_adapter(kv, folder, config, frozen)
+    return folder
+
+
+def _joined(params: Params, folder: Path, name: str) -> int:
     tokens = _virtual_tokens(folder, params.device_map)
     before = paths.PARAMS.read_text(encoding="utf-8")
     write_text(paths.PARAMS, _listed(before, name))
@@ -41,7 +65,7 @@ def join(params: Params, folder: Path, name: str | None) -> tuple[str, int]:
     except BaseException:
         write_text(paths.PARAMS, before)
         raise
-    return name, tokens
+    return tokens
 
 
 def _refuse_name(params: Params, name: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined
+from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from tabulate import tabulate
 from transformers import PreTrainedTokenizerBase
@@ -26,20 +26,24 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def model_card(
-    params: Params, name: str, adapter_config: Mapping[str, Any], begins_text: bool
+    params: Params,
+    name: str,
+    adapter_config: Mapping[str, Any],
+    begins_text: bool,
+    template: str = "model_card.md.jinja",
 ) -> str:
     """The card as Markdown with the front matter that hubs read.
 
-    Its two code blocks run as they are, once `adapter` names the folder: they answer the first
-    example of `report.split`, and the card says what the evaluation answered. `begins_text`: see
-    `KVPrefix.begins_text`.
+    Its code blocks run as they are, once they name the folder: they answer the first example of
+    `report.split`, and the card says what the evaluation answered. `adapter_config` are sizes and
+    names as PEFT calls them, `begins_text` as `KVPrefix.begins_text`.
     """
-    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters["python"] = as_python
-    template = environment.from_string(
-        (_TEMPLATES / "model_card.md.jinja").read_text(encoding="utf-8")
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    return template.render(_facts(params, name, adapter_config, begins_text))
+    environment.filters["python"] = as_python
+    facts = _facts(params, name, adapter_config, begins_text)
+    return environment.get_template(template).render(facts)
 
 
 def _facts(
@@ -49,11 +53,11 @@ def _facts(
     tokens, layers, heads = (
         int(config[key]) for key in ("num_virtual_tokens", "num_layers", "num_attention_heads")
     )
-    example = _first_prediction(params, name)
+    numbers = int(config.get("parameters", tokens * layers * 2 * int(config["token_dim"])))
+    example = first_prediction(params, name)
     tokenizer = load_tokenizer(paths.MODEL)
-    asked = _asked(params, str(example.get("input", "...")))
+    asked = asked_first(params, str(example.get("input", "...")))
     revision = config["revision"]
-    parameters = tokens * layers * 2 * int(config["token_dim"])
     facts = {
         "name": name,
         "trained": trained,
@@ -61,8 +65,8 @@ def _facts(
         "layers": layers,
         "heads": heads,
         "head_size": int(config["token_dim"]) // heads,
-        "parameters": parameters,
-        "bytes": 4 * parameters,
+        "parameters": numbers,
+        "bytes": 4 * numbers,
         "base_model": config["base_model_name_or_path"],
         "revision": revision,
         "revision_argument": f", revision={as_python(revision)}" if revision else "",
@@ -76,7 +80,7 @@ def _facts(
         "chosen_by": METRICS[params.report.sort_by].title,
         "max_new_tokens": params.evaluate.max_new_tokens,
         "prompt_code": prompt_code(params.task, tokenizer, asked, begins_text),
-        "ends": _ends(params, tokenizer),
+        "ends": f", eos_token_id={ends}" if (ends := unknown_ends(params, tokenizer)) else "",
         "example": example.get("prediction"),
     }
     if trained:
@@ -88,7 +92,7 @@ def _facts(
     return facts
 
 
-def _asked(params: Params, text: str) -> str | Turns:
+def asked_first(params: Params, text: str) -> str | Turns:
     """What the first example of `report.split` asks: its text, or its turns."""
     if params.task.messages_column is None:
         return text
@@ -98,17 +102,18 @@ def _asked(params: Params, text: str) -> str | Turns:
     return turns
 
 
-def _ends(params: Params, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The argument that names what ends an answer, where `generate` does not know it all."""
+def unknown_ends(params: Params, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer; none where the model's own settings name them all."""
     path = paths.MODEL / "generation_config.json"
     listed = read_json(path).get("eos_token_id") if path.exists() else None
     known = set(listed if isinstance(listed, list) else [listed]) - {None}
     end = Renderer(params.task, tokenizer).end_of_target[-1]
     wanted = {*known, tokenizer.eos_token_id, end} - {None}
-    return "" if wanted == known else f", eos_token_id={sorted(wanted)}"
+    return [] if wanted == known else sorted(wanted)
 
 
-def _first_prediction(params: Params, name: str) -> dict[str, Any]:
+def first_prediction(params: Params, name: str) -> dict[str, Any]:
+    """What was answered to the first example of `report.split`; nothing before it is measured."""
     path = paths.EVALUATE / name / "predictions.jsonl"
     if not path.exists():
         return {}

@@ -1,61 +1,81 @@
-"""`python -m pipeline export` and `import`: PEFT adapters out and in."""
+"""`python -m pipeline export` and `import`: prefixes out and in."""
 
 from pathlib import Path
 
 import click
 
-from pipeline.cli.options import variant_option
+from pipeline.cli.names import complete_variants
 from pipeline.config import load_params
+from pipeline.serving.formats import FORMATS, export_prefixes
+from pipeline.sweep.variants import BEST
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@variant_option
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(list(FORMATS)),
+    default="peft",
+    show_default=True,
+    help="What the folder is for: PEFT, vLLM, or transformers alone (cache).",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    default=(BEST,),
+    show_default=True,
+    metavar="NAME",
+    shell_complete=complete_variants,
+    help="A variant such as len32-demonstrations-seed0, an imported adapter, or the best by "
+    "report.sort_by on validation.  Given more than once, several, which vLLM serves at once.",
+)
 @click.option(
     "--base-model",
     metavar="NAME",
-    help="What the adapter names as its base model.  [default: the Hub's id, or data/model]",
+    help="What the export names as its base model.  [default: the Hub's id, or data/model]",
 )
 @click.option("--force", is_flag=True, help="Replace FOLDER, whatever is in it.")
-def export(folder: Path, variant: str, base_model: str | None, force: bool) -> None:
-    """Write a prefix as a PEFT adapter into FOLDER, with a model card.
+def export(
+    folder: Path, format_name: str, variants: tuple[str, ...], base_model: str | None, force: bool
+) -> None:
+    """Write a prefix into FOLDER for other software, with a model card.
 
-    The card, README.md, states base model, data, params and metrics, and how to load the adapter
-    in PEFT and in plain transformers.
+    The card, README.md, says how to load it: in PEFT and in plain transformers (peft), as a cache
+    of transformers (cache), or in a server (vllm).
 
     \b
     python -m pipeline export my-adapter
     python -m pipeline export my-adapter --variant len32-demonstrations-seed0 --force
+    python -m pipeline export served --format vllm --variant best --variant len8-random-seed0
     """
     params = load_params()
-    from pipeline.adapters.export import export_adapter
-    from pipeline.inference.selection import choose
-
-    name = choose(params, variant)
-    export_adapter(params, name, folder, base_model, replace=force)
-    click.echo(f"{folder}: {name} as a PEFT adapter, with a model card")
+    click.echo(export_prefixes(params, variants, folder, format_name, base_model, replace=force))
 
 
 @click.command("import")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--name",
     help="What the comparison calls it: lower-case letters, digits and _.  "
-    "[default: FOLDER's name]",
+    "[default: SOURCE's name]",
 )
-def import_adapter(folder: Path, name: str | None) -> None:
-    """Let a PEFT prefix-tuning adapter in FOLDER join the comparison.
+def import_adapter(source: Path, name: str | None) -> None:
+    """Let a prefix that was trained elsewhere join the comparison.
 
-    Copies it to adapters/NAME and lists it under baselines of params.yaml, so that `dvc repro`
-    measures it as it is beside the variants.
+    SOURCE is a folder with a PEFT adapter (prefix tuning or a cartridge), or a checkpoint of the
+    Cartridges repository (cache_last.pt). It becomes adapters/NAME, listed under baselines of
+    params.yaml, so that `dvc repro` measures it as it is beside the variants.
 
     \b
     python -m pipeline import path/to/adapter --name theirs
+    python -m pipeline import runs/country/cache_last.pt --name cartridge
     """
     params = load_params()
     from pipeline.adapters.joining import join
 
-    name, tokens = join(params, folder, name)
+    name, tokens = join(params, source, name)
     click.echo(
         f"adapters/{name}: {tokens} virtual tokens, listed as baselines.{name} in params.yaml; "
         f"`dvc repro` measures it. Keep it with `git add adapters/{name} params.yaml`."

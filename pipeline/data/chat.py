@@ -147,15 +147,19 @@ class Chat:
         return "strftime_now" in self._template
 
     @cached_property
-    def _template(self) -> str:
+    def own_template(self) -> str:
+        """The template's source, as the model has it. Raises PipelineError where it has none."""
         try:
-            template = str(self.tokenizer.get_chat_template(None, self.variables.get("tools")))
+            return str(self.tokenizer.get_chat_template(None, self.variables.get("tools")))
         except ValueError as error:
             raise PipelineError(
                 "task.use_chat_template: the model's tokenizer has no chat template; set it to "
                 "false, or use an instruction-tuned model"
             ) from error
-        return pinned_to(self.date, template)
+
+    @cached_property
+    def _template(self) -> str:
+        return pinned_to(self.date, self.own_template)
 
 
 def pinned_to(date: str, template: str) -> str:

@@ -46,8 +46,11 @@ def test_a_choice_of_layers_is_kept(model: PreTrainedModel, tmp_path: Path) -> N
 
 
 @torch.no_grad()
-def test_cartridges_go_both_ways(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_cartridges_go_both_ways(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     from peft import CartridgeConfig, PeftModel, get_peft_model
+    from peft.tuners.cartridge.utils import initialize_kv_prefix_from_text
 
     tuned = prefixed(model, TEXT, num_frozen_tokens=2)
     expected = tuned(**BATCH).logits
@@ -62,6 +65,7 @@ def test_cartridges_go_both_ways(model: PreTrainedModel, tmp_path: Path) -> None
         tiny_model(),
         CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=6, num_frozen_tokens=1),
     ).eval()
+    initialize_kv_prefix_from_text(fresh, tokenizer, text="Each record has lines.")
     fresh.save_pretrained(tmp_path / "theirs")
     back = PrefixModel.from_pretrained(tiny_model(), tmp_path / "theirs").eval()
     assert back.prefix_config is not None
