@@ -322,8 +322,12 @@ def test_the_text_where_its_teacher_has_it_is_at_no_distance(inside: Path, tmp_p
         (before,) = definition.choices(context)
         model = prefixed_model(context.frozen_model, before.kv)
         measure_splits(
-            *(model, context.tokenizer, params.evaluate),
-            **{"folder": tmp_path / name, "max_tokens": 4096, "follow": before.follow},
+            model,
+            context.tokenizer,
+            params.evaluate,
+            folder=tmp_path / name,
+            max_tokens=4096,
+            follow=before.follow,
             stored=definition.stored(before.kv),
         )
         model.detach()
