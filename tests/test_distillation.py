@@ -322,15 +322,20 @@ def test_the_text_where_its_teacher_has_it_is_at_no_distance(inside: Path, tmp_p
         (before,) = definition.choices(context)
         model = prefixed_model(context.frozen_model, before.kv)
         measure_splits(
-            *(model, context.tokenizer, params.evaluate),
-            **{"folder": tmp_path / name, "max_tokens": 4096, "follow": before.follow},
+            model,
+            context.tokenizer,
+            params.evaluate,
+            folder=tmp_path / name,
+            max_tokens=4096,
+            follow=before.follow,
             stored=definition.stored(before.kv),
         )
         model.detach()
         found[name] = json.loads((tmp_path / name / "metrics.json").read_text())
-    assert found["as_taught"]["test"]["kl"] == pytest.approx(0, abs=2e-5)
+    # Of a model that is drawn at random the text changes little.
+    assert found["as_taught"]["test"]["kl"] == pytest.approx(0, abs=5e-7)
     for other in ("among_words", "cut", "first", "start"):
-        assert found[other]["test"]["kl"] > 1e-4
+        assert found[other]["test"]["kl"] > 1e-6
     assert found["cut"]["context_tokens"] < found["as_taught"]["context_tokens"]
     start = first_tokens(paths.KV_PREFIX / "corpus", 3, context.frozen_model)
     assert found["start"]["context_tokens"] == 3

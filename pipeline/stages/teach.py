@@ -41,7 +41,7 @@ def run(params: Params, name: str) -> None:
         raise PipelineError(f"'{name}' is not under teachers of params.yaml; known: {known}")
     definition = params.teachers[name]
     path = Path(definition.path)
-    kept = definition.splits
+    kept: list[str] = [*definition.splits]
     splits = {split: load_split(paths.TOKENIZED / "splits", split) for split in kept}
     texts = {split: texts_of(name, path, split) for split in kept}
     renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
