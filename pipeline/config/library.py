@@ -1,8 +1,8 @@
 """A prefix for each of many documents, to stand beside each other: the `library` section."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pipeline.config.prefix import DistractorParams, PrefixParams
 from pipeline.config.self_study import FrozenModelGenerator, StudySettings
@@ -70,54 +70,6 @@ class LibraryParams(Section):
     distractors: OtherDocuments = OtherDocuments()
     together: dict[Name, Together] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _what_dvc_reads_is_there(self) -> Self:
-        if not self.documents:
-            return self
-        for key in _READ_BY_DVC:
-            if key not in self.model_fields_set:
-                fix = "requirements.lock, for no questions" if key == "held_out" else "{}"
-                raise ValueError(f"{key}: is missing, and DVC reads it; add {key}: {fix}")
-        return self
-
-    @model_validator(mode="after")
-    def _it_is_trained_on_targets_alone(self) -> Self:
-        if self.train.objective.distilled:
-            raise ValueError(
-                "train.objective: a library is trained on the answers of self-study; leave it out"
-            )
-        if "distractors" in self.prefix.model_fields_set:
-            raise ValueError(
-                "prefix.distractors: those of a library are its other documents; write count and "
-                "probability under library.distractors"
-            )
-        if "state" in (self.prefix.kinds or ()):
-            raise ValueError(
-                "prefix.kinds: states cannot stand beside others; use [attention], or null"
-            )
-        if self.prefix.num_frozen_tokens >= self.prefix.length:
-            raise ValueError(
-                f"prefix.num_frozen_tokens: {self.prefix.num_frozen_tokens} leaves nothing to "
-                f"train of {self.prefix.length} virtual tokens; lower it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _there_are_enough(self) -> Self:
-        documents = len(self.documents)
-        if documents and self.distractors.count >= documents:
-            raise ValueError(
-                f"distractors.count: {self.distractors.count} others at once are more than "
-                f"there are beside one of {documents} documents; lower it, to 0 for none"
-            )
-        for name, together in self.together.items():
-            if together.count > documents:
-                raise ValueError(
-                    f"together.{name}.count: {together.count} prefixes at once are more than the "
-                    f"{documents} documents; lower it, or leave {name} out"
-                )
-        return self
-
     def computing(self) -> dict[str, Compute]:
         """What computes with the frozen model, by its key's path."""
         if not self.documents:
@@ -126,3 +78,51 @@ class LibraryParams(Section):
         if isinstance(self.self_study.generator, FrozenModelGenerator):
             found["library.self_study.generator"] = self.self_study.generator
         return found
+
+
+def refuse_impossible_library(library: LibraryParams) -> None:
+    """Raise ValueError for what a library lacks, or what of it does not go together."""
+    _refuse_missing(library)
+    if library.train.objective.distilled:
+        raise ValueError(
+            "library.train.objective: a library is trained on the answers of self-study; leave it "
+            "out"
+        )
+    prefix = library.prefix
+    if "distractors" in prefix.model_fields_set:
+        raise ValueError(
+            "library.prefix.distractors: those of a library are its other documents; write count "
+            "and probability under library.distractors"
+        )
+    if "state" in (prefix.kinds or ()):
+        raise ValueError(
+            "library.prefix.kinds: states cannot stand beside others; use [attention], or null"
+        )
+    if prefix.num_frozen_tokens >= prefix.length:
+        raise ValueError(
+            f"library.prefix.num_frozen_tokens: {prefix.num_frozen_tokens} leaves nothing to train "
+            f"of {prefix.length} virtual tokens; lower it"
+        )
+    _refuse_too_few(library)
+
+
+def _refuse_missing(library: LibraryParams) -> None:
+    for key in _READ_BY_DVC:
+        if library.documents and key not in library.model_fields_set:
+            fix = "requirements.lock, for no questions" if key == "held_out" else "{}"
+            raise ValueError(f"library.{key}: is missing, and DVC reads it; add {key}: {fix}")
+
+
+def _refuse_too_few(library: LibraryParams) -> None:
+    documents, count = len(library.documents), library.distractors.count
+    if documents and count >= documents:
+        raise ValueError(
+            f"library.distractors.count: {count} others at once are more than there are beside one "
+            f"of {documents} documents; lower it, to 0 for none"
+        )
+    for name, together in library.together.items():
+        if together.count > documents:
+            raise ValueError(
+                f"library.together.{name}.count: {together.count} prefixes at once are more than "
+                f"the {documents} documents; lower it, or leave {name} out"
+            )

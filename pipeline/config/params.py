@@ -19,7 +19,7 @@ from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
 from pipeline.config.kinds import refuse_unused_kinds
 from pipeline.config.kv_prefix import KVPrefixParams
-from pipeline.config.library import LibraryParams
+from pipeline.config.library import LibraryParams, refuse_impossible_library
 from pipeline.config.machine import (
     refuse_attention_elsewhere,
     refuse_compiling_others,
@@ -112,7 +112,8 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _a_library_needs_a_decoder(self) -> Self:
+    def _a_library_is_possible(self) -> Self:
+        refuse_impossible_library(self.library)
         if self.library.documents and self.task.type != "causal_lm":
             raise ValueError(
                 f"library.documents: need a decoder alone, and task.type is {self.task.type}; "

@@ -1,5 +1,6 @@
 """Stage `library_tokenize`: what one document's prefix is trained on, and is asked in the end."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import Params
@@ -10,6 +11,7 @@ from pipeline.models.tokenizer import load_tokenizer
 from pipeline.preflight.names import check_document
 from pipeline.sources.corpus import studied_rows
 from pipeline.sources.held_out import named_file, questions_in
+from pipeline.sources.rows import Row, Rows
 from pipeline.workspace import paths
 
 
@@ -23,8 +25,15 @@ def run(params: Params, name: str) -> None:
     renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
     columns = studied["train"].columns
     splits = {
-        split: TokenizedSplit(renderer, split, rows.with_nulls(columns))
+        split: TokenizedSplit(renderer, split, _named(rows.with_nulls(columns), split))
         for split, rows in {**studied, **held_out}.items()
     }
     save_splits(splits, paths.LIBRARY_TOKENIZED / name)
     print(", ".join(f"{split}: {len(rows.lengths)} examples" for split, rows in splits.items()))
+
+
+def _named(rows: Rows, split: str) -> Iterator[Row]:
+    """Rows with an `id`: a person's own questions may have none."""
+    for number, row in enumerate(rows):
+        own = row.get("id")
+        yield {**row, "id": f"{split}-{number}" if own is None else own}
