@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 
 from pipeline.prefix.caches import filled
+from pipeline.prefix.demonstrated import cut
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv_file import read_tensors, under, write_tensors
 from pipeline.prefix.states import KINDS, has_tokens, in_order, layer_of
@@ -107,10 +108,12 @@ class KVPrefix:
             )
         states = {n: s[tokens] if has_tokens(n) else s for n, s in self.states.items()}
         kv = self._with(lambda tensor: tensor[:, tokens], states)
-        if tokens.indices(len(self))[0] != 0:
+        chosen = range(*tokens.indices(len(self)))
+        if chosen.start != 0:
             kv.metadata.pop(_BEGINS_TEXT, None)
         if len(kv) != len(self):
             kv.metadata.pop(COMPOSED_OF, None)
+        cut(kv.metadata, chosen)
         return kv
 
     @property
