@@ -13,6 +13,7 @@ from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
 from pipeline.config.kinds import refuse_unused_kinds
 from pipeline.config.kv_prefix import KVPrefixParams
+from pipeline.config.leave_one_out import refuse_nothing_to_leave_out
 from pipeline.config.machine import (
     refuse_attention_elsewhere,
     refuse_compiling_others,
@@ -110,6 +111,11 @@ class Params(Section):
                 f"prefix.distractors.count: {count} needs a decoder alone, and task.type is "
                 f"{self.task.type}; set it to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _demonstrations_can_be_left_out(self) -> Self:
+        refuse_nothing_to_leave_out(self.prefix, self.sweep, self.initializations, self.task)
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,11 @@ def start_prefix(variant: Variant, model: PrefixModel) -> KVPrefix:
     return read_definition(_folder(variant)).start(ForVariant(variant, model))
 
 
+def shows_examples(variant: Variant) -> bool:
+    """Whether the virtual tokens that a variant starts from come from training examples."""
+    return read_definition(_folder(variant)).shows_examples
+
+
 @dataclass(frozen=True)
 class ForVariant:
     """A `StartContext` of one variant; what no one asks for is not loaded."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.prefix import KVPrefix
+from pipeline.prefix.demonstrated import DEMONSTRATIONS
 from pipeline.standing.stage_code import ROOT, code_of
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
@@ -28,6 +29,7 @@ def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
         "variant": variant.name,
         "train": params.train.model_dump(),
         "prefix": params.prefix.model_dump(),
+        "demonstrations": start.metadata.get(DEMONSTRATIONS),
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())

@@ -23,6 +23,7 @@ from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.divergence import refuse_divergence
 from pipeline.training.interruption import Interruption
+from pipeline.training.left_out import NOTHING, Group, LeftOut
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.optimizer import (
     build_optimizer,
@@ -30,7 +31,7 @@ from pipeline.training.optimizer import (
     planned_examples,
     planned_steps,
 )
-from pipeline.training.parts import parts_of
+from pipeline.training.parts import grouped_parts_of, loss_of_groups
 from pipeline.training.progress import (
     MEASURED,
     Progress,
@@ -38,7 +39,7 @@ from pipeline.training.progress import (
     random_states,
     restore_random_states,
 )
-from pipeline.training.rates import state_rate
+from pipeline.training.rates import rate_keys, state_rate
 from pipeline.training.step import ModelOfStep, Step
 from pipeline.training.trained import trained_state
 from pipeline.training.validation import losses_of
@@ -66,14 +67,17 @@ class Training:
         say: Callable[[str], None] = print,
         ranks: Ranks = ALONE,
         beside: ModelOfStep | None = None,
+        left_out: LeftOut = NOTHING,
     ) -> None:
         torch.manual_seed(seed)
         self._seed = seed
         self._random = random_states(model.device)
         self.model, self.validation, self.params = model, validation, params
-        self.checkpoints, self.ranks, self._beside = checkpoints, ranks, beside
+        self.checkpoints, self.ranks = checkpoints, ranks
+        self._beside, self._left_out = beside, left_out
         self._log_step, self._validation_tokens, self._say = log_step, validation_tokens, say
-        self._rows = rows_of(train, loss_columns(train))
+        named = ["id"] if left_out.demonstrations else []
+        self._rows = rows_of(train, [*loss_columns(train), *named])
         self.steps = planned_steps(params, len(self._rows))
         """Optimizer steps of the whole training, unless it is stopped early."""
         if params.warmup_steps >= self.steps:
@@ -168,19 +172,26 @@ class Training:
         is scaled as progress says. Other prefixes stand beside its own in all of a step or in none.
         """
         model = None if self._beside is None else self._beside(step.number)
-        distilled = self.params.objective.distilled
-        loss_of = self.loss_of if model is None else loss_for(model, distilled)
-        scale, size = self.progress.loss_scale.value, self.params.batch_size
+        loss_of = self.loss_of if model is None else self.loss_of.of_model(model)
+        scale = self.progress.loss_scale.value
         weight = scale / step.targets
         step.loss = 0.0
-        for start in range(0, len(step.examples), size):
-            batch = step.examples[start : start + size]
-            for part, counts in parts_of(batch, loss_of, self.ranks):
-                loss = loss_of(part, weight * counts)
+        for groups, counts in self.parts(step, loss_of):
+            loss = loss_of_groups(loss_of, groups, weight * counts)
+            if loss.requires_grad:
                 loss.backward()
-                step.loss += loss.item() / scale
+            step.loss += loss.item() / scale
         self.ranks.add_gradients(self.trainable)
         step.loss = self.ranks.sum(step.loss)
+
+    def parts(
+        self, step: Step, loss_of: TargetLoss | None = None
+    ) -> Iterator[tuple[list[Group], float]]:
+        """A step's examples as one call takes them after the other (see `grouped_parts_of`)."""
+        size, loss_of = self.params.batch_size, loss_of or self.loss_of
+        for start in range(0, len(step.examples), size):
+            batch = step.examples[start : start + size]
+            yield from grouped_parts_of(batch, loss_of, self.ranks, self._left_out, step.number)
 
     def settle(self, step: Step) -> None:
         """Undo the gradients' scale, computing those that overflowed again, and clip them."""
@@ -198,7 +209,8 @@ class Training:
         come to before is kept beside its checkpoint.
         """
         try:
-            refuse_divergence(step.number, step.loss, step.gradient_norm, step.rate)
+            keys = rate_keys(self.model, self.params)
+            refuse_divergence(step.number, step.loss, step.gradient_norm, step.rate, keys)
         except DivergedError as error:
             # The parameters are still those of the step before.
             if self.checkpoints is None:

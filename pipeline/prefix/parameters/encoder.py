@@ -42,6 +42,11 @@ class PrefixEncoder(nn.Module):
         self.index = IndexKeys(config, index) if index else None
 
     @property
+    def begins_at(self) -> int:
+        """The virtual tokens that stand before those that it trains."""
+        return 0
+
+    @property
     def recurring(self) -> frozenset[int]:
         """The layers that it has states for."""
         if self.states is None:
