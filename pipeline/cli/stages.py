@@ -1,11 +1,12 @@
 """One subcommand a stage, as dvc.yaml calls them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.names import completing
 from pipeline.cli.processes import run_training
+from pipeline.cli.stage_options import baseline_options, context_options, drawn_by, variant_options
 from pipeline.cli.sweep_progress import sweep_shown
 from pipeline.config import Params, load_params
 from pipeline.preflight.files import check_files, check_tokenized
@@ -118,46 +119,8 @@ def teach(teacher: str) -> None:
     stage.run(params, teacher)
 
 
-def _of_sweep(option: str, key: str, kind: type = int) -> Any:
-    """A required option whose values are those of a list of `sweep`."""
-    return click.option(
-        option,
-        type=kind,
-        required=True,
-        shell_complete=completing("sweep", key),
-        help=f"One of sweep.{key}.",
-    )
-
-
-_LENGTH = _of_sweep("--length", "lengths")
-_SEED = _of_sweep("--seed", "seeds")
-_TRAIN_SIZE = click.option(
-    "--train-size",
-    type=int,
-    shell_complete=completing("sweep", "train_sizes"),
-    help="One of sweep.train_sizes; default: all.",
-)
-
-
-def _variant_options(command: Any) -> Any:
-    for option in (
-        _TRAIN_SIZE,
-        _SEED,
-        _of_sweep("--initialization", "initializations", str),
-        _LENGTH,
-    ):
-        command = option(command)
-    return command
-
-
-def _drawn_by(seed: int, train_size: int | None) -> tuple[str, ...]:
-    """The options that say so on a command line."""
-    size = () if train_size is None else ("--train-size", str(train_size))
-    return ("--seed", str(seed), *size)
-
-
 @click.command()
-@_variant_options
+@variant_options
 def train(length: int, initialization: str, seed: int, train_size: int | None) -> None:
     """Train one variant's prefix into data/train.
 
@@ -172,11 +135,11 @@ def train(length: int, initialization: str, seed: int, train_size: int | None) -
         stage.run(params, variant, ranks)
 
     options = ("--length", str(length), "--initialization", initialization)
-    run_training(run, ("train", *options, *_drawn_by(seed, train_size)), _checked_params)
+    run_training(run, ("train", *options, *drawn_by(seed, train_size)), _checked_params)
 
 
 @click.command()
-@_variant_options
+@variant_options
 def evaluate(length: int, initialization: str, seed: int, train_size: int | None) -> None:
     """Measure one trained variant on validation and the test splits into data/evaluate.
 
@@ -206,8 +169,7 @@ def baselines(baseline: str) -> None:
 
 
 @click.command("in_context")
-@_LENGTH
-@_of_sweep("--initialization", "in_context", str)
+@context_options
 def in_context(length: int, initialization: str) -> None:
     """Measure the first tokens of an initialisation's text, untrained, into data/evaluate.
 
@@ -222,15 +184,8 @@ def in_context(length: int, initialization: str) -> None:
         stage.run(params, length, initialization)
 
 
-def _baseline_options(command: Any) -> Any:
-    named = click.argument("baseline", shell_complete=completing("trained_baselines"))
-    for option in (_TRAIN_SIZE, _SEED, named):
-        command = option(command)
-    return command
-
-
 @click.command("train_baseline")
-@_baseline_options
+@baseline_options
 def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
     """Train BASELINE, one of trained_baselines, into data/train.
 
@@ -244,11 +199,11 @@ def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
 
         stage.run(params, named, ranks)
 
-    run_training(run, ("train_baseline", baseline, *_drawn_by(seed, train_size)), _checked_params)
+    run_training(run, ("train_baseline", baseline, *drawn_by(seed, train_size)), _checked_params)
 
 
 @click.command("evaluate_baseline")
-@_baseline_options
+@baseline_options
 def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
     """Measure a trained BASELINE on validation and the test splits into data/evaluate.
 
