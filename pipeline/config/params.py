@@ -21,10 +21,12 @@ from pipeline.config.machine import (
     refuse_two_places,
     refuse_unfit_for_quantized,
 )
+from pipeline.config.measured_splits import refuse_missing_splits
 from pipeline.config.memory import MemoryParams
 from pipeline.config.mlflow import MLflowParams
 from pipeline.config.model import ModelParams
 from pipeline.config.names import refuse_taken_names
+from pipeline.config.needing_a_decoder import refuse_what_needs_a_decoder
 from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
 from pipeline.config.self_study import SelfStudies, asking_the_model, refuse_unknown_study
@@ -214,34 +216,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _task_type_fits(self) -> Self:
-        kind = self.task.type
-        if kind == "causal_lm" and self.prefix.parts not in (None, ["decoder"]):
-            raise ValueError(
-                f"prefix.parts: {self.prefix.parts} needs a model with an encoder, which "
-                "task.type: causal_lm has not; use null, or another task.type"
-            )
-        if kind == "causal_lm":
-            return self
-        for name, baseline in self.baselines.items():
-            if baseline.needs_causal_lm:
-                raise ValueError(
-                    f"baselines.{name}: {baseline.type} needs task.type: causal_lm; leave it out"
-                )
-        for name, trained in self.trained_baselines.items():
-            if trained.needs_causal_lm:
-                raise ValueError(
-                    f"trained_baselines.{name}: {trained.type} needs task.type: causal_lm; "
-                    "leave it out"
-                )
-        if self.sweep.in_context:
-            raise ValueError(
-                f"sweep.in_context: '{self.sweep.in_context[0]}' in the context needs task.type: "
-                "causal_lm; set it to []"
-            )
-        for name in self.sweep.initializations:
-            start = self.initializations[name]
-            if start.needs_causal_lm:
-                raise ValueError(f"initializations.{name}: {start.type} needs task.type: causal_lm")
+        starts = {name: self.initializations[name] for name in self.sweep.initializations}
+        refuse_what_needs_a_decoder(
+            self.task, self.prefix, self.sweep, starts, self.baselines, self.trained_baselines
+        )
         return self
 
     @model_validator(mode="after")
@@ -264,24 +242,5 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _test_unseen_exists(self) -> Self:
-        files = getattr(self.data, "files", None) or getattr(self.data, "splits", None)
-        wanted = {*self.evaluate.splits, self.report.split}
-        if files is not None and files.test_unseen is None and "test_unseen" in wanted:
-            where = "files" if self.data.source == "files" else "splits"
-            raise ValueError(
-                f"evaluate.splits: 'test_unseen' is listed, but data.{where}.test_unseen names no "
-                "such split; name one or leave test_unseen out"
-            )
-        lacks = files is not None and files.test_unseen is None
-        if lacks and self.inspection.split == "test_unseen":
-            where = "files" if self.data.source == "files" else "splits"
-            raise ValueError(
-                f"inspection.split: 'test_unseen' is asked for, but data.{where}.test_unseen names "
-                "no such split; name one or use validation or test"
-            )
-        if self.report.split not in self.evaluate.splits:
-            raise ValueError(
-                f"report.split: '{self.report.split}' is not in evaluate.splits = "
-                f"{self.evaluate.splits}; use one that is evaluated"
-            )
+        refuse_missing_splits(self.data, self.evaluate, self.inspection, self.report)
         return self
