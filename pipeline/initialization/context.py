@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from pipeline.prefix import KVPrefix
     from pipeline.prefix.architecture.shapes import CacheShapes
-    from pipeline.prefix.parameters.encoder import Shapes
+    from pipeline.prefix.parameters.flat import Shapes
 
 
 class Rendering(Protocol):

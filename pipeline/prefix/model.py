@@ -42,7 +42,8 @@ from pipeline.prefix.injection.replay import replayed_within
 from pipeline.prefix.kv import COMPOSED_OF, KVPrefix
 from pipeline.prefix.packed_model import PackedModel
 from pipeline.prefix.parameters.config import PrefixConfig
-from pipeline.prefix.parameters.encoder import PrefixEncoder, Shapes, build_encoder
+from pipeline.prefix.parameters.encoder import PrefixEncoder, build_encoder
+from pipeline.prefix.parameters.flat import Shapes
 from pipeline.prefix.parameters.heads import TrainedModules
 from pipeline.prefix.states import StateShapes
 

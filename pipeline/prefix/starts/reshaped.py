@@ -7,7 +7,7 @@ import torch
 from pipeline.prefix.demonstrated import DEMONSTRATIONS
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.parameters.encoder import flatten, unflatten
+from pipeline.prefix.parameters.flat import flatten, unflatten
 
 
 def spaced_chunks(tokens: list[int], most: int, chunk_tokens: int) -> list[int]:
