@@ -129,7 +129,7 @@ def _compute(steps: Sequence[tuple[Training, Step]], max_tokens: int) -> None:
     if len(steps) == 1:
         _compute_alone(*steps[0])
         return
-    waiting = [[(t, step, groups) for groups, _ in t.parts(step)] for t, step in steps]
+    waiting = [[(t, step, groups) for groups in t.parts(step)] for t, step in steps]
     # The next part of each, so that each meets its own parts one after the other.
     for parts in zip_longest(*waiting):
         for row in _rows([part for part in parts if part is not None], max_tokens):
