@@ -85,7 +85,7 @@ class Peft:
     def __init__(self, frozen: Any, p: int, rows: Examples, start: Any, grouped: bool) -> None:
         from peft import PrefixTuningConfig, get_peft_model
 
-        from pipeline.prefix.parameters.encoder import flatten
+        from pipeline.prefix.parameters.flat import flatten
 
         config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=p)
         self.model = get_peft_model(frozen, config)

@@ -15,6 +15,7 @@ from datasets import load_from_disk
 from ruamel.yaml import YAML
 from transformers import PreTrainedModel
 
+from benchmarks.distilled_memory import peaks
 from pipeline.config import load_params
 from pipeline.config.evaluate import NO_TEACHER
 from pipeline.data.context_prompt import ContextPrompt
@@ -176,6 +177,17 @@ def test_no_logits_of_all_positions_are_made(monkeypatch: pytest.MonkeyPatch) ->
     assert max(rows) == 5
     # The model itself is as it was.
     assert frozen(input_ids=torch.zeros((1, 2), dtype=torch.long)).logits.shape[-1] == VOCABULARY
+
+
+def test_the_memory_of_a_batch_is_that_of_a_chunk() -> None:
+    """At every size of batch less than half of its logits, of which the plain loss holds two."""
+    vocabulary, few, many = 16_000, 512, 1024
+    plain, distilled = zip(*(peaks(vocabulary, count) for count in (few, many)), strict=True)
+    logits = 4 * vocabulary * many
+    assert plain[1] > 2 * logits
+    assert distilled[1] < 0.5 * logits
+    # Twice the positions take hardly more.
+    assert distilled[1] - distilled[0] < 0.1 * logits
 
 
 RULES = Variant(2, "corpus", 0)

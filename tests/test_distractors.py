@@ -4,15 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from benchmarks.composition import Document, Measurement, Settings
 from pipeline.config.prefix import DistractorParams
+from pipeline.config.train import TrainParams
 from pipeline.errors import PipelineError, StoppedError
+from pipeline.loss import states
 from pipeline.loss.causal import TargetLoss
+from pipeline.loss.distillation import DistillationLoss
+from pipeline.loss.output_layer import output_layer_of
 from pipeline.prefix import (
     KVPrefix,
     PrefixConfig,
@@ -27,6 +33,7 @@ from pipeline.training.distractors import Distractors, read_distractors
 from pipeline.training.loop import train_prefix
 from tests.conftest import Workspace, kv_of, tiny_model, tiny_tokenizer
 from tests.prefix.architectures import build
+from tests.test_distillation import example as taught_example
 from tests.test_together import Spec, examples
 
 FROZEN = tiny_model()
@@ -154,6 +161,44 @@ def test_a_stopped_training_ends_with_the_same_bytes(
         assert torch.equal(one, other)
     assert all(map(torch.equal, before, (kv.keys[0] for kv in OTHERS.values())))
     assert not torch.equal(trained(probability=1.0).keys[0], expected.keys[0])
+
+
+def test_a_distilled_loss_among_others_is_that_of_the_composition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The output layer is tried once for the whole training, not in each step."""
+    draw = torch.Generator().manual_seed(3)
+    rows = [taught_example(draw, 4 + i, 2 + i, 8) for i in range(4)]
+    model = prefixed(FROZEN)
+    params = TrainParams.model_validate(
+        {
+            "objective": {"type": "distillation", "teacher": "rules", "path": "x", "weight": 0.7},
+            **{"epochs": None, "max_steps": 3, "batch_size": 4, "learning_rate": 1e-30},
+        }
+    )
+    tried: list[int] = []
+
+    def trying(frozen: PreTrainedModel) -> Any:
+        tried.append(1)
+        return output_layer_of(frozen)
+
+    monkeypatch.setattr(states, "output_layer_of", trying)
+    split = Dataset.from_list([{k: np.asarray(v).tolist() for k, v in row.items()} for row in rows])
+    distractors = Distractors(model, OTHERS, DistractorParams(count=2, probability=0.5), 1, 20)
+    data = model, split, split, params, 0
+    result = train_prefix(*data, lambda *_: None, beside=distractors.model_of)
+    assert len(tried) == 1
+    beside = [distractors.model_of(step) for step in (1, 2, 3)]
+    assert None in beside
+    assert beside.count(None) < 3
+    targets = sum(len(row["input_ids"]) - row["target_start"] for row in rows)
+    for among, row in zip(beside, result.history[1:], strict=True):
+        expected = kv_of(among or model)
+        together = PrefixModel(FROZEN, PrefixConfig(len(expected)))
+        together.load_kv_prefix(expected)
+        loss = float(DistillationLoss(together, 0.7)(rows)) / targets
+        assert row["train/loss"] == pytest.approx(loss, rel=1e-4)
+    distractors.detach()
 
 
 def write(folder: Path) -> DistractorParams:

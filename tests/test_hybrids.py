@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from pipeline.cli.main import main
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.train import TrainParams
+from pipeline.errors import DivergedError
 from pipeline.evaluation.batches import Apart
 from pipeline.evaluation.generation import add_batches, measure_examples
 from pipeline.inspection.inputs import loss_on
@@ -30,6 +31,8 @@ from pipeline.training.loop import train_prefix
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.progress import TrainingResult
 from pipeline.training.rates import state_rate
+from pipeline.training.step import Step
+from pipeline.training.training import Training
 from tests.conftest import kv_of, tiny_model, tiny_params
 from tests.hybrids import HYBRIDS, falcon_h1, lfm2, qwen3_next
 
@@ -144,6 +147,27 @@ def test_the_rate_of_states_goes_by_their_size() -> None:
         assert rate is not None
         rates.append(rate)
     assert rates[1] == pytest.approx(10 * rates[0], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "rate", "named"),
+    [
+        (None, 1e3, "train.learning_rate or train.state_learning_rate: at step 2 "),
+        (("state",), 1e3, "train.state_learning_rate: at step 2 "),
+        (("attention",), 1e3, "train.learning_rate: at step 2 "),
+        (None, None, "train.learning_rate: at step 2 "),
+    ],
+)
+def test_a_training_that_diverges_names_what_gives_its_rates(
+    kinds: tuple[str, ...] | None, rate: float | None, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = TrainParams(epochs=None, max_steps=3, batch_size=1, state_learning_rate=rate)
+    split = Dataset.from_list(examples([5, 9]))
+    training = Training(started(lfm2(), kinds=kinds), split, split, params, 0, lambda *_: None)
+    step = Step(2, 0.0, {}, 1e-3, [], loss=float("nan"))
+    with pytest.raises(DivergedError) as found:
+        training.update(step)
+    assert str(found.value).startswith(named)
 
 
 class CutOffError(Exception):
@@ -274,6 +298,18 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         {"initializations": {"few": {"type": "attention_matching", "path": "texts/corpus.txt"}}},
         "initializations.few.type: attention_matching chooses single tokens of a text, which the "
         "states of this model do not keep apart; use corpus_text or corpus_chunks",
+    ),
+    "demonstrations that states have read": (
+        lfm2,
+        {
+            "prefix": {"leave_one_out": True},
+            "initializations": {
+                "shown": {"type": "demonstrations", "path": "data/raw/train.jsonl"}
+            },
+            "sweep": {"initializations": ["random", "shown"]},
+        },
+        "prefix.leave_one_out: true hides keys and values of a training example, which the states "
+        "of this model have read too; set it to false",
     ),
     "a trained variant of another length": (
         lfm2,

@@ -12,7 +12,7 @@ from pipeline.evaluation.packed_batch import PackedBatch
 from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, random_kv_prefix
 from pipeline.prefix.architecture.shapes import kv_shapes
-from pipeline.prefix.parameters.encoder import flatten
+from pipeline.prefix.parameters.flat import flatten
 
 Rows = Sequence[Example]
 # Virtual tokens that are drawn.

@@ -1,26 +1,23 @@
 """One subcommand a stage, as dvc.yaml calls them."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.cli.checked_params import checked_params
+from pipeline.cli.library_stages import LIBRARY_STAGES
 from pipeline.cli.names import completing
 from pipeline.cli.processes import run_training
+from pipeline.cli.stage_options import baseline_options, context_options, drawn_by, variant_options
 from pipeline.cli.sweep_progress import sweep_shown
-from pipeline.config import Params, load_params
-from pipeline.preflight.files import check_files, check_tokenized
+from pipeline.config import Params
+from pipeline.preflight.files import check_tokenized
 from pipeline.preflight.names import check_in_context
 from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.variants import Variant
 
 if TYPE_CHECKING:
     from pipeline.distributed.ranks import Ranks
-
-
-def _checked_params() -> Params:
-    params = load_params()
-    check_files(params)
-    return params
 
 
 @click.command("fetch_model")
@@ -32,7 +29,7 @@ def fetch_model() -> None:
     """
     from pipeline.stages import fetch_model as stage
 
-    stage.run(_checked_params())
+    stage.run(checked_params())
 
 
 @click.command("self_study")
@@ -43,7 +40,7 @@ def self_study(corpus: str) -> None:
     \b
     python -m pipeline self_study handbook
     """
-    params = _checked_params()
+    params = checked_params()
     from pipeline.stages import self_study as stage
 
     stage.run(params, corpus)
@@ -57,7 +54,7 @@ def held_out(corpus: str) -> None:
     \b
     python -m pipeline held_out handbook
     """
-    params = _checked_params()
+    params = checked_params()
     from pipeline.stages import held_out as stage
 
     stage.run(params, corpus)
@@ -72,7 +69,7 @@ def fetch_data() -> None:
     """
     from pipeline.stages import fetch_data as stage
 
-    stage.run(_checked_params())
+    stage.run(checked_params())
 
 
 @click.command()
@@ -82,7 +79,7 @@ def tokenize() -> None:
     \b
     python -m pipeline tokenize
     """
-    params = _checked_params()
+    params = checked_params()
     from pipeline.stages import tokenize as stage
 
     stage.run(params)
@@ -98,7 +95,7 @@ def kv_prefix(initialization: str) -> None:
     \b
     python -m pipeline kv_prefix demonstrations
     """
-    params = _checked_params()
+    params = checked_params()
     from pipeline.stages import kv_prefix as stage
 
     stage.run(params, initialization)
@@ -112,117 +109,14 @@ def teach(teacher: str) -> None:
     \b
     python -m pipeline teach rules
     """
-    params = _checked_params()
+    params = checked_params()
     from pipeline.stages import teach as stage
 
     stage.run(params, teacher)
 
 
-@click.command("library_study")
-@click.argument("document", shell_complete=completing("library", "documents"))
-def library_study(document: str) -> None:
-    """Ask for questions and answers about DOCUMENT, one of library, into data/library/study.
-
-    \b
-    python -m pipeline library_study kenya
-    """
-    params = _checked_params()
-    from pipeline.stages import library_study as stage
-
-    stage.run(params, document)
-
-
-@click.command("library_tokenize")
-@click.argument("document", shell_complete=completing("library", "documents"))
-def library_tokenize(document: str) -> None:
-    """Tokenize what is asked about DOCUMENT, one of library, into data/library/tokenized.
-
-    \b
-    python -m pipeline library_tokenize kenya
-    """
-    params = _checked_params()
-    from pipeline.stages import library_tokenize as stage
-
-    stage.run(params, document)
-
-
-@click.command("library_train")
-@click.argument("document", shell_complete=completing("library", "documents"))
-@click.option(
-    "--round",
-    "of",
-    type=click.Choice(["alone", "among"]),
-    required=True,
-    help="Alone, or among the prefixes of other documents, which were trained alone.",
-)
-def library_train(document: str, of: Literal["alone", "among"]) -> None:
-    """Train the prefix of DOCUMENT, one of library, into data/library/alone or among.
-
-    \b
-    python -m pipeline library_train kenya --round alone
-    """
-    params = _checked_params()
-    from pipeline.stages import library_train as stage
-
-    stage.run(params, document, of)
-
-
-@click.command("library_together")
-@click.argument("measurement", shell_complete=completing("library", "together"))
-def library_together(measurement: str) -> None:
-    """Measure the library's prefixes alone and several at once into data/library/together.
-
-    MEASUREMENT is one of library.together.
-
-    \b
-    python -m pipeline library_together pairs
-    """
-    params = _checked_params()
-    from pipeline.stages import library_together as stage
-
-    stage.run(params, measurement)
-
-
-def _of_sweep(option: str, key: str, kind: type = int) -> Any:
-    """A required option whose values are those of a list of `sweep`."""
-    return click.option(
-        option,
-        type=kind,
-        required=True,
-        shell_complete=completing("sweep", key),
-        help=f"One of sweep.{key}.",
-    )
-
-
-_LENGTH = _of_sweep("--length", "lengths")
-_SEED = _of_sweep("--seed", "seeds")
-_TRAIN_SIZE = click.option(
-    "--train-size",
-    type=int,
-    shell_complete=completing("sweep", "train_sizes"),
-    help="One of sweep.train_sizes; default: all.",
-)
-
-
-def _variant_options(command: Any) -> Any:
-    for option in (
-        _TRAIN_SIZE,
-        _SEED,
-        _of_sweep("--initialization", "initializations", str),
-        _LENGTH,
-    ):
-        command = option(command)
-    return command
-
-
-def _drawn_by(seed: int, train_size: int | None) -> tuple[str, ...]:
-    """The options that say so on a command line."""
-    size = () if train_size is None else ("--train-size", str(train_size))
-    return ("--seed", str(seed), *size)
-
-
 @click.command()
-@_variant_options
+@variant_options
 def train(length: int, initialization: str, seed: int, train_size: int | None) -> None:
     """Train one variant's prefix into data/train.
 
@@ -237,18 +131,18 @@ def train(length: int, initialization: str, seed: int, train_size: int | None) -
         stage.run(params, variant, ranks)
 
     options = ("--length", str(length), "--initialization", initialization)
-    run_training(run, ("train", *options, *_drawn_by(seed, train_size)), _checked_params)
+    run_training(run, ("train", *options, *drawn_by(seed, train_size)), checked_params)
 
 
 @click.command()
-@_variant_options
+@variant_options
 def evaluate(length: int, initialization: str, seed: int, train_size: int | None) -> None:
     """Measure one trained variant on validation and the test splits into data/evaluate.
 
     \b
     python -m pipeline evaluate --length 8 --initialization random --seed 0
     """
-    params = _checked_params()
+    params = checked_params()
     with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
         from pipeline.stages import evaluate as stage
 
@@ -263,7 +157,7 @@ def baselines(baseline: str) -> None:
     \b
     python -m pipeline baselines no_prefix
     """
-    params = _checked_params()
+    params = checked_params()
     with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
         from pipeline.stages import baselines as stage
 
@@ -271,15 +165,14 @@ def baselines(baseline: str) -> None:
 
 
 @click.command("in_context")
-@_LENGTH
-@_of_sweep("--initialization", "in_context", str)
+@context_options
 def in_context(length: int, initialization: str) -> None:
     """Measure the first tokens of an initialisation's text, untrained, into data/evaluate.
 
     \b
     python -m pipeline in_context --length 8 --initialization demonstrations
     """
-    params = _checked_params()
+    params = checked_params()
     check_in_context(params, length, initialization)
     with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
         from pipeline.stages import in_context as stage
@@ -287,15 +180,8 @@ def in_context(length: int, initialization: str) -> None:
         stage.run(params, length, initialization)
 
 
-def _baseline_options(command: Any) -> Any:
-    named = click.argument("baseline", shell_complete=completing("trained_baselines"))
-    for option in (_TRAIN_SIZE, _SEED, named):
-        command = option(command)
-    return command
-
-
 @click.command("train_baseline")
-@_baseline_options
+@baseline_options
 def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
     """Train BASELINE, one of trained_baselines, into data/train.
 
@@ -309,18 +195,18 @@ def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
 
         stage.run(params, named, ranks)
 
-    run_training(run, ("train_baseline", baseline, *_drawn_by(seed, train_size)), _checked_params)
+    run_training(run, ("train_baseline", baseline, *drawn_by(seed, train_size)), checked_params)
 
 
 @click.command("evaluate_baseline")
-@_baseline_options
+@baseline_options
 def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
     """Measure a trained BASELINE on validation and the test splits into data/evaluate.
 
     \b
     python -m pipeline evaluate_baseline lora --seed 0
     """
-    params = _checked_params()
+    params = checked_params()
     with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
         from pipeline.stages import evaluate_baseline as stage
 
@@ -334,7 +220,7 @@ def report() -> None:
     \b
     python -m pipeline report
     """
-    params = _checked_params()
+    params = checked_params()
     from pipeline.stages import report as stage
 
     stage.run(params)
@@ -354,10 +240,7 @@ STAGES = (
     in_context,
     train_baseline,
     evaluate_baseline,
-    library_study,
-    library_tokenize,
-    library_train,
-    library_together,
+    *LIBRARY_STAGES,
     report,
 )
 """The subcommands, in the order in which DVC runs them."""

@@ -19,6 +19,7 @@ from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
 from pipeline.config.kinds import refuse_unused_kinds
 from pipeline.config.kv_prefix import KVPrefixParams
+from pipeline.config.leave_one_out import refuse_nothing_to_leave_out
 from pipeline.config.library import LibraryParams, refuse_impossible_library
 from pipeline.config.machine import (
     refuse_attention_elsewhere,
@@ -27,10 +28,12 @@ from pipeline.config.machine import (
     refuse_two_places,
     refuse_unfit_for_quantized,
 )
+from pipeline.config.measured_splits import refuse_missing_splits
 from pipeline.config.memory import MemoryParams
 from pipeline.config.mlflow import MLflowParams
 from pipeline.config.model import ModelParams
 from pipeline.config.names import refuse_taken_names
+from pipeline.config.needing_a_decoder import refuse_other_prefixes, refuse_what_needs_a_decoder
 from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
 from pipeline.config.self_study import (
@@ -102,23 +105,13 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _distractors_need_a_decoder(self) -> Self:
-        count = self.prefix.distractors.count
-        if count and self.task.type != "causal_lm":
-            raise ValueError(
-                f"prefix.distractors.count: {count} needs a decoder alone, and task.type is "
-                f"{self.task.type}; set it to 0"
-            )
+    def _a_library_is_possible(self) -> Self:
+        refuse_impossible_library(self.library)
         return self
 
     @model_validator(mode="after")
-    def _a_library_is_possible(self) -> Self:
-        refuse_impossible_library(self.library)
-        if self.library.documents and self.task.type != "causal_lm":
-            raise ValueError(
-                f"library.documents: need a decoder alone, and task.type is {self.task.type}; "
-                "leave library out"
-            )
+    def _demonstrations_can_be_left_out(self) -> Self:
+        refuse_nothing_to_leave_out(self.prefix, self.sweep, self.initializations, self.task)
         return self
 
     @model_validator(mode="after")
@@ -230,34 +223,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _task_type_fits(self) -> Self:
-        kind = self.task.type
-        if kind == "causal_lm" and self.prefix.parts not in (None, ["decoder"]):
-            raise ValueError(
-                f"prefix.parts: {self.prefix.parts} needs a model with an encoder, which "
-                "task.type: causal_lm has not; use null, or another task.type"
-            )
-        if kind == "causal_lm":
-            return self
-        for name, baseline in self.baselines.items():
-            if baseline.needs_causal_lm:
-                raise ValueError(
-                    f"baselines.{name}: {baseline.type} needs task.type: causal_lm; leave it out"
-                )
-        for name, trained in self.trained_baselines.items():
-            if trained.needs_causal_lm:
-                raise ValueError(
-                    f"trained_baselines.{name}: {trained.type} needs task.type: causal_lm; "
-                    "leave it out"
-                )
-        if self.sweep.in_context:
-            raise ValueError(
-                f"sweep.in_context: '{self.sweep.in_context[0]}' in the context needs task.type: "
-                "causal_lm; set it to []"
-            )
-        for name in self.sweep.initializations:
-            start = self.initializations[name]
-            if start.needs_causal_lm:
-                raise ValueError(f"initializations.{name}: {start.type} needs task.type: causal_lm")
+        starts = {name: self.initializations[name] for name in self.sweep.initializations}
+        refuse_what_needs_a_decoder(
+            self.task, self.prefix, self.sweep, starts, self.baselines, self.trained_baselines
+        )
+        refuse_other_prefixes(self.task, self.prefix, self.library)
         return self
 
     @model_validator(mode="after")
@@ -280,24 +250,5 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _test_unseen_exists(self) -> Self:
-        files = getattr(self.data, "files", None) or getattr(self.data, "splits", None)
-        wanted = {*self.evaluate.splits, self.report.split}
-        if files is not None and files.test_unseen is None and "test_unseen" in wanted:
-            where = "files" if self.data.source == "files" else "splits"
-            raise ValueError(
-                f"evaluate.splits: 'test_unseen' is listed, but data.{where}.test_unseen names no "
-                "such split; name one or leave test_unseen out"
-            )
-        lacks = files is not None and files.test_unseen is None
-        if lacks and self.inspection.split == "test_unseen":
-            where = "files" if self.data.source == "files" else "splits"
-            raise ValueError(
-                f"inspection.split: 'test_unseen' is asked for, but data.{where}.test_unseen names "
-                "no such split; name one or use validation or test"
-            )
-        if self.report.split not in self.evaluate.splits:
-            raise ValueError(
-                f"report.split: '{self.report.split}' is not in evaluate.splits = "
-                f"{self.evaluate.splits}; use one that is evaluated"
-            )
+        refuse_missing_splits(self.data, self.evaluate, self.inspection, self.report)
         return self

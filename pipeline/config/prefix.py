@@ -74,6 +74,8 @@ class PrefixParams(Section):
     prefix_projection: bool = False
     encoder_hidden_size: Count | None = None
     prefix_dropout: Fraction = 0.0
+    token_dropout: Fraction = 0.0
+    leave_one_out: bool = False
     num_frozen_tokens: Annotated[int, Field(ge=0)] = 0
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     prefix_always_visible: bool = False
@@ -118,6 +120,8 @@ class PrefixParams(Section):
             ("prefix_always_visible", False),
             ("prefix_projection", False),
             ("prefix_dropout", 0),
+            ("token_dropout", 0),
+            ("leave_one_out", False),
         ):
             if (value := getattr(self, key)) != unset:
                 raise ValueError(

@@ -1,7 +1,7 @@
 """From a row of data to the text and the tokens that the frozen model sees."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config.task import TaskParams
 from pipeline.data.chat import Chat, RefusedTurnsError
 from pipeline.data.conversation import Turns, answers_in, as_text, turns_of
+from pipeline.data.demonstrations import demonstration_starts, demonstrations_text
 from pipeline.data.encoding import text_encoder
 from pipeline.data.example import TokenizedExample
 from pipeline.data.references import references_of
@@ -149,32 +150,14 @@ class Renderer:
         return self.chat.render([{"role": "user", "content": text}], False)
 
     def demonstrations(self, rows: Sequence[Mapping[str, Any]], template: str | None) -> str:
-        """The rows one after another as one text.
+        """The rows one after another as one text (see `demonstrations_text`)."""
+        return demonstrations_text(self, rows, template)
 
-        With a template each row is rendered by it, blank lines between; without one, as the task
-        renders input and target, which under a chat template is one conversation of many turns.
-        """
-        if template is not None:
-            key = "initializations.<name>.template"
-            return "\n\n".join(render(template, row, key) for row in rows) + "\n\n"
-        if not self.task.use_chat_template:
-            pairs = [self.texts(row) for row in rows]
-            return "\n\n".join(shown + target for shown, target in pairs) + "\n\n"
-        return self.chat.render(self.conversation(self._shown(rows)), False)
-
-    def _shown(self, rows: Sequence[Mapping[str, Any]]) -> Turns:
-        """The rows' turns one after another, each with its answer; systems' turns left out."""
-        shown: Turns = []
-        for row in rows:
-            if self.task.messages_column is None:
-                asked, target = self.texts(row)
-                shown.append({"role": "user", "content": asked})
-            else:
-                turns = turns_of(row, self.task.messages_column)
-                before, target = answers_in(turns, "last", row)[-1]
-                shown += [turn for turn in before if turn["role"] != "system"]
-            shown.append({"role": "assistant", "content": target})
-        return shown
+    def demonstration_starts(
+        self, rows: Sequence[Mapping[str, Any]], template: str | None
+    ) -> Iterator[int | None]:
+        """Where in that text each row begins (see `pipeline.data.demonstrations`)."""
+        return demonstration_starts(self, rows, template)
 
     @cached_property
     def _beginning(self) -> list[int]:

@@ -1,6 +1,6 @@
 """What the stages hand to an initialisation; each thing is loaded when it is asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from pipeline.prefix import KVPrefix
     from pipeline.prefix.architecture.shapes import CacheShapes
-    from pipeline.prefix.parameters.encoder import Shapes
+    from pipeline.prefix.parameters.flat import Shapes
 
 
 class Rendering(Protocol):
@@ -17,6 +17,11 @@ class Rendering(Protocol):
 
     def demonstrations(self, rows: Sequence[Mapping[str, Any]], template: str | None) -> str:
         """The rows one after another as one text, by a template or as the task renders them."""
+
+    def demonstration_starts(
+        self, rows: Sequence[Mapping[str, Any]], template: str | None
+    ) -> Iterator[int | None]:
+        """The character of that text that each row begins with; None where no more are known."""
 
     def texts(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """The row's input and target."""

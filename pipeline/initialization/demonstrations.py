@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +13,7 @@ from pipeline.initialization.from_text import (
     TextStart,
     first_tokens,
 )
+from pipeline.initialization.token_spans import token_spans
 from pipeline.schema.section import Count
 from pipeline.storage.records import each_of_jsonl
 
@@ -25,6 +27,7 @@ class Demonstrations(TextStart):
     seed: int = 0
 
     stands_in_context: ClassVar[bool] = True
+    shows_examples: ClassVar[bool] = True
 
     def corpus(self, context: CacheContext) -> Corpus:
         """The examples as one text; inputs and targets apart where an encoder reads the inputs."""
@@ -34,7 +37,18 @@ class Demonstrations(TextStart):
         text = context.rendering.demonstrations(rows, self.template)
         is_chat = self.template is None and context.use_chat_template
         tokens, count = context.rendering.tokens(text, is_chat)
-        return first_tokens(context, text, tokens, bool(count))
+        corpus = first_tokens(context, text, tokens, bool(count))
+        spans = token_spans(
+            text,
+            context.rendering.demonstration_starts(rows, self.template),
+            lambda part: context.rendering.tokens(part, is_chat)[0],
+            context.max_length,
+        )
+        if spans is None:
+            return corpus
+        # The rows after the last of the tokens have no span.
+        named = [(*span, str(row["id"])) for span, row in zip(spans, rows, strict=False)]
+        return replace(corpus, demonstrations=named)
 
     def templates(self) -> Mapping[str, str]:
         """The template of a row, where it is not the task's own."""

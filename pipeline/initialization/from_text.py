@@ -1,6 +1,7 @@
 """What the initialisations have in common that start from the KV cache of a text."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +19,16 @@ class Corpus:
     """A text, and which of its tokens are prefilled into a KV cache.
 
     `written` is what an encoder-decoder's decoder is given; None for `tokens` too. `begins_text`:
-    the first token is what begins a text (BOS).
+    the first token is what begins a text (BOS). `demonstrations` has of each training example in it
+    its first token, one past its last, and its id; None where it is of none, or they cannot be told
+    apart.
     """
 
     text: str
     tokens: list[int]
     written: list[int] | None = None
     begins_text: bool = False
+    demonstrations: Sequence[tuple[int, int, str]] | None = None
 
 
 class TextStart(Start):
@@ -47,6 +51,7 @@ class TextStart(Start):
         """
         from pipeline.prefix import kv_prefix_from_source_tokens, kv_prefix_from_tokens
         from pipeline.prefix.caches import recurs
+        from pipeline.prefix.demonstrated import note
 
         corpus = self.corpus(context)
         if corpus.written is None and recurs(context.frozen_model.config):
@@ -57,6 +62,8 @@ class TextStart(Start):
         else:
             kv = kv_prefix_from_source_tokens(context.frozen_model, corpus.tokens, corpus.written)
         kv = kv.beginning_text(corpus.begins_text)
+        if corpus.demonstrations is not None:
+            kv.metadata.update(note(corpus.demonstrations))
         summary = f"KV cache of {len(corpus.tokens)} tokens"
         return Cached(kv, summary, corpus.text, corpus.tokens)
 

@@ -51,6 +51,10 @@ class Start(Section):
     chooses_tokens: ClassVar[bool] = False
     """Whether it keeps single tokens of a text, which a state does not keep apart."""
 
+    shows_examples: ClassVar[bool] = False
+    """Whether its virtual tokens come from training examples, of which `prefix.leave_one_out`
+    hides each from itself."""
+
     reads_targets: ClassVar[bool] = False
     """Whether training examples are read after its text with their targets."""
 

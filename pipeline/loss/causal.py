@@ -3,6 +3,8 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from typing import Self
 
 import torch
 
@@ -21,6 +23,12 @@ class TargetLoss:
 
     def __init__(self, model: PrefixModel) -> None:
         self.model = model
+
+    def of_model(self, model: PrefixModel) -> Self:
+        """The same loss of another prefix on the same frozen model, which is tried no more."""
+        other = copy(self)
+        other.model = model
+        return other
 
     def packs(self, tokens: int) -> bool:
         """Whether packed rows serve an example of so many tokens."""

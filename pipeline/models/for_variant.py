@@ -16,7 +16,7 @@ from pipeline.models.first_tokens import KEPT, first_tokens, stored_tokens
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.architecture.shapes import CacheShapes
-from pipeline.prefix.parameters.encoder import Shapes
+from pipeline.prefix.parameters.flat import Shapes
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
@@ -29,6 +29,11 @@ def start_prefix(variant: Variant, model: PrefixModel) -> KVPrefix:
     does not fit.
     """
     return read_definition(_folder(variant)).start(ForVariant(variant, model))
+
+
+def shows_examples(variant: Variant) -> bool:
+    """Whether the virtual tokens that a variant starts from come from training examples."""
+    return read_definition(_folder(variant)).shows_examples
 
 
 @dataclass(frozen=True)

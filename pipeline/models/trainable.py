@@ -10,7 +10,8 @@ def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> Pr
     modules = named.pop("modules_to_save")
     parts = named.pop("parts")
     # Of a training, not of the prefix.
-    named.pop("distractors")
+    for key in ("distractors", "token_dropout", "leave_one_out"):
+        named.pop(key)
     return PrefixConfig(
         num_virtual_tokens=length,
         parts=None if parts is None else tuple(parts),

@@ -91,6 +91,10 @@ class _AccompaniedEncoder(PrefixEncoder):
         self.after: Sequence[KVPrefix] = ()
         self._positions = positions
 
+    @property
+    def begins_at(self) -> int:
+        return sum(map(len, self.before))
+
     def forward(self) -> KVPrefix:
         """The composition, with gradients to the trained one."""
         return self._among(self.trained())

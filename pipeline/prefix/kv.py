@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedConfig
 
+from pipeline.prefix import kv_choice
 from pipeline.prefix.caches import filled
+from pipeline.prefix.demonstrated import cut
 from pipeline.prefix.errors import PrefixError
+from pipeline.prefix.kv_checks import refuse_empty, refuse_unlike
 from pipeline.prefix.kv_file import read_tensors, under, write_tensors
-from pipeline.prefix.states import KINDS, has_tokens, in_order, layer_of
+from pipeline.prefix.states import KINDS, has_tokens, in_order
 
 _BEGINS_TEXT = "begins_text"
 
@@ -53,40 +56,13 @@ class KVPrefix:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        if not (self.keys or self.states) or len(self.keys) != len(self.values):
-            raise PrefixError(
-                f"a prefix needs as many keys as values, at least one of each; found "
-                f"{len(self.keys)} and {len(self.values)}"
-            )
+        refuse_empty(self)
         object.__setattr__(self, "states", in_order(self.states))
         if not self.keys:
             object.__setattr__(self, "layers", ())
-            if self.length is None or self.length < 1:
-                raise PrefixError(
-                    f"a prefix of states alone says its length, at least 1; found {self.length}"
-                )
         elif self.length is not None:
             object.__setattr__(self, "length", None)
-        if self.parts is not None and len(self.parts) != len(self.keys):
-            raise PrefixError(f"{len(self.keys)} keys cannot be of {len(self.parts)} parts")
-        stacks = 1 if self.parts is None else len(set(self.parts))
-        if self.layers is not None and len(self.layers) * stacks != len(self.keys):
-            raise PrefixError(f"{len(self.keys)} keys cannot be for {len(self.layers)} layers")
-        for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
-            if key.ndim != 3 or value.ndim != 3 or key.shape[:2] != value.shape[:2]:
-                raise PrefixError(
-                    f"layer {layer}: keys {tuple(key.shape)} and values {tuple(value.shape)} must "
-                    "both be [num_kv_heads, p, head_dim]"
-                )
-            if key.shape[1] != len(self) or len(self) < 1:
-                raise PrefixError(
-                    f"layer {layer} has {key.shape[1]} virtual tokens where layer 0 has {len(self)}"
-                )
-        for name, state in self.states.items():
-            if has_tokens(name) and (not state.ndim or len(state) != len(self)):
-                raise PrefixError(
-                    f"{name} is {tuple(state.shape)}, which is not [{len(self)}, ...] as the keys"
-                )
+        refuse_unlike(self)
 
     def __len__(self) -> int:
         return int(self.keys[0].shape[1]) if self.keys else self.length or 0
@@ -107,10 +83,12 @@ class KVPrefix:
             )
         states = {n: s[tokens] if has_tokens(n) else s for n, s in self.states.items()}
         kv = self._with(lambda tensor: tensor[:, tokens], states)
-        if tokens.indices(len(self))[0] != 0:
+        chosen = range(*tokens.indices(len(self)))
+        if chosen.start != 0:
             kv.metadata.pop(_BEGINS_TEXT, None)
         if len(kv) != len(self):
             kv.metadata.pop(COMPOSED_OF, None)
+        cut(kv.metadata, chosen)
         return kv
 
     @property
@@ -182,42 +160,15 @@ class KVPrefix:
 
     def of_layers(self, layers: tuple[int, ...]) -> "KVPrefix":
         """The prefix of some of its layers alone. Raises PrefixError for one that it lacks."""
-        attending = {layer for _, layer in self.places}
-        known = sorted(attending | set(map(layer_of, self.states)))
-        if not layers:
-            raise PrefixError(f"layers is (); name at least one of {', '.join(map(str, known))}")
-        if absent := [index for index in layers if index not in known]:
-            raise PrefixError(
-                f"layers: the prefix has no layer {absent[0]}, only {', '.join(map(str, known))}"
-            )
-        at = [i for i, (_, layer) in enumerate(self.places) if layer in layers]
-        states = {name: s for name, s in self.states.items() if layer_of(name) in layers}
-        return self._chosen(at, tuple(sorted(attending & {*layers})), states)
+        return self._chosen(*kv_choice.of_layers(self, layers))
 
     def of_parts(self, parts: tuple[str, ...]) -> "KVPrefix":
         """The prefix of some of its parts alone. Raises PrefixError for one that it lacks."""
-        known = list(dict.fromkeys(self.parts or ()))
-        if absent := [part for part in parts if part not in known]:
-            shown = ", ".join(known) or "a decoder alone"
-            raise PrefixError(f"parts: the prefix has none for '{absent[0]}', only for {shown}")
-        at = [i for i, (part, _) in enumerate(self.places) if part in parts]
-        return self._chosen(at, self.layers, self.states)
+        return self._chosen(*kv_choice.of_parts(self, parts))
 
     def of_kinds(self, kinds: tuple[str, ...]) -> "KVPrefix":
         """Its keys and values alone, or its states alone. Raises PrefixError for what it lacks."""
-        if not kinds:
-            raise PrefixError(f"kinds is (); name at least one of {', '.join(self.kinds)}")
-        if absent := [kind for kind in kinds if kind not in self.kinds]:
-            raise PrefixError(
-                f"kinds: the prefix has no '{absent[0]}', only {' and '.join(self.kinds)}"
-            )
-        at = list(range(len(self.keys))) if "attention" in kinds else []
-        states = {
-            name: state
-            for name, state in self.states.items()
-            if ("attention" if has_tokens(name) else "state") in kinds
-        }
-        return self._chosen(at, self.layers, states)
+        return self._chosen(*kv_choice.of_kinds(self, kinds))
 
     def _chosen(
         self, at: list[int], layers: tuple[int, ...] | None, states: dict[str, torch.Tensor]

@@ -28,7 +28,8 @@ from pipeline.prefix.packed.gate import why_not_packed
 from pipeline.prefix.packed.logits import packed_attention_on, packed_logits
 from pipeline.prefix.packed.masks import NotPackableError
 from pipeline.prefix.parameters.config import PrefixConfig
-from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder, Shapes
+from pipeline.prefix.parameters.encoder import NoEncoder, PrefixEncoder
+from pipeline.prefix.parameters.flat import Shapes
 from pipeline.prefix.trainer_model import TrainerModel
 
 # Virtual tokens of the prefix that padding is tried with.

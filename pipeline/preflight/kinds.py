@@ -75,6 +75,12 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
             "train.compile: true is for packed rows, through which this model would carry a state "
             "from one example into the next; set it to auto or false",
         )
+    if params.prefix.leave_one_out:
+        yield (
+            _has_states,
+            "prefix.leave_one_out: true hides keys and values of a training example, which the "
+            "states of this model have read too; set it to false",
+        )
     # The stage `kv_prefix` runs for all of them, in the sweep or not.
     for name, start in params.initializations.items():
         if start.chooses_tokens:

@@ -14,18 +14,21 @@ from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.distributed.sharding import shard_frozen_model
+from pipeline.errors import PipelineError
 from pipeline.loss.for_model import loss_columns
-from pipeline.models.for_variant import start_prefix
+from pipeline.models.for_variant import shows_examples, start_prefix
 from pipeline.models.frozen import resolve_device
 from pipeline.models.shared import load_for_task
 from pipeline.models.trainable import prefix_config
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix.demonstrated import tokens_of
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.distractors import Distractors, read_distractors
 from pipeline.training.identity import training_digest
+from pipeline.training.left_out import LeftOut
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import TrainingResult
 from pipeline.training.results import write_results
@@ -54,6 +57,7 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     start = start_prefix(variant, model)
     model.load_kv_prefix(start)
     train, validation = (following(split, model.begins_text) for split in splits.values())
+    left_out = left_out_of(params, variant, start)
     distractors = distractors_of(params, variant, model, train)
     beside = None if distractors is None else distractors.model_of
     if sharded:
@@ -62,14 +66,14 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     tokens = params.memory.max_tokens_per_batch
     if not ranks.is_first:
         ranks.wait_for_first("holds the variant")
-        train_prefix(*training, lambda step, metrics: None, None, tokens, ranks, beside)
+        train_prefix(*training, lambda step, metrics: None, None, tokens, ranks, beside, left_out)
         return
     checkpoints = checkpoints_of(params, variant, start)
     with checkpoints.locked(), TrainingRun(params, variant, checkpoints.digest, splits) as tracking:
         ranks.wait_for_first("holds the variant")
         clock = TrainingClock(tracking.log_step)
         log_step = clock.log_step
-        result = train_prefix(*training, log_step, checkpoints, tokens, ranks, beside)
+        result = train_prefix(*training, log_step, checkpoints, tokens, ranks, beside, left_out)
         metrics = write_variant(variant, model, result, len(train))
         clock.record(variant.name)
         tracking.finish(paths.TRAIN / variant.name, metrics)
@@ -86,6 +90,29 @@ def read_splits(variant: Variant, objective: Objective) -> dict[str, Dataset]:
     splits = load_for_objective(paths.TOKENIZED / "splits", objective)
     splits["train"] = subset(splits["train"], variant.train_size, variant.seed)
     return splits
+
+
+def left_out_of(params: Params, variant: Variant, start: KVPrefix) -> LeftOut:
+    """What `prefix.leave_one_out` and `prefix.token_dropout` hide in a variant's training.
+
+    Of a variant that starts from no training example the first of them hides nothing. Raises
+    PipelineError where it is not known which virtual tokens came from which example.
+    """
+    chosen, own = params.prefix, None
+    if chosen.leave_one_out:
+        own = tokens_of(start.metadata)
+        if own is None and shows_examples(variant):
+            raise PipelineError(
+                f"prefix.leave_one_out: the chat template writes the demonstrations of "
+                f"'{variant.initialization}' otherwise where others follow, so that they cannot be "
+                f"told apart; give initializations.{variant.initialization}.template, or set it to "
+                "false"
+            )
+        if own:
+            print(f"leave-one-out: {len(own)} training examples do not see their own demonstration")
+    return LeftOut(
+        len(start), chosen.token_dropout, chosen.num_frozen_tokens, variant.seed, own or {}
+    )
 
 
 def distractors_of(

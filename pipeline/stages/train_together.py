@@ -21,6 +21,7 @@ from pipeline.stages import train
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
 from pipeline.training.checkpoint import CheckpointFolder
+from pipeline.training.left_out import LeftOut
 from pipeline.training.together import train_all
 from pipeline.training.training import Training
 from pipeline.workspace import paths
@@ -78,6 +79,7 @@ class _Member:
     variant: Variant
     model: PrefixModel
     checkpoints: CheckpointFolder
+    left_out: LeftOut
 
 
 def _prepared(
@@ -89,7 +91,8 @@ def _prepared(
         model = PrefixModel(frozen, prefix_config(params.prefix, variant.length, new))
     start = start_prefix(variant, model)
     model.load_kv_prefix(start)
-    return _Member(variant, model, train.checkpoints_of(params, variant, start))
+    checkpoints = train.checkpoints_of(params, variant, start)
+    return _Member(variant, model, checkpoints, train.left_out_of(params, variant, start))
 
 
 def _why_not_packed(group: Sequence[_Member]) -> str | None:
@@ -128,6 +131,7 @@ class _Run:
             self._member.checkpoints,
             params.memory.max_tokens_per_batch,
             say=lambda sentence: print(f"{variant.name}: {sentence}"),
+            left_out=self._member.left_out,
         )
         return self.training
 

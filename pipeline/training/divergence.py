@@ -6,10 +6,13 @@ from pipeline.errors import DivergedError
 _EXPLODED = 1000.0
 
 
-def refuse_divergence(step: int, loss: float, norm: float, rate: float) -> None:
+def refuse_divergence(
+    step: int, loss: float, norm: float, rate: float, keys: tuple[str, ...] = ("learning_rate",)
+) -> None:
     """Raise DivergedError for a loss or a gradient's norm that is no number of use.
 
-    Step 0 is the start, before any training; `rate` is the step's learning rate.
+    Step 0 is the start, before any training; `rate` is the step's learning rate, and `keys` are
+    those of `train` that give rates (`rate_keys`).
     """
     if abs(loss) < _EXPLODED and norm < float("inf"):
         return
@@ -18,7 +21,8 @@ def refuse_divergence(step: int, loss: float, norm: float, rate: float) -> None:
             f"the loss is {loss} before any training; start from another initialisation (a lower "
             "scale), or compute in another train.dtype"
         )
+    named = " or ".join(f"train.{key}" for key in keys)
     raise DivergedError(
-        f"train.learning_rate: at step {step} the loss is {loss} and the gradient's norm "
-        f"{norm} with a rate of {rate:g}; lower it, or give more warmup_steps"
+        f"{named}: at step {step} the loss is {loss} and the gradient's norm {norm} with a rate of "
+        f"{rate:g}; lower it, or give more warmup_steps"
     )

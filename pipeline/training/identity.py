@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.prefix import KVPrefix
+from pipeline.prefix.demonstrated import DEMONSTRATIONS
 from pipeline.standing.stage_code import code_of
 from pipeline.sweep.variants import Variant
 from pipeline.training.digest import digest_of_training
@@ -22,6 +23,7 @@ def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
         "variant": variant.name,
         "train": params.train.model_dump(),
         "prefix": params.prefix.model_dump(),
+        "demonstrations": start.metadata.get(DEMONSTRATIONS),
     }
     objective = params.train.objective
     taught = [Path(objective.path)] if objective.distilled else []

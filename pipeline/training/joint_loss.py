@@ -19,12 +19,14 @@ class Share:
         examples: its own.
         weight: what the sum of their losses is multiplied by.
         prefix: what its `encoder.given()` gave.
+        hidden: virtual tokens that its examples do not see.
     """
 
     loss_of: TargetLoss
     examples: Sequence[Example]
     weight: float
     prefix: KVPrefix | None
+    hidden: frozenset[int] = frozenset()
 
 
 def losses_together(shares: Sequence[Share]) -> list[torch.Tensor]:
@@ -43,6 +45,7 @@ def losses_together(shares: Sequence[Share]) -> list[torch.Tensor]:
             [[len(example["input_ids"]) for example in share.examples] for share in shares],
             row.targets - 1,
             [share.prefix for share in shares],
+            [share.hidden for share in shares],
         )
     counts = [sum(map(_targets, share.examples)) for share in shares]
     targets = row.input_ids[row.targets]

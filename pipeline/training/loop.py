@@ -8,6 +8,7 @@ from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixModel
 from pipeline.training.checkpoint import CheckpointFolder
+from pipeline.training.left_out import NOTHING, LeftOut
 from pipeline.training.progress import TrainingResult
 from pipeline.training.step import ModelOfStep
 from pipeline.training.together import train_all
@@ -26,6 +27,7 @@ def train_prefix(
     validation_tokens: int = 4096,
     ranks: Ranks = ALONE,
     beside: ModelOfStep | None = None,
+    left_out: LeftOut = NOTHING,
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
 
@@ -34,7 +36,7 @@ def train_prefix(
     With `checkpoints` (of a prefix) the training goes on from the last one, with the same bytes as
     if it had never been interrupted. SIGINT and SIGTERM end it after the step at hand.
     `validation_tokens` bounds the rows times tokens of a validation batch, in which the prefix
-    stands alone, whatever stands `beside` it in a step of training.
+    stands alone and whole, whatever stands `beside` it, or is `left_out` of it, in training.
 
     Several processes call it alike, with their `ranks`, and each computes its share of every
     batch: the result is that of one. Checkpoints are the first's.
@@ -54,6 +56,7 @@ def train_prefix(
         validation_tokens,
         ranks=ranks,
         beside=beside,
+        left_out=left_out,
     )
     train_all([training], _raise)
     return training.result

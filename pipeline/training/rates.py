@@ -29,3 +29,11 @@ def state_rate(model: PrefixModel, params: TrainParams) -> float | None:
     logarithms = sum(count * math.log(scale) for count, scale in sizes)
     size = math.exp(logarithms / sum(count for count, _ in sizes))
     return float(f"{params.learning_rate * size:.2g}")
+
+
+def rate_keys(model: PrefixModel, params: TrainParams) -> tuple[str, ...]:
+    """The keys of `train` that set the rates at which something of a model trains."""
+    if params.state_learning_rate is None or not model.state_parameters:
+        return ("learning_rate",)
+    has_others = len(list(model.encoder.parameters())) > len(model.state_parameters)
+    return (*(["learning_rate"] if has_others else []), "state_learning_rate")

@@ -12,22 +12,21 @@ from itertools import zip_longest
 
 import torch
 
-from pipeline.data.batching import Example
 from pipeline.errors import DivergedError, PipelineError, StoppedError
-from pipeline.loss.causal import TargetLoss
-from pipeline.prefix import KVPrefix
 from pipeline.progress.bar import Bar
 from pipeline.training.compilation import uncompile_layers
 from pipeline.training.interruption import Interruption, interruptible
 from pipeline.training.joint_loss import Share, losses_together
+from pipeline.training.left_out import Group
+from pipeline.training.parts import is_packed, loss_of_groups, shares_of
 from pipeline.training.step import Step
 from pipeline.training.training import Training
 
 Ended = Callable[[Training, PipelineError | None], None]
 """Is told of a training that has ended: well, or with the error that ended it."""
 
-Part = tuple[Training, Step, list[Example]]
-"""Examples of a training's step that are computed at once."""
+Part = tuple[Training, Step, list[Group]]
+"""Examples of a training's step that are computed at once, by what they see of its prefix."""
 
 
 def train_all(trainings: Sequence[Training], ended: Ended, max_tokens: int = 4096) -> None:
@@ -130,7 +129,7 @@ def _compute(steps: Sequence[tuple[Training, Step]], max_tokens: int) -> None:
     if len(steps) == 1:
         _compute_alone(*steps[0])
         return
-    waiting = [[(t, step, part) for part in _parts(t, step)] for t, step in steps]
+    waiting = [[(t, step, groups) for groups in t.parts(step)] for t, step in steps]
     # The next part of each, so that each meets its own parts one after the other.
     for parts in zip_longest(*waiting):
         for row in _rows([part for part in parts if part is not None], max_tokens):
@@ -140,13 +139,6 @@ def _compute(steps: Sequence[tuple[Training, Step]], max_tokens: int) -> None:
 def _compute_alone(training: Training, step: Step) -> None:
     with training.drawing():
         training.compute(step)
-
-
-def _parts(training: Training, step: Step) -> list[list[Example]]:
-    """A step's examples as `Training.compute` takes them, one part after the other."""
-    size = training.params.batch_size
-    batches = [step.examples[i : i + size] for i in range(0, len(step.examples), size)]
-    return [part for batch in batches for part in training.loss_of.parts(batch)]
 
 
 def _rows(parts: Sequence[Part], max_tokens: int) -> list[list[Part]]:
@@ -159,7 +151,7 @@ def _rows(parts: Sequence[Part], max_tokens: int) -> list[list[Part]]:
     for part in parts:
         if not _is_packed(part):
             continue
-        tokens = sum(len(example["input_ids"]) for example in part[2])
+        tokens = sum(len(row["input_ids"]) for group in part[2] for row in group.examples)
         if rows and used + tokens <= room:
             rows[-1].append(part)
             used += tokens
@@ -171,32 +163,33 @@ def _rows(parts: Sequence[Part], max_tokens: int) -> list[list[Part]]:
 
 def _is_packed(part: Part) -> bool:
     """A part is packed or padded as a whole."""
-    training, _, examples = part
-    loss_of = training.loss_of
-    return isinstance(loss_of, TargetLoss) and loss_of.packs(len(examples[0]["input_ids"]))
+    training, _, groups = part
+    return is_packed(training.loss_of, groups[0].examples[:1])
 
 
 def _compute_row(row: Sequence[Part]) -> None:
     weights = [t.progress.loss_scale.value / step.targets for t, step, _ in row]
     if len(row) == 1:
-        ((training, _, examples),) = row
+        ((training, _, groups),) = row
         with training.drawing():
-            losses = [training.loss_of(examples, weights[0])]
+            losses = [loss_of_groups(training.loss_of, groups, weights[0])]
     else:
         shares = [
-            Share(t.loss_of, part, weight, _given(t))
-            for (t, _, part), weight in zip(row, weights, strict=True)
+            _shares(t, groups, weight) for (t, _, groups), weight in zip(row, weights, strict=True)
         ]
-        losses = losses_together(shares)
-    torch.stack(losses).sum().backward()
+        found = torch.stack(losses_together([share for own in shares for share in own]))
+        losses = [own.sum() for own in found.split([len(own) for own in shares])]
+    total = torch.stack(losses).sum()
+    if total.requires_grad:
+        total.backward()
     for (training, step, _), loss in zip(row, losses, strict=True):
         step.loss += loss.item() / training.progress.loss_scale.value
 
 
-def _given(training: Training) -> KVPrefix | None:
-    """Its prefix as the frozen model is given it: with dropout by its own random numbers."""
+def _shares(training: Training, groups: Sequence[Group], weight: float) -> list[Share]:
+    """Its groups with its prefix as the frozen model is given it: its own random numbers' draw."""
     with training.drawing():
-        return training.model.encoder.given()
+        return shares_of(training.loss_of, groups, weight)
 
 
 def _share_time(steps: Sequence[Step]) -> None:

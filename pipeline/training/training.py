@@ -1,9 +1,8 @@
 """One training, an optimizer step at a time: several can advance in turn on one frozen model."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 
 import torch
@@ -14,7 +13,7 @@ from pipeline.data.batching import training_order
 from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.distributed.sharding import is_sharded
-from pipeline.errors import DivergedError, StoppedError
+from pipeline.errors import DivergedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
 from pipeline.prefix import PrefixModel
@@ -22,7 +21,10 @@ from pipeline.training.apart import tell_if_apart
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.divergence import refuse_divergence
+from pipeline.training.gradient import Gradient
 from pipeline.training.interruption import Interruption
+from pipeline.training.keeping import Keeping
+from pipeline.training.left_out import NOTHING, Group, LeftOut
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.optimizer import (
     build_optimizer,
@@ -30,7 +32,6 @@ from pipeline.training.optimizer import (
     planned_examples,
     planned_steps,
 )
-from pipeline.training.parts import parts_of
 from pipeline.training.progress import (
     MEASURED,
     Progress,
@@ -38,7 +39,7 @@ from pipeline.training.progress import (
     random_states,
     restore_random_states,
 )
-from pipeline.training.rates import state_rate
+from pipeline.training.rates import rate_keys, state_rate
 from pipeline.training.step import ModelOfStep, Step
 from pipeline.training.trained import trained_state
 from pipeline.training.validation import losses_of
@@ -66,14 +67,16 @@ class Training:
         say: Callable[[str], None] = print,
         ranks: Ranks = ALONE,
         beside: ModelOfStep | None = None,
+        left_out: LeftOut = NOTHING,
     ) -> None:
         torch.manual_seed(seed)
         self._seed = seed
         self._random = random_states(model.device)
         self.model, self.validation, self.params = model, validation, params
-        self.checkpoints, self.ranks, self._beside = checkpoints, ranks, beside
+        self.checkpoints, self.ranks = checkpoints, ranks
         self._log_step, self._validation_tokens, self._say = log_step, validation_tokens, say
-        self._rows = rows_of(train, loss_columns(train))
+        named = ["id"] if left_out.demonstrations else []
+        self._rows = rows_of(train, [*loss_columns(train), *named])
         self.steps = planned_steps(params, len(self._rows))
         """Optimizer steps of the whole training, unless it is stopped early."""
         if params.warmup_steps >= self.steps:
@@ -99,7 +102,9 @@ class Training:
             model.gradient_checkpointing_enable()
         result = TrainingResult(trained_state(model))
         self.progress = Progress(model, optimizer, schedule, result, LossScale.of(model))
+        self._keeping = Keeping(checkpoints, self.progress)
         self.loss_of: TargetLoss = loss_for(model, params.objective.distilled)
+        self._gradient = Gradient(self.loss_of, params.batch_size, ranks, beside, left_out)
         self.seconds = 0.0
         """What it has taken, its share of the steps that were computed with others'."""
         self._best = float("inf")
@@ -162,25 +167,12 @@ class Training:
         return Step(self.result.step + 1, began, states, rate, examples)
 
     def compute(self, step: Step) -> None:
-        """Add up the gradient of the mean loss over all target tokens of a step.
+        """Add up the gradient of a step, scaled as progress says."""
+        self._gradient.add_up(step, self.progress.loss_scale.value, self.trainable)
 
-        It takes `batch_size` examples at once, of which each process has its share; the gradient
-        is scaled as progress says. Other prefixes stand beside its own in all of a step or in none.
-        """
-        model = None if self._beside is None else self._beside(step.number)
-        distilled = self.params.objective.distilled
-        loss_of = self.loss_of if model is None else loss_for(model, distilled)
-        scale, size = self.progress.loss_scale.value, self.params.batch_size
-        weight = scale / step.targets
-        step.loss = 0.0
-        for start in range(0, len(step.examples), size):
-            batch = step.examples[start : start + size]
-            for part, counts in parts_of(batch, loss_of, self.ranks):
-                loss = loss_of(part, weight * counts)
-                loss.backward()
-                step.loss += loss.item() / scale
-        self.ranks.add_gradients(self.trainable)
-        step.loss = self.ranks.sum(step.loss)
+    def parts(self, step: Step) -> Iterator[list[Group]]:
+        """A step's examples as one call takes them after the other."""
+        return (groups for groups, _ in self._gradient.parts(step))
 
     def settle(self, step: Step) -> None:
         """Undo the gradients' scale, computing those that overflowed again, and clip them."""
@@ -198,14 +190,10 @@ class Training:
         come to before is kept beside its checkpoint.
         """
         try:
-            refuse_divergence(step.number, step.loss, step.gradient_norm, step.rate)
+            keys = rate_keys(self.model, self.params)
+            refuse_divergence(step.number, step.loss, step.gradient_norm, step.rate, keys)
         except DivergedError as error:
-            # The parameters are still those of the step before.
-            if self.checkpoints is None:
-                raise
-            last_good = self.progress.checkpoint(step.states)
-            kept = self.checkpoints.keep_last_good(last_good, self.result.prefix)
-            raise DivergedError(f"{error}; {kept}") from error
+            self._keeping.give_up(error, step)
         self.progress.optimizer.step()
         self.progress.schedule.step()
         self.progress.optimizer.zero_grad()
@@ -236,23 +224,12 @@ class Training:
 
     def keep(self) -> None:
         """Save a checkpoint where one is due: now and then aside the training, and at the end."""
-        checkpoints = self.checkpoints
-        if checkpoints is None:
-            return
-        if self.is_finished:
-            checkpoints.save(self.progress.checkpoint(random_states(self.model.device)))
-        elif checkpoints.is_due(self.result.step):
-            checkpoints.save_aside(self.progress.checkpoint(random_states(self.model.device)))
+        self._keeping.save_where_due(self.is_finished)
 
-    @contextmanager
-    def keeping(self) -> Iterator[None]:
+    def keeping(self) -> AbstractContextManager[None]:
         """Steps are taken within it: a checkpoint on its way is on the disk when they have ended,
         however that is."""
-        try:
-            yield
-        finally:
-            if self.checkpoints is not None:
-                self.checkpoints.wait()
+        return self._keeping.written()
 
     def stop_if_asked(self, asked: Interruption) -> None:
         """Save a checkpoint and raise StoppedError after a signal to any of the processes.
@@ -261,28 +238,13 @@ class Training:
         """
         if self.is_finished:
             return
-        number = self.ranks.largest(asked.signal_number or 0)
-        if not number:
-            return
-        states = random_states(self.model.device)
-        checkpoints = self.checkpoints
-        kept = checkpoints is not None and checkpoints.save(self.progress.checkpoint(states))
-        where = "goes on from there" if kept else "starts this variant again"
-        raise StoppedError(
-            f"stopped by {signal.Signals(number).name} after step {self.result.step} of "
-            f"{self.steps}; `dvc repro` {where}",
-            number,
-        )
+        if number := self.ranks.largest(asked.signal_number or 0):
+            self._keeping.stop(number, self.steps)
 
     def _validate(self) -> dict[str, float]:
         """The loss of the target, which chooses, and beside it what else the objective is of."""
         self.model.eval()
         with uncompiled():
-            found = losses_of(
-                self.model,
-                self.loss_of,
-                self.validation,
-                self._validation_tokens,
-                ranks=self.ranks,
-            )
+            split, most = self.validation, self._validation_tokens
+            found = losses_of(self.model, self.loss_of, split, most, ranks=self.ranks)
         return dict(zip(MEASURED, found, strict=False))

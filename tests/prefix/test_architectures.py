@@ -112,7 +112,7 @@ def test_training_step(name: str) -> None:
     expected = KVPrefix(
         tuple(_grad(key) for key, _ in leaves), tuple(_grad(value) for _, value in leaves)
     )
-    from pipeline.prefix.parameters.encoder import flatten
+    from pipeline.prefix.parameters.flat import flatten
 
     assert_close(found, flatten(expected), 1e-4)
     optimizer = torch.optim.AdamW(tuned.parameters(), lr=0.1)

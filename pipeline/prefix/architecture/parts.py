@@ -23,7 +23,7 @@ from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.errors import PrefixError, first_line
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.parameters.config import PARTS
-from pipeline.prefix.parameters.encoder import Shapes
+from pipeline.prefix.parameters.flat import Shapes
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pipeline.prefix.architecture.parts import (
 from pipeline.prefix.caches import attends, beside_keys, empty_cache, position_axes
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.parameters.config import PARTS, PrefixConfig
-from pipeline.prefix.parameters.encoder import Shapes
+from pipeline.prefix.parameters.flat import Shapes
 from pipeline.prefix.states import (
     KINDS,
     StateShape,

@@ -27,7 +27,7 @@ from pipeline.prefix.caches import recurs
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.kv_file import refuse_non_finite
-from pipeline.prefix.parameters.encoder import Shapes, flatten, unflatten
+from pipeline.prefix.parameters.flat import Shapes, flatten, unflatten
 from pipeline.prefix.writing import write_whole
 
 CONFIG = "adapter_config.json"

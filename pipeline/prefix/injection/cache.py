@@ -2,27 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from transformers import Cache
-from transformers.cache_utils import DummyLayer
 
 from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.injection.apart import CachesApart
+from pipeline.prefix.injection.cache_layers import initial_states, layers_of
 from pipeline.prefix.injection.index_layer import IndexLayer
-from pipeline.prefix.injection.prefix_layer import Pair, PrefixLayer
-from pipeline.prefix.injection.state_layers import StateAndPrefixLayer, StateLayer
+from pipeline.prefix.injection.prefix_layer import PrefixLayer
+from pipeline.prefix.injection.state_layers import StateLayer
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.states import (
-    CONV,
-    RECURRENT,
-    StateShape,
-    has_tokens,
-    layer_of,
-    parts_of_name,
-)
+from pipeline.prefix.states import CONV, RECURRENT
 
 
 class PrefixCache(Cache):
@@ -69,51 +61,13 @@ class PrefixCache(Cache):
         self._rows = 1
         self._records = False
         self._last = 0
-        states: dict[int, dict[tuple[str, int], StateShape]] = {}
-        for name, shape in shapes.states.items():
-            layer, kind, number = parts_of_name(name)
-            states.setdefault(layer, {})[kind, number] = shape
-        initial: dict[int, dict[tuple[str, int], torch.Tensor]] = {}
-        for name, state in kv.states.items():
-            layer, kind, number = parts_of_name(name)
-            if layer not in without_states and not has_tokens(name):
-                dtype = shapes.states[name].dtype
-                initial.setdefault(layer, {})[kind, number] = state.to(dtype)
+        initial = initial_states(kv, shapes, without_states)
         self.starts_from_states = bool(initial)
         self.trains_states = any(
             state.requires_grad for states_of in initial.values() for state in states_of.values()
         )
-        index_names = {layer_of(name): name for name in shapes.index}
-        layers: list[Any] = []
-        for index in range(shapes.count):
-            pair = self._pair(kv, shapes, index)
-            if index in index_names:
-                keys = _index_keys(kv, shapes, index_names[index])
-                layers.append(IndexLayer(pair, keys, growing, shapes.axes.get(index, 0)))
-                continue
-            if index not in states:
-                layers.append(DummyLayer() if pair is None else PrefixLayer(pair, growing))
-                continue
-            number = 1 + max(number for _, number in states[index])
-            given = initial.get(index, {})
-            layers.append(
-                StateLayer(given, number, growing)
-                if pair is None
-                else StateAndPrefixLayer(given, number, pair, growing)
-            )
         self._attends = bool(shapes.attention)
-        super().__init__(layers=layers)
-
-    def _pair(self, kv: KVPrefix, shapes: CacheShapes, index: int) -> Pair | None:
-        """Keys and values of a layer, zeros where it has none of the prefix; None without any."""
-        if index not in shapes.attention:
-            return None
-        if (given := kv.layer(index)) is not None:
-            return given
-        key, value = shapes.attention[index]
-        zero = kv.keys[0].new_zeros(()) if kv.keys else torch.zeros(())
-        p = self.prefix_length
-        return zero.expand(key[0], p, key[1]), zero.expand(value[0], p, value[1])
+        super().__init__(layers=layers_of(kv, shapes, initial, growing))
 
     def begin_forward(self, rows: int, tokens: int) -> None:
         """Say that a forward pass begins, of so many rows and new tokens of each."""
@@ -241,13 +195,3 @@ class PrefixCache(Cache):
         for layer in self.layers:
             if isinstance(layer, PrefixLayer):
                 layer.order = order
-
-
-def _index_keys(kv: KVPrefix, shapes: CacheShapes, name: str) -> torch.Tensor:
-    """Index keys `[p, ..., dim]` of a layer, zeros where it has none of the prefix."""
-    shape = shapes.index[name]
-    given = kv.states.get(name)
-    if given is None:
-        device = kv.keys[0].device if kv.keys else None
-        given = torch.zeros((), device=device).expand(len(kv) if kv.keys else 0, *shape.shape)
-    return given.to(shape.dtype)

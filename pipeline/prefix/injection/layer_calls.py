@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
@@ -66,7 +67,8 @@ class LayerCalls(Injection):
             )
 
     def recompute_context(self) -> Contexts:
-        return nullcontext(), self._using(self._at_work.cache, self._at_work.layout)
+        here = self._at_work
+        return nullcontext(), self._using(here.cache, here.layout, here.hidden)
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         for module in self._model.modules():
@@ -76,15 +78,17 @@ class LayerCalls(Injection):
                 yield module.register_forward_pre_hook(hook, with_kwargs=True)
 
     @contextmanager
-    def _using(self, cache: PrefixCache | None, layout: Layout | None) -> Iterator[None]:
+    def _using(
+        self, cache: PrefixCache | None, layout: Layout | None, hidden: torch.Tensor | None
+    ) -> Iterator[None]:
         here = self._at_work
-        before = here.cache, here.layout
-        here.cache, here.layout = cache, layout
+        before = here.cache, here.layout, here.hidden
+        here.cache, here.layout, here.hidden = cache, layout, hidden
         try:
             with turn_of(self._model), nullcontext() if cache is None else cache.replayed():
                 yield
         finally:
-            here.cache, here.layout = before
+            here.cache, here.layout, here.hidden = before
 
     def _shows(self, layer: int | None) -> bool | None:
         """Whether a layer's mask must show the prefix or hide it; None to leave it as it is."""

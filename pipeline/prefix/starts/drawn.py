@@ -7,7 +7,7 @@ from pipeline.prefix.architecture.parts import is_decoder_only
 from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.parameters.encoder import Shapes, unflattened
+from pipeline.prefix.parameters.flat import Shapes, unflattened
 from pipeline.prefix.starts.beginning import tokens_before
 from pipeline.prefix.starts.from_text import kv_prefix_from_tokens
 

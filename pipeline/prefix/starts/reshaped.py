@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import torch
 
+from pipeline.prefix.demonstrated import DEMONSTRATIONS
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
-from pipeline.prefix.parameters.encoder import flatten, unflatten
+from pipeline.prefix.parameters.flat import flatten, unflatten
 
 
 def spaced_chunks(tokens: list[int], most: int, chunk_tokens: int) -> list[int]:
@@ -43,4 +44,5 @@ def stretched_kv_prefix(kv: KVPrefix, num_virtual_tokens: int) -> KVPrefix:
     index = torch.arange(num_virtual_tokens) * len(kv) // num_virtual_tokens
     longer = unflatten(flatten(kv)[index], kv.shapes)
     states = {name: keys[index] for name, keys in kv.states.items()}
-    return replace(kv, keys=longer.keys, values=longer.values, states=states)
+    metadata = {key: text for key, text in kv.metadata.items() if key != DEMONSTRATIONS}
+    return replace(kv, keys=longer.keys, values=longer.values, states=states, metadata=metadata)
