@@ -48,7 +48,9 @@ def _study(**keys: Any) -> Edit:
 
 
 def _library(**keys: Any) -> Edit:
-    needed = {key: {} for key in ("self_study", "prefix", "train", "distractors", "together")}
+    needed: dict[str, Any] = {
+        key: {} for key in ("self_study", "prefix", "train", "distractors", "together")
+    }
     documents = {"a": "texts/corpus.txt", "b": "texts/corpus.txt"}
     library = {"documents": documents, "held_out": "texts", **needed, **keys}
     return lambda params: params.update(library=library)
@@ -171,7 +173,6 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a library of states": (_library(prefix={"kinds": ["state"]}), "library.prefix.kinds: states cannot stand beside others; use [attention], or null"),
     "a library whose prefixes are all frozen": (_library(prefix={"length": 4, "num_frozen_tokens": 4}), "library.prefix.num_frozen_tokens: 4 leaves nothing to train of 4 virtual tokens"),
     "a distilled library": (_library(train={"objective": {"type": "distillation", "teacher": "t", "path": "p"}}), "library.train.objective: a library is trained on the answers of self-study; leave it out"),
-    "prefixes of a library without room": (_library(prefix={"length": 200}), "library.prefix.length: 2 prefixes of 200 virtual tokens and task.max_length: 128 are more than the model's context of 512 positions; lower one of them, or how many stand together"),
     "a library of classes": (_both(_library(), _set("task.type", "seq_cls"), _set("task.use_chat_template", False)), "library.documents: need a decoder alone, and task.type is seq_cls; leave library out"),
     "a library trained in two places": (_both(_library(train={"device": "cpu"}), _set("model.device_map", "auto")), "library.train.device: cpu does not go with model.device_map"),
     "a misspelt key of a library": (_library(distractor={}), "library.distractor: unknown key; did you mean 'distractors'?"),
@@ -340,3 +341,14 @@ def test_a_chunk_with_questions_and_answers_fits_the_model() -> None:
     server = {"type": "server", "url": "http://localhost:8000/v1", "model": "m"}
     _study(chunk_tokens=300, generator=server)(params)
     check_room(Params.model_validate(params), {"max_position_embeddings": 9}, len)
+
+
+def test_prefixes_that_stand_together_need_room(folder: Path) -> None:
+    from pipeline.preflight.context import check_lengths
+
+    params = tiny_params(folder / "model")
+    _library(prefix={"length": 200})(params)
+    _write(folder, params)
+    check_lengths(load_params(), {"max_position_embeddings": 528})
+    with pytest.raises(PipelineError, match=r"^library\.prefix\.length: 2 prefixes of 200 virtual"):
+        check_lengths(load_params(), {"max_position_embeddings": 527})
