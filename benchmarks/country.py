@@ -80,7 +80,7 @@ def main(code: str, folder: Path, characters: int | None = None) -> None:
         content = json.loads(archive.read(found[0]))
     if characters is not None:
         text, questions = short_profile(content, characters)
-        name = country_name(content).lower().replace(" ", "_")
+        name = str(country_name(content)).lower().replace(" ", "_")
         write_text(folder / "documents" / f"{name}.md", text)
         write_jsonl(folder / "questions" / f"{name}.jsonl", questions)
         return

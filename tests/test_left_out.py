@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.config import load_params
+from pipeline.config.load import read_yaml
 from pipeline.data.batching import Example
 from pipeline.distributed.ranks import Ranks
 from pipeline.errors import PipelineError, StoppedError
@@ -301,9 +302,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_demonstrations(template: str | None = None, **prefix: Any) -> Any:
-    params = load_params()
     start = {"type": "demonstrations", "path": "data/raw/train.jsonl", "template": template}
-    raw = params.model_dump(mode="json")
+    raw = read_yaml(Path("params.yaml"))
     raw["initializations"]["shown"] = start
     raw["sweep"] |= {"initializations": ["shown", "random"], "lengths": [2, 150]}
     raw["kv_prefix"]["max_length"] = 160

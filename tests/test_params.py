@@ -48,7 +48,9 @@ def _study(**keys: Any) -> Edit:
 
 
 def _library(**keys: Any) -> Edit:
-    needed = {key: {} for key in ("self_study", "prefix", "train", "distractors", "together")}
+    needed: dict[str, Any] = {
+        key: {} for key in ("self_study", "prefix", "train", "distractors", "together")
+    }
     documents = {"a": "texts/corpus.txt", "b": "texts/corpus.txt"}
     library = {"documents": documents, "held_out": "texts", **needed, **keys}
     return lambda params: params.update(library=library)
@@ -117,7 +119,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a teacher of evaluation that is none": (_set("evaluate.teacher", "data/teachers/rules"), "evaluate.teacher: 'data/teachers/rules' is not where a teacher of teachers keeps its predictions; use one of these: none is defined; or data/model/config.json for none"),
     "a teacher of evaluation without the test": (_both(_set("teachers", {"rules": {"path": "texts/corpus.txt"}}), _set("evaluate.teacher", "data/teachers/rules")), "evaluate.teacher: 'rules' keeps no predictions of test; set teachers.rules.splits to [train, validation, test]"),
     "no teacher of evaluation": (lambda p: p["evaluate"].pop("teacher"), "evaluate.teacher: is missing, and DVC reads it; add teacher: data/model/config.json"),
-    "a start of no initialisation": (_set("baselines.start", {"type": "untrained", "path": "data/kv_prefix/none", "length": 2}), "baselines.start.path: 'data/kv_prefix/none' is not what an initialisation starts from; use one of: data/kv_prefix/random, data/kv_prefix/corpus"),
+    "a start of no initialisation": (_set("baselines.start", {"type": "untrained", "path": "data/kv_prefix/none", "length": 2}), "baselines.start.path: 'data/kv_prefix/none' is not what an initialisation starts from; use one of: data/kv_prefix/corpus, data/kv_prefix/random"),
     "a start that is too long": (_set("baselines.start", {"type": "untrained", "path": "data/kv_prefix/corpus", "length": 17}), "baselines.start.length is too much: sweep.lengths: 17 is above kv_prefix.max_length"),
     "a template without a role": (_set("baselines.text", {"type": "in_context", "path": "texts/corpus.txt", "template": "{{ text }} {{ input }}"}), "template is of a text among the user's words; set role: user"),
     "a baseline as a system's turn without a chat": (lambda p: p["task"].update(use_chat_template=False) or p["baselines"].update(text={"type": "in_context", "path": "texts/corpus.txt", "role": "system"}), "baselines.text.role: system is a turn of a chat"),
@@ -179,7 +181,6 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a library of states": (_library(prefix={"kinds": ["state"]}), "library.prefix.kinds: states cannot stand beside others; use [attention], or null"),
     "a library whose prefixes are all frozen": (_library(prefix={"length": 4, "num_frozen_tokens": 4}), "library.prefix.num_frozen_tokens: 4 leaves nothing to train of 4 virtual tokens"),
     "a distilled library": (_library(train={"objective": {"type": "distillation", "teacher": "t", "path": "p"}}), "library.train.objective: a library is trained on the answers of self-study; leave it out"),
-    "prefixes of a library without room": (_library(prefix={"length": 200}), "library.prefix.length: 2 prefixes of 200 virtual tokens and task.max_length: 128 are more than the model's context of 512 positions; lower one of them, or how many stand together"),
     "a library of classes": (_both(_library(), _set("task.type", "seq_cls"), _set("task.use_chat_template", False)), "library.documents: need a decoder alone, and task.type is seq_cls; leave library out"),
     "a library trained in two places": (_both(_library(train={"device": "cpu"}), _set("model.device_map", "auto")), "library.train.device: cpu does not go with model.device_map"),
     "a misspelt key of a library": (_library(distractor={}), "library.distractor: unknown key; did you mean 'distractors'?"),
@@ -352,3 +353,14 @@ def test_a_chunk_with_questions_and_answers_fits_the_model() -> None:
     server = {"type": "server", "url": "http://localhost:8000/v1", "model": "m"}
     _study(chunk_tokens=300, generator=server)(params)
     check_room(Params.model_validate(params), {"max_position_embeddings": 9}, len)
+
+
+def test_prefixes_that_stand_together_need_room(folder: Path) -> None:
+    from pipeline.preflight.context import check_lengths
+
+    params = tiny_params(folder / "model")
+    _library(prefix={"length": 200})(params)
+    _write(folder, params)
+    check_lengths(load_params(), {"max_position_embeddings": 528})
+    with pytest.raises(PipelineError, match=r"^library\.prefix\.length: 2 prefixes of 200 virtual"):
+        check_lengths(load_params(), {"max_position_embeddings": 527})

@@ -73,8 +73,9 @@ class Measured:
 
         own = after(name)
         others = sorted({other for order in orders for other in order if other != name})
-        each = [{"prefixes": list(order), "loss": after(*order)} for order in orders]
-        losses = [found["loss"] for found in each]
+        losses = [after(*order) for order in orders]
+        pairs = zip(orders, losses, strict=True)
+        each = [{"prefixes": list(order), "loss": loss} for order, loss in pairs]
         return {
             "own": own,
             "another's": mean(after(other) for other in others),
