@@ -27,6 +27,7 @@ from pipeline.config.names import refuse_taken_names
 from pipeline.config.prefix import PrefixParams
 from pipeline.config.report import ReportParams
 from pipeline.config.self_study import SelfStudies, asking_the_model, refuse_unknown_study
+from pipeline.config.serving import ServingParams
 from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
 from pipeline.config.taught import refuse_impossible_teachers
@@ -63,6 +64,7 @@ class Params(Section):
     inspection: InspectionParams
     report: ReportParams
     mlflow: MLflowParams = MLflowParams()
+    serving: ServingParams = ServingParams()
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:

@@ -1,0 +1,1 @@
+"""Trained prefixes behind a server: one of this project's own, or an engine's."""

@@ -1,0 +1,1 @@
+"""The project's own engine: transformers, and requests of different prefixes in one batch."""
