@@ -79,7 +79,9 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _trained(params: Params) -> dict[str, str | Path]:
-    names = [v.name for v in sweep(params) if (paths.TRAIN / v.name / "prefix.safetensors").exists()]
+    names = [
+        v.name for v in sweep(params) if (paths.TRAIN / v.name / "prefix.safetensors").exists()
+    ]
     if not names:
         raise PipelineError(
             f"{paths.TRAIN}: no variant of params.yaml is trained yet; run `dvc repro`, or name a "

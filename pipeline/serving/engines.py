@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from pipeline.serving.asked import Asked
 
 ENGINES = {
-    "transformers": "pipeline.serving.own.engine",
+    "transformers": "pipeline.serving.transformers_engine",
 }
 """The module of each engine, which is imported when it is asked for."""
 

@@ -1,1 +1,0 @@
-"""The project's own engine: transformers, and requests of different prefixes in one batch."""
