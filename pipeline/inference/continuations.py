@@ -1,6 +1,7 @@
 """Texts that go on token by token, any number of them in one batch, after any prefixes."""
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
 import torch
@@ -73,6 +74,10 @@ class Batch(Generic[Kind]):
     def cached_tokens(self) -> int:
         """The tokens that there is room for in all their caches."""
         return sum(each.cached_tokens for each in self.running)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Within it tokens follow faster, and all that other threads ask of the model waits."""
+        return self._rows.at_work()
 
     @torch.inference_mode()
     def begin(self, joining: Sequence[Kind]) -> None:

@@ -103,13 +103,14 @@ class TextGenerator:
         text = Continuation(self.stem(), prompt, decoding, self.ends)
         if streamer is not None:
             streamer.put(torch.tensor([prompt]))
-        batch.begin([text])
-        while True:
-            if streamer is not None:
-                streamer.put(torch.tensor(text.tokens[-1:]))
-            if not batch.running:
-                break
-            batch.step()
+        with batch.at_work():
+            batch.begin([text])
+            while True:
+                if streamer is not None:
+                    streamer.put(torch.tensor(text.tokens[-1:]))
+                if not batch.running:
+                    break
+                batch.step()
         if streamer is not None:
             streamer.end()
         return text.tokens

@@ -44,10 +44,13 @@ def answers_in_order(
             if (batch.running or joining) and tokens + waiting[0].cached_tokens > max_tokens:
                 break
             joining.append(waiting.popleft())
-        if joining:
-            batch.begin(joining)
-        if batch.running:
-            batch.step()
+        with batch.at_work():
+            if joining:
+                batch.begin(joining)
+            # Until one ends, which makes room.
+            count = len(batch.running)
+            while batch.running and len(batch.running) == count:
+                batch.step()
         running, begun = set(batch.running), len(texts) - len(waiting)
         while unfinished and len(texts) - len(unfinished) < begun and unfinished[0] not in running:
             yield generator.text_of(unfinished.popleft().tokens)

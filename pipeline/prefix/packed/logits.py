@@ -144,10 +144,15 @@ def _packed(
 def packed_attention_on(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
     """Route the model's attention through `shared_prefix_attention`, and back again.
 
-    By which of `NAMES` decides whether the model's masks are asked for.
+    By which of `NAMES` decides whether the model's masks are asked for. Within it, asking again
+    costs nothing: a switch goes over all of the model's modules, which at every token is some
+    milliseconds.
     """
     with turn_of(model):
         before = model.config._attn_implementation
+        if before == name:
+            yield
+            return
         model.set_attn_implementation(name)
         try:
             yield

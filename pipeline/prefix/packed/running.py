@@ -5,7 +5,8 @@ layers see the new tokens of all rows as one matrix and read each weight once, a
 to its own prefix and its own cache. A prefix is laid out once, when its first row is decoded.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,11 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.cache import PackedCache
-from pipeline.prefix.packed.logits import logits_of_row, next_logits_of_row
+from pipeline.prefix.packed.logits import (
+    logits_of_row,
+    next_logits_of_row,
+    packed_attention_on,
+)
 from pipeline.prefix.packed.packing import Packing
 
 
@@ -58,6 +63,12 @@ class RunningRows:
         self._placed: dict[Stem, KVPrefix | None] = {}
         self._caches: dict[Stem, PackedCache] = {}
         self._rows: dict[Stem, list[Row]] = {}
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Within it tokens follow faster, and all that other threads ask of the model waits."""
+        with packed_attention_on(self._model):
+            yield
 
     @property
     def rows(self) -> list[Row]:

@@ -118,16 +118,24 @@ class Scheduler:
 
     def _run(self) -> None:
         while self._wait():
-            self._batch.leave([each for each in self._batch.running if each.is_cancelled])
-            if joining := self._next():
-                self._begin(joining)
-            if self._batch.running:
-                self._step()
+            # Until nothing is left, so that whoever else uses the model has a turn.
+            with self._batch.at_work():
+                while self._waiting or self._batch.running:
+                    self._go_on()
+                    if self._is_ended:
+                        break
         with self._changed:
             for choice in (*self._batch.running, *self._waiting):
                 choice.emit(Piece(error="the server is ending"))
             self._batch.leave(self._batch.running)
             self._waiting.clear()
+
+    def _go_on(self) -> None:
+        self._batch.leave([each for each in self._batch.running if each.is_cancelled])
+        if joining := self._next():
+            self._begin(joining)
+        if self._batch.running:
+            self._step()
 
     def _wait(self) -> bool:
         """Wait until there is something to compute; false for the end."""
