@@ -68,7 +68,7 @@ BODIES: dict[str, tuple[str, Any, int, str | None]] = {
     "a negative token": (TEXT, {"model": "one", "prompt": [-1]}, 400, "prompt.0"),
     "too long a prompt": (TEXT, {"model": "one", "prompt": "x" * 200}, 400, None),
     "too long an answer": (
-        *(TEXT, {"model": "one", "prompt": "x", "max_tokens": 109}),
+        *(TEXT, {"model": "one", "prompt": "x", "max_tokens": 110}),
         *(400, "max_tokens"),
     ),
     "no tokens": (TEXT, {"model": "one", "prompt": "x", "max_tokens": 0}, 400, "max_tokens"),

@@ -39,11 +39,13 @@ class Continuation:
         """The most tokens that it keeps in a cache."""
         return len(self.beginning.input_ids) + self.beginning.room
 
-    def sampled(self, logits: torch.Tensor) -> int:
-        """A token drawn by logits `[vocabulary]`."""
+    def choose(self, likeliest: int, logits: torch.Tensor) -> bool:
+        """Take the next token by logits `[vocabulary]`; returns whether another follows."""
+        if not self.decoding.samples:
+            return self.take(likeliest, logits)
         if self._sampler is None:
             self._sampler = Sampler(self.decoding, logits.device)
-        return self._sampler(logits)
+        return self.take(self._sampler(logits), logits)
 
     def take(self, token: int, logits: torch.Tensor) -> bool:
         """Go on with a token chosen by logits `[vocabulary]`; returns whether another follows."""
@@ -105,7 +107,7 @@ class Batch(Generic[Kind]):
         ended = []
         for row, own, token in zip(rows, logits, likeliest, strict=True):
             each = self._running[row]
-            if not each.take(each.sampled(own) if each.decoding.samples else token, own):
+            if not each.choose(token, own):
                 ended.append(each)
         if ended:
             self.leave(ended)

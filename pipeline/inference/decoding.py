@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
+# Below it the likeliest token has all of the mass, and scores may leave what float32 holds.
+_LEAST_TEMPERATURE = 1e-6
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -18,7 +21,7 @@ class Decoding:
     @property
     def samples(self) -> bool:
         """Whether tokens are drawn."""
-        return self.temperature > 0
+        return self.temperature > _LEAST_TEMPERATURE
 
 
 class Sampler:

@@ -1,5 +1,6 @@
 """The engine: loads what is asked for, and answers until a signal ends it."""
 
+import signal
 import socket
 import sys
 
@@ -53,11 +54,11 @@ def run(models: Models, asked: Asked, listening: socket.socket) -> None:
     host, port = listening.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"serving {', '.join(models.models)} at {where}/v1; Ctrl-C ends it", file=sys.stderr)
+    # uvicorn raises a signal again when it has ended in peace, to whoever had it before.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     try:
         server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        # uvicorn raises the signal again when it has ended in peace.
-        pass
     finally:
         scheduler.end(seconds=10)
     print("the server has ended", file=sys.stderr)

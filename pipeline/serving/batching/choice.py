@@ -1,5 +1,6 @@
 """One answer of a request while it is written: its text, log-probabilities and end."""
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.errors import first_line
 from pipeline.inference.continuations import Continuation
 from pipeline.inference.decoding import Decoding
 from pipeline.prefix.packed.running import Stem
@@ -82,6 +84,19 @@ class Choice(Continuation):
         self._text = GrowingText(tokenizer, wanted.stop)
         self._chances: list[TokenChance] = []
 
+    def choose(self, likeliest: int, logits: torch.Tensor) -> bool:
+        """See `Continuation.choose`; what fails here ends this choice and no other."""
+        try:
+            return super().choose(likeliest, logits)
+        except Exception as error:
+            self.fail(error)
+            return False
+
+    def fail(self, error: Exception) -> None:
+        """End it: the log is told why, and the client that it does."""
+        print(f"error: a request could not be computed: {first_line(error)}", file=sys.stderr)
+        self.emit(Piece(error="the answer could not be computed; the server's log says why"))
+
     def take(self, token: int, logits: torch.Tensor) -> bool:
         """See `Continuation.take`."""
         goes_on = super().take(token, logits)
@@ -107,7 +122,8 @@ class Choice(Continuation):
 
 def chance_of(token: int, logits: torch.Tensor, top: int) -> TokenChance:
     """A token's chance by logits `[vocabulary]`."""
-    logprobs = logits.float().log_softmax(-1)
+    # What cannot be is -inf, for which JSON has no form; OpenAI's API says -9999.
+    logprobs = logits.float().log_softmax(-1).clamp(min=-9999.0)
     best = logprobs.topk(min(top, len(logprobs))) if top else None
     likeliest = (
         [] if best is None else zip(best.indices.tolist(), best.values.tolist(), strict=True)

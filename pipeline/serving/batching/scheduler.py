@@ -1,13 +1,11 @@
 """The thread that owns the frozen model: choices wait, join, are computed together, and leave."""
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from pipeline.errors import first_line
 from pipeline.inference.continuations import Batch
 from pipeline.serving.batching.choice import Choice, Piece
 
@@ -165,7 +163,8 @@ class Scheduler:
             self._batch.begin(joining)
         except Exception as error:  # whatever it is, the others go on
             self._batch.leave(joining)
-            self._fail(joining, error)
+            for each in joining:
+                each.fail(error)
             return
         self.read_tokens += sum(len(each.beginning.input_ids) for each in joining)
         self.generated_tokens += len(joining)
@@ -176,11 +175,7 @@ class Scheduler:
             self._batch.step()
         except Exception as error:  # caches may be half appended to: all of them go
             self._batch = Batch(self._model)
-            self._fail(running, error)
+            for each in running:
+                each.fail(error)
             return
         self.generated_tokens += len(running)
-
-    def _fail(self, choices: Sequence[Choice], error: Exception) -> None:
-        print(f"error: a request could not be computed: {first_line(error)}", file=sys.stderr)
-        for choice in choices:
-            choice.emit(Piece(error="the answer could not be computed; the server's log says why"))

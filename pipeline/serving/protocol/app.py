@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from pipeline.inference.decoding import Decoding
-from pipeline.serving.batching.choice import Wanted
+from pipeline.serving.batching.choice import Choice, Wanted
 from pipeline.serving.batching.models import Model, Models
 from pipeline.serving.batching.scheduler import Scheduler
 from pipeline.serving.protocol.answers import Form
@@ -63,17 +63,17 @@ def build_app(models: Models, scheduler: Scheduler) -> FastAPI:
         try:
             model = models.model(body.model)
             prompts = await run_in_threadpool(prompts_of, model)
-            exchange = _exchange(body, is_chat, model, prompts)
+            exchange = _exchange(body, request, is_chat, model, prompts)
         except Refusal as refusal:
             name = body.model if body.model in models.models else "unknown"
             metrics.requests.labels(name, str(refusal.status)).inc()
             raise
         if body.stream:
             return exchange.stream(body.wants_usage)
-        return await exchange.whole(request)
+        return await exchange.whole()
 
     def _exchange(
-        body: Asked, is_chat: bool, model: Model, prompts: Sequence[list[int]]
+        body: Asked, request: Request, is_chat: bool, model: Model, prompts: Sequence[list[int]]
     ) -> Exchange:
         count = body.n or 1
         if len(prompts) * count > MOST_CHOICES:
@@ -86,7 +86,7 @@ def build_app(models: Models, scheduler: Scheduler) -> FastAPI:
         seed = random.getrandbits(63) if body.seed is None else body.seed
         form = Form(body.model, models.spell, is_chat, body.top is not None)
 
-        def make(emits: Sequence[Emit]) -> list:  # type: ignore[type-arg]
+        def make(emits: Sequence[Emit]) -> list[Choice]:
             return [
                 models.choice(
                     model,
@@ -98,7 +98,7 @@ def build_app(models: Models, scheduler: Scheduler) -> FastAPI:
                 for index, emit in enumerate(emits)
             ]
 
-        return Exchange(scheduler, metrics, form, len(prompts) * count, make)
+        return Exchange(scheduler, metrics, form, request, len(prompts) * count, make)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:

@@ -17,11 +17,18 @@ from pipeline.serving.refusals import Refusal, ending, queue_full
 
 Emit = Callable[[Piece], None]
 
+_GONE = -1  # in place of a choice's index
+
+
+class _GoneError(Exception):
+    """The client has closed its connection."""
+
 
 class Exchange:
     """A request whose choices are submitted when it is made.
 
     Args:
+        request: whose client may go away, which frees its rows.
         make: the choices, of the functions that take their pieces, one a choice.
         count: how many they are.
 
@@ -34,6 +41,7 @@ class Exchange:
         scheduler: Scheduler,
         metrics: Metrics,
         form: Form,
+        request: Request,
         count: int,
         make: Callable[[Sequence[Emit]], Sequence[Choice]],
     ) -> None:
@@ -59,20 +67,24 @@ class Exchange:
             raise queue_full() from None
         except ClosedError:
             raise ending() from None
+        self._watching = asyncio.create_task(self._watch(request))
 
-    async def whole(self, request: Request) -> Response:
-        """The answer when all of it is there; none for a client that has gone."""
-        gone = asyncio.create_task(_until_gone(request))
-        found = asyncio.create_task(self._collect())
+    async def whole(self) -> Response:
+        """The answer when all of it is there; nobody reads that of a client that has gone."""
+        status = "gone"
+        found: list[list[Piece]] = [[] for _ in self._choices]
         try:
-            await asyncio.wait({gone, found}, return_when=asyncio.FIRST_COMPLETED)
-            if not found.done():
-                return Response(status_code=499)
-            return JSONResponse(self._form.whole(found.result(), self._usage()))
+            async for index, piece in self._arriving():
+                if piece.error is not None:
+                    status = "500"
+                    raise Refusal(500, piece.error)
+                found[index].append(piece)
+            status = "200"
+            return JSONResponse(self._form.whole(found, self._usage()))
+        except _GoneError:
+            return Response(status_code=499)
         finally:
-            gone.cancel()
-            found.cancel()
-            self._end("200" if found.done() and not found.cancelled() else "gone")
+            self._end(status)
 
     def stream(self, wants_usage: bool) -> Response:
         """The answer piece by piece, as server-sent events."""
@@ -81,14 +93,6 @@ class Exchange:
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
-
-    async def _collect(self) -> list[list[Piece]]:
-        found: list[list[Piece]] = [[] for _ in self._choices]
-        async for index, piece in self._arriving():
-            if piece.error is not None:
-                raise Refusal(500, piece.error)
-            found[index].append(piece)
-        return found
 
     async def _events(self, wants_usage: bool) -> AsyncIterator[str]:
         status = "gone"
@@ -109,12 +113,16 @@ class Exchange:
                 yield _event(self._form.chunk([], usage=self._usage()))
             yield "data: [DONE]\n\n"
             status = "200"
+        except _GoneError:
+            return
         finally:
             self._end(status)
 
     async def _arriving(self) -> AsyncIterator[tuple[int, Piece]]:
         while self._left:
             index, piece = await self._pieces.get()
+            if index == _GONE:
+                raise _GoneError
             if self._is_first:
                 self._is_first = False
                 self._metrics.first_seconds.observe(time.perf_counter() - self._began)
@@ -132,17 +140,19 @@ class Exchange:
             "total_tokens": read + written,
         }
 
+    async def _watch(self, request: Request) -> None:
+        """Wait until the client has closed its connection."""
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self._scheduler.cancel(self._choices)
+        self._pieces.put_nowait((_GONE, Piece()))
+
     def _end(self, status: str) -> None:
+        self._watching.cancel()
         if self._left:
             self._scheduler.cancel(self._choices)
         self._metrics.requests.labels(self._form.model, status).inc()
         self._metrics.seconds.observe(time.perf_counter() - self._began)
-
-
-async def _until_gone(request: Request) -> None:
-    """Wait until the client has closed its connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _event(value: dict[str, Any]) -> str:

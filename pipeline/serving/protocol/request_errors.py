@@ -42,18 +42,25 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 
 def refusal_of(errors: Sequence[Mapping[str, Any]]) -> Refusal:
-    """The first of pydantic's errors."""
+    """The first of pydantic's errors; of a value of several types that of the type it is of."""
     first = errors[0]
-    where = [str(part) for part in first["loc"] if part != "body"]
+    names = _names(first)
     if first["type"] == "json_invalid":
         return Refusal(400, "The request is no JSON; check quotes, commas and brackets.")
-    if not where:
+    if not names:
         return Refusal(400, "The request has no body; send a JSON object with its content type.")
-    names = [where[0], *(p for p in where[1:] if not p.startswith(_BRANCHES))]
-    param = ".".join(names)
+    alike = [error for error in errors if _names(error)[:1] == names[:1]]
+    first = max(alike, key=lambda e: (len(_names(e)), not e["type"].endswith("_type")))
+    param = ".".join(_names(first))
     if first["type"] == "extra_forbidden":
         return Refusal(400, f"{param}: is not served, or unknown; leave it out.", param)
     if first["type"] == "missing":
         return Refusal(400, f"{param}: is missing.", param)
     said = str(first["msg"]).removeprefix("Value error, ")
     return Refusal(400, f"{param}: {said[:1].lower()}{said[1:]}.", param)
+
+
+def _names(error: Mapping[str, Any]) -> list[str]:
+    """The keys and places that lead to an error."""
+    where = [str(part) for part in error["loc"] if part != "body"]
+    return [*where[:1], *(part for part in where[1:] if not part.startswith(_BRANCHES))]
