@@ -2,14 +2,15 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import uvicorn
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 
 from pipeline.config.task import TaskParams
 from pipeline.inference.decoding import Decoding
@@ -40,6 +41,10 @@ class Served:
         return OpenAI(
             **{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, **settings}
         )
+
+    def async_client(self) -> AsyncOpenAI:
+        """The same for many requests at once, which connect as fast as a busy machine lets them."""
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
 
     def alone(self, name: str, text: str, decoding: Decoding) -> str:
         """What transformers' own `generate` answers with a model's prefix, in one row."""
@@ -94,3 +99,11 @@ def served(
             scheduler.end(20)
             assert not thread.is_alive()
             assert not scheduler.is_alive
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads bring about: a row leaves just after its answer has."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

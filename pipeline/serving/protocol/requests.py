@@ -108,7 +108,7 @@ class CompletionRequest(Request):
         """The inputs one by one."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt  # type: ignore[list-item,return-value]
+        return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt  # type: ignore[return-value]
 
     @property
     def top(self) -> int | None:

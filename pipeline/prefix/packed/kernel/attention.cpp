@@ -63,14 +63,14 @@ template <class T> static void run_free(void* prefix) {
   delete static_cast<Prefix<typename Operand<T>::type>*>(prefix);
 }
 
-// `sizes` with the longest room in place of examples; `data`: the query, the new keys and values;
+// `sizes` as above, with no examples; `data`: the query, the new keys and values;
 // `caches`: of each row its keys, then of each its values.
 template <class T>
 static void run_decode(const int64_t* sizes, const int64_t* rooms, const int64_t* counts,
                        const Terms* terms, void* const* data, const int64_t* strides,
                        void* const* caches, const void* prefix, void* out) {
   T* const* keys = reinterpret_cast<T* const*>(caches);
-  const Cached<T> cached = {keys, keys + sizes[0], sizes[5], rooms, counts};
+  const Cached<T> cached = {keys, keys + sizes[0], rooms, counts};
   const auto run = terms->any() ? decode<T, true> : decode<T, false>;
   run(shape(sizes, nullptr, terms), states<T>(data, strides, 0), states<T>(data, strides, 1),
       states<T>(data, strides, 2),

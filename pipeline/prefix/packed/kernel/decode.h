@@ -7,10 +7,9 @@
 
 // Rows' caches, each where it is and as long as it is: keys turned [kv_heads, dim, rooms[i]], values
 // [kv_heads, rooms[i], dim]. Row i has `counts[i]` tokens, its new one included. Rooms are multiples
-// of LANES, and none is above `most`.
+// of LANES.
 template <class T> struct Cached {
   T* const *keys, * const *values;
-  int64_t most;
   const int64_t *rooms, *counts;
 
   void append(const Shape& s, States<T> key, States<T> value, int64_t h, int64_t row) const {
@@ -29,13 +28,15 @@ static void decode(const Shape& s, States<T> query, States<T> key, States<T> val
                    const Prefix<typename Operand<T>::type>& prefix, const Cached<T>& cached,
                    T* out) {
   typedef typename Operand<T>::type E;
-  const int64_t group = s.group(), dim = s.dim, most_room = cached.most;
+  const int64_t group = s.group(), dim = s.dim;
   const float scale = s.terms.scale * LOG2_E;
-  const int64_t rows = s.tokens * group, together = std::max<int64_t>(1, BLOCK / group) * group;
+  const int64_t rows = s.tokens * group;
+  const int64_t together = std::min(rows, std::max<int64_t>(1, BLOCK / group) * group);
+  const int64_t longest = padded(*std::max_element(cached.counts, cached.counts + s.tokens), LANES);
 #pragma omp parallel
   {
     const int64_t most = padded(together, ROWS);
-    Floats queries(most * dim), outputs(most * dim), near(most * most_room);
+    Floats queries(most * dim), outputs(most * dim), near(together * longest);
     std::vector<E> query_pairs;
     Weights<E, TERMS> far;
 #pragma omp for schedule(dynamic) collapse(2)
@@ -56,7 +57,7 @@ static void decode(const Shape& s, States<T> query, States<T> key, States<T> val
           const int64_t own = TERMS ? s.terms.first_own(example) : 0;
           const int64_t shown = TERMS ? s.terms.first_of_prefix(example) : 0;
           const int64_t begin = own / LANES * LANES;
-          float* here = &near[i * most_room];
+          float* here = &near[i * longest];
           for (int64_t j = begin; j < tokens; j += LANES) {
             Vector scores = {};
             for (int64_t d = 0; d < dim; d++)
@@ -79,7 +80,7 @@ static void decode(const Shape& s, States<T> query, States<T> key, States<T> val
           for (int64_t d = 0; d < dim; d += LANES) {
             Vector sum = load(&outputs[i * dim + d]);
             for (int64_t t = TERMS ? s.terms.first_own(example) : 0; t < tokens; t++)
-              sum += near[i * most_room + t] * load(values + t * dim + d);
+              sum += near[i * longest + t] * load(values + t * dim + d);
             for (int l = 0; l < LANES; l++) narrowed(sum[l] / sums[i], to[d + l]);
           }
         }

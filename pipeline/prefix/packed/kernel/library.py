@@ -129,7 +129,7 @@ def attention_to_cache(
     """
     heads, count, dim = query.shape
     out = query.new_empty(count, heads, dim)
-    sizes = [count, heads, key.shape[0], dim, prefix.length, max(rooms)]
+    sizes = [count, heads, key.shape[0], dim, prefix.length, 0]
     sight = terms.sight
     laid_out = _Terms.of(scaling, terms, None if sight is None else sight.of_tokens(counts))
     indices = [rooms, [tokens + 1 for tokens in counts]]
