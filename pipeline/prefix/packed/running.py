@@ -54,7 +54,12 @@ class Row:
 class RunningRows:
     """The rows of one frozen model, of which packed rows serve each with its prefix and length.
 
-    Not for several threads at once. Whoever calls it is in torch's inference mode throughout.
+    Rows are greedy or sampled as the caller likes: `join` and `step` give logits, and take tokens.
+    Not for several threads at once. Whoever calls it is in torch's inference mode throughout, and
+    the model in evaluation mode.
+
+    Args:
+        frozen_model: one that packed rows serve (`PrefixModel.why_not_packed`, of decoding).
     """
 
     def __init__(self, frozen_model: PreTrainedModel) -> None:
