@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.prefix.architecture.devices import on_its_layers
+from pipeline.prefix.architecture.devices import input_device, on_its_layers
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.cache import PackedCache
 from pipeline.prefix.packed.logits import (
@@ -64,7 +64,7 @@ class RunningRows:
 
     def __init__(self, frozen_model: PreTrainedModel) -> None:
         self._model = frozen_model
-        self._device = frozen_model.get_input_embeddings().weight.device
+        self._device = input_device(frozen_model)
         self._placed: dict[Stem, KVPrefix | None] = {}
         self._caches: dict[Stem, PackedCache] = {}
         self._rows: dict[Stem, list[Row]] = {}
