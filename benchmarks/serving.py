@@ -125,7 +125,7 @@ def _figures(turns: Sequence[Sequence[Timed]]) -> dict[str, list[float]]:
     """Of each round: new tokens a second of all requests, and of one after its first."""
     total = [sum(a.tokens for a in turn) / max(a.last for a in turn) for turn in turns]
     each = [
-        statistics.median((a.tokens - 1) / (a.last - a.first) for a in turn if a.last > a.first)
+        statistics.median((a.tokens - 1) / max(1e-9, a.last - a.first) for a in turn)
         for turn in turns
     ]
     first = [statistics.median(a.first for a in turn) for turn in turns]

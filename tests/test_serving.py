@@ -1,12 +1,15 @@
 """Requests of different prefixes in one batch get the answers of each alone, by OpenAI's client."""
 
 import asyncio
+import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -280,3 +283,20 @@ def test_pieces_are_the_text_up_to_the_first_stop(text: str, stop: list[str]) ->
 
 
 TOKENIZER = tiny_tokenizer()
+
+
+def test_the_benchmark_measures_a_server(server: Served, tmp_path: Path) -> None:
+    from benchmarks.serving import main
+
+    output = tmp_path / "serving.json"
+    command = [f"{server.url}/v1", "--label", "tiny", "--model", "bare", "--model", "five"]
+    command += ["--at-once", "1,3", "--tokens", "3", "--rounds", "2", "--output", str(output)]
+    for label in ("tiny", "another"):
+        command[2] = label
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+    assert result.output.count("| another") == result.output.count("| tiny") == 4
+    known = json.loads(output.read_text())
+    assert known["tiny"]["five|3"]["tokens_per_second"][1] > 0
+    command[4] = "nobody"
+    assert "model_not_found" in CliRunner().invoke(main, command).output
