@@ -158,7 +158,7 @@ def test_whatever_the_schema_lets_pass_is_answered_or_refused(server: Served) ->
 
     @given(case=schema.as_strategy())
     @settings(
-        max_examples=80,
+        max_examples=50,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
