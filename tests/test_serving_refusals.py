@@ -178,11 +178,11 @@ def test_a_key_is_asked_of_everyone_where_there_is_one() -> None:
     with served(tiny_models(), api_key="sécret") as running:
         assert httpx2.get(f"{running.url}/health").status_code == 200
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "sécret"}):
-            raw = {key: value.encode() for key, value in headers.items()}
+            raw = {key.encode(): value.encode() for key, value in headers.items()}
             reply = httpx2.get(f"{running.url}/v1/models", headers=raw)
             assert reply.status_code == 401
             assert is_told(reply)["code"] == "invalid_api_key"
-        good = {"Authorization": "Bearer sécret".encode()}
+        good = {b"Authorization": "Bearer sécret".encode()}
         assert httpx2.get(f"{running.url}/v1/models", headers=good).status_code == 200
         with pytest.raises(openai.AuthenticationError):
             running.client().models.list()

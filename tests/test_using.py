@@ -394,9 +394,13 @@ def test_answers_to_a_file_go_on_where_they_were_stopped(
     assert 0 < finished < 4
     # As a machine that lost its power may leave it.
     kept.write_text(kept.read_text() + '{"input": "half a li')
-    monkeypatch.setattr(Batch, "begin", begin)
     begun.clear()
-    monkeypatch.setattr(Batch, "begin", lambda *of: (begun.append(len(of[1])), begin(*of))[1])
+
+    def noted(batch: Any, joining: Any) -> None:
+        begun.append(len(joining))
+        begin(batch, joining)
+
+    monkeypatch.setattr(Batch, "begin", noted)
     result = CliRunner().invoke(main, [*command, "--together", "2"])
     assert f"goes on after {finished} answers" in result.stderr
     assert sum(begun) == 5 - finished

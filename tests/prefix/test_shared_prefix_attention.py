@@ -227,8 +227,8 @@ def test_a_nan_is_not_lost_in_decoding(which: int) -> None:
     ]
     new = torch.randn(2, 2, 2, 16, generator=generator)
     rows = KernelRows(cached)
-    states = query, *new, prefix
-    out = library.attention_to_cache(*states, rows.addresses, rows.rooms, [6, 2], 0.3)
+    where = rows.addresses, rows.rooms, [6, 2]
+    out = library.attention_to_cache(query, new[0], new[1], prefix, *where, 0.3)
     assert bool(out[0, 0].isnan().any())
     assert bool(out[0, 1].isnan().any()) is (which in (1, 2))
     assert not out[2:].isnan().any()
