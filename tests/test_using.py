@@ -369,3 +369,45 @@ def test_a_stage_typed_before_its_time_names_the_one_to_run(
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: data/")
     assert "`dvc repro" in line
+
+
+def test_answers_to_a_file_go_on_where_they_were_stopped(
+    inside: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.inference.continuations import Batch
+
+    out = tmp_path / "answers.jsonl"
+    command = ("generate", "--variant", NAME, "--file", "data/raw/test.jsonl", "--output", str(out))
+    begin, begun = Batch.begin, list[int]()
+
+    def counted(batch: Any, joining: Any) -> None:
+        begun.append(len(joining))
+        if sum(begun) > 3:
+            raise KeyboardInterrupt
+        begin(batch, joining)
+
+    monkeypatch.setattr(Batch, "begin", counted)
+    assert "stopped" in refused(*command, "--together", "2")
+    kept = tmp_path / "answers.jsonl.unfinished"
+    assert not out.exists()
+    finished = len(kept.read_text().splitlines()) - 1
+    assert 0 < finished < 4
+    # As a machine that lost its power may leave it.
+    kept.write_text(kept.read_text() + '{"input": "half a li')
+    begun.clear()
+
+    def noted(batch: Any, joining: Any) -> None:
+        begun.append(len(joining))
+        begin(batch, joining)
+
+    monkeypatch.setattr(Batch, "begin", noted)
+    result = CliRunner().invoke(main, [*command, "--together", "2"])
+    assert f"goes on after {finished} answers" in result.stderr
+    assert sum(begun) == 5 - finished
+    assert not kept.exists()
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [a["prediction"] for a in answers] == [r["prediction"] for r in predictions(inside)]
+    # Lines of other settings are not gone on with.
+    kept.write_text('{"made_with": "otherwise"}\n{"input": "x", "prediction": "y"}\n')
+    run(*command)
+    assert [json.loads(line) for line in out.read_text().splitlines()] == answers

@@ -35,7 +35,15 @@ from pipeline.errors import PipelineError
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Write the JSON lines of --file here in place of the terminal.",
+    help="Write the JSON lines of --file here in place of the terminal. What was stopped goes on "
+    "where it was when the same is asked again.",
+)
+@click.option(
+    "--together",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The most inputs of --file that are computed at once, within memory.max_tokens_per_batch; "
+    "with 1 each is computed as alone, where company changes the rounding.",
 )
 @click.option(
     "--max-new-tokens",
@@ -71,6 +79,7 @@ def generate(
     file: Path | None,
     row: bool,
     output: Path | None,
+    together: int | None,
     max_new_tokens: int | None,
     temperature: float,
     top_p: float,
@@ -97,8 +106,9 @@ def generate(
     is_given = context.get_parameter_source("variant") is not ParameterSource.DEFAULT
     if prefixes and is_given:
         raise click.UsageError("give either --variant or --prefix")
-    if output is not None and file is None:
-        raise click.UsageError("--output needs --file")
+    for option, value in (("--output", output), ("--together", together)):
+        if value is not None and file is None:
+            raise click.UsageError(f"{option} needs --file")
     given: list[Input]
     if file is not None:
         given = inputs_of_file(file)
@@ -122,6 +132,7 @@ def generate(
     most = max_new_tokens or params.evaluate.max_new_tokens
     decoding = Decoding(most, temperature, top_p, seed)
     if file is not None:
-        answer_lines(generator, given, decoding, output)
+        most_tokens = params.memory.max_tokens_per_batch
+        answer_lines(generator, given, decoding, output, most_tokens, together)
     else:
         answer_one(generator, given[0], decoding, stream)

@@ -17,6 +17,7 @@ from pipeline.cli.inspect import inspect
 from pipeline.cli.library import library
 from pipeline.cli.params import params
 from pipeline.cli.processes import refuse_processes
+from pipeline.cli.serve import serve
 from pipeline.cli.stages import STAGES
 from pipeline.cli.sweep import sweep
 from pipeline.cli.ui import ui
@@ -87,7 +88,7 @@ def main(ctx: click.Context) -> None:
     refuse_processes(ctx.invoked_subcommand or "")
 
 
-_USE = (ui, generate, ask, inspect, export, import_adapter)
+_USE = (ui, generate, ask, serve, inspect, export, import_adapter)
 
 for _command in (*STAGES, init, params, library, demo, sweep, completion, *_USE):
     main.add_command(_command)

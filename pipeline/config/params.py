@@ -42,6 +42,7 @@ from pipeline.config.self_study import (
     refuse_missing_summaries,
     refuse_unknown_study,
 )
+from pipeline.config.serving import ServingParams
 from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
 from pipeline.config.taught import refuse_impossible_judges, refuse_impossible_teachers
@@ -79,6 +80,7 @@ class Params(Section):
     inspection: InspectionParams
     report: ReportParams
     mlflow: MLflowParams = MLflowParams()
+    serving: ServingParams = ServingParams()
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:

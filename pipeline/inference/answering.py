@@ -1,17 +1,20 @@
 """Answers on the terminal or in a file, for `python -m pipeline generate`."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.conversation import Turns, as_text
 from pipeline.errors import PipelineError
-from pipeline.inference.generator import Decoding, TextGenerator
+from pipeline.inference.decoding import Decoding
+from pipeline.inference.generator import TextGenerator
+from pipeline.inference.in_order import answers_in_order
 from pipeline.inference.inputs import Input
 from pipeline.inference.streaming import TerminalStreamer
-from pipeline.progress.bar import following
+from pipeline.inference.unfinished import UnfinishedLines, as_line, digest_of
+from pipeline.progress.bar import Bar
 from pipeline.storage.records import write_jsonl
 
 
@@ -25,33 +28,54 @@ def answer_one(generator: TextGenerator, given: Input, decoding: Decoding, strea
 
 
 def answer_lines(
-    generator: TextGenerator, given: Sequence[Input], decoding: Decoding, output: Path | None
+    generator: TextGenerator,
+    given: Sequence[Input],
+    decoding: Decoding,
+    output: Path | None,
+    max_tokens: int,
+    together: int | None = None,
 ) -> None:
     """A JSON line for each input: its `id` where it has one, `input` and `prediction`.
 
-    Printed as each is ready, or written to `output` when all are.
+    Printed as each is ready, or kept beside `output` and written there when all are: what is
+    stopped goes on from there when the same is asked again. `max_tokens` and `together` as of
+    `answers_in_order`.
     """
     if output is not None and output.is_dir():
         raise PipelineError(f"{output}: is a folder; name a file")
     # All are rendered first: a column missing in the last row is told before any work.
     asked = [item if isinstance(item, str) else generator.render(item) for item in given]
-    lines = _answers(generator, given, asked, decoding)
-    if output is not None:
-        write_jsonl(output, lines)
-        print(f"{output}: {len(asked)} answers", file=sys.stderr)
-    else:
-        for line in lines:
-            print(json.dumps(line, ensure_ascii=False), flush=True)
+
+    def lines(first: int) -> Iterator[dict[str, Any]]:
+        rest = asked[first:]
+        found = answers_in_order(generator, rest, decoding, max_tokens, together)
+        with Bar(len(asked), "generate", "input", initial=first) as bar:
+            for item, query, answer in zip(given[first:], rest, found, strict=True):
+                yield _line(item, query, answer)
+                bar.update()
+
+    if output is None:
+        for line in lines(0):
+            print(as_line(line), end="", flush=True)
+        return
+    model = generator.model
+    made_with = digest_of(
+        model.kv_prefix(), asked, asdict(decoding), str(model.frozen_model.dtype), together == 1
+    )
+    unfinished = UnfinishedLines(output, made_with)
+    if unfinished.kept:
+        print(f"{unfinished.path}: goes on after {len(unfinished.kept)} answers", file=sys.stderr)
+    with unfinished.going_on() as file:
+        for line in lines(len(unfinished.kept)):
+            file.write(as_line(line))
+            file.flush()
+            unfinished.kept.append(line)
+    write_jsonl(output, unfinished.kept)
+    unfinished.remove()
+    print(f"{output}: {len(asked)} answers", file=sys.stderr)
 
 
-def _answers(
-    generator: TextGenerator,
-    given: Sequence[Input],
-    asked: Sequence[str | Turns],
-    decoding: Decoding,
-) -> Iterator[dict[str, Any]]:
-    pairs = list(zip(given, asked, strict=True))
-    for item, query in following(pairs, "generate", "input"):
-        known = {"id": item["id"]} if not isinstance(item, str) and "id" in item else {}
-        text = query if isinstance(query, str) else as_text(query)
-        yield {**known, "input": text, "prediction": generator(query, decoding)}
+def _line(item: Input, query: str | Turns, answer: str) -> dict[str, Any]:
+    known = {"id": item["id"]} if not isinstance(item, str) and "id" in item else {}
+    text = query if isinstance(query, str) else as_text(query)
+    return {**known, "input": text, "prediction": answer}

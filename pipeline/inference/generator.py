@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from pipeline.config.task import TaskParams, refuse_other_tasks
 from pipeline.data.conversation import Turns
 from pipeline.data.rendering import Renderer
 from pipeline.data.task_type import TaskType
+from pipeline.inference.continuations import Batch, Continuation
+from pipeline.inference.decoding import Decoding
 from pipeline.inference.sampling import DrawingFrom
 from pipeline.inference.selection import choose, choose_prefix, load_chosen, load_prefix
 from pipeline.models.for_task import load_for_task
@@ -24,20 +25,11 @@ from pipeline.models.room import refuse_without_room
 from pipeline.models.tokenizer import end_tokens, load_tokenizer, without_end
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.composition import composed
+from pipeline.prefix.packed.running import Stem
 from pipeline.schema.compute import Compute, DeviceMap
 from pipeline.workspace import paths
 
 _WRITES = ("causal_lm", "seq2seq_lm")
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How tokens are chosen: greedily at temperature 0, else sampled from `top_p` of the mass."""
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 class TextGenerator:
@@ -77,12 +69,59 @@ class TextGenerator:
         One input at a time: what an input is batched with can change a tie in bfloat16, and the
         same input has to give the same text wherever it is asked, whatever other threads ask.
         """
+        prompt = self.prompt_ids(asked)
+        refuse_without_room(self.model, len(prompt), decoding.max_new_tokens)
+        if self.is_packed(len(prompt) + decoding.max_new_tokens):
+            return self.text_of(self._continued(prompt, decoding, streamer))
+        return self.text_of(self._generated(prompt, decoding, streamer))
+
+    def prompt_ids(self, asked: str | Turns) -> list[int]:
+        """The tokens of an input that follow the prefix."""
         with self._tokenizing:
-            prompt = self._renderer.prompt_ids(asked, self.model.begins_text)
+            return self._renderer.prompt_ids(asked, self.model.begins_text)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """What tokens that were generated say, without surrounding white space."""
+        written = without_end(list(tokens), self.ends)
+        return str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
+
+    def is_packed(self, tokens: int) -> bool:
+        """Whether packed rows serve inputs and answers of so many tokens together."""
+        if self._task.type != "causal_lm":
+            return False
+        return self.model.why_not_packed(decoding=True, tokens=tokens) is None
+
+    def stem(self) -> Stem:
+        """The prefix as it is now, laid out for packed rows."""
+        return Stem(self.model.kv_prefix(), self.model.prefix_always_visible)
+
+    def _continued(
+        self, prompt: list[int], decoding: Decoding, streamer: BaseStreamer | None
+    ) -> list[int]:
+        """The tokens by packed rows: the prefix laid out once, a cache that is never copied."""
+        batch: Batch[Continuation] = Batch(self.model.frozen_model)
+        text = Continuation(self.stem(), prompt, decoding, self.ends)
+        if streamer is not None:
+            streamer.put(torch.tensor([prompt]))
+        with batch.at_work():
+            batch.begin([text])
+            while True:
+                if streamer is not None:
+                    streamer.put(torch.tensor(text.tokens[-1:]))
+                if not batch.running:
+                    break
+                batch.step()
+        if streamer is not None:
+            streamer.end()
+        return text.tokens
+
+    def _generated(
+        self, prompt: list[int], decoding: Decoding, streamer: BaseStreamer | None
+    ) -> list[int]:
+        """The tokens by transformers' `generate`."""
         ids = torch.tensor([prompt], device=self.model.device)
-        refuse_without_room(self.model, ids.shape[1], decoding.max_new_tokens)
         drawing: AbstractContextManager[Any] = nullcontext()
-        if decoding.temperature > 0:
+        if decoding.samples:
             drawing = DrawingFrom(torch.Generator(ids.device).manual_seed(decoding.seed))
         with drawing:
             generated = self.model.generate(
@@ -93,15 +132,14 @@ class TextGenerator:
             )
         # An encoder-decoder does not say its input again.
         begin = 0 if self._task.type == "seq2seq_lm" else ids.shape[1]
-        written = without_end(generated[0, begin:].tolist(), self.ends)
-        return str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
+        return list(generated[0, begin:].tolist())
 
     def _settings(self, decoding: Decoding) -> dict[str, Any]:
         """What chooses the next token as the evaluation does.
 
         A decoder's own settings are overridden; an encoder-decoder's stay, but for beams.
         """
-        samples = decoding.temperature > 0
+        samples = decoding.samples
         settings = {
             "max_new_tokens": decoding.max_new_tokens,
             "do_sample": samples,

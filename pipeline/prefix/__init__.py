@@ -8,6 +8,7 @@ from pipeline.prefix.accompanied import AccompaniedPrefix
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
+from pipeline.prefix.packed.running import Beginning, RunningRows, Stem
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.starts.attended import most_attended
 from pipeline.prefix.starts.drawn import kv_prefix_from_words, random_kv_prefix, zero_kv_prefix
@@ -23,10 +24,13 @@ from pipeline.prefix.together import packed_logits_together
 
 __all__ = [
     "AccompaniedPrefix",
+    "Beginning",
     "KVPrefix",
     "PrefixConfig",
     "PrefixError",
     "PrefixModel",
+    "RunningRows",
+    "Stem",
     "attention_matching",
     "kv_prefix_from_cache",
     "kv_prefix_from_source",

@@ -38,6 +38,7 @@ SECTIONS_APART = {
     "hardware": "what the machine is, which changes results by their rounding alone",
     "memory": "how much is computed at once, which changes results by their rounding alone",
     "checkpoints": "how often a training is saved, which changes nothing it gives",
+    "serving": "what is served after all stages",
 }
 """Sections of params.yaml that shape no output, and why."""
 

@@ -187,7 +187,7 @@ def test_decoding_computes_what_they_mean(name: str, data: st.DataObject) -> Non
         pytest.skip("there is no C++ compiler here")
     counts = [length - 1 for length in call.lengths]
     last = torch.tensor(call.lengths).cumsum(0) - 1
-    states = call.key, call.value, call.lengths, counts, max(call.lengths) + 1
+    states = call.key, call.value, call.lengths, counts, [length + 1 for length in call.lengths]
     cache = BACKENDS[name].cache(*states)
     prefix = None
     if call.prefix_key is not None and call.prefix_value is not None:

@@ -49,7 +49,7 @@ def test_decoding_is_plain_attention(name: str, dtype: torch.dtype, p: int | Non
     prefix: Any = None
     if p is not None:
         prefix = tuple(torch.randn(2, p, 16, generator=draw) for _ in range(2))
-    cache: Any = CACHES[name](key, value, packed, kept, 12)
+    cache: Any = CACHES[name](key, value, packed, kept, [12, 12, 12])
     own = [
         [t[:, :count] for t in pair]
         for *pair, count in zip(key.split(packed, 1), value.split(packed, 1), kept, strict=True)

@@ -18,6 +18,7 @@ from pipeline.prefix.packed.efficient import attention_by_efficient
 from pipeline.prefix.packed.flex import attention_by_flex
 from pipeline.prefix.packed.kernel import compiling, library
 from pipeline.prefix.packed.kernel.attention import attention_by_kernel
+from pipeline.prefix.packed.kernel.decoding import KernelRow, KernelRows
 from pipeline.prefix.packed.operators import attention_by_operators
 from pipeline.prefix.packed.varlen import attention_by_varlen
 from tests.prefix.cuda_operators import on_the_cpu
@@ -220,7 +221,14 @@ def test_a_nan_is_not_lost_in_decoding(which: int) -> None:
     states[which][(0, 0, 0) if which < 3 else (0, 0, 0, 0)] = torch.nan
     query, prefix_key, prefix_value, keys, values = states
     prefix = library.KernelPrefix(query, prefix_key, prefix_value)
-    out = library.attention_to_cache(query, prefix, keys, values, [0, 1], [7, 3], 0.3)
+    cached = [
+        KernelRow(key[:, :count], value[:, :count], 16)
+        for key, value, count in zip(keys, values, (6, 2), strict=True)
+    ]
+    new = torch.randn(2, 2, 2, 16, generator=generator)
+    rows = KernelRows(cached)
+    where = rows.addresses, rows.rooms, [6, 2]
+    out = library.attention_to_cache(query, new[0], new[1], prefix, *where, 0.3)
     assert bool(out[0, 0].isnan().any())
     assert bool(out[0, 1].isnan().any()) is (which in (1, 2))
     assert not out[2:].isnan().any()

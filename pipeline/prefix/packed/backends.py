@@ -38,7 +38,7 @@ class Backend:
 
     why_not: Callable[[StateKind], str | None]
     attention: Callable[[PackedAttentionCall], Tensor]
-    cache: Callable[[Tensor, Tensor, list[int], list[int], int], LayerCache]
+    cache: Callable[[Tensor, Tensor, list[int], list[int], list[int]], LayerCache]
 
 
 BACKENDS = {

@@ -1,10 +1,11 @@
 """Keys and values of one layer's packed rows while they are decoded, the prefix kept once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch.nn import functional as F
 
 from pipeline.prefix.packed.call import PLAIN, Tensor, Terms
 from pipeline.prefix.packed.lengths import counts_of
@@ -14,7 +15,15 @@ from pipeline.prefix.packed.scores import attend_where
 
 class LayerCache(Protocol):
     """Made of a packed row's `key` and `value` `[num_kv_heads, tokens, dim]`, the lengths of its
-    examples, how many tokens of each are kept, and the room for a row's tokens."""
+    examples, how many tokens of each are kept, and the room for each row's tokens."""
+
+    def join(self, other: Any, numbers: list[int]) -> None:
+        """Take the rows of another cache of this kind, which get these numbers here."""
+        ...
+
+    def leave(self, rows: Sequence[int]) -> None:
+        """Let rows go, where that frees memory at no cost; `attend` does in any case."""
+        ...
 
     def attend(
         self,
@@ -33,7 +42,7 @@ class LayerCache(Protocol):
             query: `[num_heads, rows, dim]`; `key` and `value` `[num_kv_heads, rows, dim]`.
             prefix: keys and values `[num_kv_heads, p, dim]` on any device, in any float dtype; the
                 same for all tokens of a cache.
-            rows: the numbers of the rows that go on, in the order of the prefill.
+            rows: the numbers of the rows that go on, ascending; others are dropped.
             counts: tokens that each of them has already.
             scaling: what scores are multiplied by before the softmax.
             terms: windows, chunks, softcaps and sinks.
@@ -54,9 +63,10 @@ class PartsCache:
         value: Tensor,
         packed: list[int],
         kept: list[int],
-        room: int,
+        rooms: list[int],
     ) -> None:
         self._parts = parts
+        room = max(rooms)
         # Zeros: what is hidden gets no weight, and no weight of a NaN is one.
         self._keys, self._values = (
             t.new_zeros(len(packed), t.shape[0], room, t.shape[-1]) for t in (key, value)
@@ -65,12 +75,28 @@ class PartsCache:
             for row, (own, count) in enumerate(zip(states.split(packed, 1), kept, strict=True)):
                 cache[row, :, :count] = own[:, :count]
         self._rows = list(range(len(packed)))
+        self._gone: set[int] = set()
         self._prefix: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def by(cls, parts: Parts) -> "Callable[..., PartsCache]":
         """The cache whose queries attend to the prefix by these kernels."""
         return partial(cls, parts)
+
+    def join(self, other: "PartsCache", numbers: list[int]) -> None:
+        """See `LayerCache.join`: a copy of both, as long as the longer needs it."""
+        room = max(self._keys.shape[2] if self._rows else 0, other._keys.shape[2])
+        states = ((self._keys, other._keys), (self._values, other._values))
+        self._keys, self._values = (
+            torch.cat([_of_room(own, room), _of_room(theirs, room)]) for own, theirs in states
+        )
+        self._rows = [*self._rows, *numbers]
+
+    def leave(self, rows: Sequence[int]) -> None:
+        """See `LayerCache.leave`: what is kept in one tensor would be copied for each."""
+        self._gone.update(rows)
+        if self._gone.issuperset(self._rows):
+            self._leave_out_all_but([])
 
     def attend(
         self,
@@ -137,6 +163,13 @@ class PartsCache:
     def _leave_out_all_but(self, rows: list[int]) -> None:
         """Rows that have ended are dropped once, not passed over at every token."""
         if rows != self._rows:
-            kept = torch.tensor([self._rows.index(row) for row in rows], device=self._keys.device)
+            places = [self._rows.index(row) for row in rows]
+            kept = torch.tensor(places, dtype=torch.long, device=self._keys.device)
             self._keys, self._values = (t[kept] for t in (self._keys, self._values))
             self._rows = list(rows)
+            self._gone.clear()
+
+
+def _of_room(states: Tensor, room: int) -> Tensor:
+    """`[rows, heads, tokens, dim]` with zeros behind, or without what no row needs any more."""
+    return F.pad(states, (0, 0, 0, room - states.shape[2]))

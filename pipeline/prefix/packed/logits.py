@@ -89,15 +89,26 @@ def packed_step(
     prefix_always_visible: bool = False,
 ) -> torch.Tensor:
     """Logits `[rows, vocabulary]` after one more token `[rows]` of each of the cache's rows."""
-    start = 0 if prefix is None else len(prefix)
-    positions = [start + cache.counts[row] for row in cache.rows]
     packing = Packing(
-        [1] * len(positions),
+        [1] * len(tokens),
         prefix,
         cache,
         decoding=True,
         prefix_always_visible=prefix_always_visible,
     )
+    return next_logits_of_row(frozen_model, tokens, packing)
+
+
+def next_logits_of_row(
+    frozen_model: PreTrainedModel, tokens: torch.Tensor, packing: Packing
+) -> torch.Tensor:
+    """`packed_step` of rows that follow one prefix, or each group of them its own."""
+    positions = [
+        part.cache.counts[row] + (0 if part.prefix is None else len(part.prefix))
+        for part in packing.parts
+        if part.cache is not None
+        for row in part.cache.rows
+    ]
     keep = torch.arange(len(tokens), device=tokens.device)
     return _packed(frozen_model, tokens, positions, packing, keep)
 
@@ -133,10 +144,15 @@ def _packed(
 def packed_attention_on(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
     """Route the model's attention through `shared_prefix_attention`, and back again.
 
-    By which of `NAMES` decides whether the model's masks are asked for.
+    By which of `NAMES` decides whether the model's masks are asked for. Within it, asking again
+    costs nothing: a switch goes over all of the model's modules, which at every token is some
+    milliseconds.
     """
     with turn_of(model):
         before = model.config._attn_implementation
+        if before == name:
+            yield
+            return
         model.set_attn_implementation(name)
         try:
             yield

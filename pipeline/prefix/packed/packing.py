@@ -47,7 +47,8 @@ class Packing:
         """Tokens of the longest example, those decoded before and the prefix included."""
         if self.groups:
             return max(group.longest for group in self.groups)
-        before = [0] if self.cache is None or not self.decoding else self.cache.counts
+        cache = self.cache if self.decoding else None
+        before = [0] if cache is None else [cache.counts[row] for row in cache.rows]
         return max(self.lengths) + max(before) + (0 if self.prefix is None else len(self.prefix))
 
     @property

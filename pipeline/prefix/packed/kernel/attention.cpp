@@ -63,15 +63,17 @@ template <class T> static void run_free(void* prefix) {
   delete static_cast<Prefix<typename Operand<T>::type>*>(prefix);
 }
 
-// `sizes` with `room` in place of examples; `data`: the query and the caches.
+// `sizes` as above, with no examples; `data`: the query, the new keys and values;
+// `caches`: of each row its keys, then of each its values.
 template <class T>
-static void run_decode(const int64_t* sizes, const int64_t* slots, const int64_t* counts,
+static void run_decode(const int64_t* sizes, const int64_t* rooms, const int64_t* counts,
                        const Terms* terms, void* const* data, const int64_t* strides,
-                       const void* prefix, void* out) {
-  const Cached<T> cached = {static_cast<const T*>(data[1]), static_cast<const T*>(data[2]),
-                            sizes[5], slots, counts};
+                       void* const* caches, const void* prefix, void* out) {
+  T* const* keys = reinterpret_cast<T* const*>(caches);
+  const Cached<T> cached = {keys, keys + sizes[0], rooms, counts};
   const auto run = terms->any() ? decode<T, true> : decode<T, false>;
-  run(shape(sizes, nullptr, terms), states<T>(data, strides, 0),
+  run(shape(sizes, nullptr, terms), states<T>(data, strides, 0), states<T>(data, strides, 1),
+      states<T>(data, strides, 2),
       *static_cast<const Prefix<typename Operand<T>::type>*>(prefix), cached,
       static_cast<T*>(out));
 }
@@ -103,11 +105,11 @@ void* prefix_bfloat16(const int64_t* a, void* const* b, const int64_t* c) {
 void free_float32(void* a) { run_free<float>(a); }
 void free_bfloat16(void* a) { run_free<BFloat16>(a); }
 void decode_float32(const int64_t* a, const int64_t* b, const int64_t* c, const Terms* d,
-                    void* const* e, const int64_t* f, const void* g, void* h) {
-  run_decode<float>(a, b, c, d, e, f, g, h);
+                    void* const* e, const int64_t* f, void* const* g, const void* h, void* i) {
+  run_decode<float>(a, b, c, d, e, f, g, h, i);
 }
 void decode_bfloat16(const int64_t* a, const int64_t* b, const int64_t* c, const Terms* d,
-                     void* const* e, const int64_t* f, const void* g, void* h) {
-  run_decode<BFloat16>(a, b, c, d, e, f, g, h);
+                     void* const* e, const int64_t* f, void* const* g, const void* h, void* i) {
+  run_decode<BFloat16>(a, b, c, d, e, f, g, h, i);
 }
 }

@@ -20,7 +20,7 @@ from pipeline.prefix.packed.sight import Horizon
 
 _COMPILERS = ("g++", "clang++", "c++")
 ROOM = 16
-"""What a cache's room is a multiple of: the floats of the widest vector."""
+"""What a row's room is a multiple of: the floats of the widest vector."""
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -96,40 +96,45 @@ class KernelPrefix:
         weakref.finalize(self, getattr(library, f"free_{dtype}"), self.address)
 
 
+def addresses_of(keys: Sequence[Tensor], values: Sequence[Tensor]) -> Any:
+    """Where rows' keys and values lie, for `attention_to_cache`; the caller holds them."""
+    return _pointers([*keys, *values])
+
+
 def attention_to_cache(
     query: Tensor,
+    key: Tensor,
+    value: Tensor,
     prefix: KernelPrefix,
-    keys: Tensor,
-    values: Tensor,
-    slots: list[int],
+    addresses: Any,
+    rooms: list[int],
     counts: list[int],
     scaling: float,
     terms: Terms = PLAIN,
 ) -> Tensor:
-    """Attention of one new token a row to the prefix and to the row's own cached tokens.
+    """Append a token a row, and attend to the row's own tokens and the prefix.
 
     Args:
-        query: `[num_heads, rows, dim]`.
+        query: `[num_heads, rows, dim]`; `key` and `value` `[num_kv_heads, rows, dim]`.
         prefix: of queries like these.
-        keys: `[slots, num_kv_heads, dim, room]`, contiguous; `room` a multiple of `ROOM`.
-        values: `[slots, num_kv_heads, room, dim]`, contiguous.
-        slots: where each row's tokens are cached.
-        counts: how many they are, the new one included.
+        addresses: of the rows' keys `[num_kv_heads, dim, room]` and values `[num_kv_heads, room,
+            dim]`, contiguous.
+        rooms: of each row, a multiple of `ROOM`.
+        counts: how many tokens each has, the new one not among them.
         scaling: what scores are multiplied by before the softmax.
         terms: windows, chunks, softcaps and sinks.
 
     Returns:
         `[num_heads, rows, dim]` in the query's dtype.
     """
-    heads, rows, dim = query.shape
-    out = query.new_empty(rows, heads, dim)
-    states, kv_heads, room = [query, keys, values], keys.shape[1], keys.shape[-1]
-    sizes = [rows, heads, kv_heads, dim, prefix.length, room]
-    address = ctypes.c_void_p(prefix.address)
+    heads, count, dim = query.shape
+    out = query.new_empty(count, heads, dim)
+    sizes = [count, heads, key.shape[0], dim, prefix.length, 0]
     sight = terms.sight
-    horizon = None if sight is None else sight.of_tokens(count - 1 for count in counts)
-    laid_out = _Terms.of(scaling, terms, horizon)
-    _run("decode", sizes, [slots, counts], laid_out, states, address, _pointer(out))
+    laid_out = _Terms.of(scaling, terms, None if sight is None else sight.of_tokens(counts))
+    indices = [rooms, [tokens + 1 for tokens in counts]]
+    where = addresses, ctypes.c_void_p(prefix.address), _pointer(out)
+    _run("decode", sizes, indices, laid_out, [query, key, value], *where)
     return out.transpose(0, 1)
 
 

@@ -1,0 +1,81 @@
+"""The engine: loads what is asked for, and answers until a signal ends it."""
+
+import signal
+import socket
+import sys
+
+import uvicorn
+
+from pipeline.errors import PipelineError
+from pipeline.serving.asked import Asked
+from pipeline.serving.batching.models import Models, load_models
+from pipeline.serving.batching.scheduler import Scheduler
+from pipeline.serving.protocol.app import build_app
+from pipeline.serving.protocol.guard import Guard
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which takes no request any more from the first signal on."""
+
+    def __init__(self, config: uvicorn.Config, scheduler: Scheduler) -> None:
+        super().__init__(config)
+        self._scheduler = scheduler
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """As uvicorn calls it: what was taken is finished, within the time of the configuration."""
+        self._scheduler.close()
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
+
+def serve(asked: Asked) -> None:
+    """Load, listen, and answer until SIGTERM or Ctrl-C. Raises PipelineError for what is amiss."""
+    listening = _listen(asked.host, asked.port)
+    with listening:
+        models = load_models(asked)
+        run(models, asked, listening)
+
+
+def run(models: Models, asked: Asked, listening: socket.socket) -> None:
+    """Answer on a socket that listens, until a signal ends it."""
+    limits = asked.params.serving
+    scheduler = Scheduler(
+        models.frozen_model, limits.max_running, limits.max_waiting, limits.max_cache_tokens
+    )
+    config = uvicorn.Config(
+        Guard(build_app(models, scheduler), asked.api_key),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=int(limits.stop_seconds),
+        server_header=False,
+    )
+    server = _Server(config, scheduler)
+    scheduler.start()
+    host, port = listening.getsockname()[:2]
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"serving {', '.join(models.models)} at {where}/v1; Ctrl-C ends it", file=sys.stderr)
+    # uvicorn raises a signal again when it has ended in peace, to whoever had it before.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    try:
+        server.run(sockets=[listening])
+    finally:
+        scheduler.end(seconds=10)
+    print("the server has ended", file=sys.stderr)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound; what comes before it listens is refused."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise PipelineError(
+            f"--host {host} --port {port}: cannot be listened on ({error.strerror or error}); "
+            "choose another, or --port 0 for any that is free"
+        ) from error
+    return listening
