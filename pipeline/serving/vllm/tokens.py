@@ -34,9 +34,10 @@ def alphabet_of(
 ) -> Alphabet:
     """Special tokens that no prompt begins with, and that mean nothing to the model's code.
 
-    `generation` are the entries of the model's `generation_config.json`. Those that end texts are left out too: a repetition penalty counts the prompt's tokens, and
-    would put off the end of every answer. Of a tokenizer with too few, which read the same in front
-    of any text, all of the model's ordinary ids.
+    `generation` are the entries of the model's `generation_config.json`. Tokens that end texts are
+    left out too: a repetition penalty counts the prompt's, and would put off the end of every
+    answer. Of a tokenizer with too few, which read the same in front of any text, all of the
+    model's ordinary ids.
     """
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     taken = {*_named(config.to_dict()), *_named(generation)}

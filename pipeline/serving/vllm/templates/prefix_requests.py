@@ -82,9 +82,9 @@ class PrefixRequests:
         return {**asked, "chat_template_kwargs": variables}
 
     def _prompt(self, asked: dict[str, Any], about: Any) -> dict[str, Any]:
-        prompt = asked.get("prompt")
+        prompt: Any = asked.get("prompt")
         several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
-        prompts = prompt if several else [prompt]
+        prompts: list[Any] = prompt if several else [prompt]
         for each in prompts:
             self._refuse_prompt(each, asked, names_one=about is not None)
         if about is None:
