@@ -1,0 +1,1 @@
+"""Trained prefixes served by inference engines."""

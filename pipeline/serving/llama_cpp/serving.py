@@ -1,0 +1,114 @@
+"""Trained prefixes served over HTTP by llama.cpp, whose server is ours or runs already."""
+
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from pipeline.config import Params
+from pipeline.errors import PipelineError
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.serving.llama_cpp.launching import ServerOptions, started
+from pipeline.serving.llama_cpp.placeholders import ordinary_tokens
+from pipeline.serving.llama_cpp.prefixes import chosen_prefixes, load_frozen
+from pipeline.serving.llama_cpp.prompts import Prompts
+from pipeline.serving.llama_cpp.proxy import Proxy
+from pipeline.serving.llama_cpp.refusals import refuse_beyond_context, refuse_cache_type
+from pipeline.serving.llama_cpp.server import LlamaServer
+from pipeline.serving.llama_cpp.slots import ServedPrefix
+from pipeline.serving.llama_cpp.verification import verify
+from pipeline.serving.llama_cpp.writing import write_state
+from pipeline.workspace import paths
+
+NO_PREFIX = "no_prefix"
+"""What requests call the frozen model alone."""
+
+
+def serve_llama_cpp(
+    params: Params,
+    names: Sequence[str],
+    server: LlamaServer | Path,
+    options: ServerOptions,
+    host: str,
+    port: int,
+    told: Callable[[str], None],
+) -> None:
+    """Serve prefixes until a signal ends it.
+
+    Args:
+        params: of the project whose prefixes they are.
+        names: as of `chosen_prefixes`.
+        server: one that runs, or a GGUF file for one of our own.
+        options: of our own server.
+        host: the address that is listened at.
+        port: its port; 0 for a free one.
+        told: what is said to a person.
+
+    Raises:
+        PipelineError: for what cannot be served, before anything is listened at.
+        PrefixError: for prefixes that are missing or do not fit.
+    """
+    refuse_cache_type(options.cache_type)
+    with _listening(host, port) as listening, _running(server, options) as running:
+        proxy = prepare(params, names, running, told)
+        address, at = listening.getsockname()[:2]
+        shown = f"[{address}]" if ":" in address else address
+        told(f"serving at http://{shown}:{at}/v1")
+        config = uvicorn.Config(proxy.app, log_level="warning", timeout_graceful_shutdown=5)
+        # uvicorn gives a signal on when it has ended, and the engine has to end after that.
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def prepare(
+    params: Params, names: Sequence[str], server: LlamaServer, told: Callable[[str], None]
+) -> Proxy:
+    """Verify a server, write the state files of prefixes for it, and make the proxy before it.
+
+    Raises PipelineError or PrefixError as `serve_llama_cpp`.
+    """
+    frozen = load_frozen(params)
+    tokenizer = load_tokenizer(paths.MODEL)
+    ordinary = ordinary_tokens(tokenizer)
+    chosen = chosen_prefixes(params, names, frozen, ordinary)
+    slots, context = server.slots()
+    for each in chosen:
+        refuse_beyond_context(each.name, len(each.kv), context)
+    verified = verify(server, frozen, ordinary)
+    told(verified.sentence)
+    served = {}
+    for each in chosen:
+        file = f"{each.sha256[:16]}.bin"
+        size = write_state(each.kv, server.state_folder / file, each.placeholders, verified)
+        served[each.name] = ServedPrefix(each.name, file, each.placeholders, each.kv.begins_text)
+        told(f"model {each.name}: {len(each.kv)} virtual tokens, {size / 2**20:.1f} MiB")
+    served.setdefault(NO_PREFIX, ServedPrefix(NO_PREFIX))
+    prompts = Prompts(params.task, tokenizer)
+    return Proxy(server.url, slots, context, served, prompts, params.evaluate.max_new_tokens)
+
+
+@contextmanager
+def _running(server: LlamaServer | Path, options: ServerOptions) -> Iterator[LlamaServer]:
+    if isinstance(server, LlamaServer):
+        yield server
+        return
+    with started(server, options) as own:
+        yield own
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise PipelineError(
+            f"--port: {host}:{port} cannot be listened at ({error.strerror}); name another"
+        ) from error
+    with listening:
+        yield listening

@@ -1,0 +1,83 @@
+"""A project with a tiny model, its GGUF file and prefixes, served by llama.cpp through the proxy."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import uvicorn
+from ruamel.yaml import YAML
+from transformers import LlamaForCausalLM
+
+from pipeline.config import Params, load_params
+from pipeline.prefix import KVPrefix
+from pipeline.serving.llama_cpp.proxy import Proxy
+from tests.conftest import tiny_model, tiny_params, tiny_tokenizer
+from tests.gguf_model import write_gguf
+
+LONG, SHORT = "len4-random-seed0", "len2-random-seed0"
+PREFIXES = {LONG: 4, SHORT: 2}
+QUESTIONS = [
+    f"size: {17 * n} km\nwhat is the size of {name}?"
+    for n, name in enumerate(
+        "alba berlin cusco delhi essen fargo genoa hanoi izmir jena kyoto lima".split()
+    )
+]
+
+
+def talking_model() -> LlamaForCausalLM:
+    """A tiny model that writes nothing but letters and the end, each choice a clear one."""
+    model = tiny_model(initializer_range=0.3)
+    tokenizer = tiny_tokenizer()
+    letters = [token for token in range(260) if tokenizer.decode([token]).strip().isalpha()]
+    silent = torch.ones(260, dtype=torch.bool)
+    silent[[*(t for t in letters if tokenizer.decode([t]).isascii()), 2]] = False
+    with torch.no_grad():
+        model.lm_head.weight[silent] = 0
+        model.lm_head.weight[2] *= 0.5
+        # Attention weighs, so that answers depend on what was asked, and after which prefix.
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight *= 4
+    return model
+
+
+def make_project(root: Path) -> Params:
+    """Params, model, GGUF file (`model.gguf`) and prefixes in `root`, which has to be the home."""
+    model = talking_model()
+    model.save_pretrained(root / "data/model")
+    tiny_tokenizer().save_pretrained(root / "data/model")
+    write_gguf(root / "model.gguf", model, tiny_tokenizer())
+    for seed, (name, length) in enumerate(PREFIXES.items()):
+        drawn = torch.Generator().manual_seed(seed)
+        tensors = [torch.randn(2, length, 8, generator=drawn) for _ in range(4)]
+        kv = KVPrefix(tuple(tensors[:2]), tuple(tensors[2:]))
+        kv.save(root / "data/train" / name / "prefix.safetensors")
+    params = tiny_params(root / "data/model")
+    params["evaluate"] |= {"dtype": "float32", "max_new_tokens": 24, "device": "cpu"}
+    with (root / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(params, file)
+    return load_params(root / "params.yaml")
+
+
+def clean(root: Path) -> None:
+    """Remove what `make_project` made."""
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def listening(proxy: Proxy) -> Iterator[str]:
+    """The proxy at a free port of this process; yields its address."""
+    server = uvicorn.Server(uvicorn.Config(proxy.app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
