@@ -61,7 +61,11 @@ def _server_options(command: click.Command) -> click.Command:
     help="May be given more than once. A variant, a file prefix.safetensors, or a PEFT adapter's "
     "folder; its name is the model's in requests.",
 )
-@click.option("--gguf", type=click.Path(path_type=Path), help="The frozen model, to start it here.")
+@click.option(
+    "--gguf",
+    type=click.Path(path_type=Path),
+    help="The frozen model, to start it here.  [default: the file that model.source: wheel names]",
+)
 @click.option("--server", metavar="URL", help="A server of llama.cpp's that runs already.")
 @click.option(
     "--state-folder",
@@ -90,11 +94,12 @@ def serve_llama_cpp(
     name, `no_prefix` the frozen model alone. Whoever reaches the address may ask.
 
     \b
-    python -m pipeline serve-llama-cpp --gguf model.gguf
+    python -m pipeline serve-llama-cpp
+    python -m pipeline serve-llama-cpp --gguf model.gguf --slots 4
     python -m pipeline serve-llama-cpp --prefix a.safetensors --prefix b.safetensors \\
         --server http://127.0.0.1:8080 --state-folder slots
     """
-    if (gguf is None) == (server is None):
+    if gguf is not None and server is not None:
         raise click.UsageError("give either --gguf or --server")
     if (server is None) != (state_folder is None):
         raise click.UsageError("--server needs --state-folder, and --state-folder --server")
@@ -105,9 +110,8 @@ def serve_llama_cpp(
 
     options = ServerOptions(cache_type, flash_attn, slots, context, threads)
     if server is not None and state_folder is not None:
-        running: LlamaServer | Path = LlamaServer(server.rstrip("/"), state_folder)
+        running: LlamaServer | Path | None = LlamaServer(server.rstrip("/"), state_folder)
     else:
-        assert gguf is not None
         running = gguf
     serve_llama_cpp(params, prefixes, running, options, host, port, click.echo)
 
@@ -118,11 +122,10 @@ def serve_llama_cpp(
 @click.option(
     "--verify",
     "gguf",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="MODEL.gguf",
     help="The frozen model for llama.cpp, whose keys and values are compared with transformers' "
-    "before anything is written.",
+    "before anything is written.  [default: the file that model.source: wheel names]",
 )
 @click.option(
     "--state-version",
@@ -134,7 +137,7 @@ def serve_llama_cpp(
 def export_llama_cpp(
     folder: Path,
     variant: str,
-    gguf: Path,
+    gguf: Path | None,
     state_version: int | None,
     force: bool,
     cache_type: str,
@@ -146,7 +149,7 @@ def export_llama_cpp(
     """Write a prefix as a state file of llama.cpp into FOLDER, and how it is restored.
 
     \b
-    python -m pipeline export-llama-cpp for-llama-cpp --verify model.gguf
+    python -m pipeline export-llama-cpp for-llama-cpp
     python -m pipeline export-llama-cpp for-llama-cpp --verify model.gguf --slots 4 --cache-type f32
     """
     params = load_params()
@@ -154,8 +157,8 @@ def export_llama_cpp(
     from pipeline.serving.llama_cpp.launching import ServerOptions
 
     options = ServerOptions(cache_type, flash_attn, slots, context, threads)
-    verified = export_llama_cpp(
+    name, verified = export_llama_cpp(
         params, variant, folder, gguf, options, version=state_version, replace=force
     )
     click.echo(verified.sentence)
-    click.echo(f"{folder}: {variant} for llama.cpp, with how it is restored")
+    click.echo(f"{folder}: {name} for llama.cpp, with how it is restored")

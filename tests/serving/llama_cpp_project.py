@@ -1,6 +1,5 @@
-"""A project with a tiny model, its GGUF file and prefixes, served by llama.cpp through the proxy."""
+"""A project with a tiny model, its GGUF file and prefixes, served by llama.cpp's proxy."""
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,19 +11,18 @@ import uvicorn
 from ruamel.yaml import YAML
 from transformers import LlamaForCausalLM
 
+from benchmarks.llama_gguf import write_gguf
 from pipeline.config import Params, load_params
 from pipeline.prefix import KVPrefix
 from pipeline.serving.llama_cpp.proxy import Proxy
 from tests.conftest import tiny_model, tiny_params, tiny_tokenizer
-from tests.gguf_model import write_gguf
 
 LONG, SHORT = "len4-random-seed0", "len2-random-seed0"
 PREFIXES = {LONG: 4, SHORT: 2}
+_PLACES = ("alba", "berlin", "cusco", "delhi", "essen", "fargo", "genoa", "hanoi", "izmir", "jena")
 QUESTIONS = [
-    f"size: {17 * n} km\nwhat is the size of {name}?"
-    for n, name in enumerate(
-        "alba berlin cusco delhi essen fargo genoa hanoi izmir jena kyoto lima".split()
-    )
+    f"size: {17 * number} km\nwhat is the size of {name}?"
+    for number, name in enumerate((*_PLACES, "kyoto", "lima"))
 ]
 
 
@@ -60,11 +58,6 @@ def make_project(root: Path) -> Params:
     with (root / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(params, file)
     return load_params(root / "params.yaml")
-
-
-def clean(root: Path) -> None:
-    """Remove what `make_project` made."""
-    shutil.rmtree(root, ignore_errors=True)
 
 
 @contextmanager

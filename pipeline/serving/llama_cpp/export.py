@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.errors import PipelineError
 from pipeline.models.tokenizer import load_tokenizer
+from pipeline.serving.llama_cpp.gguf import gguf_file
 from pipeline.serving.llama_cpp.launching import ServerOptions, started
 from pipeline.serving.llama_cpp.placeholders import ordinary_tokens
 from pipeline.serving.llama_cpp.prefixes import chosen_prefixes, load_frozen
@@ -24,19 +25,22 @@ def export_llama_cpp(
     params: Params,
     name: str,
     folder: Path,
-    gguf: Path,
+    gguf: Path | None,
     options: ServerOptions,
     *,
     version: int | None = None,
     replace: bool = False,
-) -> Verified:
-    """Write the folder of one prefix, all or nothing, and return what was verified before.
+) -> tuple[str, Verified]:
+    """Write the folder of one prefix, all or nothing.
+
+    Returns its name and what was verified before.
 
     Args:
         params: of the project whose prefix it is.
         name: as of `chosen_prefixes`.
         folder: that is written.
-        gguf: the model file that the state is for, which is run for the verification.
+        gguf: the model file that the state is for, which is run for the verification; None for
+            the file that `model.source: wheel` names.
         options: what the server that restores it is started with.
         version: LLAMA_STATE_SEQ_VERSION of that server; None for the verified one's.
         replace: whether other files in `folder` may go.
@@ -58,7 +62,7 @@ def export_llama_cpp(
     ordinary = ordinary_tokens(load_tokenizer(paths.MODEL))
     (chosen,) = chosen_prefixes(params, [name], frozen, ordinary)
     refuse_beyond_context(chosen.name, len(chosen.kv), options.context)
-    with started(gguf, options) as server:
+    with gguf_file(params.model, gguf) as file, started(file, options) as server:
         verified = verify(server, frozen, ordinary)
     with atomic_folder(folder) as aside:
         write_state(chosen.kv, aside / STATE, chosen.placeholders, verified, version)
@@ -78,7 +82,7 @@ def export_llama_cpp(
         }
         write_json(aside / ABOUT, about)
         write_text(aside / README, _readme(about, verified))
-    return verified
+    return chosen.name, verified
 
 
 def _readme(about: dict[str, Any], verified: Verified) -> str:

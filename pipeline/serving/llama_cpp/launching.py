@@ -20,6 +20,10 @@ from pipeline.serving.llama_cpp.server import LlamaServer
 
 _HOST = "127.0.0.1"
 _PATIENCE = 600.0  # seconds until it has to answer: it reads the whole model first
+OURS = {"--cache-ram": "0", "--slot-prompt-similarity": "0"}
+"""By its defaults the server keeps prompts of its own: it clears a slot whose prefix is less than a
+tenth of the prompt, and may take a prompt whose placeholders were words for one with the prefix."""
+
 _TRIED = 5  # ports, each free when it was looked at
 
 
@@ -82,9 +86,7 @@ def _start(
     command += ["--parallel", str(options.slots), "--no-kv-unified"]
     command += ["--cache-type-k", options.cache_type, "--cache-type-v", options.cache_type]
     command += ["--flash-attn", "on" if options.flash_attention else "off"]
-    # The server would clear a slot whose prefix is less than a tenth of the prompt, and keep
-    # prompts of lost prefixes, read as words, to take them for the same.
-    command += ["--cache-ram", "0", "--slot-prompt-similarity", "0"]
+    command += [word for option in OURS.items() for word in option]
     command += ["--slot-save-path", f"{states}/"]
     if options.threads is not None:
         command += ["--threads", str(options.threads), "--threads-batch", str(options.threads)]

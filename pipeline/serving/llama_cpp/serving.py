@@ -11,6 +11,7 @@ import uvicorn
 from pipeline.config import Params
 from pipeline.errors import PipelineError
 from pipeline.models.tokenizer import load_tokenizer
+from pipeline.serving.llama_cpp.gguf import gguf_file
 from pipeline.serving.llama_cpp.launching import ServerOptions, started
 from pipeline.serving.llama_cpp.placeholders import ordinary_tokens
 from pipeline.serving.llama_cpp.prefixes import chosen_prefixes, load_frozen
@@ -30,7 +31,7 @@ NO_PREFIX = "no_prefix"
 def serve_llama_cpp(
     params: Params,
     names: Sequence[str],
-    server: LlamaServer | Path,
+    server: LlamaServer | Path | None,
     options: ServerOptions,
     host: str,
     port: int,
@@ -41,7 +42,8 @@ def serve_llama_cpp(
     Args:
         params: of the project whose prefixes they are.
         names: as of `chosen_prefixes`.
-        server: one that runs, or a GGUF file for one of our own.
+        server: one that runs, or a GGUF file for one of our own; None for the file that
+            `model.source: wheel` names.
         options: of our own server.
         host: the address that is listened at.
         port: its port; 0 for a free one.
@@ -52,7 +54,7 @@ def serve_llama_cpp(
         PrefixError: for prefixes that are missing or do not fit.
     """
     refuse_cache_type(options.cache_type)
-    with _listening(host, port) as listening, _running(server, options) as running:
+    with _listening(host, port) as listening, _running(params, server, options) as running:
         proxy = prepare(params, names, running, told)
         address, at = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
@@ -93,11 +95,13 @@ def prepare(
 
 
 @contextmanager
-def _running(server: LlamaServer | Path, options: ServerOptions) -> Iterator[LlamaServer]:
+def _running(
+    params: Params, server: LlamaServer | Path | None, options: ServerOptions
+) -> Iterator[LlamaServer]:
     if isinstance(server, LlamaServer):
         yield server
         return
-    with started(server, options) as own:
+    with gguf_file(params.model, server) as gguf, started(gguf, options) as own:
         yield own
 
 
