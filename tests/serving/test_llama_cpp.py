@@ -31,7 +31,7 @@ from tests.serving.llama_cpp_project import (
 
 pytest.importorskip("xllamacpp", reason="llama.cpp's server is the extra llama_cpp")
 
-OPTIONS = ServerOptions("f32", True, 2, 256, 1)
+OPTIONS = ServerOptions("f32", False, 2, 256, 1)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_the_frozen_model_alone_is_served_beside_them(
 
 def test_what_was_found_is_told_in_a_sentence(url: str, told: list[str]) -> None:
     assert told[0].startswith("llama.cpp keeps keys permuted, rotary pairs side by side; of 32")
-    assert "(cache f32, with flash attention, streams 2, state version 4)" in told[0]
+    assert "(cache f32, without flash attention, streams 2, state version 4)" in told[0]
 
 
 def lines_of(response: httpx2.Response) -> list[str]:
@@ -278,14 +278,30 @@ def test_a_client_that_leaves_frees_its_slot(url: str) -> None:
     assert text_of(ask(url, SHORT, QUESTIONS[0]))
 
 
-def test_a_server_with_its_own_cache_of_prompts_loses_short_prefixes(
-    llama_cpp_project: Params, tmp_path: Path
+def test_a_server_that_keeps_prompts_takes_words_for_a_short_prefix(
+    llama_cpp_project: Params,
 ) -> None:
-    # As llama-server starts by default: a prefix below a tenth of the prompt is cleared.
+    # As llama-server starts by default.
     defaults = {"--cache-ram": "64", "--slot-prompt-similarity": "0.1"}
-    with mock.patch.object(launching, "OURS", defaults), started(Path("model.gguf"), OPTIONS) as s:
-        proxy = prepare(llama_cpp_project, [SHORT], s, print)
-        with listening(proxy) as url:
-            refused = ask(url, SHORT, "a" * 60)
-            assert refused["error"]["code"] == "prefix_lost"
-            assert "--cache-ram 0 --slot-prompt-similarity 0" in refused["error"]["message"]
+    asked = AskedChat(model=SHORT, messages=[Message(role="user", content="a" * 60)])
+    for flags in (defaults, launching.OURS):
+        with (
+            mock.patch.object(launching, "OURS", flags),
+            started(Path("model.gguf"), OPTIONS) as server,
+        ):
+            proxy = prepare(llama_cpp_project, [SHORT], server, print)
+            # Another client's words, and one more prompt, for which they are kept aside.
+            words = [
+                *proxy._prefixes[SHORT].placeholders,
+                *proxy._prompts.tokens(asked, False),
+            ]
+            for prompt in (words, [40] * 60):
+                body = {"prompt": prompt, "id_slot": 0, "n_predict": 1}
+                assert httpx2.post(f"{server.url}/completion", json=body).is_success
+            with listening(proxy) as url:
+                answer = ask(url, SHORT, "a" * 60)
+        if flags is defaults:
+            assert answer["error"]["code"] == "prefix_lost"
+            assert "--cache-ram 0 --slot-prompt-similarity 0" in answer["error"]["message"]
+        else:
+            assert text_of(answer)

@@ -21,8 +21,8 @@ from pipeline.serving.llama_cpp.server import LlamaServer
 _HOST = "127.0.0.1"
 _PATIENCE = 600.0  # seconds until it has to answer: it reads the whole model first
 OURS = {"--cache-ram": "0", "--slot-prompt-similarity": "0"}
-"""By its defaults the server keeps prompts of its own: it clears a slot whose prefix is less than a
-tenth of the prompt, and may take a prompt whose placeholders were words for one with the prefix."""
+"""By its defaults the server keeps prompts, and where a prefix is less than a tenth of a prompt it
+puts the longest match among them in the slot: one, perhaps, whose placeholders were words."""
 
 _TRIED = 5  # ports, each free when it was looked at
 
@@ -100,8 +100,8 @@ def _command() -> list[str]:
     if (found := shutil.which("llama-server")) is not None:
         return [found]
     raise PipelineError(
-        "there is no llama.cpp: `pip install 'prefix-tuning-pipeline[llama_cpp]'` for the server "
-        "in xllamacpp, or put llama-server on PATH"
+        "there is no llama.cpp: run `pip install '.[llama_cpp]'` for the server in xllamacpp, or put "
+        "llama-server on PATH"
     )
 
 

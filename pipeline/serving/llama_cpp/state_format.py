@@ -24,6 +24,7 @@ are written in the first.
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,11 @@ VERSIONS = (3, 4)
 CACHE_TYPES = {"f32": 0, "f16": 1, "bf16": 30}
 """Types of cached numbers, by llama.cpp's names, as `ggml_type` numbers them."""
 
-DTYPES = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype("<f4"),
+    "f16": np.dtype("<f2"),
+    "bf16": np.dtype("<u2"),
+}
 """How numpy holds them; it has no bfloat16, whose bits are held as an integer's."""
 
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]

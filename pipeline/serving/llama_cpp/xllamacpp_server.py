@@ -5,8 +5,9 @@ the project, which would take longer than the server's start.
 """
 
 import argparse
+import os
 import signal
-import threading
+import time
 
 
 def _options() -> argparse.Namespace:
@@ -29,10 +30,10 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Serve until a signal ends the process."""
+    """Serve until a signal ends the process, or who started it has ended."""
     import xllamacpp
 
-    options = _options()
+    starter, options = os.getppid(), _options()
     types, flash = xllamacpp.ggml_type, xllamacpp.llama_flash_attn_type
     params = xllamacpp.CommonParams()
     params.model.path = options.model
@@ -54,7 +55,10 @@ def main() -> None:
     print(server.listening_address, flush=True)
     # Its threads are C++'s: the default of a signal ends them all, where Python would wait.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Event().wait()
+    # Who started it may be killed, and cannot end it then.
+    while os.getppid() == starter:
+        time.sleep(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":
