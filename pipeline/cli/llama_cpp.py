@@ -72,7 +72,6 @@ def _server_options(command: click.Command) -> click.Command:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="The --slot-save-path of --server.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @_server_options
 def serve_llama_cpp(
@@ -80,7 +79,6 @@ def serve_llama_cpp(
     gguf: Path | None,
     server: str | None,
     state_folder: Path | None,
-    host: str,
     port: int,
     cache_type: str,
     flash_attn: bool,
@@ -91,7 +89,7 @@ def serve_llama_cpp(
     """Serve prefixes by llama.cpp, at OpenAI's endpoints.
 
     llama.cpp's keys and values are compared with transformers' first. Each prefix is a model of its
-    name, `no_prefix` the frozen model alone. Whoever reaches the address may ask.
+    name, `no_prefix` the frozen model alone. Programs of this machine may ask.
 
     \b
     python -m pipeline serve-llama-cpp
@@ -105,15 +103,17 @@ def serve_llama_cpp(
         raise click.UsageError("--server needs --state-folder, and --state-folder --server")
     params = load_params()
     from pipeline.serving.llama_cpp.launching import ServerOptions
+    from pipeline.serving.llama_cpp.prefixes import named_prefixes
     from pipeline.serving.llama_cpp.server import LlamaServer
-    from pipeline.serving.llama_cpp.serving import serve_llama_cpp
+    from pipeline.serving.llama_cpp.serving import Door, serve_llama_cpp
 
     options = ServerOptions(cache_type, flash_attn, slots, context, threads)
     if server is not None and state_folder is not None:
         running: LlamaServer | Path | None = LlamaServer(server.rstrip("/"), state_folder)
     else:
         running = gguf
-    serve_llama_cpp(params, prefixes, running, options, host, port, click.echo)
+    named = named_prefixes(params, prefixes)
+    serve_llama_cpp(params, named, running, options, click.echo, Door(port=port))
 
 
 @click.command("export-llama-cpp")

@@ -47,7 +47,7 @@ def told() -> list[str]:
 
 @pytest.fixture(scope="module")
 def proxy(llama_cpp_project: Params, server: LlamaServer, told: list[str]) -> Proxy:
-    return prepare(llama_cpp_project, [LONG, SHORT], server, told.append)
+    return prepare(llama_cpp_project, {LONG: LONG, SHORT: SHORT}, server, told.append)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,27 @@ def test_the_frozen_model_alone_is_served_beside_them(
     made = frozen.generate(ids, max_new_tokens=8, eos_token_id=2, pad_token_id=3, do_sample=False)
     expected = generators[LONG].tokenizer.decode(made[0, ids.shape[1] :]).strip()
     assert text_of(ask(url, "no_prefix", QUESTIONS[0], max_tokens=8)) == expected
+
+
+def test_a_key_is_asked_of_every_request_where_there_is_one(
+    llama_cpp_project: Params, server: LlamaServer
+) -> None:
+    proxy = prepare(llama_cpp_project, {}, server, print, "frozen", api_key="secret")
+    with listening(proxy) as address:
+        for header, status in (("", 401), ("Bearer other", 401), ("Bearer secret", 200)):
+            headers = {"Authorization": header} if header else {}
+            body = {"model": "frozen", "prompt": "a", "max_tokens": 1}
+            for path, sent in (("models", None), ("completions", body)):
+                method = "GET" if sent is None else "POST"
+                found = httpx2.request(method, f"{address}/v1/{path}", json=sent, headers=headers)
+                assert found.status_code == status
+        assert httpx2.get(f"{address}/health").is_success
+
+
+def test_an_answer_goes_on_where_the_end_is_ignored(url: str) -> None:
+    answer = ask(url, LONG, QUESTIONS[0], ignore_eos=True, max_tokens=40)
+    assert answer["usage"]["completion_tokens"] == 40
+    assert answer["choices"][0]["finish_reason"] == "length"
 
 
 def test_what_was_found_is_told_in_a_sentence(url: str, told: list[str]) -> None:
@@ -289,7 +310,7 @@ def test_a_server_that_keeps_prompts_takes_words_for_a_short_prefix(
             mock.patch.object(launching, "OURS", flags),
             started(Path("model.gguf"), OPTIONS) as server,
         ):
-            proxy = prepare(llama_cpp_project, [SHORT], server, print)
+            proxy = prepare(llama_cpp_project, {SHORT: SHORT}, server, print)
             # Another client's words, and one more prompt, for which they are kept aside.
             words = [
                 *proxy._prefixes[SHORT].placeholders,

@@ -149,9 +149,10 @@ def test_placeholders_go_by_the_file_and_never_begin_alike() -> None:
     assert ids == placeholder_ids("aa", 16, ordinary)
     assert ids[:8] == placeholder_ids("aa", 8, ordinary)
     assert ids[:8] != placeholder_ids("ab", 8, ordinary)
-    refuse_alike({"a": ids, "b": placeholder_ids("ab", 16, ordinary), "c": ids[1:]})
+    other = placeholder_ids("ab", 16, ordinary)
+    refuse_alike({"a": ("aa", ids), "b": ("ab", other), "c": ("ac", ids[1:]), "best": ("aa", ids)})
     with pytest.raises(PipelineError, match="ids of long begin with all of those of short"):
-        refuse_alike({"long": ids, "other": ids[1:], "short": ids[:4]})
+        refuse_alike({"long": ("aa", ids), "other": ("ab", other), "short": ("ac", ids[:4])})
 
 
 def zeros(count: int, **more: Any) -> KVPrefix:

@@ -29,6 +29,7 @@ class Asked(BaseModel):
     stop: str | list[str] | None = None
     logit_bias: dict[int, float] | None = None
     n: Literal[1] | None = None
+    ignore_eos: bool = False
     # Both would count the placeholders as words that were said.
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
@@ -36,6 +37,9 @@ class Asked(BaseModel):
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
     @property
     def most_tokens(self) -> int | None:
@@ -60,6 +64,8 @@ class Asked(BaseModel):
             "samplers": ["temperature", "top_p"],
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop or [],
         }
+        if self.ignore_eos:
+            settings["ignore_eos"] = True
         if self.seed is not None:
             settings["seed"] = self.seed % 2**32
         if self.logit_bias:

@@ -1,5 +1,6 @@
 """A prefix as a folder for llama.cpp: its state file, what that is, and how it is used."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ from pipeline.models.tokenizer import load_tokenizer
 from pipeline.serving.llama_cpp.gguf import gguf_file
 from pipeline.serving.llama_cpp.launching import ServerOptions, started
 from pipeline.serving.llama_cpp.placeholders import ordinary_tokens
-from pipeline.serving.llama_cpp.prefixes import chosen_prefixes, load_frozen
+from pipeline.serving.llama_cpp.prefixes import (
+    chosen_prefixes,
+    load_frozen,
+    named_prefixes,
+)
 from pipeline.serving.llama_cpp.refusals import refuse_beyond_context, refuse_cache_type
 from pipeline.serving.llama_cpp.state_format import VERSIONS
 from pipeline.serving.llama_cpp.verification import Verified, verify
@@ -31,36 +36,50 @@ def export_llama_cpp(
     version: int | None = None,
     replace: bool = False,
 ) -> tuple[str, Verified]:
-    """Write the folder of one prefix, all or nothing.
+    """As `write_llama_cpp`, with the prefix named as of `named_prefixes`.
 
-    Returns its name and what was verified before.
-
-    Args:
-        params: of the project whose prefix it is.
-        name: as of `chosen_prefixes`.
-        folder: that is written.
-        gguf: the model file that the state is for, which is run for the verification; None for
-            the file that `model.source: wheel` names.
-        options: what the server that restores it is started with.
-        version: LLAMA_STATE_SEQ_VERSION of that server; None for the verified one's.
-        replace: whether other files in `folder` may go.
-
-    Raises:
-        PipelineError: when something else is in `folder` and `replace` is not set, for what
-            llama.cpp cannot hold, and for a GGUF file of another model.
-        PrefixError: for a prefix that is missing or does not fit.
+    Raises PipelineError when something else is in `folder` and `replace` is not set, too.
     """
-    refuse_cache_type(options.cache_type)
-    if version is not None and version not in VERSIONS:
-        raise PipelineError(f"--state-version: {version} is none of {VERSIONS}")
     if folder.is_file():
         raise PipelineError(f"{folder}: is a file; name a folder")
     holds_other = folder.exists() and any(folder.iterdir()) and not (folder / ABOUT).exists()
     if holds_other and not replace:
         raise PipelineError(f"{folder}: holds other files; name a new folder, or add --force")
+    named = named_prefixes(params, [name])
+    return next(iter(named)), write_llama_cpp(params, named, folder, gguf, options, version)
+
+
+def write_llama_cpp(
+    params: Params,
+    named: Mapping[str, str | Path],
+    folder: Path,
+    gguf: Path | None,
+    options: ServerOptions,
+    version: int | None = None,
+) -> Verified:
+    """Write the folder of one prefix, all or nothing, in place of what is there.
+
+    Returns what was verified before.
+
+    Args:
+        params: of the project whose prefix it is.
+        named: as of `chosen_prefixes`, of one.
+        folder: that is written.
+        gguf: the model file that the state is for, which is run for the verification; None for
+            the file that `model.source: wheel` names.
+        options: what the server that restores it is started with.
+        version: LLAMA_STATE_SEQ_VERSION of that server; None for the verified one's.
+
+    Raises:
+        PipelineError: for what llama.cpp cannot hold, and for a GGUF file of another model.
+        PrefixError: for a prefix that is missing or does not fit.
+    """
+    refuse_cache_type(options.cache_type)
+    if version is not None and version not in VERSIONS:
+        raise PipelineError(f"--state-version: {version} is none of {VERSIONS}")
     frozen = load_frozen(params)
     ordinary = ordinary_tokens(load_tokenizer(paths.MODEL))
-    (chosen,) = chosen_prefixes(params, [name], frozen, ordinary)
+    (chosen,) = chosen_prefixes(params, named, frozen, ordinary)
     refuse_beyond_context(chosen.name, len(chosen.kv), options.context)
     with gguf_file(params.model, gguf) as file, started(file, options) as server:
         verified = verify(server, frozen, ordinary)
@@ -82,7 +101,7 @@ def export_llama_cpp(
         }
         write_json(aside / ABOUT, about)
         write_text(aside / README, _readme(about, verified))
-    return chosen.name, verified
+    return verified
 
 
 def _readme(about: dict[str, Any], verified: Verified) -> str:

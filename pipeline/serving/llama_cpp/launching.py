@@ -100,7 +100,7 @@ def _command() -> list[str]:
     if (found := shutil.which("llama-server")) is not None:
         return [found]
     raise PipelineError(
-        "there is no llama.cpp: run `pip install '.[llama_cpp]'` for the server in xllamacpp, or put "
+        "there is no llama.cpp: run `pip install '.[llama_cpp]'` for xllamacpp's server, or put "
         "llama-server on PATH"
     )
 

@@ -29,17 +29,21 @@ def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [token for token in range(len(tokenizer)) if token not in special]
 
 
-def refuse_alike(placeholders: Mapping[str, tuple[int, ...]]) -> None:
+def refuse_alike(placeholders: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     """Raise PipelineError where one prefix's ids are how another's begin, for they would be mixed.
 
-    After the one is restored, a prompt for the other would take its cells for its own.
+    After the one is restored, a prompt for the other would take its cells for its own. The same
+    file by two names is one prefix.
+
+    Args:
+        placeholders: the file's SHA-256 and the ids of each prefix, by name.
     """
-    listed = sorted(placeholders.items(), key=lambda pair: pair[1])
-    # Of sorted sequences one that begins like another stands right before one that does.
-    for (name, ids), (other, longer) in pairwise(listed):
-        if longer[: len(ids)] == ids:
+    listed = sorted(placeholders.items(), key=lambda pair: pair[1][1])
+    # Of sorted sequences one that begins like another stands behind it, and between them none
+    # that does not.
+    for (name, (sha256, ids)), (other, (others, longer)) in pairwise(listed):
+        if longer[: len(ids)] == ids and sha256 != others:
             raise PipelineError(
                 f"the placeholder ids of {other} begin with all of those of {name}, so that "
-                "llama.cpp would take the one prefix for the other; serve them apart, or give one "
-                "name alone to a file that is served under two"
+                "llama.cpp would take the one prefix for the other; serve them apart"
             )

@@ -1,6 +1,6 @@
 """Trained prefixes by the names that a person gives, checked for llama.cpp."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,26 +47,40 @@ def load_frozen(params: Params) -> PreTrainedModel:
     return frozen if getattr(frozen, "is_quantized", False) else frozen.float()
 
 
+def named_prefixes(params: Params, names: Iterable[str]) -> dict[str, str | Path]:
+    """What names mean, by what they are called: variants, imported adapters, the best, files.
+
+    Raises PipelineError for one that is not there, or is named twice.
+    """
+    found: dict[str, str | Path] = {}
+    for given in names:
+        which = choose_prefix(params, given)
+        name = which if isinstance(which, str) else _name(which)
+        if name in found:
+            raise PipelineError(f"llama.cpp: '{name}' is named twice; name each prefix once")
+        found[name] = which
+    return found
+
+
 def chosen_prefixes(
-    params: Params, names: Sequence[str], frozen: PreTrainedModel, ordinary: Sequence[int]
+    params: Params,
+    named: Mapping[str, str | Path],
+    frozen: PreTrainedModel,
+    ordinary: Sequence[int],
 ) -> list[Chosen]:
-    """The prefixes of these names: variants, imported adapters, files, adapters' folders, "best".
+    """The prefixes that `choose_prefix` returned, by name.
 
     Raises PipelineError or PrefixError where one is missing, does not fit the frozen model or is
     beyond llama.cpp, and where two could be taken for each other.
     """
-    chosen: dict[str, Chosen] = {}
-    for given in names:
-        found = choose_prefix(params, given)
-        name = found if isinstance(found, str) else _name(found)
-        if name in chosen:
-            raise PipelineError(f"--prefix: two are called {name}; rename a file, or leave one out")
-        kv = load_chosen(params, found, frozen)
+    chosen = []
+    for name, which in named.items():
+        kv = load_chosen(params, which, frozen)
         refuse_prefix(name, kv, frozen.config, params.prefix.prefix_always_visible)
-        sha256 = sha256_of(_file(params, found))
-        chosen[name] = Chosen(name, kv, sha256, placeholder_ids(sha256, len(kv), ordinary))
-    refuse_alike({name: each.placeholders for name, each in chosen.items()})
-    return list(chosen.values())
+        sha256 = sha256_of(_file(params, which))
+        chosen.append(Chosen(name, kv, sha256, placeholder_ids(sha256, len(kv), ordinary)))
+    refuse_alike({each.name: (each.sha256, each.placeholders) for each in chosen})
+    return chosen
 
 
 def _name(path: Path) -> str:

@@ -1,7 +1,8 @@
 """OpenAI's endpoints in front of a llama.cpp server, a model's name for each prefix."""
 
+import hmac
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -39,6 +40,7 @@ class Proxy:
         prefixes: those in its state folder, by name.
         prompts: what makes an input's tokens.
         max_new_tokens: the longest answer where a request leaves it open.
+        api_key: what every request but /health has to bring; None for none.
     """
 
     def __init__(
@@ -49,10 +51,11 @@ class Proxy:
         prefixes: Mapping[str, ServedPrefix],
         prompts: Prompts,
         max_new_tokens: int,
+        api_key: str | None = None,
     ) -> None:
         self._url, self._count, self._context = url, slots, context
         self._prefixes, self._prompts = prefixes, prompts
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._api_key = max_new_tokens, api_key
         self.slots: Slots | None = None
         self.app = Starlette(
             routes=[
@@ -77,6 +80,8 @@ class Proxy:
         return JSONResponse(told)
 
     async def _models(self, request: Request) -> Response:
+        if (refused := self._stranger(request)) is not None:
+            return refused
         listed = [
             {"id": name, "object": "model", "created": 0, "owned_by": "prefix-tuning-pipeline"}
             for name in self._prefixes
@@ -92,6 +97,8 @@ class Proxy:
     async def _answered(
         self, request: Request, kind: type[AskedChat] | type[AskedCompletion]
     ) -> Response:
+        if (refused := self._stranger(request)) is not None:
+            return refused
         try:
             asked = _parsed(await request.body(), kind)
             prefix = self._prefix(asked.model)
@@ -101,11 +108,12 @@ class Proxy:
         assert self.slots is not None
         telling = Telling(asked.model, kind is AskedChat, len(prompt), asked.top)
         settings = asked.settings(self._max_new_tokens)
-        chunks = self._told(telling, self.slots.answer(prefix, prompt, settings))
+        ends = set() if asked.ignore_eos else self._prompts.ends
+        chunks = _told(telling, ends, self.slots.answer(prefix, prompt, settings))
         try:
             if asked.stream:
                 # Before the status line is sent the prefix is there, or an error takes its place.
-                begun = await anext(chunks)
+                begun = await anext(chunks, None)
                 return StreamingResponse(
                     _events(asked, telling, begun, chunks), media_type="text/event-stream"
                 )
@@ -115,14 +123,17 @@ class Proxy:
             return _of_engine(error)
         return JSONResponse(telling.whole())
 
-    async def _told(
-        self, telling: Telling, chunks: AsyncIterator[dict[str, Any]]
-    ) -> AsyncIterator[dict[str, Any]]:
-        async with aclosing(chunks):  # type: ignore[type-var]
-            async for chunk in chunks:
-                if self._prompts.ends.intersection(chunk.get("tokens", ())):
-                    return
-                yield telling.add(chunk)
+    def _stranger(self, request: Request) -> Response | None:
+        """What a client is told that lacks the key; None where it has it, or none is asked."""
+        if self._api_key is None:
+            return None
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode(), self._api_key.encode()
+        ):
+            return None
+        message = "send the server's key as `Authorization: Bearer KEY`"
+        return JSONResponse(error_body(message, _INVALID, "invalid_api_key"), 401)
 
     def _prefix(self, name: str) -> ServedPrefix:
         if name in self._prefixes:
@@ -162,17 +173,29 @@ def _parsed(
         raise _RefusedError(400, told) from error
 
 
+async def _told(
+    telling: Telling, ends: set[int], chunks: AsyncGenerator[dict[str, Any], None]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The chunks of an answer as ours, up to an end that the GGUF file does not name."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if ends.intersection(chunk.get("tokens", ())):
+                return
+            yield telling.add(chunk)
+
+
 async def _events(
     asked: Asked,
     telling: Telling,
-    begun: dict[str, Any],
-    chunks: AsyncIterator[dict[str, Any]],
+    begun: dict[str, Any] | None,
+    chunks: AsyncGenerator[dict[str, Any], None],
 ) -> AsyncIterator[str]:
     """The answer as server-sent events."""
-    async with aclosing(chunks):  # type: ignore[type-var]
+    async with aclosing(chunks):
         if telling.is_chat:
             yield _event(telling.first())
-        yield _event(begun)
+        if begun is not None:
+            yield _event(begun)
         try:
             async for chunk in chunks:
                 yield _event(chunk)

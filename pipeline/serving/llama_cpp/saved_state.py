@@ -102,8 +102,8 @@ class _Reader:
                 f"llama.cpp's cache holds keys and values of unlike types, {unlike}; start it with "
                 "the same --cache-type-k and --cache-type-v"
             )
-        ordered = [[rows[order] for _, rows in each] for each in (keys, values)]
-        return names.pop(), bool(transposed), *ordered
+        by_position = [[rows[order] for _, rows in each] for each in (keys, values)]
+        return names.pop(), bool(transposed), by_position[0], by_position[1]
 
     def _rows(self, cells: int) -> tuple[str, np.ndarray]:
         number, size = self._take("<iQ")

@@ -2,8 +2,9 @@
 
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -25,37 +26,55 @@ from pipeline.serving.llama_cpp.writing import write_state
 from pipeline.workspace import paths
 
 NO_PREFIX = "no_prefix"
-"""What requests call the frozen model alone."""
+"""What requests call the frozen model alone where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where requests are taken, and whose.
+
+    Attributes:
+        host: the address that is listened at.
+        port: its port; 0 for a free one.
+        api_key: what every request has to bring; None for none.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
 
 
 def serve_llama_cpp(
     params: Params,
-    names: Sequence[str],
+    prefixes: Mapping[str, str | Path],
     server: LlamaServer | Path | None,
     options: ServerOptions,
-    host: str,
-    port: int,
     told: Callable[[str], None],
+    door: Door,
+    model_name: str = NO_PREFIX,
 ) -> None:
     """Serve prefixes until a signal ends it.
 
     Args:
         params: of the project whose prefixes they are.
-        names: as of `chosen_prefixes`.
+        prefixes: as of `chosen_prefixes`, by the names of models.
         server: one that runs, or a GGUF file for one of our own; None for the file that
             `model.source: wheel` names.
         options: of our own server.
-        host: the address that is listened at.
-        port: its port; 0 for a free one.
         told: what is said to a person.
+        door: where, and to whom.
+        model_name: what the frozen model alone is called.
 
     Raises:
         PipelineError: for what cannot be served, before anything is listened at.
         PrefixError: for prefixes that are missing or do not fit.
     """
     refuse_cache_type(options.cache_type)
-    with _listening(host, port) as listening, _running(params, server, options) as running:
-        proxy = prepare(params, names, running, told)
+    with (
+        _listening(door.host, door.port) as listening,
+        _running(params, server, options) as running,
+    ):
+        proxy = prepare(params, prefixes, running, told, model_name, door.api_key)
         address, at = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         told(f"serving at http://{shown}:{at}/v1")
@@ -68,7 +87,12 @@ def serve_llama_cpp(
 
 
 def prepare(
-    params: Params, names: Sequence[str], server: LlamaServer, told: Callable[[str], None]
+    params: Params,
+    prefixes: Mapping[str, str | Path],
+    server: LlamaServer,
+    told: Callable[[str], None],
+    model_name: str = NO_PREFIX,
+    api_key: str | None = None,
 ) -> Proxy:
     """Verify a server, write the state files of prefixes for it, and make the proxy before it.
 
@@ -77,7 +101,7 @@ def prepare(
     frozen = load_frozen(params)
     tokenizer = load_tokenizer(paths.MODEL)
     ordinary = ordinary_tokens(tokenizer)
-    chosen = chosen_prefixes(params, names, frozen, ordinary)
+    chosen = chosen_prefixes(params, prefixes, frozen, ordinary)
     slots, context = server.slots()
     for each in chosen:
         refuse_beyond_context(each.name, len(each.kv), context)
@@ -89,9 +113,10 @@ def prepare(
         size = write_state(each.kv, server.state_folder / file, each.placeholders, verified)
         served[each.name] = ServedPrefix(each.name, file, each.placeholders, each.kv.begins_text)
         told(f"model {each.name}: {len(each.kv)} virtual tokens, {size / 2**20:.1f} MiB")
-    served.setdefault(NO_PREFIX, ServedPrefix(NO_PREFIX))
+    served.setdefault(model_name, ServedPrefix(model_name))
     prompts = Prompts(params.task, tokenizer)
-    return Proxy(server.url, slots, context, served, prompts, params.evaluate.max_new_tokens)
+    most = params.evaluate.max_new_tokens
+    return Proxy(server.url, slots, context, served, prompts, most, api_key)
 
 
 @contextmanager

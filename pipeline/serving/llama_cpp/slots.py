@@ -8,7 +8,7 @@ cache (`timings.cache_n`). Where they did not, the slot is restored and asked ag
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +71,7 @@ class Slots:
 
     async def answer(
         self, prefix: ServedPrefix, prompt: Sequence[int], settings: Mapping[str, Any]
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The server's chunks of an answer to `prompt` after the prefix, as they are made.
 
         Args:
