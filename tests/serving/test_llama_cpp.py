@@ -299,30 +299,24 @@ def test_a_client_that_leaves_frees_its_slot(url: str) -> None:
     assert text_of(ask(url, SHORT, QUESTIONS[0]))
 
 
-def test_a_server_that_keeps_prompts_takes_words_for_a_short_prefix(
-    llama_cpp_project: Params,
+def test_a_server_that_keeps_prompts_takes_none_for_a_restored_prefix(
+    llama_cpp_project: Params, url: str
 ) -> None:
-    # As llama-server starts by default.
-    defaults = {"--cache-ram": "64", "--slot-prompt-similarity": "0.1"}
-    asked = AskedChat(model=SHORT, messages=[Message(role="user", content="a" * 60)])
-    for flags in (defaults, launching.OURS):
-        with (
-            mock.patch.object(launching, "OURS", flags),
-            started(Path("model.gguf"), OPTIONS) as server,
-        ):
-            proxy = prepare(llama_cpp_project, {SHORT: SHORT}, server, print)
-            # Another client's words, and one more prompt, for which they are kept aside.
-            words = [
-                *proxy._prefixes[SHORT].placeholders,
-                *proxy._prompts.tokens(asked, False),
-            ]
-            for prompt in (words, [40] * 60):
-                body = {"prompt": prompt, "id_slot": 0, "n_predict": 1}
-                assert httpx2.post(f"{server.url}/completion", json=body).is_success
-            with listening(proxy) as url:
-                answer = ask(url, SHORT, "a" * 60)
-        if flags is defaults:
-            assert answer["error"]["code"] == "prefix_lost"
-            assert "--cache-ram 0 --slot-prompt-similarity 0" in answer["error"]["message"]
-        else:
-            assert text_of(answer)
+    question = "a" * 60
+    expected = text_of(ask(url, SHORT, question))
+    # As llama-server does by default.
+    with (
+        mock.patch.object(launching, "_PROMPTS_KEPT", 64),
+        started(Path("model.gguf"), OPTIONS) as server,
+    ):
+        proxy = prepare(llama_cpp_project, {SHORT: SHORT}, server, print)
+        asked = AskedChat(model=SHORT, messages=[Message(role="user", content=question)])
+        # Another client lets the placeholders be read as words, and both prompts be kept.
+        words = [*proxy._prefixes[SHORT].placeholders, *proxy._prompts.tokens(asked, False)]
+        for prompt in (words, [40] * 60):
+            body = {"prompt": prompt, "id_slot": 0, "n_predict": 1}
+            assert httpx2.post(f"{server.url}/completion", json=body).is_success
+        with listening(proxy) as address:
+            assert [text_of(ask(address, SHORT, question)) for _ in range(3)] == [expected] * 3
+        assert proxy.slots is not None
+        assert proxy.slots.mended == 0

@@ -115,8 +115,7 @@ def _readme(about: dict[str, Any], verified: Verified) -> str:
 
 ```sh
 llama-server --model MODEL.gguf --slot-save-path . --parallel {slots} --no-kv-unified \\
-  --ctx-size {2048 * slots} --cache-type-k {kind} --cache-type-v {kind} --flash-attn {flash} \\
-  --cache-ram 0 --slot-prompt-similarity 0
+  --ctx-size {2048 * slots} --cache-type-k {kind} --cache-type-v {kind} --flash-attn {flash}
 curl -X POST 'http://127.0.0.1:8080/slots/0?action=restore' -d '{{"filename": "{STATE}"}}'
 curl http://127.0.0.1:8080/completion -d '{{"id_slot": 0, "cache_prompt": true, "prompt": [...]}}'
 ```

@@ -20,10 +20,7 @@ from pipeline.serving.llama_cpp.server import LlamaServer
 
 _HOST = "127.0.0.1"
 _PATIENCE = 600.0  # seconds until it has to answer: it reads the whole model first
-OURS = {"--cache-ram": "0", "--slot-prompt-similarity": "0"}
-"""By its defaults the server keeps prompts, and where a prefix is less than a tenth of a prompt it
-puts the longest match among them in the slot: one, perhaps, whose placeholders were words."""
-
+_PROMPTS_KEPT = 0  # MiB of other prompts' states, which would be copied and are of no use here
 _TRIED = 5  # ports, each free when it was looked at
 
 
@@ -86,7 +83,7 @@ def _start(
     command += ["--parallel", str(options.slots), "--no-kv-unified"]
     command += ["--cache-type-k", options.cache_type, "--cache-type-v", options.cache_type]
     command += ["--flash-attn", "on" if options.flash_attention else "off"]
-    command += [word for option in OURS.items() for word in option]
+    command += ["--cache-ram", str(_PROMPTS_KEPT)]
     command += ["--slot-save-path", f"{states}/"]
     if options.threads is not None:
         command += ["--threads", str(options.threads), "--threads-batch", str(options.threads)]

@@ -18,10 +18,6 @@ import httpx2
 from pipeline.serving.llama_cpp.server import reason_of
 
 _TRIES = 3
-_EXPLAINED = (
-    "another client uses the same server, or it was started without --cache-ram 0 "
-    "--slot-prompt-similarity 0"
-)
 
 
 class EngineError(Exception):
@@ -103,7 +99,7 @@ class Slots:
         raise EngineError(
             503,
             f"llama.cpp's server lost the prefix {prefix.name} {_TRIES} times between restoring "
-            f"and reading it, and no answer without it is given: {_EXPLAINED}",
+            "and reading it, and no answer without it is given: let no other client use that server",
             "prefix_lost",
         )
 

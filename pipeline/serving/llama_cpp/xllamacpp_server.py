@@ -22,7 +22,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cache-type-v", required=True)
     parser.add_argument("--flash-attn", choices=("on", "off"), required=True)
     parser.add_argument("--cache-ram", type=int, required=True)
-    parser.add_argument("--slot-prompt-similarity", type=float, required=True)
     parser.add_argument("--slot-save-path", required=True)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--threads-batch", type=int)
@@ -45,7 +44,6 @@ def main() -> None:
     wanted = "ENABLED" if options.flash_attn == "on" else "DISABLED"
     params.flash_attn_type = getattr(flash, f"LLAMA_FLASH_ATTN_TYPE_{wanted}")
     params.cache_ram_mib = options.cache_ram
-    params.slot_prompt_similarity = options.slot_prompt_similarity
     params.slot_save_path = options.slot_save_path
     params.endpoint_slots, params.warmup = True, False
     if options.threads is not None:
