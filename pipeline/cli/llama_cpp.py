@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from pipeline.cli.names import complete_prefixes
 from pipeline.cli.options import variant_option
@@ -49,6 +50,13 @@ def _server_options(command: click.Command) -> click.Command:
     return command
 
 
+def _given(names: tuple[str, ...]) -> str | None:
+    """The first of these options that the command line has."""
+    context = click.get_current_context()
+    told = (n for n in names if context.get_parameter_source(n) is ParameterSource.COMMANDLINE)
+    return next((name.replace("_", "-") for name in told), None)
+
+
 @click.command("serve-llama-cpp")
 @click.option(
     "--prefix",
@@ -69,7 +77,7 @@ def _server_options(command: click.Command) -> click.Command:
 @click.option("--server", metavar="URL", help="A server of llama.cpp's that runs already.")
 @click.option(
     "--state-folder",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path),
     help="The --slot-save-path of --server.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
@@ -94,13 +102,15 @@ def serve_llama_cpp(
     \b
     python -m pipeline serve-llama-cpp
     python -m pipeline serve-llama-cpp --gguf model.gguf --slots 4
-    python -m pipeline serve-llama-cpp --prefix a.safetensors --prefix b.safetensors \\
-        --server http://127.0.0.1:8080 --state-folder slots
+    python -m pipeline serve-llama-cpp --prefix len32-random-seed0 --prefix handbook.safetensors
+    python -m pipeline serve-llama-cpp --server http://127.0.0.1:8080 --state-folder slots
     """
     if gguf is not None and server is not None:
         raise click.UsageError("give either --gguf or --server")
     if (server is None) != (state_folder is None):
         raise click.UsageError("--server needs --state-folder, and --state-folder --server")
+    if server is not None and (given := _given(("cache_type", "flash_attn", "slots", "context"))):
+        raise click.UsageError(f"--server has its own {given}; give that where it is started")
     params = load_params()
     from pipeline.serving.llama_cpp.launching import ServerOptions
     from pipeline.serving.llama_cpp.prefixes import named_prefixes

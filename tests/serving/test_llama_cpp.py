@@ -1,6 +1,11 @@
 """llama.cpp with a prefix answers as transformers does, whoever else asks the same server."""
 
+import contextlib
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -9,9 +14,12 @@ from typing import Any
 from unittest import mock
 
 import httpx2
+import psutil
 import pytest
 import torch
+from click.testing import CliRunner
 
+from pipeline.cli.main import main
 from pipeline.config import Params
 from pipeline.inference.generator import Decoding, TextGenerator, generator_of
 from pipeline.serving.llama_cpp import launching
@@ -19,7 +27,7 @@ from pipeline.serving.llama_cpp.asked import AskedChat, Message
 from pipeline.serving.llama_cpp.launching import ServerOptions, started
 from pipeline.serving.llama_cpp.proxy import Proxy
 from pipeline.serving.llama_cpp.server import LlamaServer
-from pipeline.serving.llama_cpp.serving import prepare
+from pipeline.serving.llama_cpp.serving import Door, prepare, serve_llama_cpp
 from pipeline.serving.llama_cpp.slots import ServedPrefix
 from tests.serving.llama_cpp_project import (
     LONG,
@@ -297,6 +305,45 @@ def test_a_client_that_leaves_frees_its_slot(url: str) -> None:
         ) as response:
             next(response.iter_lines())
     assert text_of(ask(url, SHORT, QUESTIONS[0]))
+
+
+def test_a_signal_ends_the_server_and_its_engine(llama_cpp_project: Params) -> None:
+    before = set(psutil.Process().children())
+    told: list[str] = []
+    found: dict[str, Any] = {}
+
+    def client() -> None:
+        while not (told and told[-1].startswith("serving at ")):
+            time.sleep(0.05)
+        url = told[-1].removeprefix("serving at ").removesuffix("/v1")
+        while not found:
+            with contextlib.suppress(httpx2.ConnectError):
+                found.update(ask(url, "no_prefix", "a"))
+        found["engines"] = set(psutil.Process().children()) - before
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=client)
+    asking.start()
+    with pytest.raises(KeyboardInterrupt):
+        serve_llama_cpp(
+            llama_cpp_project, {}, Path("model.gguf"), OPTIONS, told.append, Door(port=0)
+        )
+    asking.join()
+    assert found["status"] == 200
+    assert len(found["engines"]) == 1
+    assert not any(engine.is_running() for engine in found["engines"])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_options_of_an_engine_that_runs_are_refused() -> None:
+    arguments = ["serve-llama-cpp", "--server", "http://127.0.0.1:1", "--state-folder", "."]
+    for more, reason in (
+        (["--cache-type", "f32"], "--server has its own cache-type"),
+        (["--gguf", "model.gguf"], "give either --gguf or --server"),
+    ):
+        result = CliRunner().invoke(main, [*arguments, *more])
+        assert result.exit_code == 2
+        assert reason in result.output
 
 
 def test_a_server_that_keeps_prompts_takes_none_for_a_restored_prefix(

@@ -71,6 +71,7 @@ def serve_llama_cpp(
     """
     refuse_cache_type(options.cache_type)
     with (
+        _ended_by_signals(),
         _listening(door.host, door.port) as listening,
         _running(params, server, options) as running,
     ):
@@ -79,10 +80,6 @@ def serve_llama_cpp(
         shown = f"[{address}]" if ":" in address else address
         told(f"serving at http://{shown}:{at}/v1")
         config = uvicorn.Config(proxy.app, log_level="warning", timeout_graceful_shutdown=5)
-        # uvicorn gives a signal on when it has ended, and the engine has to end after that.
-        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, signal.default_int_handler)
         uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -117,6 +114,25 @@ def prepare(
     prompts = Prompts(params.task, tokenizer)
     most = params.evaluate.max_new_tokens
     return Proxy(server.url, slots, context, served, prompts, most, api_key)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let each signal that ends a process end it as Ctrl-C does, so that the engine is ended too.
+
+    uvicorn raises a signal again when it has ended, to whoever had it before.
+    """
+    ending = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    # Under nohup a closed terminal ends nothing.
+    before = {number: signal.getsignal(number) for number in ending}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
