@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import torch
 import uvicorn
 from ruamel.yaml import YAML
@@ -14,11 +16,14 @@ from transformers import LlamaForCausalLM
 from benchmarks.llama_gguf import write_gguf
 from pipeline.config import Params, load_params
 from pipeline.prefix import KVPrefix
+from pipeline.serving.llama_cpp.launching import ServerOptions
 from pipeline.serving.llama_cpp.proxy import Proxy
 from tests.conftest import tiny_model, tiny_params, tiny_tokenizer
 
 LONG, SHORT = "len4-random-seed0", "len2-random-seed0"
 PREFIXES = {LONG: 4, SHORT: 2}
+# Without flash attention float32 is what transformers computes to 1e-6; with it, to 1e-2.
+OPTIONS = ServerOptions("f32", False, 2, 256, 1)
 _PLACES = ("alba", "berlin", "cusco", "delhi", "essen", "fargo", "genoa", "hanoi", "izmir", "jena")
 QUESTIONS = [
     f"size: {17 * number} km\nwhat is the size of {name}?"
@@ -74,3 +79,17 @@ def listening(proxy: Proxy) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def ask(url: str, model: str, question: str, **more: Any) -> dict[str, Any]:
+    body = {"model": model, "messages": [{"role": "user", "content": question}], **more}
+    response = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    return {**response.json(), "status": response.status_code}
+
+
+def text_of(answer: dict[str, Any]) -> str:
+    return str(answer["choices"][0]["message"]["content"]).strip()
+
+
+def lines_of(response: httpx2.Response) -> list[str]:
+    return [line.removeprefix("data: ") for line in response.iter_lines() if line]
