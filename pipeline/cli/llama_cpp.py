@@ -1,5 +1,6 @@
 """`python -m pipeline serve-llama-cpp` and `export-llama-cpp`: prefixes for llama.cpp."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -44,7 +45,7 @@ _OPTIONS = (
 )
 
 
-def _server_options(command: click.Command) -> click.Command:
+def _server_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

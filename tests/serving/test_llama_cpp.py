@@ -99,7 +99,8 @@ def test_what_was_found_is_told_in_a_sentence(url: str, told: list[str]) -> None
 
 def test_a_stream_says_the_same(url: str) -> None:
     whole = ask(url, LONG, QUESTIONS[1])
-    body = {"model": LONG, "messages": [{"role": "user", "content": QUESTIONS[1]}]}
+    body: dict[str, Any] = {"model": LONG}
+    body["messages"] = [{"role": "user", "content": QUESTIONS[1]}]
     body |= {"stream": True, "stream_options": {"include_usage": True}}
     with httpx2.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -159,7 +160,8 @@ def test_mistakes_are_told_in_openai_s_form(
 
 
 def test_an_empty_input_is_refused(url: str) -> None:
-    for prompt in ([], ""):
+    prompts: tuple[str | list[int], ...] = ([], "")
+    for prompt in prompts:
         body = {"model": LONG, "prompt": prompt}
         response = httpx2.post(f"{url}/v1/completions", json=body)
         assert "the input is empty" in response.json()["error"]["message"]
