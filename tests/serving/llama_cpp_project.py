@@ -59,7 +59,7 @@ def make_project(root: Path) -> Params:
         kv = KVPrefix(tuple(tensors[:2]), tuple(tensors[2:]))
         kv.save(root / "data/train" / name / "prefix.safetensors")
     params = tiny_params(root / "data/model")
-    params["evaluate"] |= {"dtype": "float32", "max_new_tokens": 24, "device": "cpu"}
+    params["evaluate"] |= {"dtype": "float32", "max_new_tokens": 12, "device": "cpu"}
     with (root / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(params, file)
     return load_params(root / "params.yaml")

@@ -97,7 +97,7 @@ def test_the_server_itself_reads_the_placeholders_of_a_lost_prefix_as_words(
     prefix = proxy._prefixes[LONG]
     asked = AskedChat(model=LONG, messages=[Message(role="user", content=QUESTIONS[2])])
     prompt = [*prefix.placeholders, *proxy._prompts.tokens(asked, False)]
-    body = {"prompt": prompt, "n_predict": 24, "temperature": 0, "id_slot": 0}
+    body = {"prompt": prompt, "n_predict": 12, "temperature": 0, "id_slot": 0}
     answers = []
     for stolen in (False, True):
         restore = {"filename": prefix.state}
