@@ -47,7 +47,7 @@ def needed(requirements: list[str], version: str) -> set[str]:
     return {name for name, _ in seen}
 
 
-OPTIONAL = ("bitsandbytes", "peft", "ray", "torchao")
+OPTIONAL = ("bitsandbytes", "llama_cpp", "peft", "ray", "torchao")
 RUN = [needed(PROJECT["dependencies"], version) for version in VERSIONS]
 ALL = [
     needed(

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 ENGINES = {
     "transformers": "pipeline.serving.transformers_engine",
+    "vllm": "pipeline.serving.vllm.engine",
+    "llama.cpp": "pipeline.serving.llama_cpp.engine",
 }
 """The module of each engine, which is imported when it is asked for."""
 

@@ -1,0 +1,157 @@
+"""A server's slots, shared by several prefixes: each request has one of its own, restored for it.
+
+llama.cpp takes another request's slot for a prompt without a word, and then reads the placeholders
+of a lost prefix as words. So a slot answers one request at a time, the prefix is restored before
+it, and no token leaves before the server said that exactly the p cells of the prefix came from its
+cache (`timings.cache_n`). Where they did not, the slot is restored and asked again.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+from pipeline.serving.llama_cpp.server import reason_of
+
+_TRIES = 3
+
+
+class EngineError(Exception):
+    """The server did not answer; `status` is what a client of ours is told."""
+
+    def __init__(self, status: int, message: str, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True)
+class ServedPrefix:
+    """A prefix that a server can restore.
+
+    Attributes:
+        name: what requests call it.
+        state: its file's name in the server's state folder; None for the frozen model alone.
+        placeholders: the p token ids that its file stands for.
+        begins_text: whether inputs after it have no BOS of their own.
+    """
+
+    name: str
+    state: str | None = None
+    placeholders: tuple[int, ...] = ()
+    begins_text: bool = False
+
+
+@dataclass
+class Slots:
+    """The slots of a server, each free or answering one request.
+
+    Attributes:
+        client: connections to the server; its base URL is the server's address.
+        count: how many slots there are.
+        mended: how often a prefix was lost, and restored and asked for again.
+    """
+
+    client: httpx2.AsyncClient
+    count: int
+    mended: int = 0
+    _free: "asyncio.Queue[int]" = field(default_factory=asyncio.Queue)
+
+    def __post_init__(self) -> None:
+        for slot in range(self.count):
+            self._free.put_nowait(slot)
+
+    async def answer(
+        self, prefix: ServedPrefix, prompt: Sequence[int], settings: Mapping[str, Any]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The server's chunks of an answer to `prompt` after the prefix, as they are made.
+
+        Args:
+            prefix: whose state is restored.
+            prompt: token ids, at least one.
+            settings: entries of llama.cpp's `/completion`.
+
+        Raises:
+            EngineError: when the server refuses, is out of reach, or loses the prefix each time.
+        """
+        asked = {**settings, "prompt": [*prefix.placeholders, *prompt], "stream": True}
+        asked |= {"timings_per_token": True, "return_tokens": True}
+        asked["cache_prompt"] = prefix.state is not None
+        slot = await self._free.get()
+        try:
+            for _ in range(_TRIES):
+                await self._prepare(slot, prefix)
+                async with self._chunks({**asked, "id_slot": slot}) as chunks:
+                    first = await anext(chunks, None)
+                    if first is None or not _kept(first, prefix):
+                        self.mended += 1
+                        continue
+                    yield first
+                    async for chunk in chunks:
+                        yield chunk
+                    return
+        finally:
+            self._free.put_nowait(slot)
+        raise EngineError(
+            503,
+            f"llama.cpp's server lost the prefix {prefix.name} {_TRIES} times between restoring "
+            "and reading it, and no answer without it is given: let no other client use it",
+            "prefix_lost",
+        )
+
+    async def _prepare(self, slot: int, prefix: ServedPrefix) -> None:
+        if prefix.state is None:
+            return
+        path = f"/slots/{slot}?action=restore"
+        try:
+            response = await self.client.post(path, json={"filename": prefix.state})
+        except httpx2.HTTPError as error:
+            raise _out_of_reach(error) from error
+        if not response.is_success:
+            raise EngineError(
+                502,
+                f"llama.cpp's server cannot restore {prefix.name}: {reason_of(response)}",
+                "restore_failed",
+            )
+
+    @asynccontextmanager
+    async def _chunks(
+        self, asked: Mapping[str, Any]
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """The chunks of a stream; leaving early closes it, at which the server stops computing."""
+        try:
+            async with self.client.stream("POST", "/completion", json=asked) as response:
+                if not response.is_success:
+                    await response.aread()
+                    status = 400 if response.status_code == 400 else 502
+                    raise EngineError(status, reason_of(response), "engine_refused")
+                yield _events(response)
+        except httpx2.HTTPError as error:
+            raise _out_of_reach(error) from error
+
+
+async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+    async for line in response.aiter_lines():
+        kind, _, content = line.partition(": ")
+        if kind == "data" and content != "[DONE]":
+            chunk = json.loads(content)
+            if "error" in chunk:
+                raise EngineError(502, str(chunk["error"].get("message")), "engine_failed")
+            yield chunk
+        elif kind == "error":
+            raise EngineError(502, content, "engine_failed")
+
+
+def _kept(first: Mapping[str, Any], prefix: ServedPrefix) -> bool:
+    """Whether the cells that the answer goes on from are those of the prefix, all and alone."""
+    return bool(first.get("timings", {}).get("cache_n") == len(prefix.placeholders))
+
+
+def _out_of_reach(error: Exception) -> EngineError:
+    return EngineError(
+        502, f"llama.cpp's server is out of reach ({type(error).__name__})", "engine_out_of_reach"
+    )

@@ -1,0 +1,185 @@
+"""No answer is given without its prefix, whoever else uses llama.cpp's server."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import httpx2
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli.main import main
+from pipeline.config import Params
+from pipeline.serving.llama_cpp import launching
+from pipeline.serving.llama_cpp.asked import AskedChat, Message
+from pipeline.serving.llama_cpp.launching import started
+from pipeline.serving.llama_cpp.proxy import Proxy
+from pipeline.serving.llama_cpp.server import LlamaServer
+from pipeline.serving.llama_cpp.serving import Door, prepare, serve_llama_cpp
+from pipeline.serving.llama_cpp.slots import ServedPrefix
+from tests.serving.llama_cpp_project import (
+    LONG,
+    OPTIONS,
+    QUESTIONS,
+    SHORT,
+    ask,
+    lines_of,
+    listening,
+    text_of,
+)
+
+pytest.importorskip("xllamacpp", reason="llama.cpp's server is the extra llama_cpp")
+
+
+def stealing(proxy: Proxy, times: int) -> AbstractContextManager[Any]:
+    """Another client takes the slot right after its prefix was restored, so many times."""
+    slots = proxy.slots
+    assert slots is not None
+    left, restore = [times], slots._prepare
+
+    async def stolen(slot: int, prefix: ServedPrefix) -> None:
+        await restore(slot, prefix)
+        if left[0] > 0:
+            left[0] -= 1
+            other = {"prompt": [40, 41, 42], "id_slot": slot, "n_predict": 1}
+            await slots.client.post("/completion", json=other)
+
+    return mock.patch.object(slots, "_prepare", stolen)
+
+
+def test_a_lost_prefix_is_detected_and_mended(proxy: Proxy, url: str) -> None:
+    expected = text_of(ask(url, LONG, QUESTIONS[2]))
+    assert proxy.slots is not None
+    before = proxy.slots.mended
+    with stealing(proxy, 2):
+        assert text_of(ask(url, LONG, QUESTIONS[2])) == expected
+    assert proxy.slots.mended == before + 2
+    assert httpx2.get(f"{url}/health").json()["mended"] == before + 2
+    with (
+        stealing(proxy, 1),
+        httpx2.stream(
+            "POST",
+            f"{url}/v1/chat/completions",
+            json={
+                "model": LONG,
+                "messages": [{"role": "user", "content": QUESTIONS[2]}],
+                "stream": True,
+            },
+        ) as response,
+    ):
+        chunks = [json.loads(line) for line in lines_of(response)[:-1]]
+    said = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+    assert said.strip() == expected
+
+
+def test_no_answer_is_given_without_the_prefix(proxy: Proxy, url: str) -> None:
+    for stream in (False, True):
+        with stealing(proxy, 100):
+            refused = ask(url, LONG, QUESTIONS[2], stream=stream)
+        assert refused["status"] == 503
+        assert refused["error"]["code"] == "prefix_lost"
+        assert "lost the prefix len4-random-seed0 3 times" in refused["error"]["message"]
+    assert text_of(ask(url, LONG, QUESTIONS[2]))
+
+
+def test_the_server_itself_reads_the_placeholders_of_a_lost_prefix_as_words(
+    proxy: Proxy, url: str, server: LlamaServer
+) -> None:
+    expected = text_of(ask(url, LONG, QUESTIONS[2]))
+    prefix = proxy._prefixes[LONG]
+    asked = AskedChat(model=LONG, messages=[Message(role="user", content=QUESTIONS[2])])
+    prompt = [*prefix.placeholders, *proxy._prompts.tokens(asked, False)]
+    body = {"prompt": prompt, "n_predict": 12, "temperature": 0, "id_slot": 0}
+    answers = []
+    for stolen in (False, True):
+        restore = {"filename": prefix.state}
+        assert httpx2.post(f"{server.url}/slots/0?action=restore", json=restore).is_success
+        if stolen:
+            other = {"prompt": [40, 41, 42], "id_slot": 0, "n_predict": 1}
+            httpx2.post(f"{server.url}/completion", json=other)
+        answers.append(httpx2.post(f"{server.url}/completion", json=body).json())
+    kept, lost = answers
+    assert (kept["content"].strip(), kept["timings"]["cache_n"]) == (expected, 4)
+    # It says nothing of the loss, and answers something else.
+    assert lost["content"].strip() != expected
+    assert lost["timings"]["cache_n"] == 0
+
+
+def test_a_client_that_leaves_frees_its_slot(url: str) -> None:
+    body = {"model": LONG, "messages": [{"role": "user", "content": "a"}], "stream": True}
+    for _ in range(2 * OPTIONS.slots):
+        with httpx2.stream(
+            "POST", f"{url}/v1/chat/completions", json={**body, "max_tokens": 200}
+        ) as response:
+            next(response.iter_lines())
+    assert text_of(ask(url, SHORT, QUESTIONS[0]))
+
+
+def test_a_signal_ends_the_server_and_its_engine(llama_cpp_project: Params) -> None:
+    before = set(psutil.Process().children())
+    told: list[str] = []
+    found: dict[str, Any] = {}
+
+    def client() -> None:
+        while not (told and told[-1].startswith("serving at ")):
+            time.sleep(0.05)
+        url = told[-1].removeprefix("serving at ").removesuffix("/v1")
+        while not found:
+            with contextlib.suppress(httpx2.ConnectError):
+                found.update(ask(url, "no_prefix", "a"))
+        found["engines"] = set(psutil.Process().children()) - before
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=client)
+    asking.start()
+    with pytest.raises(KeyboardInterrupt):
+        serve_llama_cpp(
+            llama_cpp_project, {}, Path("model.gguf"), OPTIONS, told.append, Door(port=0)
+        )
+    asking.join()
+    assert found["status"] == 200
+    assert len(found["engines"]) == 1
+    assert not any(engine.is_running() for engine in found["engines"])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_options_of_an_engine_that_runs_are_refused() -> None:
+    arguments = ["serve-llama-cpp", "--server", "http://127.0.0.1:1", "--state-folder", "."]
+    for more, reason in (
+        (["--cache-type", "f32"], "--server has its own cache-type"),
+        (["--gguf", "model.gguf"], "give either --gguf or --server"),
+    ):
+        result = CliRunner().invoke(main, [*arguments, *more])
+        assert result.exit_code == 2
+        assert reason in result.output
+
+
+def test_a_server_that_keeps_prompts_takes_none_for_a_restored_prefix(
+    llama_cpp_project: Params, url: str
+) -> None:
+    question = "a" * 60
+    expected = text_of(ask(url, SHORT, question))
+    # As llama-server does by default.
+    with (
+        mock.patch.object(launching, "_PROMPTS_KEPT", 64),
+        started(Path("model.gguf"), OPTIONS) as server,
+    ):
+        proxy = prepare(llama_cpp_project, {SHORT: SHORT}, server, print)
+        asked = AskedChat(model=SHORT, messages=[Message(role="user", content=question)])
+        # Another client lets the placeholders be read as words, and both prompts be kept.
+        words = [*proxy._prefixes[SHORT].placeholders, *proxy._prompts.tokens(asked, False)]
+        for prompt in (words, [40] * 60):
+            body = {"prompt": prompt, "id_slot": 0, "n_predict": 1}
+            assert httpx2.post(f"{server.url}/completion", json=body).is_success
+        with listening(proxy) as address:
+            assert [text_of(ask(address, SHORT, question)) for _ in range(3)] == [expected] * 3
+        assert proxy.slots is not None
+        assert proxy.slots.mended == 0
