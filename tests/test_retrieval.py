@@ -114,5 +114,7 @@ def test_chunks_that_leave_no_room_are_refused(
     context = finished(tmp_path, False, chunks=[4])
     monkeypatch.setattr(context.frozen_model.config, "max_position_embeddings", 100)
     (definition,) = context.params.baselines.values()
+    (before,) = definition.choices(context)
+    assert before.follow is not None
     with pytest.raises(PipelineError, match="more than the model's context of 100 positions"):
-        list(definition.choices(context))
+        before.follow(context.splits[0])
