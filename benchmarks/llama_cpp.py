@@ -3,7 +3,8 @@
 The prefix is a text's keys and values, or a trained one (`--prefix`). Questions are answered
 greedily by transformers in float32, and by llama.cpp from the same weights in float32 and from the
 quantized file that they come from. Log-probabilities are compared for the tokens that llama.cpp
-tells, its 20 likeliest, as long as both have written the same.
+tells, its 20 likeliest, as long as both have written the same. The frozen model alone is asked
+beside it, which tells what the engine's own rounding does to answers.
 """
 
 import asyncio
@@ -56,11 +57,11 @@ class Answer:
     logprobs: torch.Tensor
 
 
-def ours(generator: TextGenerator, prompt: Sequence[int]) -> Answer:
-    """What transformers answers."""
+def ours(generator: TextGenerator, model: Any, prompt: Sequence[int]) -> Answer:
+    """What transformers answers by a model, with a prefix or without."""
     ids = torch.tensor([list(prompt)])
     with torch.inference_mode():
-        made: Any = generator.model.generate(
+        made = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=_NEW_TOKENS,
@@ -105,31 +106,32 @@ def measured(
     options: ServerOptions,
     kv: KVPrefix,
     generator: TextGenerator,
-    prompts: Sequence[Sequence[int]],
-    expected: Sequence[Answer],
+    asked: Sequence[Sequence[Sequence[int]]],
+    expected: Sequence[Sequence[Answer]],
 ) -> list[Any]:
-    """A row of the table."""
+    """A row of the table: what is asked, and expected, with the prefix and without."""
     ordinary = ordinary_tokens(generator.tokenizer)
     with started(gguf, options) as server:
         verified = verify(server, generator.model.frozen_model, ordinary)
         print(f"{gguf.name}: {verified.sentence}", flush=True)
         prefix = ServedPrefix("benchmark", "benchmark.bin", placeholder_ids("", len(kv), ordinary))
         write_state(kv, server.state_folder / "benchmark.bin", prefix.placeholders, verified)
-        answers = asyncio.run(theirs(server, prefix, prompts))
+        served = (prefix, ServedPrefix("no_prefix"))
+        answers = [asyncio.run(theirs(server, *pair)) for pair in zip(served, asked, strict=True)]
         restores = []
         for _ in range(9):
             body = {"filename": "benchmark.bin"}
             told = httpx2.post(f"{server.url}/slots/0?action=restore", json=body).json()
             restores.append(told["timings"]["restore_ms"])
-    pairs = [compared(*pair) for pair in zip(expected, answers, strict=True)]
     flash = "on" if options.flash_attention else "off"
-    return [
-        *(gguf.name, options.cache_type, flash),
-        f"{sum(equal for equal, _ in pairs)} of {len(pairs)}",
-        f"{max(worst for _, worst in pairs):.1e}",
-        f"{verified.order.keys:.1e}",
-        f"{statistics.median(restores):.2f}",
-    ]
+    row: list[Any] = [gguf.name, options.cache_type, flash]
+    for wanted, found in zip(expected, answers, strict=True):
+        pairs = [compared(*pair) for pair in zip(wanted, found, strict=True)]
+        row += [
+            f"{sum(equal for equal, _ in pairs)} of {len(pairs)}",
+            f"{max(worst for _, worst in pairs):.1e}",
+        ]
+    return [*row, f"{verified.order.keys:.1e}", f"{statistics.median(restores):.2f}"]
 
 
 def whole_precision(frozen: Any, tokenizer: Any, folder: Path) -> Path:
@@ -162,9 +164,13 @@ def main(prefix: Path | None, questions: Path | None, given: Path | None, thread
     model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=len(kv)))
     model.load_kv_prefix(kv)
     generator = TextGenerator(model, tokenizer, params.task)
-    asked = QUESTIONS if questions is None else questions.read_text(encoding="utf-8").splitlines()
-    prompts = [generator._renderer.prompt_ids(text, kv.begins_text) for text in asked]
-    expected = [ours(generator, prompt) for prompt in prompts]
+    texts = QUESTIONS if questions is None else questions.read_text(encoding="utf-8").splitlines()
+    render = generator._renderer.prompt_ids
+    asked = [[render(text, begins) for text in texts] for begins in (kv.begins_text, False)]
+    expected = [
+        [ours(generator, answering, prompt) for prompt in prompts]
+        for answering, prompts in zip((model, frozen), asked, strict=True)
+    ]
     rows = []
     with tempfile.TemporaryDirectory() as folder, gguf_file(params.model, given) as quantized:
         whole = whole_precision(frozen, tokenizer, Path(folder))
@@ -175,10 +181,11 @@ def main(prefix: Path | None, questions: Path | None, given: Path | None, thread
             (whole, "f16", True),
         ):
             options = ServerOptions(kind, flash, 1, 1024, threads)
-            rows.append(measured(gguf, options, kv, generator, prompts, expected))
+            rows.append(measured(gguf, options, kv, generator, asked, expected))
             print(*rows[-1], flush=True)
     head = ["weights", "cache", "flash attention", "same answers", "log-probabilities by"]
-    print(tabulate(rows, [*head, "keys by", "restored in (ms)"], tablefmt="github"))
+    head += ["the same without a prefix", "log-probabilities by", "keys by", "restored in (ms)"]
+    print(tabulate(rows, head, tablefmt="github"))
 
 
 if __name__ == "__main__":
