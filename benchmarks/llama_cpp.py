@@ -21,11 +21,12 @@ from tabulate import tabulate
 
 from benchmarks.llama_gguf import write_gguf
 from pipeline.config import load_params
+from pipeline.config.serving import LlamaCppParams
 from pipeline.inference.generator import TextGenerator
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_text
 from pipeline.serving.llama_cpp.gguf import gguf_file
-from pipeline.serving.llama_cpp.launching import ServerOptions, started
+from pipeline.serving.llama_cpp.launching import started
 from pipeline.serving.llama_cpp.placeholders import ordinary_tokens, placeholder_ids
 from pipeline.serving.llama_cpp.prefixes import load_frozen
 from pipeline.serving.llama_cpp.server import LlamaServer
@@ -102,7 +103,7 @@ def compared(expected: Answer, chunks: Sequence[dict[str, Any]]) -> tuple[bool, 
 
 def measured(
     gguf: Path,
-    options: ServerOptions,
+    options: LlamaCppParams,
     kv: KVPrefix,
     generator: TextGenerator,
     prompts: Sequence[Sequence[int]],
@@ -122,7 +123,7 @@ def measured(
             told = httpx2.post(f"{server.url}/slots/0?action=restore", json=body).json()
             restores.append(told["timings"]["restore_ms"])
     pairs = [compared(*pair) for pair in zip(expected, answers, strict=True)]
-    flash = "on" if options.flash_attention else "off"
+    flash = "on" if options.flash_attn else "off"
     return [
         *(gguf.name, options.cache_type, flash),
         f"{sum(equal for equal, _ in pairs)} of {len(pairs)}",
@@ -174,7 +175,9 @@ def main(prefix: Path | None, questions: Path | None, given: Path | None, thread
             (whole, "f32", True),
             (whole, "f16", True),
         ):
-            options = ServerOptions(kind, flash, 1, 1024, threads)
+            options = LlamaCppParams(
+                cache_type=kind, flash_attn=flash, slots=1, context=1024, threads=threads
+            )
             rows.append(measured(gguf, options, kv, generator, prompts, expected))
             print(*rows[-1], flush=True)
     head = ["weights", "cache", "flash attention", "same answers", "log-probabilities by"]
