@@ -23,7 +23,13 @@ from tests.conftest import tiny_model, tiny_params, tiny_tokenizer
 LONG, SHORT = "len4-random-seed0", "len2-random-seed0"
 PREFIXES = {LONG: 4, SHORT: 2}
 # Without flash attention float32 is what transformers computes to 1e-6; with it, to 1e-2.
-OPTIONS = {"cache_type": "f32", "flash_attn": False, "slots": 2, "context": 256, "threads": 1}
+OPTIONS: dict[str, Any] = {
+    "cache_type": "f32",
+    "flash_attn": False,
+    "slots": 2,
+    "context": 256,
+    "threads": 1,
+}
 _PLACES = ("alba", "berlin", "cusco", "delhi", "essen", "fargo", "genoa", "hanoi", "izmir", "jena")
 QUESTIONS = [
     f"size: {17 * number} km\nwhat is the size of {name}?"

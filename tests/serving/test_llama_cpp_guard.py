@@ -117,7 +117,7 @@ def test_the_server_itself_reads_the_placeholders_of_a_lost_prefix_as_words(
 
 def test_a_client_that_leaves_frees_its_slot(url: str) -> None:
     body = {"model": LONG, "messages": [{"role": "user", "content": "a"}], "stream": True}
-    for _ in range(2 * int(OPTIONS["slots"])):
+    for _ in range(2 * OPTIONS["slots"]):
         with httpx2.stream(
             "POST", f"{url}/v1/chat/completions", json={**body, "max_tokens": 200}
         ) as response:
