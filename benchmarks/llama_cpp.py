@@ -22,11 +22,12 @@ from tabulate import tabulate
 
 from benchmarks.llama_gguf import write_gguf
 from pipeline.config import load_params
+from pipeline.config.serving import LlamaCppParams
 from pipeline.inference.generator import TextGenerator
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_text
 from pipeline.serving.llama_cpp.gguf import gguf_file
-from pipeline.serving.llama_cpp.launching import ServerOptions, started
+from pipeline.serving.llama_cpp.launching import started
 from pipeline.serving.llama_cpp.placeholders import ordinary_tokens, placeholder_ids
 from pipeline.serving.llama_cpp.prefixes import load_frozen
 from pipeline.serving.llama_cpp.server import LlamaServer
@@ -103,7 +104,7 @@ def compared(expected: Answer, chunks: Sequence[dict[str, Any]]) -> tuple[bool, 
 
 def measured(
     gguf: Path,
-    options: ServerOptions,
+    options: LlamaCppParams,
     kv: KVPrefix,
     generator: TextGenerator,
     asked: Sequence[Sequence[Sequence[int]]],
@@ -123,7 +124,7 @@ def measured(
             body = {"filename": "benchmark.bin"}
             told = httpx2.post(f"{server.url}/slots/0?action=restore", json=body).json()
             restores.append(told["timings"]["restore_ms"])
-    flash = "on" if options.flash_attention else "off"
+    flash = "on" if options.flash_attn else "off"
     row: list[Any] = [gguf.name, options.cache_type, flash]
     for wanted, found in zip(expected, answers, strict=True):
         pairs = [compared(*pair) for pair in zip(wanted, found, strict=True)]
@@ -180,7 +181,8 @@ def main(prefix: Path | None, questions: Path | None, given: Path | None, thread
             (whole, "f32", True),
             (whole, "f16", True),
         ):
-            options = ServerOptions(kind, flash, 1, 1024, threads)
+            given = {"cache_type": kind, "flash_attn": flash, "threads": threads}
+            options = LlamaCppParams.model_validate({**given, "slots": 1, "context": 1024})
             rows.append(measured(gguf, options, kv, generator, asked, expected))
             print(*rows[-1], flush=True)
     head = ["weights", "cache", "flash attention", "same answers", "log-probabilities by"]

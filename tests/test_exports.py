@@ -77,6 +77,15 @@ def test_a_prefix_that_a_cache_cannot_hold_is_refused(params: Params) -> None:
     assert not Path("other").exists()
 
 
+def test_a_file_to_verify_is_for_formats_that_compare_it(params: Params) -> None:
+    arguments = ["export", "other", "--verify", "model.gguf", "--variant", NAMES[0]]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "--verify: --format peft compares no file of the frozen model" in result.stderr
+    assert "or use --format llama.cpp" in result.stderr
+    assert not Path("other").exists()
+
+
 def checkpoint(kv: KVPrefix, frozen: int, first: str = "frozen") -> dict[str, Any]:
     """What Cartridges' `TrainableCache.save` writes of a prefix."""
     found: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from pipeline.inference.generator import generator_of
 from pipeline.prefix import PrefixError
 from pipeline.preflight.context import check_examples
 from pipeline.preflight.files import check_files
-from pipeline.serving.formats import export_prefixes
+from pipeline.serving.formats import Wanted, export_prefixes
 from pipeline.stages import fetch_data, fetch_model, kv_prefix, train
 from pipeline.stages import tokenize as tokenize_stage
 from pipeline.storage.records import read_json
@@ -152,7 +152,7 @@ def test_what_only_text_has_is_refused(folder: Path) -> None:
     calls: dict[str, Callable[[], Any]] = {
         "generate": lambda: generator_of(params, "best"),
         "export": lambda: export_prefixes(
-            params, ["best"], folder / "x", "peft", None, replace=False
+            params, Wanted(["best"], folder / "x"), "peft", replace=False
         ),
         "import": lambda: join(params, folder / "x", "other"),
     }

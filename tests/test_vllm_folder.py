@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from pipeline.config import Params
 from pipeline.data.rendering import Renderer
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix
+from pipeline.serving.asked import Asked
 from pipeline.serving.vllm import engine
 from pipeline.serving.vllm.chat_template import with_placeholders
 from pipeline.serving.vllm.command import TESTED_WITH, as_shell, serve_arguments, serve_environment
@@ -441,14 +442,7 @@ def test_a_bos_stands_behind_the_placeholders(tmp_path: Path, folder: Path) -> N
 def test_the_engine_prints_the_command_or_becomes_it(
     params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = SimpleNamespace(
-        params=params,
-        model_name="tiny",
-        prefixes={"mine": NAMES[0]},
-        host="127.0.0.1",
-        port=0,
-        api_key="secret",
-    )
+    asked = Asked(params, "tiny", {"mine": NAMES[0]}, "127.0.0.1", 0, "secret")
     ran: list[Any] = []
     monkeypatch.setattr("os.execvpe", lambda *arguments: ran.append(arguments))
     monkeypatch.delenv("VLLM_PYTHON", raising=False)

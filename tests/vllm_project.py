@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.config import Params
 from pipeline.config.load import load_params
 from pipeline.prefix import KVPrefix
+from pipeline.serving.asked import named_prefixes
 from pipeline.serving.vllm.folder import write_vllm_folder
-from pipeline.serving.vllm.selected import named_prefixes
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.task_runs import params_for
 

@@ -6,7 +6,7 @@ import click
 
 from pipeline.cli.names import complete_variants
 from pipeline.config import load_params
-from pipeline.serving.formats import FORMATS, export_prefixes
+from pipeline.serving.formats import FORMATS, Wanted, export_prefixes
 from pipeline.sweep.variants import BEST
 
 
@@ -18,7 +18,7 @@ from pipeline.sweep.variants import BEST
     type=click.Choice(list(FORMATS)),
     default="peft",
     show_default=True,
-    help="What the folder is for: PEFT, vLLM, or transformers alone (cache).",
+    help="What the folder is for: PEFT, vLLM, llama.cpp, or transformers alone (cache).",
 )
 @click.option(
     "--variant",
@@ -36,22 +36,36 @@ from pipeline.sweep.variants import BEST
     metavar="NAME",
     help="What the export names as its base model.  [default: the Hub's id, or data/model]",
 )
+@click.option(
+    "--verify",
+    type=click.Path(path_type=Path),
+    metavar="MODEL.gguf",
+    help="The frozen model for llama.cpp, whose keys and values are compared with transformers' "
+    "before anything is written.  [default: serving.llama_cpp]",
+)
 @click.option("--force", is_flag=True, help="Replace FOLDER, whatever is in it.")
 def export(
-    folder: Path, format_name: str, variants: tuple[str, ...], base_model: str | None, force: bool
+    folder: Path,
+    format_name: str,
+    variants: tuple[str, ...],
+    base_model: str | None,
+    verify: Path | None,
+    force: bool,
 ) -> None:
     """Write a prefix into FOLDER for other software, with a model card.
 
     The card, README.md, says how to load it: in PEFT and in plain transformers (peft), as a cache
-    of transformers (cache), or in a server (vllm).
+    of transformers (cache), or in a server (vllm, llama.cpp).
 
     \b
     python -m pipeline export my-adapter
     python -m pipeline export my-adapter --variant len32-demonstrations-seed0 --force
     python -m pipeline export served --format vllm --variant best --variant len8-random-seed0
+    python -m pipeline export state --format llama.cpp --verify model.gguf
     """
     params = load_params()
-    click.echo(export_prefixes(params, variants, folder, format_name, base_model, replace=force))
+    wanted = Wanted(variants, folder, base_model, verify)
+    click.echo(export_prefixes(params, wanted, format_name, replace=force))
 
 
 @click.command("import")

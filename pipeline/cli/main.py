@@ -15,7 +15,6 @@ from pipeline.cli.generate import generate
 from pipeline.cli.init import init
 from pipeline.cli.inspect import inspect
 from pipeline.cli.library import library
-from pipeline.cli.llama_cpp import export_llama_cpp, serve_llama_cpp
 from pipeline.cli.params import params
 from pipeline.cli.processes import refuse_processes
 from pipeline.cli.serve import serve
@@ -89,8 +88,7 @@ def main(ctx: click.Context) -> None:
     refuse_processes(ctx.invoked_subcommand or "")
 
 
-_LLAMA_CPP = (serve_llama_cpp, export_llama_cpp)
-_USE = (ui, generate, ask, serve, inspect, export, import_adapter, *_LLAMA_CPP)
+_USE = (ui, generate, ask, serve, inspect, export, import_adapter)
 
 for _command in (*STAGES, init, params, library, demo, sweep, completion, *_USE):
     main.add_command(_command)

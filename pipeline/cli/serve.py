@@ -42,12 +42,13 @@ from pipeline.serving.engines import ENGINES
 def serve(engine: str, prefixes: tuple[str, ...], host: str, port: int) -> None:
     """Serve trained prefixes by OpenAI's protocol, each as a model of its own.
 
-    The frozen model is loaded once; requests for different prefixes are computed together. The
-    frozen model without a prefix is served, too, by its own name.
+    One frozen model serves them all, and is served without a prefix, too, by its own name. Bounds
+    and llama.cpp's options are in the section `serving` of params.yaml.
 
     \b
     python -m pipeline serve
     python -m pipeline serve --prefix support=len32-random-seed0 --prefix faq=faq.safetensors
+    python -m pipeline serve --engine llama.cpp
     curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{"model": "best", "messages": [{"role": "user", "content": "..."}]}'
     """

@@ -58,6 +58,21 @@ def served_prefixes(params: Params, given: Iterable[str]) -> dict[str, str | Pat
     return found
 
 
+def named_prefixes(params: Params, names: Iterable[str]) -> dict[str, str | Path]:
+    """What names mean, by what they are called: variants, imported adapters, the best, files.
+
+    Raises PipelineError for one that is not there, or is named twice.
+    """
+    found: dict[str, str | Path] = {}
+    for given in names:
+        chosen = choose_prefix(params, given)
+        name = chosen if isinstance(chosen, str) else _name_of(chosen)
+        if name in found:
+            raise PipelineError(f"'{name}' is named twice; name each prefix once")
+        found[name] = chosen
+    return found
+
+
 def model_name(params: Params) -> str:
     """What the frozen model alone is called: `serving.model_name`, else by where it is from."""
     model = params.model
@@ -76,6 +91,14 @@ def _pair(text: str) -> tuple[str, str]:
             "or a PEFT adapter's folder, as in --prefix support=len32-random-seed0"
         )
     return name, value
+
+
+def _name_of(path: Path) -> str:
+    """A file's or folder's name; of a `prefix.safetensors` that of the folder it lies in."""
+    path = path.resolve()
+    if path.is_dir():
+        return path.name
+    return path.parent.name if path.name == "prefix.safetensors" else path.stem
 
 
 def _trained(params: Params) -> dict[str, str | Path]:

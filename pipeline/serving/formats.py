@@ -12,12 +12,30 @@ from pipeline.config import Params
 from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 
-Write = Callable[[Params, Sequence[str], Path, str | None], Sequence[str]]
-"""Writes the prefixes that names name into a folder, all or nothing; returns what each is called.
 
-Names are as `pipeline.inference.selection` takes them; the last argument is what a card calls the
-frozen model, None for what params.yaml does.
-"""
+@dataclass(frozen=True)
+class Wanted:
+    """What leaves, and how.
+
+    Attributes:
+        names: of prefixes, as `pipeline.inference.selection` takes them.
+        folder: where to; written all or nothing.
+        base_model: what a card calls the frozen model; None for what params.yaml does.
+        verify: the frozen model for the other software, in formats that compare it.
+    """
+
+    names: Sequence[str]
+    folder: Path
+    base_model: str | None = None
+    verify: Path | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What each prefix is called, and what was found of the other software before, if anything."""
+
+    names: Sequence[str]
+    found: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,80 +47,86 @@ class Format:
         marker: the file by which a folder of this format is known, and replaced without asking.
         several: whether one folder holds several prefixes.
         write: what writes it.
+        verifies: whether the frozen model's file for the other software may be given.
     """
 
     title: str
     marker: str
     several: bool
-    write: Write
+    write: Callable[[Params, Wanted], Written]
+    verifies: bool = False
 
 
-def _peft(
-    params: Params, names: Sequence[str], folder: Path, base_model: str | None
-) -> Sequence[str]:
+def _peft(params: Params, wanted: Wanted) -> Written:
     from pipeline.adapters.export import write_adapter
     from pipeline.inference.selection import choose
 
-    name = choose(params, names[0])
-    write_adapter(params, name, folder, base_model)
-    return [name]
+    name = choose(params, wanted.names[0])
+    write_adapter(params, name, wanted.folder, wanted.base_model)
+    return Written([name])
 
 
-def _cache(
-    params: Params, names: Sequence[str], folder: Path, base_model: str | None
-) -> Sequence[str]:
+def _cache(params: Params, wanted: Wanted) -> Written:
     from pipeline.adapters.cache_format import write_cache
     from pipeline.inference.selection import choose
 
-    name = choose(params, names[0])
-    write_cache(params, name, folder, base_model)
-    return [name]
+    name = choose(params, wanted.names[0])
+    write_cache(params, name, wanted.folder, wanted.base_model)
+    return Written([name])
 
 
-def _vllm(
-    params: Params, names: Sequence[str], folder: Path, base_model: str | None
-) -> Sequence[str]:
+def _vllm(params: Params, wanted: Wanted) -> Written:
+    from pipeline.serving.asked import named_prefixes
     from pipeline.serving.vllm.folder import write_vllm_folder
-    from pipeline.serving.vllm.selected import named_prefixes
 
-    chosen = named_prefixes(params, names)
-    write_vllm_folder(params, chosen, folder, base_model)
-    return list(chosen)
+    chosen = named_prefixes(params, wanted.names)
+    write_vllm_folder(params, chosen, wanted.folder, wanted.base_model)
+    return Written(list(chosen))
+
+
+def _llama_cpp(params: Params, wanted: Wanted) -> Written:
+    from pipeline.serving.asked import named_prefixes
+    from pipeline.serving.llama_cpp.export import write_llama_cpp
+
+    chosen = named_prefixes(params, wanted.names)
+    verified = write_llama_cpp(params, chosen, wanted.folder, wanted.verify, wanted.base_model)
+    return Written(list(chosen), verified.sentence)
 
 
 FORMATS = {
     "peft": Format("a PEFT adapter", "adapter_config.json", False, _peft),
     "vllm": Format("a folder for vLLM", "prefix_connector.py", True, _vllm),
+    "llama.cpp": Format("a state file of llama.cpp", "prefix.json", False, _llama_cpp, True),
     "cache": Format("a KV cache for transformers", "cache.safetensors", False, _cache),
 }
 
 
-def export_prefixes(
-    params: Params,
-    names: Sequence[str],
-    folder: Path,
-    format_name: str,
-    base_model: str | None,
-    *,
-    replace: bool,
-) -> str:
+def export_prefixes(params: Params, wanted: Wanted, format_name: str, *, replace: bool) -> str:
     """Write prefixes in a format of the table, with a card; returns what to tell the person.
 
-    Raises PipelineError when something else is in `folder` and `replace` is not set, for several
-    prefixes in a format of one, and, as PrefixError, for what the format cannot hold.
+    Raises PipelineError when something else is in the folder and `replace` is not set, for several
+    prefixes in a format of one, for a file to verify in a format that compares none, and, as
+    PrefixError, for what the format cannot hold.
     """
     refuse_other_tasks(params.task, "export")
-    chosen = FORMATS[format_name]
-    if len(names) > 1 and not chosen.several:
+    chosen, folder = FORMATS[format_name], wanted.folder
+    if len(wanted.names) > 1 and not chosen.several:
         several = " or ".join(name for name, row in FORMATS.items() if row.several)
         raise PipelineError(
-            f"--variant: --format {format_name} holds one prefix, and {len(names)} are named; "
-            f"export each to a folder of its own, or use --format {several}"
+            f"--variant: --format {format_name} holds one prefix, and {len(wanted.names)} are "
+            f"named; export each to a folder of its own, or use --format {several}"
+        )
+    if wanted.verify is not None and not chosen.verifies:
+        verifying = " or ".join(name for name, row in FORMATS.items() if row.verifies)
+        raise PipelineError(
+            f"--verify: --format {format_name} compares no file of the frozen model; leave it out, "
+            f"or use --format {verifying}"
         )
     if folder.is_file():
         raise PipelineError(f"{folder}: is a file; name a folder")
     holds_other = folder.exists() and any(folder.iterdir())
     if holds_other and not replace and not (folder / chosen.marker).exists():
         raise PipelineError(f"{folder}: holds other files; name a new folder, or add --force")
-    written = chosen.write(params, names, folder, base_model)
-    return f"{folder}: {', '.join(written)} as {chosen.title}, with a model card"
+    written = chosen.write(params, wanted)
+    told = f"{folder}: {', '.join(written.names)} as {chosen.title}, with a model card"
+    return told if written.found is None else f"{written.found}\n{told}"

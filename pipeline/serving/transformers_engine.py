@@ -6,10 +6,10 @@ import sys
 
 import uvicorn
 
-from pipeline.errors import PipelineError
 from pipeline.serving.asked import Asked
 from pipeline.serving.batching.models import Models, load_models
 from pipeline.serving.batching.scheduler import Scheduler
+from pipeline.serving.listening import listen, url_of
 from pipeline.serving.protocol.app import build_app
 from pipeline.serving.protocol.guard import Guard
 
@@ -29,7 +29,7 @@ class _Server(uvicorn.Server):
 
 def serve(asked: Asked) -> None:
     """Load, listen, and answer until SIGTERM or Ctrl-C. Raises PipelineError for what is amiss."""
-    listening = _listen(asked.host, asked.port)
+    listening = listen(asked.host, asked.port)
     with listening:
         models = load_models(asked)
         run(models, asked, listening)
@@ -51,9 +51,8 @@ def run(models: Models, asked: Asked, listening: socket.socket) -> None:
     )
     server = _Server(config, scheduler)
     scheduler.start()
-    host, port = listening.getsockname()[:2]
-    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    print(f"serving {', '.join(models.models)} at {where}/v1; Ctrl-C ends it", file=sys.stderr)
+    where = url_of(listening)
+    print(f"serving {', '.join(models.models)} at {where}; Ctrl-C ends it", file=sys.stderr)
     # uvicorn raises a signal again when it has ended in peace, to whoever had it before.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -62,20 +61,3 @@ def run(models: Models, asked: Asked, listening: socket.socket) -> None:
     finally:
         scheduler.end(seconds=10)
     print("the server has ended", file=sys.stderr)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound; what comes before it listens is refused."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except OSError as error:
-        raise PipelineError(
-            f"--host {host} --port {port}: cannot be listened on ({error.strerror or error}); "
-            "choose another, or --port 0 for any that is free"
-        ) from error
-    return listening

@@ -8,15 +8,15 @@ import pytest
 
 from pipeline.config import Params
 from pipeline.inference.generator import TextGenerator, generator_of
-from pipeline.serving.llama_cpp.launching import started
+from pipeline.serving.llama_cpp.launching import running
 from pipeline.serving.llama_cpp.proxy import Proxy
 from pipeline.serving.llama_cpp.server import LlamaServer
 from pipeline.serving.llama_cpp.serving import prepare
 from tests.serving.llama_cpp_project import (
     LONG,
-    OPTIONS,
     PREFIXES,
     SHORT,
+    asked_of,
     listening,
     make_project,
 )
@@ -35,8 +35,8 @@ def llama_cpp_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Para
 
 @pytest.fixture(scope="package")
 def server(llama_cpp_project: Params) -> Iterator[LlamaServer]:
-    with started(Path("model.gguf"), OPTIONS) as running:
-        yield running
+    with running(llama_cpp_project) as found:
+        yield found
 
 
 @pytest.fixture(scope="package")
@@ -46,7 +46,7 @@ def told() -> list[str]:
 
 @pytest.fixture(scope="package")
 def proxy(llama_cpp_project: Params, server: LlamaServer, told: list[str]) -> Proxy:
-    return prepare(llama_cpp_project, {LONG: LONG, SHORT: SHORT}, server, told.append)
+    return prepare(asked_of(llama_cpp_project, LONG, SHORT), server, told.append)
 
 
 @pytest.fixture(scope="package")

@@ -16,14 +16,20 @@ from transformers import LlamaForCausalLM
 from benchmarks.llama_gguf import write_gguf
 from pipeline.config import Params, load_params
 from pipeline.prefix import KVPrefix
-from pipeline.serving.llama_cpp.launching import ServerOptions
+from pipeline.serving.asked import Asked
 from pipeline.serving.llama_cpp.proxy import Proxy
 from tests.conftest import tiny_model, tiny_params, tiny_tokenizer
 
 LONG, SHORT = "len4-random-seed0", "len2-random-seed0"
 PREFIXES = {LONG: 4, SHORT: 2}
 # Without flash attention float32 is what transformers computes to 1e-6; with it, to 1e-2.
-OPTIONS = ServerOptions("f32", False, 2, 256, 1)
+OPTIONS: dict[str, Any] = {
+    "cache_type": "f32",
+    "flash_attn": False,
+    "slots": 2,
+    "context": 256,
+    "threads": 1,
+}
 _PLACES = ("alba", "berlin", "cusco", "delhi", "essen", "fargo", "genoa", "hanoi", "izmir", "jena")
 QUESTIONS = [
     f"size: {17 * number} km\nwhat is the size of {name}?"
@@ -60,9 +66,15 @@ def make_project(root: Path) -> Params:
         kv.save(root / "data/train" / name / "prefix.safetensors")
     params = tiny_params(root / "data/model")
     params["evaluate"] |= {"dtype": "float32", "max_new_tokens": 12, "device": "cpu"}
+    params["serving"] = {"llama_cpp": {"gguf": "model.gguf", **OPTIONS}}
     with (root / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(params, file)
     return load_params(root / "params.yaml")
+
+
+def asked_of(params: Params, *names: str, api_key: str | None = None) -> Asked:
+    """These variants by their own names, and the frozen model as `frozen`."""
+    return Asked(params, "frozen", {name: name for name in names}, "127.0.0.1", 0, api_key)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A state file has the bytes that llama.cpp writes, and what it cannot hold is refused."""
 
 import struct
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +12,17 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 from transformers import LlamaConfig, MistralConfig
 
 from benchmarks.llama_gguf import write_gguf
 from pipeline.cli.main import main
 from pipeline.config import Params
+from pipeline.config.serving import LlamaCppParams
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix, kv_prefix_from_tokens
-from pipeline.serving.llama_cpp.export import export_llama_cpp
 from pipeline.serving.llama_cpp.key_order import interleaved, key_order
-from pipeline.serving.llama_cpp.launching import ServerOptions, started
+from pipeline.serving.llama_cpp.launching import started
 from pipeline.serving.llama_cpp.placeholders import (
     ordinary_tokens,
     placeholder_ids,
@@ -30,7 +30,14 @@ from pipeline.serving.llama_cpp.placeholders import (
 )
 from pipeline.serving.llama_cpp.refusals import refuse_beyond_context, refuse_prefix
 from pipeline.serving.llama_cpp.saved_state import read_state
-from pipeline.serving.llama_cpp.state_format import StateFormat, numbers_of, state_bytes, stored
+from pipeline.serving.llama_cpp.state_format import (
+    CACHE_TYPES,
+    VERSIONS,
+    StateFormat,
+    numbers_of,
+    state_bytes,
+    stored,
+)
 from pipeline.serving.llama_cpp.verification import verify
 from pipeline.serving.llama_cpp.writing import write_state
 from pipeline.storage.records import read_json
@@ -74,7 +81,7 @@ def test_bfloat16_rounds_as_torch_does() -> None:
 
 def test_numbers_beyond_half_precision_are_refused() -> None:
     layers = [(np.full((1, 2, 4), 7e4, "f4"), np.zeros((1, 2, 4), "f4"))]
-    with pytest.raises(PipelineError, match=r"a number of 7e\+04, beyond a cache of f16; serve"):
+    with pytest.raises(PipelineError, match=r"a number of 7e\+04, beyond a cache of f16; set"):
         state_bytes(layers, [1, 2], StateFormat("f16"))
     assert state_bytes(layers, [1, 2], StateFormat("bf16"))
 
@@ -89,7 +96,9 @@ def test_the_bytes_are_those_that_llama_cpp_writes_for_the_same_cells(
     pytest.importorskip("xllamacpp", reason="llama.cpp's server is the extra llama_cpp")
     model, ordinary = talking_model(), ordinary_tokens(tiny_tokenizer())
     tokens = placeholder_ids("any", 5, ordinary)
-    with started(Path("model.gguf"), ServerOptions(kind, flash, streams, 256, 1)) as server:
+    given = {"cache_type": kind, "flash_attn": flash, "slots": streams}
+    options = LlamaCppParams.model_validate({**given, "context": 256, "threads": 1})
+    with started(Path("model.gguf"), options) as server:
         verified = verify(server, model, ordinary)
         assert verified.form == StateFormat(kind, not flash, streams, 4)
         for order in verified.order.of_layers:
@@ -186,41 +195,83 @@ def test_what_llama_cpp_cannot_hold_is_refused_with_its_reason(
         refuse_beyond_context("mine", 31, 32)
 
 
-def exported(folder: Path, *more: str) -> Any:
-    arguments = ["export-llama-cpp", str(folder), "--variant", LONG, *more]
-    return CliRunner().invoke(main, arguments)
+RUNNING = {"server": "http://127.0.0.1:8080", "state_folder": "slots"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"server": "http://127.0.0.1:8080"}, "server needs state_folder; give both, or neither"),
+        ({"state_folder": "slots"}, "state_folder needs server; give both, or neither"),
+        ({**RUNNING, "gguf": "model.gguf"}, "server has its own gguf; give that where it is"),
+        ({**RUNNING, "slots": 4}, "server has its own slots; give that where it is started"),
+        ({**RUNNING, "server": "localhost:8080"}, "server"),
+        ({"cache_typ": "f32"}, "cache_typ"),
+        ({"cache_type": "q8_0"}, "cache_type"),
+        ({"threads": "4"}, "threads"),
+    ],
+)
+def test_options_that_make_no_server_are_refused(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        LlamaCppParams.model_validate(options)
+    assert LlamaCppParams.model_validate({**RUNNING, "slots": 2}).context == 2048
+
+
+def test_what_params_take_is_what_states_are_written_in() -> None:
+    for name, written in (("cache_type", CACHE_TYPES), ("state_version", VERSIONS)):
+        given = [*written, None] if name == "state_version" else list(written)
+        for value in given:
+            assert getattr(LlamaCppParams.model_validate({name: value}), name) == value
+
+
+def exported(params: Params, folder: Path, verify: str = "model.gguf", **options: Any) -> Any:
+    """The command with these options of llama.cpp's, put into params.yaml."""
+    changed = params.model_dump(mode="json", exclude_unset=True)
+    changed["serving"]["llama_cpp"].update(options)
+    with Path("params.yaml").open("w") as file:
+        YAML(typ="safe").dump(changed, file)
+    arguments = ["--format", "llama.cpp", "--variant", LONG, "--verify", verify]
+    return CliRunner().invoke(main, ["export", str(folder), *arguments])
 
 
 def test_export_writes_what_restores_or_nothing(llama_cpp_project: Params, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="llama.cpp's server is the extra llama_cpp")
+    before = Path("params.yaml").read_bytes()
+    try:
+        _export(llama_cpp_project, tmp_path)
+    finally:
+        Path("params.yaml").write_bytes(before)
+
+
+def _export(params: Params, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    small = ("--verify", "model.gguf", "--context", "256", "--threads", "1", "--slots", "1")
-    done = exported(folder, *small, "--state-version", "3")
+    done = exported(params, folder, slots=1, state_version=3)
     assert done.exit_code == 0, done.output
     assert "llama.cpp keeps keys permuted, rotary pairs side by side" in done.output
+    assert f"{folder}: {LONG} as a state file of llama.cpp, with a model card" in done.output
     about = read_json(folder / "prefix.json")
     found = read_state((folder / "prefix.bin").read_bytes())
-    assert found.form == replace(StateFormat(), version=about["state_version"])
+    assert found.form == StateFormat("f32", True, 1, 3)
+    assert about["state_version"] == 3
     assert about["num_virtual_tokens"] == len(about["placeholder_ids"]) == 4
     written = sorted(path.name for path in folder.iterdir())
     assert written == ["README.md", "prefix.bin", "prefix.json"]
+    # The same format replaces it without being forced.
+    assert exported(params, folder, slots=1).exit_code == 0
+    assert read_json(folder / "prefix.json")["state_version"] == 4
 
     write_gguf(tmp_path / "other.gguf", tiny_model(seed=1), tiny_tokenizer())
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("kept")
-    for arguments, reason in (
-        (("--verify", str(tmp_path / "other.gguf"), *small[2:]), "computes values that differ"),
-        (("--verify", "nowhere.gguf"), "there is no such file"),
-        ((*small, "--cache-type", "q8_0"), "'q8_0' is none of f32, f16, bf16"),
-        ((*small, "--state-version", "9"), "--state-version: 9"),
-        ((*small[:2], "--context", "4"), "has 4 virtual tokens, and a slot"),
-    ):
-        refused = exported(tmp_path / "nothing", *arguments)
+    refusals: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"verify": str(tmp_path / "other.gguf")}, "computes values that differ"),
+        ({"verify": "nowhere.gguf"}, "there is no such file"),
+        ({"cache_type": "q8_0"}, "serving.llama_cpp.cache_type"),
+        ({"state_version": 9}, "serving.llama_cpp.state_version"),
+    )
+    for options, reason in refusals:
+        refused = exported(params, tmp_path / "nothing", **options)
         assert refused.exit_code == 1
         assert reason in refused.output
         assert not (tmp_path / "nothing").exists()
-    assert "holds other files" in exported(tmp_path / "taken", *small).output
-    task = llama_cpp_project.task.model_copy(update={"type": "seq2seq_lm"})
-    params = llama_cpp_project.model_copy(update={"task": task})
-    with pytest.raises(PipelineError, match=r"task.type: seq2seq_lm has no `llama.cpp`"):
-        export_llama_cpp(params, LONG, folder, Path("model.gguf"), ServerOptions(), replace=True)
+    assert "holds other files" in exported(params, tmp_path / "taken").output

@@ -4,10 +4,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -19,18 +19,20 @@ from click.testing import CliRunner
 from pipeline.cli.main import main
 from pipeline.config import Params
 from pipeline.serving.llama_cpp import launching
-from pipeline.serving.llama_cpp.asked import AskedChat, Message
-from pipeline.serving.llama_cpp.launching import started
+from pipeline.serving.llama_cpp.asked import AskedChat
+from pipeline.serving.llama_cpp.launching import running
 from pipeline.serving.llama_cpp.proxy import Proxy
 from pipeline.serving.llama_cpp.server import LlamaServer
-from pipeline.serving.llama_cpp.serving import Door, prepare, serve_llama_cpp
+from pipeline.serving.llama_cpp.serving import prepare
 from pipeline.serving.llama_cpp.slots import ServedPrefix
+from pipeline.serving.protocol.requests import Message
 from tests.serving.llama_cpp_project import (
     LONG,
     OPTIONS,
     QUESTIONS,
     SHORT,
     ask,
+    asked_of,
     lines_of,
     listening,
     text_of,
@@ -115,7 +117,7 @@ def test_the_server_itself_reads_the_placeholders_of_a_lost_prefix_as_words(
 
 def test_a_client_that_leaves_frees_its_slot(url: str) -> None:
     body = {"model": LONG, "messages": [{"role": "user", "content": "a"}], "stream": True}
-    for _ in range(2 * OPTIONS.slots):
+    for _ in range(2 * OPTIONS["slots"]):
         with httpx2.stream(
             "POST", f"{url}/v1/chat/completions", json={**body, "max_tokens": 200}
         ) as response:
@@ -123,43 +125,32 @@ def test_a_client_that_leaves_frees_its_slot(url: str) -> None:
     assert text_of(ask(url, SHORT, QUESTIONS[0]))
 
 
-def test_a_signal_ends_the_server_and_its_engine(llama_cpp_project: Params) -> None:
+def test_a_signal_ends_the_command_and_its_engine(llama_cpp_project: Params) -> None:
     before = set(psutil.Process().children())
-    told: list[str] = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     found: dict[str, Any] = {}
 
     def client() -> None:
-        while not (told and told[-1].startswith("serving at ")):
-            time.sleep(0.05)
-        url = told[-1].removeprefix("serving at ").removesuffix("/v1")
         while not found:
+            time.sleep(0.05)
             with contextlib.suppress(httpx2.ConnectError):
-                found.update(ask(url, "no_prefix", "a"))
+                found.update(ask(f"http://127.0.0.1:{port}", "mine", QUESTIONS[0]))
         found["engines"] = set(psutil.Process().children()) - before
         os.kill(os.getpid(), signal.SIGTERM)
 
-    asking = threading.Thread(target=client)
+    asking = threading.Thread(target=client, daemon=True)
     asking.start()
-    with pytest.raises(KeyboardInterrupt):
-        serve_llama_cpp(
-            llama_cpp_project, {}, Path("model.gguf"), OPTIONS, told.append, Door(port=0)
-        )
+    arguments = ["serve", "--engine", "llama.cpp", "--prefix", f"mine={LONG}", "--port", str(port)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
     asking.join()
     assert found["status"] == 200
+    assert f", mine at http://127.0.0.1:{port}/v1; Ctrl-C ends it" in result.stderr
     assert len(found["engines"]) == 1
     assert not any(engine.is_running() for engine in found["engines"])
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_options_of_an_engine_that_runs_are_refused() -> None:
-    arguments = ["serve-llama-cpp", "--server", "http://127.0.0.1:1", "--state-folder", "."]
-    for more, reason in (
-        (["--cache-type", "f32"], "--server has its own cache-type"),
-        (["--gguf", "model.gguf"], "give either --gguf or --server"),
-    ):
-        result = CliRunner().invoke(main, [*arguments, *more])
-        assert result.exit_code == 2
-        assert reason in result.output
 
 
 def test_a_server_that_keeps_prompts_takes_none_for_a_restored_prefix(
@@ -170,9 +161,9 @@ def test_a_server_that_keeps_prompts_takes_none_for_a_restored_prefix(
     # As llama-server does by default.
     with (
         mock.patch.object(launching, "_PROMPTS_KEPT", 64),
-        started(Path("model.gguf"), OPTIONS) as server,
+        running(llama_cpp_project) as server,
     ):
-        proxy = prepare(llama_cpp_project, {SHORT: SHORT}, server, print)
+        proxy = prepare(asked_of(llama_cpp_project, SHORT), server, print)
         asked = AskedChat(model=SHORT, messages=[Message(role="user", content=question)])
         # Another client lets the placeholders be read as words, and both prompts be kept.
         words = [*proxy._prefixes[SHORT].placeholders, *proxy._prompts.tokens(asked, False)]

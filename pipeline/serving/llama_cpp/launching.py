@@ -8,14 +8,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 import httpx2
 
+from pipeline.config import Params
+from pipeline.config.serving import LlamaCppParams
 from pipeline.errors import PipelineError
+from pipeline.serving.llama_cpp.gguf import gguf_file
 from pipeline.serving.llama_cpp.server import LlamaServer
 
 _HOST = "127.0.0.1"
@@ -24,27 +26,24 @@ _PROMPTS_KEPT = 0  # MiB of other prompts' states, which would be copied and are
 _TRIED = 5  # ports, each free when it was looked at
 
 
-@dataclass(frozen=True)
-class ServerOptions:
-    """What a server is started with.
+@contextmanager
+def running(params: Params, gguf: Path | None = None) -> Iterator[LlamaServer]:
+    """The server that `serving.llama_cpp` asks for: the one it names, or one of our own.
 
-    Attributes:
-        cache_type: of keys and values: f32, f16 or bf16.
-        flash_attention: whether attention is computed so; values are transposed without.
-        slots: requests that are answered at once.
-        context: positions of each slot, the prefix included.
-        threads: threads that compute; None for as many as llama.cpp takes.
+    `gguf` is a model file to start in place of either. Raises PipelineError as `started`, and where
+    there is no model file to start.
     """
-
-    cache_type: str = "f16"
-    flash_attention: bool = True
-    slots: int = 2
-    context: int = 2048
-    threads: int | None = None
+    asked = params.serving.llama_cpp
+    if gguf is None and asked.server is not None and asked.state_folder is not None:
+        yield LlamaServer(asked.server.rstrip("/"), Path(asked.state_folder))
+        return
+    named = None if asked.gguf is None else Path(asked.gguf)
+    with gguf_file(params.model, gguf or named) as file, started(file, asked) as own:
+        yield own
 
 
 @contextmanager
-def started(gguf: Path, options: ServerOptions) -> Iterator[LlamaServer]:
+def started(gguf: Path, options: LlamaCppParams) -> Iterator[LlamaServer]:
     """A server of a GGUF file on loopback, with a state folder of its own; ended on leaving.
 
     Raises PipelineError where there is no such file, no llama.cpp, or the server does not start.
@@ -75,14 +74,14 @@ def started(gguf: Path, options: ServerOptions) -> Iterator[LlamaServer]:
 
 
 def _start(
-    gguf: Path, options: ServerOptions, states: Path, port: int, log: IO[str]
+    gguf: Path, options: LlamaCppParams, states: Path, port: int, log: IO[str]
 ) -> "subprocess.Popen[bytes]":
     command = _command()
     command += ["--model", str(gguf.resolve()), "--host", _HOST, "--port", str(port)]
     command += ["--ctx-size", str(options.context * options.slots)]
     command += ["--parallel", str(options.slots), "--no-kv-unified"]
     command += ["--cache-type-k", options.cache_type, "--cache-type-v", options.cache_type]
-    command += ["--flash-attn", "on" if options.flash_attention else "off"]
+    command += ["--flash-attn", "on" if options.flash_attn else "off"]
     command += ["--cache-ram", str(_PROMPTS_KEPT)]
     command += ["--slot-save-path", f"{states}/"]
     if options.threads is not None:

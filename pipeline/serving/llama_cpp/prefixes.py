@@ -1,6 +1,6 @@
 """Trained prefixes by the names that a person gives, checked for llama.cpp."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +8,12 @@ from transformers import PreTrainedModel
 
 from pipeline.config import Params
 from pipeline.data.task_type import TaskType
-from pipeline.errors import PipelineError
-from pipeline.inference.selection import choose_prefix, load_chosen
+from pipeline.inference.selection import load_chosen
 from pipeline.models.for_task import load_for_task
 from pipeline.prefix import KVPrefix
 from pipeline.prefix.files.peft_format import WEIGHTS
 from pipeline.serving.llama_cpp.placeholders import placeholder_ids, refuse_alike
-from pipeline.serving.llama_cpp.refusals import refuse_beyond_decoders, refuse_prefix
+from pipeline.serving.llama_cpp.refusals import refuse_prefix
 from pipeline.workspace import paths
 from pipeline.workspace.checksums import sha256_of
 
@@ -39,27 +38,11 @@ class Chosen:
 def load_frozen(params: Params) -> PreTrainedModel:
     """The frozen model, in float32 unless it is quantized.
 
-    Raises PipelineError for tasks that llama.cpp does not serve, and where there is no model.
+    Raises PipelineError where there is no model.
     """
-    refuse_beyond_decoders(params)
     task = TaskType(params.task.type)
     frozen, _ = load_for_task(paths.MODEL, params.evaluate, task, device_map=params.device_map)
     return frozen if getattr(frozen, "is_quantized", False) else frozen.float()
-
-
-def named_prefixes(params: Params, names: Iterable[str]) -> dict[str, str | Path]:
-    """What names mean, by what they are called: variants, imported adapters, the best, files.
-
-    Raises PipelineError for one that is not there, or is named twice.
-    """
-    found: dict[str, str | Path] = {}
-    for given in names:
-        which = choose_prefix(params, given)
-        name = which if isinstance(which, str) else _name(which)
-        if name in found:
-            raise PipelineError(f"llama.cpp: '{name}' is named twice; name each prefix once")
-        found[name] = which
-    return found
 
 
 def chosen_prefixes(
@@ -81,13 +64,6 @@ def chosen_prefixes(
         chosen.append(Chosen(name, kv, sha256, placeholder_ids(sha256, len(kv), ordinary)))
     refuse_alike({each.name: (each.sha256, each.placeholders) for each in chosen})
     return chosen
-
-
-def _name(path: Path) -> str:
-    """A file's or folder's name; that of its folder for a `prefix.safetensors`."""
-    if path.is_dir():
-        return path.resolve().name
-    return path.resolve().parent.name if path.stem == "prefix" else path.stem
 
 
 def _file(params: Params, found: str | Path) -> Path:

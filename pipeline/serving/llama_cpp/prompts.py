@@ -1,8 +1,5 @@
 """The tokens of a request's input, as the prefix saw inputs in training."""
 
-from collections.abc import Sequence
-from typing import Any
-
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.task import TaskParams
@@ -44,9 +41,7 @@ class Prompts:
         return ids
 
     def _of_chat(self, asked: AskedChat, begins_text: bool) -> list[int]:
-        turns: list[dict[str, Any]] = [
-            {"role": message.role, "content": message.text} for message in asked.messages
-        ]
+        turns = asked.turns
         if self._uses_chat_template:
             return self._renderer.prompt_ids(turns, begins_text)
         if [turn["role"] for turn in turns] != ["user"]:
@@ -55,9 +50,3 @@ class Prompts:
                 "user, whose content is an input; send that alone"
             )
         return self._renderer.prompt_ids(turns[0]["content"], begins_text)
-
-
-def places(names: Sequence[Any]) -> str:
-    """Where in a request something stands, as OpenAI names it: messages[0].content."""
-    first, *rest = [str(name) for name in names] or [""]
-    return first + "".join(f"[{name}]" if name.isdigit() else f".{name}" for name in rest)

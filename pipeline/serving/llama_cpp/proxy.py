@@ -1,6 +1,5 @@
 """OpenAI's endpoints in front of a llama.cpp server, a model's name for each prefix."""
 
-import hmac
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -14,20 +13,16 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from pipeline.errors import PipelineError
-from pipeline.serving.llama_cpp.asked import Asked, AskedChat, AskedCompletion
-from pipeline.serving.llama_cpp.prompts import Prompts, places
-from pipeline.serving.llama_cpp.slots import EngineError, ServedPrefix, Slots
-from pipeline.serving.llama_cpp.told import Telling, error_body
+from pipeline.serving.llama_cpp.asked import AskedChat, AskedCompletion
+from pipeline.serving.llama_cpp.prompts import Prompts
+from pipeline.serving.llama_cpp.slots import ServedPrefix, Slots
+from pipeline.serving.llama_cpp.told import Telling
+from pipeline.serving.protocol.guard import Guard
+from pipeline.serving.protocol.request_errors import refusal_of, tell_errors
+from pipeline.serving.refusals import Refusal, unknown_model
 
-_INVALID = "invalid_request_error"
 # No bound on how long a slow machine computes; one on how long a server takes to be reached.
 _TIMEOUT = httpx2.Timeout(None, connect=10.0)
-
-
-class _RefusedError(Exception):
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__()
-        self.response = JSONResponse(body, status)
 
 
 class Proxy:
@@ -55,9 +50,9 @@ class Proxy:
     ) -> None:
         self._url, self._count, self._context = url, slots, context
         self._prefixes, self._prompts = prefixes, prompts
-        self._max_new_tokens, self._api_key = max_new_tokens, api_key
+        self._max_new_tokens = max_new_tokens
         self.slots: Slots | None = None
-        self.app = Starlette(
+        app = Starlette(
             routes=[
                 Route("/health", self._health),
                 Route("/v1/models", self._models),
@@ -65,8 +60,9 @@ class Proxy:
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ],
             lifespan=self._living,
-            exception_handlers={404: _not_found, 405: _not_found, 500: _failed},
         )
+        tell_errors(app)
+        self.app = Guard(app, api_key)
 
     @asynccontextmanager
     async def _living(self, app: Starlette) -> AsyncIterator[None]:
@@ -80,8 +76,6 @@ class Proxy:
         return JSONResponse(told)
 
     async def _models(self, request: Request) -> Response:
-        if (refused := self._stranger(request)) is not None:
-            return refused
         listed = [
             {"id": name, "object": "model", "created": 0, "owned_by": "prefix-tuning-pipeline"}
             for name in self._prefixes
@@ -97,55 +91,30 @@ class Proxy:
     async def _answered(
         self, request: Request, kind: type[AskedChat] | type[AskedCompletion]
     ) -> Response:
-        if (refused := self._stranger(request)) is not None:
-            return refused
-        try:
-            asked = _parsed(await request.body(), kind)
-            prefix = self._prefix(asked.model)
-            prompt = self._prompt(asked, prefix)
-        except _RefusedError as error:
-            return error.response
+        asked = _parsed(await request.body(), kind)
+        if asked.model not in self._prefixes:
+            raise unknown_model(asked.model)
+        prefix = self._prefixes[asked.model]
+        prompt = self._prompt(asked, prefix)
         assert self.slots is not None
         telling = Telling(asked.model, kind is AskedChat, len(prompt), asked.top)
         settings = asked.settings(self._max_new_tokens)
         ends = set() if asked.ignore_eos else self._prompts.ends
         chunks = _told(telling, ends, self.slots.answer(prefix, prompt, settings))
-        try:
-            if asked.stream:
-                # Before the status line is sent the prefix is there, or an error takes its place.
-                begun = await anext(chunks, None)
-                return StreamingResponse(
-                    _events(asked, telling, begun, chunks), media_type="text/event-stream"
-                )
-            async for _ in chunks:
-                pass
-        except EngineError as error:
-            return _of_engine(error)
+        if asked.stream:
+            # Before the status line is sent the prefix is there, or an error takes its place.
+            begun = await anext(chunks, None)
+            events = _events(asked.wants_usage, telling, begun, chunks)
+            return StreamingResponse(events, media_type="text/event-stream")
+        async for _ in chunks:
+            pass
         return JSONResponse(telling.whole())
-
-    def _stranger(self, request: Request) -> Response | None:
-        """What a client is told that lacks the key; None where it has it, or none is asked."""
-        if self._api_key is None:
-            return None
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and hmac.compare_digest(
-            given.strip().encode(), self._api_key.encode()
-        ):
-            return None
-        message = "send the server's key as `Authorization: Bearer KEY`"
-        return JSONResponse(error_body(message, _INVALID, "invalid_api_key"), 401)
-
-    def _prefix(self, name: str) -> ServedPrefix:
-        if name in self._prefixes:
-            return self._prefixes[name]
-        message = f"model: there is no '{name}'; it is one of {', '.join(self._prefixes)}"
-        raise _RefusedError(404, error_body(message, _INVALID, "model_not_found", "model"))
 
     def _prompt(self, asked: AskedChat | AskedCompletion, prefix: ServedPrefix) -> list[int]:
         try:
             prompt = self._prompts.tokens(asked, prefix.begins_text)
         except PipelineError as error:
-            raise _RefusedError(400, error_body(str(error), _INVALID, "invalid_input")) from error
+            raise Refusal(400, str(error), code="invalid_input") from error
         new = asked.most_tokens or self._max_new_tokens
         before = len(prefix.placeholders)
         if before + len(prompt) + new > self._context:
@@ -154,7 +123,7 @@ class Proxy:
                 f"prefix of {before} are more than a slot's {self._context} positions; shorten the "
                 "input, or lower max_tokens"
             )
-            raise _RefusedError(400, error_body(message, _INVALID, "context_length_exceeded"))
+            raise Refusal(400, message, code="context_length_exceeded")
         return prompt
 
 
@@ -164,13 +133,7 @@ def _parsed(
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = places(first["loc"])
-        message = f"{where}: {first['msg']}" if where else str(first["msg"])
-        if first["type"] == "extra_forbidden":
-            message = f"{where}: is not served here; leave it out"
-        told = error_body(message, _INVALID, "invalid_value", where or None)
-        raise _RefusedError(400, told) from error
+        raise refusal_of(error.errors()) from error
 
 
 async def _told(
@@ -185,7 +148,7 @@ async def _told(
 
 
 async def _events(
-    asked: Asked,
+    wants_usage: bool,
     telling: Telling,
     begun: dict[str, Any] | None,
     chunks: AsyncGenerator[dict[str, Any], None],
@@ -199,28 +162,14 @@ async def _events(
         try:
             async for chunk in chunks:
                 yield _event(chunk)
-        except EngineError as error:
-            yield _event(error_body(str(error), "server_error", error.code))
+        except Refusal as error:
+            yield _event(error.body)
             return
         yield _event(telling.last())
-        if asked.stream_options is not None and asked.stream_options.include_usage:
+        if wants_usage:
             yield _event(telling.usage_chunk())
         yield "data: [DONE]\n\n"
 
 
 def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
-
-
-def _of_engine(error: EngineError) -> Response:
-    kind = _INVALID if error.status < 500 else "server_error"
-    return JSONResponse(error_body(str(error), kind, error.code), error.status)
-
-
-def _not_found(request: Request, error: Exception) -> Response:
-    message = f"{request.method} {request.url.path}: is not served here"
-    return JSONResponse(error_body(message, _INVALID, "not_found"), 404)
-
-
-def _failed(request: Request, error: Exception) -> Response:
-    return JSONResponse(error_body(type(error).__name__, "server_error", "internal"), 500)

@@ -2,29 +2,11 @@
 
 from transformers import PreTrainedConfig
 
-from pipeline.config import Params
-from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix
 from pipeline.prefix.architecture.reach import MASKED, window_of
-from pipeline.serving.llama_cpp.state_format import CACHE_TYPES
 
 _INSTEAD = "use `python -m pipeline generate`"
-
-
-def refuse_beyond_decoders(params: Params) -> None:
-    """Raise PipelineError for tasks of encoder-decoders and classifiers."""
-    refuse_other_tasks(params.task, "llama.cpp")
-
-
-def refuse_cache_type(name: str) -> None:
-    """Raise PipelineError for a type of numbers that prefixes are not written in."""
-    if name not in CACHE_TYPES:
-        raise PipelineError(
-            f"--cache-type: '{name}' is none of {', '.join(CACHE_TYPES)}; llama.cpp rotates keys "
-            "and values before it quantizes them, needs flash attention for it, and would round "
-            "the prefix that was trained"
-        )
 
 
 def refuse_prefix(name: str, kv: KVPrefix, config: PreTrainedConfig, always_visible: bool) -> None:
@@ -82,6 +64,6 @@ def refuse_beyond_context(name: str, length: int, context: int) -> None:
     if length + 1 >= context:
         raise PipelineError(
             f"{name} has {length} virtual tokens, and a slot of llama.cpp's server {context} "
-            "positions for prefix, input and answer; raise --context, or --ctx-size of a server "
-            "of your own, which all its slots share"
+            "positions for prefix, input and answer; raise serving.llama_cpp.context, or the "
+            "--ctx-size of serving.llama_cpp.server, which all its slots share"
         )

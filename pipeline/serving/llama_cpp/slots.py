@@ -16,17 +16,9 @@ from typing import Any
 import httpx2
 
 from pipeline.serving.llama_cpp.server import reason_of
+from pipeline.serving.refusals import Refusal
 
 _TRIES = 3
-
-
-class EngineError(Exception):
-    """The server did not answer; `status` is what a client of ours is told."""
-
-    def __init__(self, status: int, message: str, code: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Slots:
             settings: entries of llama.cpp's `/completion`.
 
         Raises:
-            EngineError: when the server refuses, is out of reach, or loses the prefix each time.
+            Refusal: when the server refuses, is out of reach, or loses the prefix each time.
         """
         asked = {**settings, "prompt": [*prefix.placeholders, *prompt], "stream": True}
         asked |= {"timings_per_token": True, "return_tokens": True}
@@ -96,11 +88,11 @@ class Slots:
                     return
         finally:
             self._free.put_nowait(slot)
-        raise EngineError(
+        raise Refusal(
             503,
             f"llama.cpp's server lost the prefix {prefix.name} {_TRIES} times between restoring "
             "and reading it, and no answer without it is given: let no other client use it",
-            "prefix_lost",
+            code="prefix_lost",
         )
 
     async def _prepare(self, slot: int, prefix: ServedPrefix) -> None:
@@ -112,10 +104,10 @@ class Slots:
         except httpx2.HTTPError as error:
             raise _out_of_reach(error) from error
         if not response.is_success:
-            raise EngineError(
+            raise Refusal(
                 502,
                 f"llama.cpp's server cannot restore {prefix.name}: {reason_of(response)}",
-                "restore_failed",
+                code="restore_failed",
             )
 
     @asynccontextmanager
@@ -128,7 +120,7 @@ class Slots:
                 if not response.is_success:
                     await response.aread()
                     status = 400 if response.status_code == 400 else 502
-                    raise EngineError(status, reason_of(response), "engine_refused")
+                    raise Refusal(status, reason_of(response), code="engine_refused")
                 yield _events(response)
         except httpx2.HTTPError as error:
             raise _out_of_reach(error) from error
@@ -140,10 +132,10 @@ async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
         if kind == "data" and content != "[DONE]":
             chunk = json.loads(content)
             if "error" in chunk:
-                raise EngineError(502, str(chunk["error"].get("message")), "engine_failed")
+                raise Refusal(502, str(chunk["error"].get("message")), code="engine_failed")
             yield chunk
         elif kind == "error":
-            raise EngineError(502, content, "engine_failed")
+            raise Refusal(502, content, code="engine_failed")
 
 
 def _kept(first: Mapping[str, Any], prefix: ServedPrefix) -> bool:
@@ -151,7 +143,6 @@ def _kept(first: Mapping[str, Any], prefix: ServedPrefix) -> bool:
     return bool(first.get("timings", {}).get("cache_n") == len(prefix.placeholders))
 
 
-def _out_of_reach(error: Exception) -> EngineError:
-    return EngineError(
-        502, f"llama.cpp's server is out of reach ({type(error).__name__})", "engine_out_of_reach"
-    )
+def _out_of_reach(error: Exception) -> Refusal:
+    sentence = f"llama.cpp's server is out of reach ({type(error).__name__})"
+    return Refusal(502, sentence, code="engine_out_of_reach")

@@ -112,8 +112,8 @@ def stored(numbers: np.ndarray, cache_type: str) -> np.ndarray:
     if not np.isfinite(made).all():
         largest = float(np.abs(numbers).max())
         raise PipelineError(
-            f"the prefix holds a number of {largest:.3g}, beyond a cache of {cache_type}; serve it "
-            "with --cache-type bf16 or f32"
+            f"the prefix holds a number of {largest:.3g}, beyond a cache of {cache_type}; set "
+            "serving.llama_cpp.cache_type to bf16 or f32"
         )
     return made
 

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's form: completions and chat completions, whole and in chunks, and errors."""
+"""Answers in OpenAI's form: completions and chat completions, whole and in chunks."""
 
 import time
 import uuid
@@ -9,11 +9,6 @@ from typing import Any
 Json = dict[str, Any]
 
 _REASONS = {"eos": "stop", "word": "stop", "limit": "length"}
-
-
-def error_body(message: str, kind: str, code: str | None, param: str | None = None) -> Json:
-    """An error as OpenAI's clients read it."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 @dataclass

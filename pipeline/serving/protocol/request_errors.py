@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from pipeline.serving.refusals import Refusal
@@ -14,7 +15,7 @@ from pipeline.serving.refusals import Refusal
 _BRANCHES = ("function-", "constrained-", "list[", "str", "int", "literal[", "tagged-")
 
 
-def tell_errors(app: FastAPI) -> None:
+def tell_errors(app: Starlette) -> None:
     """Have an application give every error in OpenAI's form."""
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

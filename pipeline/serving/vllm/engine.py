@@ -3,11 +3,9 @@
 import os
 import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
-from pipeline.config import Params
+from pipeline.serving.asked import Asked
 from pipeline.serving.vllm.command import (
     as_shell,
     serve_arguments,
@@ -22,23 +20,6 @@ PYTHON = "VLLM_PYTHON"
 """The environment variable that names the interpreter of an environment with vLLM."""
 
 FOLDER = Path("data/served/vllm")
-
-
-class Asked(Protocol):
-    """What an engine is given: prefixes by the names of models, and where to listen."""
-
-    @property
-    def params(self) -> Params: ...
-    @property
-    def model_name(self) -> str: ...
-    @property
-    def prefixes(self) -> Mapping[str, str | Path]: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def api_key(self) -> str | None: ...
 
 
 def serve(asked: Asked) -> None:

@@ -1,15 +1,13 @@
 """The prefixes that a person names, with the frozen model's configuration and not its weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from pipeline.adapters.reading import read_named
 from pipeline.config import Params
-from pipeline.config.task import refuse_other_tasks
 from pipeline.errors import PipelineError
-from pipeline.inference.selection import choose_prefix
 from pipeline.models.adapter import read_adapter
 from pipeline.models.frozen import not_a_model
 from pipeline.models.quantization import read_quantization
@@ -18,27 +16,11 @@ from pipeline.serving.vllm.refusals import refuse_unservable
 from pipeline.workspace import paths
 
 
-def named_prefixes(params: Params, names: Iterable[str]) -> dict[str, str | Path]:
-    """What names mean, by what they are called: variants, imported adapters, the best, files.
-
-    Raises PipelineError for one that is not there, or is named twice.
-    """
-    found: dict[str, str | Path] = {}
-    for given in names:
-        chosen = choose_prefix(params, given)
-        name = chosen if isinstance(chosen, str) else _name_of(chosen)
-        if name in found:
-            raise PipelineError(f"vllm: '{name}' is named twice; name each prefix once")
-        found[name] = chosen
-    return found
-
-
 def read_prefixes(params: Params, chosen: Mapping[str, str | Path]) -> dict[str, KVPrefix]:
     """The prefixes that `choose_prefix` returned, by the same names.
 
     Raises PipelineError for one that is not trained yet, or that vLLM cannot serve.
     """
-    refuse_other_tasks(params.task, "vllm")
     config = model_config()
     if read_quantization(paths.MODEL) is not None:
         raise PipelineError(
@@ -79,9 +61,3 @@ def _read(params: Params, chosen: str | Path) -> KVPrefix:
     if isinstance(chosen, str):
         return read_named(params, chosen)
     return read_adapter(chosen) if chosen.is_dir() else KVPrefix.load(chosen)
-
-
-def _name_of(path: Path) -> str:
-    """A file's name; that of its folder where each of many lies in one of its own."""
-    path = path.resolve()
-    return path.parent.name if path.name == "prefix.safetensors" else path.stem
