@@ -44,7 +44,8 @@ def ask(
 ) -> None:
     """Answer QUESTION with the prefixes of the documents that it is about.
 
-    BM25 picks the documents by the words that they share with QUESTION; their prefixes are put one
+    BM25 picks the documents by the words that they share with QUESTION, those with at least half
+    of the best one's score; their prefixes are put one
     after another, the best next to QUESTION, and no other is loaded. Which they are is printed to
     standard error. QUESTION is an input as `generate` takes it. Without options the documents are
     those of `library` in params.yaml, with the prefixes that its stages trained.

@@ -15,6 +15,8 @@ from pipeline.corpus.retrieval import Retriever
 from pipeline.errors import PipelineError
 from pipeline.workspace import paths
 
+_NEAR = 0.5  # of the best score: what is below shares common words alone
+
 
 @dataclass(frozen=True)
 class Library:
@@ -71,13 +73,17 @@ def library_of(library: LibraryParams) -> Library:
 def find(question: str, library: Library, top: int) -> list[Found]:
     """The documents that a question is about, at the most `top`, the best first.
 
-    Raises PipelineError for a question that shares no word with one.
+    Those with less than half of the best one's score are passed over. Raises PipelineError for a
+    question that shares no word with one.
     """
     names = sorted(library.texts.keys() & library.prefixes.keys())
     scores = Retriever([library.texts[name] for name in names]).scores(question)
     ranked = sorted(zip(names, scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
+    near = max(scores) * _NEAR
     found = [
-        Found(name, library.prefixes[name], score) for name, score in ranked[:top] if score > 0
+        Found(name, library.prefixes[name], score)
+        for name, score in ranked[:top]
+        if score > 0 and score >= near
     ]
     if not found:
         raise PipelineError(
