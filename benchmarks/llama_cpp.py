@@ -181,8 +181,8 @@ def main(prefix: Path | None, questions: Path | None, given: Path | None, thread
             (whole, "f32", True),
             (whole, "f16", True),
         ):
-            given = {"cache_type": kind, "flash_attn": flash, "threads": threads}
-            options = LlamaCppParams.model_validate({**given, "slots": 1, "context": 1024})
+            settings = {"cache_type": kind, "flash_attn": flash, "threads": threads}
+            options = LlamaCppParams.model_validate({**settings, "slots": 1, "context": 1024})
             rows.append(measured(gguf, options, kv, generator, asked, expected))
             print(*rows[-1], flush=True)
     head = ["weights", "cache", "flash attention", "same answers", "log-probabilities by"]

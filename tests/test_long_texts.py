@@ -58,7 +58,9 @@ def test_a_corpus_above_the_context_is_studied_chunk_by_chunk(
     text = Path("texts/corpus.txt")
     text.write_text(text.read_text()[: 3 * context])
     short = {"questions_per_chunk": 1, "max_question_tokens": 4, "max_answer_tokens": 2}
-    written(folder, self_study={"notes": STUDY | short | {"chunk_tokens": 256}})
+    written(
+        folder, self_study={"notes": STUDY | short | {"chunk_tokens": 256, "summary_tokens": None}}
+    )
     self_study.run(load_params(), "notes")
     study = paths.SELF_STUDY / "notes"
     statistics = read_json(study / "statistics.json")

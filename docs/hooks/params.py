@@ -112,6 +112,8 @@ def _keys(section: Schema, known: Schema, before: str = "") -> list[tuple[str, S
         within = _resolved(asked, known)
         if "properties" in within:
             found += _keys(within, known, f"{before}{key}.")
+        elif "properties" in (named := _resolved(_values(within), known)):
+            found += _keys(named, known, f"{before}{key}.NAME.")
         else:
             found.append((before + key, asked, key in section.get("required", [])))
     return found

@@ -89,7 +89,7 @@ def refuse_impossible_library(library: LibraryParams) -> None:
             "out"
         )
     prefix = library.prefix
-    if "distractors" in prefix.model_fields_set:
+    if prefix.distractors != DistractorParams():
         raise ValueError(
             "library.prefix.distractors: those of a library are its other documents; write count "
             "and probability under library.distractors"

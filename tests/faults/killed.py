@@ -70,7 +70,7 @@ def _make_studied(folder: Path) -> None:
     for name in ("texts", "questions"):
         (folder / name).mkdir()
     (folder / "texts" / "corpus.txt").write_text("A line names a field, and gives its value. " * 9)
-    study = STUDY | {"questions_per_chunk": 4, "chunk_tokens": 64}
+    study = STUDY | {"questions_per_chunk": 4, "chunk_tokens": 64, "summary_tokens": 160}
     _make_model(folder, lambda params: params.update(self_study={"notes": study}))
 
 

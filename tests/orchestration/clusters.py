@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -53,8 +54,11 @@ def machines(*environments: Mapping[str, str]) -> Iterator[str]:
 
 
 def _hold(environments: list[dict[str, str]]) -> None:
+    from ray._private.utils import get_ray_address_file
     from ray.cluster_utils import Cluster
 
+    # Ray notes the cluster's address there and, with a folder of one's own, does not make it.
+    Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)
     # Not below pytest's folders: a socket's path has at most 107 bytes.
     folder = tempfile.mkdtemp(prefix="ray-")
     cluster = Cluster()

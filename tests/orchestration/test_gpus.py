@@ -118,7 +118,7 @@ def test_a_worker_leaves_the_gpus_to_the_processes_that_it_starts(
 ) -> None:
     """The frozen model that it keeps would stand where the first of them needs room."""
     monkeypatch.setattr(kept, "_kept", object())
-    monkeypatch.setattr("pipeline.cli.stages.check_files", lambda params: [])
+    monkeypatch.setattr("pipeline.cli.checked_params.check_files", lambda params: [])
     found: list[Any] = []
     monkeypatch.setattr(
         processes, "run_in_processes", lambda number, _: found.append((number, kept._kept))
