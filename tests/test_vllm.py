@@ -251,9 +251,9 @@ def test_four_prefixes_at_once_answer_as_each_alone(project: list[str], server: 
     together = server.chats(everyone, **long)
     preempted = server.preemptions() - before
     alone = []
-    for pair in everyone:
+    for name, question in everyone:
         server.post("/reset_prefix_cache", {})
-        alone.append(server.chat(*pair, **long)[0])
+        alone.append(server.chat(name, question, **long)[0])
     same = sum(map(str.__eq__, together, alone))
     told(server, "48 tokens, together as alone", f"{same} of {len(everyone)}")
     told(server, "preemptions meanwhile", int(preempted))

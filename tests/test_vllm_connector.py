@@ -169,7 +169,8 @@ def test_the_slots_of_a_request_get_its_prefix(
     worker.bind_connector_metadata(metadata)
     worker.start_load_kv(SimpleNamespace(no_compile_layers=layers))
     kv = KVPrefix.load(folder / about["file"])
-    for index, places in enumerate(([7, 2, 9], [None, 5, 3])):
+    places_of: list[list[int | None]] = [[7, 2, 9], [None, 5, 3]]
+    for index, places in enumerate(places_of):
         expected = torch.zeros_like(layers["model.0.attn"].kv_cache)
         for token in range(cached, length):
             block = places[token // BLOCK]
