@@ -2,8 +2,11 @@
 
 import hashlib
 import io
+import operator
+import re
 import time
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +128,11 @@ def long_sweep() -> Params:
     return Params.model_validate(raw)
 
 
+def _at(raw: dict[str, Any], key: str) -> str:
+    """The value of a key's path in params.yaml."""
+    return str(reduce(operator.getitem, key.split("."), raw))
+
+
 def lock_of(params: Params) -> dict[str, Any]:
     """The entries of all trainings, and of the measurements of the first half."""
     described = read_yaml(ROOT / "dvc.yaml")["stages"]
@@ -137,7 +145,9 @@ def lock_of(params: Params) -> dict[str, Any]:
         def of_variant(path: str, name: str = step.row.name) -> str:
             if "len${" in path:
                 return "/".join(name if "len${" in part else part for part in path.split("/"))
-            return path.replace("${item.initialization}", "random")
+            # DVC writes a path, and never the key that it was read from.
+            filled = path.replace("${item.initialization}", "random")
+            return re.sub(r"\$\{([\w.]+)\}", lambda key: _at(raw, key[1]), filled)
 
         for out in stage["outs"]:
             Path(of_variant(out)).parent.mkdir(parents=True, exist_ok=True)
