@@ -50,9 +50,11 @@ def write_study(plan: Plan, kept: KeptChunks, name: str, folder: Path) -> None:
     dropped: Counter[str] = Counter()
     questions: list[str] = []
     recited: list[str] = []
+    kinds: Counter[str] = Counter()
     for asked in _each(plan, kept):
         dropped.update(asked.dropped)
         for row in asked.rows:
+            kinds[row["kind"]] += 1
             (recited if row["kind"] == RECITE else questions).append(row["question"])
     if len(questions) + len(recited) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
@@ -64,7 +66,6 @@ def write_study(plan: Plan, kept: KeptChunks, name: str, folder: Path) -> None:
     validation = _validation(plan, questions if len(questions) > 1 else [*questions, *recited])
     write_jsonl(folder / "train.jsonl", _rows(plan, kept, validation, False))
     write_jsonl(folder / "validation.jsonl", _rows(plan, kept, validation, True))
-    kinds = Counter(row["kind"] for asked in _each(plan, kept) for row in asked.rows)
     statistics: dict[str, Any] = {
         "documents": plan.documents,
         "tokens": plan.tokens,
