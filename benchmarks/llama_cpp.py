@@ -135,11 +135,6 @@ def measured(
     return [*row, f"{verified.order.keys:.1e}", f"{statistics.median(restores):.2f}"]
 
 
-def whole_precision(frozen: Any, tokenizer: Any, folder: Path) -> Path:
-    """A Llama's weights as a GGUF file in float32."""
-    return write_gguf(folder / "float32.gguf", frozen, tokenizer)
-
-
 @click.command()
 @click.option("--prefix", type=click.Path(path_type=Path), help="A trained prefix.safetensors.")
 @click.option("--questions", type=click.Path(path_type=Path), help="Inputs for it, one a line.")
@@ -174,7 +169,7 @@ def main(prefix: Path | None, questions: Path | None, given: Path | None, thread
     ]
     rows = []
     with tempfile.TemporaryDirectory() as folder, gguf_file(params.model, given) as quantized:
-        whole = whole_precision(frozen, tokenizer, Path(folder))
+        whole = write_gguf(Path(folder) / "float32.gguf", frozen, tokenizer)
         for gguf, kind, flash in (
             (whole, "f32", False),
             (quantized, "f16", True),

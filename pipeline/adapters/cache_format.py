@@ -27,7 +27,7 @@ def write_cache(params: Params, name: str, folder: Path, base_model: str | None)
     _refuse_what_caches_lack(name, kv, params)
     tensors = {f"keys.{i}": key[None] for i, key in enumerate(kv.keys)}
     tensors |= {f"values.{i}": value[None] for i, value in enumerate(kv.values)}
-    named, revision = (base_model, None) if base_model else base_model_of(params)
+    named, revision = base_model_of(params, base_model)
     heads, size = kv.shapes[0][0]
     facts = {
         "num_virtual_tokens": len(kv),

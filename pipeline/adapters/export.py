@@ -54,10 +54,9 @@ def _write_adapter(params: Params, name: str, folder: Path, base_model: str | No
             shutil.copy(Path(baseline.path) / file, folder)
     else:
         _write_trained(params, name, folder)
-    named, revision = base_model_of(params)
+    named, revision = base_model_of(params, base_model)
     config = read_json(folder / CONFIG)
-    config |= {"base_model_name_or_path": base_model or named}
-    config |= {"revision": None if base_model else revision}
+    config |= {"base_model_name_or_path": named, "revision": revision}
     write_json(folder / CONFIG, dict(sorted(config.items())))
     write_text(folder / CARD, model_card(params, name, config, begins_text(folder)))
 
@@ -81,8 +80,10 @@ def _write_trained(params: Params, name: str, folder: Path) -> None:
     save_adapter(kv, folder, model_config, params.prefix.num_frozen_tokens)
 
 
-def base_model_of(params: Params) -> tuple[str, str | None]:
-    """What PEFT loads the frozen model by, and at which revision."""
+def base_model_of(params: Params, given: str | None = None) -> tuple[str, str | None]:
+    """What PEFT loads the frozen model by, and at which revision: what is given, at none."""
+    if given:
+        return given, None
     if isinstance(params.model, HubModel):
         return params.model.id, read_json(paths.MODEL / paths.SOURCE)["commit"]
     return str(paths.MODEL), None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 from tabulate import tabulate
 from transformers import PreTrainedTokenizerBase
@@ -38,12 +38,17 @@ def model_card(
     `report.split`, and the card says what the evaluation answered. `adapter_config` are sizes and
     names as PEFT calls them, `begins_text` as `KVPrefix.begins_text`.
     """
+    facts = _facts(params, name, adapter_config, begins_text)
+    return card_template(_TEMPLATES / template).render(facts)
+
+
+def card_template(path: Path) -> Template:
+    """A card's template, which may extend others of its folder."""
     environment = SandboxedEnvironment(
-        loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
+        loader=FileSystemLoader(path.parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.filters["python"] = as_python
-    facts = _facts(params, name, adapter_config, begins_text)
-    return environment.get_template(template).render(facts)
+    return environment.get_template(path.name)
 
 
 def _facts(

@@ -71,6 +71,12 @@ class TextGenerator:
         """
         prompt = self.prompt_ids(asked)
         refuse_without_room(self.model, len(prompt), decoding.max_new_tokens)
+        return self.answer(prompt, decoding, streamer)
+
+    def answer(
+        self, prompt: list[int], decoding: Decoding, streamer: BaseStreamer | None = None
+    ) -> str:
+        """As a call, to the tokens of an input (`prompt_ids`) that there is room for."""
         if self.is_packed(len(prompt) + decoding.max_new_tokens):
             return self.text_of(self._continued(prompt, decoding, streamer))
         return self.text_of(self._generated(prompt, decoding, streamer))

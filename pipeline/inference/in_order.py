@@ -30,7 +30,7 @@ def answers_in_order(
         refuse_without_room(generator.model, len(prompt), decoding.max_new_tokens)
     longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
     if together == 1 or not generator.is_packed(longest):
-        yield from (generator(each, decoding) for each in asked)
+        yield from (generator.answer(prompt, decoding) for prompt in prompts)
         return
     batch: Batch[Continuation] = Batch(generator.model.frozen_model)
     stem = generator.stem()

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.prefix import KVPrefix
+from pipeline.storage.records import write_jsonl
 
 
 class UnfinishedLines:
@@ -27,10 +27,7 @@ class UnfinishedLines:
     @contextmanager
     def going_on(self) -> Iterator[IO[str]]:
         """The file, to add lines to; a line that was cut short is gone from it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        aside.write_text("".join(map(as_line, (self._head, *self.kept))), encoding="utf-8")
-        aside.replace(self.path)
+        write_jsonl(self.path, (self._head, *self.kept))
         with self.path.open("a", encoding="utf-8") as file:
             yield file
 

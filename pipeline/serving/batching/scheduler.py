@@ -30,7 +30,6 @@ class Scheduler:
         max_running: rows that are computed together.
         max_waiting: choices that wait at the most; more are refused.
         max_cache_tokens: tokens, inputs and answers, that all rows have room for.
-        max_read: tokens of the inputs read in one pass; None for the default.
     """
 
     def __init__(
@@ -39,13 +38,11 @@ class Scheduler:
         max_running: int,
         max_waiting: int,
         max_cache_tokens: int,
-        max_read: int | None = None,
     ) -> None:
         self._model = frozen_model
         self._batch: Batch[Choice] = Batch(frozen_model)
         self._max_running, self._max_waiting = max_running, max_waiting
         self.max_cache_tokens = max_cache_tokens
-        self._max_read = _MOST_READ if max_read is None else min(_MOST_READ, max_read)
         self._waiting: deque[Choice] = deque()
         self._changed = threading.Condition()
         self._is_closed = self._is_ended = False
@@ -152,7 +149,7 @@ class Scheduler:
                 first = self._waiting[0]
                 cached += first.cached_tokens
                 read += len(first.beginning.input_ids)
-                if cached > self.max_cache_tokens or (joining and read > self._max_read):
+                if cached > self.max_cache_tokens or (joining and read > _MOST_READ):
                     break
                 joining.append(self._waiting.popleft())
                 rows += 1

@@ -1,6 +1,5 @@
 """OpenAI's endpoints in front of a llama.cpp server, a model's name for each prefix."""
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from pipeline.serving.llama_cpp.asked import AskedChat, AskedCompletion
 from pipeline.serving.llama_cpp.prompts import Prompts
 from pipeline.serving.llama_cpp.slots import ServedPrefix, Slots
 from pipeline.serving.llama_cpp.told import Telling
+from pipeline.serving.protocol.events import DONE, event_of
 from pipeline.serving.protocol.guard import Guard
 from pipeline.serving.protocol.request_errors import refusal_of, tell_errors
 from pipeline.serving.refusals import Refusal, unknown_model
@@ -156,20 +156,16 @@ async def _events(
     """The answer as server-sent events."""
     async with aclosing(chunks):
         if telling.is_chat:
-            yield _event(telling.first())
+            yield event_of(telling.first())
         if begun is not None:
-            yield _event(begun)
+            yield event_of(begun)
         try:
             async for chunk in chunks:
-                yield _event(chunk)
+                yield event_of(chunk)
         except Refusal as error:
-            yield _event(error.body)
+            yield event_of(error.body)
             return
-        yield _event(telling.last())
+        yield event_of(telling.last())
         if wants_usage:
-            yield _event(telling.usage_chunk())
-        yield "data: [DONE]\n\n"
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+            yield event_of(telling.usage_chunk())
+        yield DONE

@@ -72,8 +72,9 @@ def _cached(model: PreTrainedModel, tokens: Sequence[int]) -> list[tuple[np.ndar
     ids = torch.tensor([list(tokens)], device=model.device)
     cache = DynamicCache(config=model.config)
     model(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(_array(layer.keys[0]), _array(layer.values[0])) for layer in cache.layers]
+    return [(array_of(layer.keys[0]), array_of(layer.values[0])) for layer in cache.layers]
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
+def array_of(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's numbers in float32, as states are compared and written."""
     return np.asarray(tensor.detach().float().cpu().numpy())

@@ -3,12 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from pipeline.prefix import KVPrefix
 from pipeline.serving.llama_cpp.state_format import state_bytes
-from pipeline.serving.llama_cpp.verification import Verified
+from pipeline.serving.llama_cpp.verification import Verified, array_of
 from pipeline.storage.atomic import atomic_file
 
 
@@ -32,13 +29,9 @@ def write_state(
         PipelineError: for numbers beyond the cache's type.
     """
     form = verified.form if version is None else replace(verified.form, version=version)
-    pairs = zip(map(_array, kv.keys), map(_array, kv.values), strict=True)
+    pairs = zip(map(array_of, kv.keys), map(array_of, kv.values), strict=True)
     layers = [(verified.order.apply(i, keys), values) for i, (keys, values) in enumerate(pairs)]
     content = state_bytes(layers, placeholders, form)
     with atomic_file(path) as aside:
         aside.write_bytes(content)
     return len(content)
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return np.asarray(tensor.detach().float().cpu().numpy())

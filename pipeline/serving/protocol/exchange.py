@@ -1,10 +1,8 @@
 """One request from its choices to its answer, whole or as a stream; who has gone frees rows."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -12,6 +10,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pipeline.serving.batching.choice import Choice, Piece
 from pipeline.serving.batching.scheduler import ClosedError, QueueFullError, Scheduler
 from pipeline.serving.protocol.answers import Form
+from pipeline.serving.protocol.events import DONE, event_of
 from pipeline.serving.protocol.metrics import Metrics
 from pipeline.serving.refusals import Refusal, ending, queue_full
 
@@ -101,17 +100,17 @@ class Exchange:
         try:
             for index in range(len(self._choices)):
                 if (beginning := self._form.beginning(index)) is not None:
-                    yield _event({**beginning, **usage})
+                    yield event_of({**beginning, **usage})
             async for index, piece in self._arriving():
                 if piece.error is not None:
                     status = "500"
-                    yield _event(Refusal(500, piece.error).body)
+                    yield event_of(Refusal(500, piece.error).body)
                     return
-                yield _event({**self._form.piece(index, piece, offsets[index]), **usage})
+                yield event_of({**self._form.piece(index, piece, offsets[index]), **usage})
                 offsets[index] += len(piece.text)
             if wants_usage:
-                yield _event(self._form.chunk([], usage=self._usage()))
-            yield "data: [DONE]\n\n"
+                yield event_of(self._form.chunk([], usage=self._usage()))
+            yield DONE
             status = "200"
         except _GoneError:
             return
@@ -153,7 +152,3 @@ class Exchange:
             self._scheduler.cancel(self._choices)
         self._metrics.requests.labels(self._form.model, status).inc()
         self._metrics.seconds.observe(time.perf_counter() - self._began)
-
-
-def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined
-from jinja2.sandbox import SandboxedEnvironment
-
 from pipeline.adapters.export import base_model_of
-from pipeline.adapters.model_card import asked_first, first_prediction, unknown_ends
-from pipeline.adapters.prompt_code import as_python, prompt_code
+from pipeline.adapters.model_card import (
+    asked_first,
+    card_template,
+    first_prediction,
+    unknown_ends,
+)
+from pipeline.adapters.prompt_code import prompt_code
 from pipeline.config import Params
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix
@@ -18,7 +20,7 @@ from pipeline.serving.vllm.command import TEMPLATE, TESTED_WITH, as_shell, serve
 from pipeline.serving.vllm.selected import model_config, served_dtype
 from pipeline.workspace import paths
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "vllm_card.md.jinja"
 
 
 def vllm_card(
@@ -33,7 +35,7 @@ def vllm_card(
     """
     name = next(iter(prefixes))
     tokenizer = load_tokenizer(paths.MODEL)
-    named, revision = (base_model, None) if base_model else base_model_of(params)
+    named, revision = base_model_of(params, base_model)
     example = first_prediction(params, name)
     asked = asked_first(params, str(example.get("input", "...")))
     turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
@@ -48,12 +50,7 @@ def vllm_card(
         arguments += ["--revision", revision]
     # The card speaks of the folder that it lies in.
     shown = [word.replace(str(folder / TEMPLATE), f"./{TEMPLATE}") for word in arguments[1:]]
-    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters["python"] = as_python
-    template = environment.from_string(
-        (_TEMPLATES / "vllm_card.md.jinja").read_text(encoding="utf-8")
-    )
-    return template.render(
+    return card_template(_TEMPLATE).render(
         name=name,
         base_model=named,
         revision=revision,

@@ -1,6 +1,5 @@
 """The folder that vLLM serves prefixes from: connector, prefixes, chat template, and a card."""
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.serving.vllm.tokens import Alphabet, alphabet_of, as_text
 from pipeline.storage.atomic import atomic_folder
 from pipeline.storage.records import read_json, write_json, write_text
 from pipeline.workspace import paths
+from pipeline.workspace.checksums import sha256_of
 
 MANIFEST = "prefixes.json"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -81,7 +81,7 @@ def _file(name: str) -> str:
 def _saved(kv: KVPrefix, path: Path) -> str:
     """Write a prefix; the SHA-256 of its file."""
     kv.save(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of(path)
 
 
 def _refuse_single_tokens(prefixes: Mapping[str, KVPrefix], alphabet: Alphabet) -> None:
