@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.cli.main import main
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_tokens
-from tests.conftest import Workspace, tiny_model
+from tests.conftest import Workspace, tiny_model, tiny_tokenizer
 from tests.sweep_runs import client, ran
 
 pytestmark = pytest.mark.real
@@ -411,3 +411,29 @@ def test_answers_to_a_file_go_on_where_they_were_stopped(
     kept.write_text('{"made_with": "otherwise"}\n{"input": "x", "prediction": "y"}\n')
     run(*command)
     assert [json.loads(line) for line in out.read_text().splitlines()] == answers
+
+
+def test_answers_to_a_file_are_of_one_system_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is put around an input is no part of it, and changes the answer."""
+    from pipeline.config.task import TaskParams
+    from pipeline.inference import answering
+    from pipeline.inference.decoding import Decoding
+    from pipeline.inference.generator import TextGenerator
+    from pipeline.prefix import PrefixConfig, PrefixModel
+
+    model = tiny_model()
+    templates: dict[str, Any] = {"input_template": "{{ x }}", "target_template": "{{ y }}"}
+    prefixed = PrefixModel(model, PrefixConfig(num_virtual_tokens=3))
+    out = tmp_path / "answers.jsonl"
+    monkeypatch.setattr(answering.UnfinishedLines, "remove", lambda _: None)
+    kept = {}
+    for words in ("Be short.", "Be long."):
+        task = TaskParams(**templates, use_chat_template=True, system_prompt=words)
+        generator = TextGenerator(prefixed, tiny_tokenizer(), task)
+        answering.answer_lines(generator, ["size: 3 km"], Decoding(4), out, 512)
+        kept[words] = (tmp_path / "answers.jsonl.unfinished").read_text().splitlines()
+    heads = {lines[0] for lines in kept.values()}
+    assert len(heads) == 2
+    assert all(len(lines) == 2 for lines in kept.values())

@@ -59,8 +59,11 @@ def answer_lines(
             print(as_line(line), end="", flush=True)
         return
     model = generator.model
+    # The tokens say what is put around an input, which `asked` does not.
     made_with = digest_of(
-        model.kv_prefix(), asked, asdict(decoding), str(model.frozen_model.dtype), together == 1
+        model.kv_prefix(),
+        *(asked, [generator.prompt_ids(each) for each in asked], asdict(decoding)),
+        *(str(model.frozen_model.dtype), model.prefix_always_visible, together == 1),
     )
     unfinished = UnfinishedLines(output, made_with)
     if unfinished.kept:

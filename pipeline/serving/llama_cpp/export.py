@@ -69,8 +69,8 @@ def write_llama_cpp(
             "values_differ_by": verified.order.values,
         }
         write_json(aside / ABOUT, about)
-        named, _ = base_model_of(params, base_model)
-        write_text(aside / README, _readme(about, verified, named, context))
+        called, _ = base_model_of(params, base_model)
+        write_text(aside / README, _readme(about, verified, called, context))
     return verified
 
 
