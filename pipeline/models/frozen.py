@@ -12,6 +12,7 @@ from transformers.utils import logging
 from pipeline.errors import PipelineError, first_line
 from pipeline.errors.memory import is_out_of_memory
 from pipeline.models.auto_classes import auto_classes
+from pipeline.models.precision import resolve_dtype
 from pipeline.models.quantization import quantizing, read_quantization, refuse_without, settle
 from pipeline.schema.compute import Compute, DeviceMap
 
@@ -55,13 +56,14 @@ def load_weights(
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kinds = auto_classes(task, config.model_type)
         placed: dict[str, Any] = {} if device_map is None else {"device_map": _places(device_map)}
-        if (quantized := _quantizing(folder, config, compute)) is not None:
+        dtype = resolve_dtype(folder, config, compute, device if device_map is None else None)
+        if (quantized := _quantizing(folder, config, dtype)) is not None:
             # Weights cannot be moved once they are quantized.
             placed = {"device_map": {"": device}, **quantized, **placed}
         for kind in kinds:
             model, found = kind.from_pretrained(
                 folder,
-                dtype=compute.dtype,
+                dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,  # pickled weights can run code
                 trust_remote_code=False,  # without it transformers would ask on the terminal
@@ -134,7 +136,7 @@ def _refuse_unplaced(model: PreTrainedModel, device_map: dict[str, int | str]) -
             )
 
 
-def _quantizing(folder: Path, config: Any, compute: Compute) -> dict[str, Any] | None:
+def _quantizing(folder: Path, config: Any, dtype: torch.dtype) -> dict[str, Any] | None:
     """What quantizes weights in `from_pretrained`; None for those that stay whole.
 
     Of those that are quantized already the configuration says it all.
@@ -148,8 +150,6 @@ def _quantizing(folder: Path, config: Any, compute: Compute) -> dict[str, Any] |
         return {}
     if scheme is None:
         return None
-    auto = config.dtype or config.get_text_config().dtype or torch.float32
-    dtype = auto if compute.dtype == "auto" else getattr(torch, compute.dtype)
     return {"quantization_config": quantizing(scheme, dtype)}
 
 
