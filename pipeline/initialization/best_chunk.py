@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.initialization.context import StartContext
 from pipeline.initialization.whole_chunks import WholeChunks
-from pipeline.progress.bar import following
 from pipeline.schema.section import Count
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ class BestChunk(WholeChunks):
     def tokens(self, context: StartContext) -> list[int]:
         """These tokens; of several chunks with one loss the first one's."""
         from pipeline.prefix import untrained_loss
+        from pipeline.progress.bar import following
 
         examples = context.validation(self.examples)
         chunks = self.chunk_tokens(context)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.initialization.context import CacheContext
 from pipeline.initialization.from_examples import ExampleStart, Rows
-from pipeline.progress.bar import Bar, tell
 from pipeline.schema.section import Count
 
 _TRAIN, _VALIDATION = "train.jsonl", "validation.jsonl"
@@ -35,6 +34,8 @@ class ChosenDemonstrations(ExampleStart):
 
         Each round tries rows that no earlier one has, as long as there are such.
         """
+        from pipeline.progress.bar import Bar, tell
+
         folder = Path(self.path)
         waiting = deque(self.drawn(folder / _TRAIN))
         shown: list[dict[str, Any]] = []
