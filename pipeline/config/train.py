@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config.objective import Objective, TargetObjective
 from pipeline.schema.compute import Compute
+from pipeline.schema.learning_rate import LearningRate, RateSearch
 from pipeline.schema.section import Count
 
 
@@ -13,7 +14,8 @@ class TrainParams(Compute):
     """The training of every variant."""
 
     objective: Objective = TargetObjective()
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    learning_rate: LearningRate = 5e-3
+    learning_rate_search: RateSearch = RateSearch()
     state_learning_rate: Annotated[float, Field(gt=0)] | None = None
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -27,6 +29,12 @@ class TrainParams(Compute):
     early_stopping_patience: Count | None = None
     gradient_checkpointing: bool = False
     compile: Literal["auto"] | bool = "auto"
+
+    @property
+    def peak_rate(self) -> float:
+        """`learning_rate` as a number, which `auto` is once the search is over."""
+        assert self.learning_rate != "auto", "the search is over before a training begins"
+        return self.learning_rate
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -67,7 +67,7 @@ def build_optimizer(
     """
     optimizer = torch.optim.AdamW(
         _groups(list(parameters), states, state_rate),
-        lr=params.learning_rate,
+        lr=params.peak_rate,
         weight_decay=params.weight_decay,
         fused=True,
     )

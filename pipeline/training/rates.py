@@ -25,10 +25,10 @@ def state_rate(model: PrefixModel, params: TrainParams) -> float | None:
         return params.state_learning_rate
     sizes = [(shape.numel, shape.scale) for shape in states.shapes.values() if shape.scale > 0]
     if not sizes:
-        return params.learning_rate
+        return params.peak_rate
     logarithms = sum(count * math.log(scale) for count, scale in sizes)
     size = math.exp(logarithms / sum(count for count, _ in sizes))
-    return float(f"{params.learning_rate * size:.2g}")
+    return float(f"{params.peak_rate * size:.2g}")
 
 
 def rate_keys(model: PrefixModel, params: TrainParams) -> tuple[str, ...]:
