@@ -7,24 +7,40 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.baselines.full_fine_tuning import FullFineTuning
+from pipeline.config import load_params
 from pipeline.config.train import TrainParams
 from pipeline.errors import DivergedError, StoppedError
 from pipeline.prefix import PrefixConfig, PrefixModel
 from pipeline.schema.learning_rate import RateSearch
+from pipeline.stages import train as stage
+from pipeline.storage.records import read_json
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.halving import Round, Trial, planned_rounds, planned_trials, search_rate
 from pipeline.training.kept_trials import KeptTrials
 from pipeline.training.loop import train_prefix
 from pipeline.training.trials import ShortTraining, trial_params
+from pipeline.workspace import paths
 from pipeline.workspace.checkpoints import TRIALS
-from tests.conftest import tiny_model
+from pipeline.workspace.timings import read_timing
+from tests.conftest import Workspace, tiny_model
+from tests.faults.kills import forget
 from tests.faults.test_kills import ENCODERS, CutOffError, examples, same, train
+from tests.faults.training_folder import (
+    VARIANT,
+    faulty_params,
+    make_training_folder,
+    outs,
+    working_in,
+    write_params,
+)
+from tests.sweep_runs import client, runs
 
 CONFIG = PrefixConfig(num_virtual_tokens=4)
 
@@ -313,3 +329,90 @@ def test_without_checkpoints_no_trial_is_kept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path / "x", "digest", None)
     assert train(CONFIG, auto(), folder).step == 12
     assert not folder.folder.exists()
+
+
+# The stages.
+
+SEARCH = {"lowest": 1e-4, "highest": 1.0, "candidates": 3}
+
+
+def test_the_stage_goes_on_with_a_killed_search_and_writes_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inputs").mkdir()
+    make_training_folder(tmp_path)
+    params = faulty_params(Path("inputs/model"))
+    params["train"] |= {"learning_rate": "auto", "learning_rate_search": SEARCH}
+    write_params(tmp_path, params)
+    # Nothing there, and no waiting for it: outboxes keep what was to reach MLflow.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with working_in(tmp_path):
+        stage.run(load_params(), VARIANT)
+        expected = outs(tmp_path)
+        found = read_json(paths.TRAIN / VARIANT.name / "metrics.json")
+        table = pd.DataFrame(found["learning_rate_search"])
+        assert list(table) == ["round", "learning_rate", "steps", "validation_loss"]
+        assert list(table["steps"]) == [4, 4, 4, 6, 6]
+        last = table[table["round"] == 2]
+        assert found["learning_rate"] == last.loc[last["validation_loss"].idxmin(), "learning_rate"]
+        timed = read_timing(VARIANT.name)
+        assert 0 < timed["search_seconds"] < timed["training_seconds"]
+
+        forget(tmp_path)
+        real = KeptTrials.write
+
+        def cut(self: KeptTrials, trials: Sequence[Trial]) -> None:
+            real(self, trials)
+            if len(trials) == 2:
+                raise CutOffError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(KeptTrials, "write", cut)
+            with pytest.raises(CutOffError):
+                stage.run(load_params(), VARIANT)
+        assert len(list(paths.CHECKPOINTS.glob(f"*/{TRIALS}"))) == 1
+        stage.run(load_params(), VARIANT)
+        assert outs(tmp_path) == expected
+
+        # A rate that is given leaves nothing of the search, in the timings neither.
+        params["train"]["learning_rate"] = found["learning_rate"]
+        write_params(tmp_path, params)
+        stage.run(load_params(), VARIANT)
+        given = outs(tmp_path)
+        assert "search_seconds" not in read_timing(VARIANT.name)
+    assert given["prefix.safetensors"] == expected["prefix.safetensors"]
+    assert given["history.csv"] == expected["history.csv"]
+
+
+@pytest.mark.real
+def test_a_sweep_shows_the_rates_and_what_they_cost(workspace: Workspace) -> None:
+    def edit(params: dict[str, Any]) -> None:
+        params["sweep"] |= {"lengths": [2], "initializations": ["random"]}
+        params["train"] |= {"learning_rate": "auto", "learning_rate_search": SEARCH}
+        own = {"type": "lora", "rank": 2, "learning_rate": "auto"}
+        params["trained_baselines"] = {"lora": {**own, "learning_rate_search": {"candidates": 2}}}
+
+    workspace.edit(edit)
+    workspace.run("dvc", "repro")
+    data = workspace.root / "data"
+    summary = pd.read_csv(data / "report" / "summary.csv").set_index("name")
+    names = ["len2-random-seed0", "lora-seed0"]
+    for name in names:
+        metrics = read_json(data / "train" / name / "metrics.json")
+        assert summary.loc[name, "learning_rate"] == metrics["learning_rate"]
+        timed = read_json(data / "timings" / f"{name}.json")
+        (run,) = runs(workspace, f"tags.state = 'current' and tags.variant = '{name}'")
+        assert run.data.params["train.learning_rate"] == "auto"
+        assert float(run.data.params["learning_rate"]) == metrics["learning_rate"]
+        assert run.data.metrics["time/search_seconds"] == timed["search_seconds"]
+        assert not any(
+            "learning_rate" in key for key in set(run.data.metrics) - {"train/learning_rate"}
+        )
+        kept = client(workspace).download_artifacts(run.info.run_id, "learning_rate_search.json")
+        assert len(read_json(Path(kept))["data"]) == len(metrics["learning_rate_search"])
+    assert pd.isna(summary.loc["no_prefix", "learning_rate"])
+    page = (data / "report" / "report.md").read_text()
+    assert f"| {summary.loc[names[0], 'learning_rate']:g} " in page
+    assert "of these, the rate's search (s)" in (data / "timings" / "timings.md").read_text()
+    assert "up to date" in workspace.run("dvc", "status").stdout
