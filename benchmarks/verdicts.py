@@ -77,6 +77,7 @@ class World:
             row |= {"length": run.length or 0, "seed": run.seed, "train_size": None}
             row["initialization"] = run.initialization if isinstance(run, Variant) else run.family
             row |= {"trainable_parameters": 1, "stored_bytes": 1, "cache_bytes": 1}
+            row |= {"learning_rate": 1.0}
             row |= {"compared_with": None}
             moved = draw.normal(0.0, self.spread) + self.better * is_variant
             measured: Statistics = {}

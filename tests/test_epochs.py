@@ -115,7 +115,7 @@ def test_a_warm_up_as_long_as_the_training_is_told(
     data = rows_of(7)
     result = train_prefix(model, data, data, params, 1, lambda step, metrics: None)
     rates = [row["train/learning_rate"] for row in result.history[1:]]
-    assert (max(rates) < params.learning_rate) is is_told
+    assert (max(rates) < params.peak_rate) is is_told
     told = f"warning: warmup_steps: {warmup} is not below the 2 optimizer steps"
     assert (told in capsys.readouterr().out) is is_told
 

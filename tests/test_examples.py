@@ -152,7 +152,7 @@ def test_nothing_of_the_persons_is_lost(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("train: {learning_rate: fast}", "train.learning_rate = 'fast' should be a valid number"),
+        ("train: {learning_rate: fast}", "train.learning_rate: 'fast' should be a valid number"),
         ("trian: {learning_rate: 1}", "trian is no section; use one of: model, data"),
         ("sweep: {lengths: [0]}", "sweep.lengths.0 = 0 should be greater than or equal to 1"),
         ("[1]", "must be a mapping"),

@@ -24,7 +24,7 @@ def test_rates_are_those_of_transformers(name: Any, warmup: int, steps: int) -> 
 
     params = TrainParams(max_steps=steps, epochs=None, schedule=name, warmup_steps=warmup)
     optimizer, ours = build_optimizer([torch.nn.Parameter(torch.zeros(1))], params, steps)
-    other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=params.learning_rate)
+    other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=params.peak_rate)
     theirs = get_scheduler(NAMES[name], other, num_warmup_steps=warmup, num_training_steps=steps)
     for _ in range(steps + 2):
         assert ours.get_last_lr() == theirs.get_last_lr()

@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -169,18 +170,33 @@ def test_memory_that_ends_is_told_with_the_remedy(
     assert ends(folder) == {variant.name: ["FAILED"] for variant in VARIANTS}
 
 
-def test_where_packed_rows_do_not_serve_they_train_one_after_another(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+ONE_AFTER_ANOTHER: dict[str, tuple[dict[str, Any], str]] = {
+    "rows that are not packed": (
+        {"prefix": {"layers": [1]}},
+        "the prefix is for some layers alone",
+    ),
+    "rates that are searched": (
+        {"train": {"learning_rate": "auto", "learning_rate_search": {"candidates": 2}}},
+        "train.learning_rate: auto searches the rate of one variant at a time",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ONE_AFTER_ANOTHER)
+def test_what_cannot_train_together_trains_one_after_another(
+    what: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    changes, reason = ONE_AFTER_ANOTHER[what]
     params = faulty_params(Path("inputs/model"))
-    params["prefix"]["layers"] = [1]
-    params["train"] |= {"max_steps": 2}
+    params["train"] |= {"max_steps": 3}
+    for section, keys in changes.items():
+        params[section] |= keys
     write_params(folder, params)
     try:
         train_together.run(load_params(), VARIANTS[:2])
     finally:
         write_params(folder, faulty_params(Path("inputs/model")))
-    told = "the prefix is for some layers alone: these variants train one after another"
+    told = f"{reason}: these variants train one after another"
     assert told in capsys.readouterr().out
     for variant in VARIANTS[:2]:
         assert (folder / paths.TRAIN / variant.name / "metrics.json").exists()

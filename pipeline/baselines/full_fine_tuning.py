@@ -4,17 +4,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.baselines.context import Pretrained
-from pipeline.baselines.trained import Rate, TrainedBaseline
+from pipeline.baselines.trained import TrainedBaseline
+from pipeline.schema.learning_rate import LearningRate, Rate, RateSearch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class WeightRates(RateSearch):
+    """Weights that are trained already, of which a step moves every one."""
+
+    lowest: Rate = 5e-6
+    highest: Rate = 5e-4
 
 
 class FullFineTuning(TrainedBaseline):
     """Every weight of the model, trained in float32."""
 
     type: Literal["full_fine_tuning"]
-    learning_rate: Rate = 2e-5
+    learning_rate: LearningRate = 2e-5
+    learning_rate_search: WeightRates = WeightRates()
 
     trains_every_weight: ClassVar[bool] = True
 

@@ -11,19 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pipeline.baselines.context import Pretrained
-from pipeline.baselines.trained import Rate, TrainedBaseline
+from pipeline.baselines.trained import TrainedBaseline
 from pipeline.errors import PipelineError, first_line
+from pipeline.schema.learning_rate import LearningRate, Rate, RateSearch
 from pipeline.schema.section import Count, Fraction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+class LoraRates(RateSearch):
+    """Matrices of which one starts at zero: a tenth of what keys and values are moved by."""
+
+    lowest: Rate = 2e-4
+    highest: Rate = 1e-2
+
+
 class Lora(TrainedBaseline):
     """Low-rank updates of linear layers (Hu et al. 2021, arXiv 2106.09685), by PEFT."""
 
     type: Literal["lora"]
-    learning_rate: Rate = 2e-4
+    learning_rate: LearningRate = 2e-4
+    learning_rate_search: LoraRates = LoraRates()
     rank: Count = 8
     alpha: Count = 16
     dropout: Fraction = 0.0

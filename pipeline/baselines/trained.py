@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import Field, model_validator
 
 from pipeline.baselines.context import Pretrained
+from pipeline.schema.learning_rate import LearningRate, RateSearch
 from pipeline.schema.section import Count, Section
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Rate = Annotated[float, Field(gt=0)]
 Training = TypeVar("Training", bound=Section)
 
 
 WEIGHTS = "weights"
 """The folder, within the training's own, of what is kept beside the pretrained model."""
 
-OF_A_TRAINING = ("trainable_parameters", "train_size", "stored_bytes")
+OF_A_TRAINING = ("trainable_parameters", "train_size", "stored_bytes", "learning_rate")
 """What the measurement repeats of the training's metrics, for the summary table."""
 
 
@@ -29,7 +29,8 @@ class TrainedBaseline(Section):
     The keys here stand in place of those of `train` where they are given; null is as in `train`.
     """
 
-    learning_rate: Rate
+    learning_rate: LearningRate
+    learning_rate_search: RateSearch
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     batch_size: Count | None = None
@@ -52,7 +53,8 @@ class TrainedBaseline(Section):
     def training(self, train: Training) -> Training:
         """The section `train` that this baseline is trained with."""
         shared = set(TrainedBaseline.model_fields) - {"type"}
-        changes: dict[str, Any] = self.model_dump(include=shared, exclude_none=True)
+        given = {key: getattr(self, key) for key in shared}
+        changes: dict[str, Any] = {key: of for key, of in given.items() if of is not None}
         if self.epochs is not None:
             changes["max_steps"] = None
         if self.max_steps is not None:

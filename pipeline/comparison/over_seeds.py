@@ -14,7 +14,8 @@ def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.Da
     """The summary table with the seeds of one setting in one row.
 
     Columns: name (without its seed), kind, length, initialization, train_size, seeds (how many),
-    trainable_parameters, stored_bytes, cache_bytes, compared_with, is_best, and for each split and
+    learning_rate (the median of theirs), trainable_parameters, stored_bytes, cache_bytes,
+    compared_with, is_best, and for each split and
     metric `<split>_<metric>`, its mean over the seeds; `_std`, their standard deviation (empty for
     one seed); of reported splits the mean's 95% interval `_low` and `_high`, over examples and
     seeds, and `_p_value` of the difference from `compared_with`, the best baseline over its seeds,
@@ -32,6 +33,7 @@ def over_seeds(table: pd.DataFrame, statistics: ByName, params: Params) -> pd.Da
         row: dict[str, Any] = {"name": name}
         row |= {key: first[key] for key in ("kind", "length", "initialization", "train_size")}
         row["seeds"] = len(runs)
+        row["learning_rate"] = runs["learning_rate"].astype(float).median()
         row |= {key: first[key] for key in ("trainable_parameters", "stored_bytes", "cache_bytes")}
         row |= {"compared_with": None, "is_best": bool(runs["is_best"].any())}
         for column in _scores(params):

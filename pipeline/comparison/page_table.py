@@ -102,6 +102,7 @@ def _columns(table: pd.DataFrame, params: Params) -> Iterator[Column]:
         },
         p_value: ("against baseline", "p"),
         "cache_bytes": ("", "cache"),
+        "learning_rate": ("learning", "rate"),
         "trainable_parameters": ("trained", "numbers"),
         "stored_bytes": ("stored", "bytes"),
     }
@@ -123,6 +124,8 @@ def _cell(row: dict[Any, Any], key: str, params: Params) -> Cell:
         return Cell(shown_name(row))
     if key in ("cache_bytes", "stored_bytes"):
         return Cell(shown_bytes(value), value=float(value))
+    if key == "learning_rate":
+        return Cell(f"{value:g}", value=float(value))
     if key.endswith("_p_value"):
         return Cell(f"{value:.3f}", value=float(value))
     if key in ("length", "seeds", "trainable_parameters"):

@@ -31,9 +31,10 @@ def summarize(params: Params, statistics: ByName) -> pd.DataFrame:
 
     Columns: name, kind (variant or baseline), length in virtual tokens (of context for an
     in-context baseline), initialization (the family of a baseline), seed, train_size (training
-    examples; empty for what is not trained), trainable_parameters, stored_bytes (of what is kept
-    beside the frozen model), cache_bytes (of the keys and values before each input, in the
-    frozen model's dtype), compared_with, is_best (of one variant), for each metric its score
+    examples) and learning_rate (its peak; both empty for what is not trained),
+    trainable_parameters, stored_bytes (of what is kept beside the frozen model), cache_bytes (of
+    the keys and values before each input, in the frozen model's dtype), compared_with, is_best (of
+    one variant), for each metric its score
     `validation_<metric>`, and for each reported split and metric `<split>_<metric>`, its 95%
     interval `_low` and `_high`, and `_p_value` of a variant's difference from `compared_with`, the
     best baseline, corrected for the number of variants. Best first: see `choice`.
@@ -79,9 +80,10 @@ def judged(rows: list[dict[str, Any]], statistics: ByName, params: Params) -> pd
 
 _FIRST = (
     *("name", "kind", "length", "initialization", "seed", "train_size"),
-    *("trainable_parameters", "stored_bytes", "cache_bytes", "compared_with", "is_best"),
+    *("learning_rate", "trainable_parameters", "stored_bytes", "cache_bytes"),
+    *("compared_with", "is_best"),
 )
-_OF_A_TRAINING = ("train_size", "trainable_parameters", "stored_bytes")
+_OF_A_TRAINING = ("train_size", "learning_rate", "trainable_parameters", "stored_bytes")
 
 
 def _rows(params: Params) -> list[dict[str, Any]]:
@@ -100,7 +102,7 @@ def _variant_rows(params: Params) -> list[dict[str, Any]]:
                 "length": variant.length,
                 "initialization": variant.initialization,
                 "seed": variant.seed,
-                **{key: trained[key] for key in _OF_A_TRAINING},
+                **{key: trained.get(key) for key in _OF_A_TRAINING},
                 "cache_bytes": measured["cache_bytes"],
                 "compared_with": None,
                 **_flat(measured),

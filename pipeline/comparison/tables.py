@@ -40,7 +40,7 @@ def shown_summary(table: pd.DataFrame, params: Params) -> ShownTable:
     columns = shown_columns(params)
     rows = [
         [
-            *_name(row),
+            *_name(row, table),
             *(_with_interval(row, split, metric, params) for split, metric in columns),
             _p_value(row, params),
         ]
@@ -48,7 +48,7 @@ def shown_summary(table: pd.DataFrame, params: Params) -> ShownTable:
     ]
     note = f"In brackets: 95% interval over the examples of {params.report.split}."
     note = _note(note, "examples, for these very trainings", table)
-    return _shown(["", "length", "cache"], rows, note, table, params)
+    return _shown([], rows, note, table, params)
 
 
 def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
@@ -56,7 +56,7 @@ def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
     columns = shown_columns(params)
     rows = [
         [
-            *_name(row),
+            *_name(row, table),
             str(row["seeds"]),
             *(_with_spread(row, split, metric) for split, metric in columns),
             _p_value(row, params),
@@ -66,7 +66,7 @@ def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
     several = bool((table["seeds"] > 1).any())
     drawn = "examples and seeds" if several else "examples, for these very trainings (one seed)"
     note = _note("Mean ± standard deviation over seeds.", drawn, table)
-    return _shown(["", "length", "cache", "seeds"], rows, note, table, params)
+    return _shown(["seeds"], rows, note, table, params)
 
 
 def sorted_by(params: Params) -> str:
@@ -80,10 +80,12 @@ def judged_by(params: Params) -> str:
 
 
 def _shown(
-    first: list[str], rows: list[list[str]], note: str, table: pd.DataFrame, params: Params
+    more: list[str], rows: list[list[str]], note: str, table: pd.DataFrame, params: Params
 ) -> ShownTable:
     headers = [
-        *first,
+        *("", "length", "cache"),
+        *(["rate"] if _has_rates(table) else []),
+        *more,
         *(f"{split} {METRICS[metric].title}" for split, metric in shown_columns(params)),
     ]
     headers.append(f"p ({judged_by(params)})")
@@ -113,8 +115,17 @@ def shown_name(row: dict[Any, Any]) -> str:
     return row["name"] if row["kind"] == "variant" else f"{row['name']} (baseline)"
 
 
-def _name(row: dict[Any, Any]) -> list[str]:
-    return [shown_name(row), str(row["length"]), shown_bytes(row["cache_bytes"])]
+def _name(row: dict[Any, Any], table: pd.DataFrame) -> list[str]:
+    cells = [shown_name(row), str(row["length"]), shown_bytes(row["cache_bytes"])]
+    if _has_rates(table):
+        rate = row["learning_rate"]
+        cells.append(f"{rate:g}" if rate == rate else "")
+    return cells
+
+
+def _has_rates(table: pd.DataFrame) -> bool:
+    """Whether rows were trained at rates of their own; one for all stands in the params."""
+    return bool(table["learning_rate"].nunique() > 1)
 
 
 def shown_bytes(count: float) -> str:

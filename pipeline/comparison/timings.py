@@ -28,6 +28,7 @@ TABLE, PICTURE, PAGE = "timings.md", "quality_by_training_seconds.png", "timings
 
 _FIGURES = {
     "training_seconds": "training (s)",
+    "search_seconds": "of these, the rate's search (s)",
     "training_tokens_per_second": "training (tokens/s)",
     "evaluation_seconds": "evaluation (s)",
     "decoding_tokens_per_second": "decoding (tokens/s)",

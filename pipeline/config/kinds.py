@@ -15,6 +15,14 @@ def refuse_unused_kinds(prefix: PrefixParams, train: TrainParams, task: TaskPara
             f"prefix.kinds: {kinds} needs a decoder with recurrent layers, and task.type: "
             "seq2seq_lm has an encoder-decoder; use null"
         )
+    has_other_rate = "attention" in kinds or task.is_classification
+    searched = train.learning_rate == "auto"
+    if searched and train.state_learning_rate is not None and not has_other_rate:
+        raise ValueError(
+            "train.learning_rate: auto searches a rate at which nothing trains, since "
+            f"prefix.kinds: {kinds} leaves states alone, and train.state_learning_rate is theirs; "
+            "set that to null, which follows the search, or give a number"
+        )
     if "state" not in kinds and train.state_learning_rate is not None:
         raise ValueError(
             f"train.state_learning_rate: {train.state_learning_rate} is of initial states, which "

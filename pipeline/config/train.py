@@ -8,6 +8,7 @@ from pipeline.config.averaging import Averaging
 from pipeline.config.objective import Objective, TargetObjective
 from pipeline.config.optimizer import AdamWOptimizer, MuonOptimizer, Optimizer
 from pipeline.schema.compute import Compute
+from pipeline.schema.learning_rate import LearningRate, RateSearch
 from pipeline.schema.section import Count
 
 
@@ -16,7 +17,8 @@ class TrainParams(Compute):
 
     objective: Objective = TargetObjective()
     optimizer: Optimizer = AdamWOptimizer()
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    learning_rate: LearningRate = 5e-3
+    learning_rate_search: RateSearch = RateSearch()
     state_learning_rate: Annotated[float, Field(gt=0)] | None = None
     key_rate_factor: Annotated[float, Field(gt=0)] = 1.0
     relative_rates: bool = False
@@ -34,6 +36,12 @@ class TrainParams(Compute):
     gradient_checkpointing: bool = False
     compile: Literal["auto"] | bool = "auto"
 
+    @property
+    def peak_rate(self) -> float:
+        """`learning_rate` as a number, which `auto` is once the search is over."""
+        assert self.learning_rate != "auto", "the search is over before a training begins"
+        return self.learning_rate
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.epochs is None) == (self.max_steps is None):
@@ -50,7 +58,7 @@ class TrainParams(Compute):
         given = None
         if isinstance(self.optimizer, MuonOptimizer):
             given = self.optimizer.adamw_learning_rate
-        return self.learning_rate if given is None else given
+        return self.peak_rate if given is None else given
 
     @property
     def moves_blocks(self) -> bool:

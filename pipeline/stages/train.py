@@ -1,6 +1,7 @@
 """Stage `train`: one variant's prefix against the frozen model."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -75,7 +76,7 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
         log_step = clock.log_step
         result = train_prefix(*training, log_step, checkpoints, tokens, ranks, beside, left_out)
         metrics = write_variant(variant, model, result, len(train))
-        clock.record(variant.name)
+        clock.record(variant.name, **result.search_times)
         tracking.finish(paths.TRAIN / variant.name, metrics)
     if distractors is not None:
         distractors.detach()
@@ -135,7 +136,7 @@ def checkpoints_of(params: Params, variant: Variant, start: KVPrefix) -> Checkpo
 
 def write_variant(
     variant: Variant, model: PrefixModel, result: TrainingResult, train_size: int
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Write data/train/<variant>; returns the metrics in it."""
 
     def save(aside: Path) -> None:

@@ -53,7 +53,7 @@ def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
     )
     if not ranks.is_first:
         return
-    clock.record(baseline.name)
+    clock.record(baseline.name, **result.search_times)
     assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
     result.prefix.restore(model)
 

@@ -54,6 +54,8 @@ def run(params: Params, variants: Sequence[Variant]) -> None:
     reason = _why_not_packed(group)
     if params.prefix.distractors.count:
         reason = "prefix.distractors stand beside one variant's prefix at a time"
+    if params.train.learning_rate == "auto":
+        reason = "train.learning_rate: auto searches the rate of one variant at a time"
     if reason is None:
         _train(params, group, failed)
     else:

@@ -12,7 +12,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from pipeline.data.splits import load_split
 from pipeline.tracking.inputs import log_splits
 from pipeline.tracking.outbox import Entry, Outbox, close_abandoned, pending
-from pipeline.tracking.results import outcome
+from pipeline.tracking.results import log_search, outcome
 from pipeline.tracking.runs import log_params, sha256
 from pipeline.tracking.state import is_current, make_current, runs_where
 from pipeline.tracking.store import experiment_named, told
@@ -103,6 +103,7 @@ class Delivery:
         if metrics := outcome(end.get("metrics", {})):
             points = [Metric(key, value, end["time"], 0) for key, value in metrics.items()]
             client.log_batch(self._run_id, metrics=points)
+        log_search(self._run_id, end.get("metrics", {}))
         if reason := end.get("reason"):
             client.set_tag(self._run_id, "failure", reason)
         elif "failure" in client.get_run(self._run_id).data.tags:

@@ -13,7 +13,7 @@ from pipeline.sweep.grid import definition_of, kind_of
 from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.registered_model import register_adapter, register_model
-from pipeline.tracking.results import log_results, outcome
+from pipeline.tracking.results import log_results, log_search, outcome
 from pipeline.tracking.runs import flatten, sha256, start_run
 from pipeline.tracking.state import make_current, runs_named
 from pipeline.tracking.store import never_fatal, open_experiment
@@ -91,8 +91,9 @@ def _start_baseline(params: Params, baseline: Baseline, experiment_id: str) -> s
     run_id = start_run(experiment_id, name, settings, tags, seconds)
     if is_trained:
         log_history(run_id, paths.TRAIN / name)
-        trained = outcome(read_json(paths.TRAIN / name / "metrics.json"))
-        mlflow.log_metrics(trained, run_id=run_id)
+        trained = read_json(paths.TRAIN / name / "metrics.json")
+        mlflow.log_metrics(outcome(trained), run_id=run_id)
+        log_search(run_id, trained)
     return run_id
 
 

@@ -20,11 +20,15 @@ from pipeline.data.spread import spread
 from pipeline.metrics.table import METRICS
 from pipeline.statistics.per_example import intervals, read_statistics
 from pipeline.storage.records import each_of_jsonl, lines_in, read_json
-from pipeline.tracking.runs import metric_group, sha256
+from pipeline.tracking.runs import log_params, metric_group, sha256
 from pipeline.workspace.timings import read_timing
 
 PREDICTIONS, SCORES = "predictions.json", "scores.json"
 """Tables among the artifacts, which MLflow's page of a run shows: a row an example, a metric."""
+
+SEARCH = "learning_rate_search"
+"""The key of a training's `metrics.json` that holds the trials of a search of the rate, and the
+name of the table of them."""
 
 _INTERVAL = " interval"
 
@@ -33,10 +37,16 @@ _MOST_LINES = 10_000
 
 # By what is there anyway: the params `length` and `train_size`, or data.max_examples; the last step
 # of `train/loss`; and what validation comes to in the end.
-_RESTATED = frozenset(("context_tokens", "train_size", "train/steps", "validation/best_loss"))
+_RESTATED = frozenset(
+    (
+        *("context_tokens", "train_size", "train/steps", "validation/best_loss"),
+        # A param of the run, and a table of its own.
+        *("learning_rate", SEARCH),
+    )
+)
 
 
-def outcome(metrics: Mapping[str, float]) -> dict[str, float]:
+def outcome(metrics: Mapping[str, Any]) -> dict[str, float]:
     """What a training's `metrics.json` says that nothing else on its run does."""
     return {key: float(value) for key, value in metrics.items() if key not in _RESTATED}
 
@@ -56,6 +66,13 @@ def scores(metrics: Mapping[str, Any], sort_by: str) -> dict[str, float]:
         else:
             found |= outcome({key: value})
     return found
+
+
+def log_search(run_id: str, metrics: Mapping[str, Any]) -> None:
+    """Log the rate that a search found, and the table of its trials; nothing without a search."""
+    if trials := metrics.get(SEARCH):
+        log_params(run_id, {"learning_rate": metrics["learning_rate"]})
+        _log_table(run_id, columns(trials), f"{SEARCH}.json")
 
 
 def log_results(params: Params, run_id: str, folder: Path, model_id: str | None = None) -> None:

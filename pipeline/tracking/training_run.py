@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import mlflow
 from datasets import Dataset
@@ -18,11 +18,11 @@ from pipeline.sweep.variants import Variant
 from pipeline.tracking.delivery import Courier
 from pipeline.tracking.inputs import log_splits
 from pipeline.tracking.outbox import Outbox, close_abandoned, failed, now
-from pipeline.tracking.results import outcome
+from pipeline.tracking.results import log_search, outcome
 from pipeline.tracking.runs import run_tags, sha256, start_run, variant_params, variant_tags
 from pipeline.tracking.store import open_experiment
 from pipeline.workspace import location, paths
-from pipeline.workspace.checkpoints import FILE, checkpoint_name
+from pipeline.workspace.checkpoints import FILE, TRIALS, checkpoint_name
 from pipeline.workspace.timings import read_timing
 
 
@@ -45,7 +45,7 @@ class TrainingRun:
         self._logged = {entry["step"]["number"] for entry in known if "step" in entry}
         if known:
             return
-        checkpoint = location.home() / paths.CHECKPOINTS / training / FILE
+        kept = location.home() / paths.CHECKPOINTS / training
         tags = run_tags(variant.name, {**variant_tags(variant), "training_digest": digest})
         self._append(
             "run",
@@ -55,7 +55,7 @@ class TrainingRun:
                 "params": {k: str(v) for k, v in variant_params(params, variant).items()},
                 "tags": tags,
                 "start_time": now(),
-                "resumes": checkpoint.exists(),
+                "resumes": any((kept / file).exists() for file in (FILE, TRIALS)),
             },
         )
         fingerprints = {name: split._fingerprint for name, split in splits.items()}
@@ -87,7 +87,7 @@ class TrainingRun:
         if step not in self._logged:
             self._append("step", {"number": step, "time": now(), "metrics": dict(metrics)})
 
-    def finish(self, folder: Path, metrics: Mapping[str, float]) -> None:
+    def finish(self, folder: Path, metrics: Mapping[str, Any]) -> None:
         """Attach the prefix in `folder`, tie the run to it by checksum, and end the run."""
         end = {
             "status": "FINISHED",
@@ -137,9 +137,10 @@ def log_history(run_id: str, folder: Path) -> None:
         MlflowClient().log_batch(run_id, metrics=points[start : start + 1000])
 
 
-def _log_outcome(run_id: str, folder: Path, metrics: Mapping[str, float]) -> None:
+def _log_outcome(run_id: str, folder: Path, metrics: Mapping[str, Any]) -> None:
     client, prefix = MlflowClient(), folder / "prefix.safetensors"
     mlflow.log_metrics(outcome(metrics), run_id=run_id)
+    log_search(run_id, metrics)
     client.log_artifact(run_id, str(prefix), "prefix")
     client.log_artifact(run_id, str(folder / "history.csv"))
     client.set_tag(run_id, "prefix_sha256", sha256(prefix))

@@ -92,4 +92,4 @@ def optimizer_of_blocks(
                 weight_decay=params.weight_decay,
             )
         )
-    return BlockOptimizer(parts, views, params.learning_rate)
+    return BlockOptimizer(parts, views, params.peak_rate)

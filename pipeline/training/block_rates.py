@@ -23,7 +23,7 @@ def block_rate(block: Block, params: TrainParams) -> float:
         numbers = block.within(block.parameter.detach())
         size = float(torch.linalg.vector_norm(numbers)) / numbers.numel() ** 0.5
         factor *= float(f"{size:.2g}") or 1.0
-    return params.learning_rate * factor
+    return params.peak_rate * factor
 
 
 def by_rate(

@@ -1,5 +1,7 @@
 """The training of one prefix from its beginning, or its last checkpoint, to its end."""
 
+from contextlib import ExitStack
+
 from datasets import Dataset
 
 from pipeline.config.train import TrainParams
@@ -7,12 +9,18 @@ from pipeline.data.rows import TokenizedRows
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixModel
+from pipeline.progress.bar import Bar
 from pipeline.training.checkpoint import CheckpointFolder
+from pipeline.training.halving import FoundRate
+from pipeline.training.interruption import interruptible
+from pipeline.training.kept_trials import KeptTrials
 from pipeline.training.left_out import NOTHING, LeftOut
+from pipeline.training.optimizer import planned_steps
 from pipeline.training.progress import TrainingResult
 from pipeline.training.step import ModelOfStep
 from pipeline.training.together import train_all
 from pipeline.training.training import Training
+from pipeline.training.trials import ShortTraining, Trials
 from pipeline.workspace.timings import LogStep
 
 
@@ -38,27 +46,56 @@ def train_prefix(
     `validation_tokens` bounds the rows times tokens of a validation batch, in which the prefix
     stands alone and whole, whatever stands `beside` it, or is `left_out` of it, in training.
 
+    Where `params.learning_rate` is `auto`, short trainings from the same start on the same batches
+    find the rate first (see `search_rate`), and the result is that of a training with this rate, to
+    the bit. With `checkpoints` a killed search goes on, too.
+
     Several processes call it alike, with their `ranks`, and each computes its share of every
     batch: the result is that of one. Checkpoints are the first's.
 
     Raises:
-        DivergedError: when the loss or the gradient stops being a number of use.
+        DivergedError: when the loss or the gradient stops being a number of use, or does so at
+            every rate of a search.
         StoppedError: after a signal.
     """
-    training = Training(
-        model,
-        train,
-        validation,
-        params,
-        seed,
-        log_step,
-        checkpoints,
-        validation_tokens,
-        ranks=ranks,
-        beside=beside,
-        left_out=left_out,
-    )
-    train_all([training], _raise)
+
+    def short_training(short: TrainParams) -> ShortTraining:
+        return ShortTraining(
+            *(model, train, validation, short, seed, lambda *_: None),
+            validation_tokens=validation_tokens,
+            say=lambda _: None,
+            ranks=ranks,
+            beside=beside,
+            left_out=left_out,
+        )
+
+    found: FoundRate | None = None
+    bar: Bar | None = None
+    with ExitStack() as stack:
+        if params.learning_rate == "auto":
+            steps = planned_steps(params, len(train))
+            kept = KeptTrials.beside(checkpoints)
+            trials = Trials(short_training, model, params, steps, ranks, kept)
+            bar = Bar(trials.planned + steps, "train", "step", initial=trials.done)
+            stack.enter_context(bar)
+            with interruptible() as asked:
+                found = trials.search(bar, asked)
+            params = params.model_copy(update={"learning_rate": found.rate})
+        training = Training(
+            model,
+            train,
+            validation,
+            params,
+            seed,
+            log_step,
+            checkpoints,
+            validation_tokens,
+            ranks=ranks,
+            beside=beside,
+            left_out=left_out,
+        )
+        training.result.search = found
+        train_all([training], _raise, bar=bar)
     return training.result
 
 

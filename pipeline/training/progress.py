@@ -10,6 +10,7 @@ import torch
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.training.averaging import Average
 from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.halving import FoundRate
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.trained import TrainedWeights
 
@@ -31,12 +32,16 @@ class TrainingResult:
     `history` has a row an optimizer step with the keys `step`, `train/loss` (nats per target
     token), `train/learning_rate`, `train/gradient_norm` (before clipping) and, where measured,
     those of `MEASURED`; step 0 is the start, before any training.
+
+    `learning_rate` is the peak of its schedule, and `search` what found it, where it was searched.
     """
 
     prefix: KVPrefix | TrainedWeights
+    learning_rate: float
     history: list[dict[str, float]] = field(default_factory=list)
     best_step: int = 0
     stopped_early: bool = False
+    search: FoundRate | None = None
 
     @property
     def step(self) -> int:
@@ -53,6 +58,14 @@ class TrainingResult:
     def best_loss(self) -> float:
         """The validation loss of `prefix`."""
         return self._measured()[self.best_step]
+
+    @property
+    def search_times(self) -> dict[str, float]:
+        """What of the search `TrainingClock.record` asks for; empty where there was none."""
+        if self.search is None:
+            return {}
+        found = self.search
+        return {"search_seconds": found.seconds, "seconds_before": found.seconds_before}
 
     def metrics(self) -> dict[str, float]:
         """The training in a few numbers, all of them the same on every run."""

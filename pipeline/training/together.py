@@ -29,7 +29,9 @@ Part = tuple[Training, Step, list[Group]]
 """Examples of a training's step that are computed at once, by what they see of its prefix."""
 
 
-def train_all(trainings: Sequence[Training], ended: Ended, max_tokens: int = 4096) -> None:
+def train_all(
+    trainings: Sequence[Training], ended: Ended, max_tokens: int = 4096, bar: Bar | None = None
+) -> None:
     """Train all of them to their ends, which come one by one: `ended` is told of each at once.
 
     One that diverges leaves the others alone. A signal ends all after the step at hand, each with
@@ -39,6 +41,7 @@ def train_all(trainings: Sequence[Training], ended: Ended, max_tokens: int = 409
         trainings: of models on one frozen model.
         max_tokens: how many tokens of examples a row of several trainings holds at the most; a
             training's own part of a step is never split for it.
+        bar: one that is shown already, and goes on; None for one of their own.
     """
     with ExitStack() as stack:
         for training in trainings:
@@ -47,9 +50,12 @@ def train_all(trainings: Sequence[Training], ended: Ended, max_tokens: int = 409
             stack.enter_context(training.keeping())
         active = [training for training in trainings if _has_begun(training, ended)]
         done = sum(training.result.step for training in active)
-        bar = Bar(sum(training.steps for training in active), "train", "step", initial=done)
         asked = stack.enter_context(interruptible())
-        stack.enter_context(bar)
+        if bar is None:
+            total = sum(training.steps for training in active)
+            bar = stack.enter_context(Bar(total, "train", "step", initial=done))
+        elif done:
+            bar.update(done)
         while active := [t for t in active if not _has_ended(t, asked, ended)]:
             steps = advance(active, ended, max_tokens)
             active = [training for training, _ in steps]

@@ -103,7 +103,7 @@ class Training:
         )
         if params.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        result = TrainingResult(trained_state(model))
+        result = TrainingResult(trained_state(model), params.peak_rate)
         how = params.averaging
         average = None if how is None else Average(self.trainable, how, self.steps)
         scale = LossScale.of(model)
@@ -157,7 +157,7 @@ class Training:
             # Machines may differ in the last digit of what they started from.
             self.ranks.copy_from_first([*self.trainable, *self.model.encoder.buffers()])
             first = self._validate()
-            refuse_divergence(0, first["validation/loss"], 0.0, self.params.learning_rate)
+            refuse_divergence(0, first["validation/loss"], 0.0, self.params.peak_rate)
             self.result.history.append({"step": 0, **first})
             self._log_step(0, first)
         self._order = islice(self._order, self.result.step, None)

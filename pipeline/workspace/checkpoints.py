@@ -11,6 +11,8 @@ from filelock import FileLock, Timeout
 FILE = "checkpoint.safetensors"
 """Its name within the training's folder."""
 
+TRIALS = "learning_rates.json"
+"""Beside it: what a search of the learning rate has found so far."""
 
 _DIGITS = 16  # of the digest, in the folder's name
 _POLL_SECONDS = 0.5

@@ -19,10 +19,15 @@ LogStep = Callable[[int, Mapping[str, float]], None]
 def record_timing(name: str, **figures: float) -> None:
     """Add figures to those of a variant or baseline; one of the same key is replaced.
 
-    Keys in use: `training_seconds`, `training_tokens_per_second`, `evaluation_seconds`,
-    `decoding_tokens_per_second`, `first_token_ms`.
+    Keys in use: `training_seconds`, of which `search_seconds` were the search of the learning rate,
+    `training_tokens_per_second`, `evaluation_seconds`, `decoding_tokens_per_second`,
+    `first_token_ms`.
     """
-    write_json(paths.TIMINGS / f"{name}.json", {**read_timing(name), **figures})
+    _write(name, {**read_timing(name), **figures})
+
+
+def _write(name: str, figures: Mapping[str, float]) -> None:
+    write_json(paths.TIMINGS / f"{name}.json", figures)
 
 
 def read_timing(name: str) -> dict[str, float]:
@@ -54,11 +59,25 @@ class TrainingClock:
             self._speeds.append(metrics["train/tokens_per_second"])
         self._log_step(step, metrics)
 
-    def record(self, name: str, seconds: float | None = None) -> None:
-        """Write what this training took: `seconds`, by default the time until now."""
+    def record(
+        self,
+        name: str,
+        seconds: float | None = None,
+        search_seconds: float | None = None,
+        seconds_before: float = 0.0,
+    ) -> None:
+        """Write what this training took: `seconds`, by default the time until now.
+
+        Of it `search_seconds` were the search of the rate, and `seconds_before` are to be added,
+        since an earlier process took them.
+        """
         if seconds is None:
             seconds = time.perf_counter() - self._began
-        figures = {"training_seconds": seconds}
+        figures = {"training_seconds": seconds + seconds_before}
+        if search_seconds is not None:
+            figures["search_seconds"] = search_seconds
         if self._speeds:
             figures["training_tokens_per_second"] = median(self._speeds)
-        record_timing(name, **figures)
+        # A training without a search leaves nothing of one before it.
+        others = {k: v for k, v in read_timing(name).items() if k != "search_seconds"}
+        _write(name, {**others, **figures})

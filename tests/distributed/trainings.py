@@ -160,6 +160,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "params": {"optimizer": {"type": "muon"}, "averaging": {"type": "ema", "decay": 0.5}}
     },
     "keys slower, relative": {"params": {"key_rate_factor": 0.5, "relative_rates": True}},
+    "searched": {
+        "params": {
+            "learning_rate": "auto",
+            # One of them moves nothing, and one diverges.
+            "learning_rate_search": {"lowest": 1e-34, "highest": 1e26, "candidates": 3},
+        }
+    },
     "one example a step": {"params": {"batch_size": 1, "gradient_accumulation_steps": 1}},
     # At a scale of 2^16 gradients of float16 overflow, in one process or another.
     "float16": {"dtype": torch.float16, "params": {"max_grad_norm": None}},
