@@ -19,6 +19,8 @@ _DPI = 120
 def draw(plot: Plot, question: str, table: pd.DataFrame, path: Path) -> None:
     """Write a picture with a panel for each measurement, and a curve for each series."""
     x = heading(plot.x)
+    # A setting without it has no place.
+    table = table[table[x].notna()]
     labels = table.apply(lambda row: _label(row, plot), axis=1)
     shown = [series(place, label) for place, label in enumerate(dict.fromkeys(labels))]
     panels = [name for name in _PANELS if name in table]

@@ -102,7 +102,10 @@ class Trial:
     def identity(self) -> Keys:
         """What tells it from other trials of one base, as JSON holds it."""
         own = {name: getattr(self, name) for name in _OWN}
-        return {**{k: v for k, v in own.items() if v not in (None, False)}, **self.changes}
+        return {
+            **{k: v for k, v in own.items() if v is not None and v is not False},
+            **self.changes,
+        }
 
     @property
     def baseline(self) -> TrainedBaseline | None:
