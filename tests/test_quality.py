@@ -127,7 +127,8 @@ class Ended(workers.Worker):
 
 def test_what_ends_a_process_is_a_line_and_ends_no_other(base: Base) -> None:
     trials = [base.trial("here", False, seed, {}) for seed in (0, 1, 2)]
-    worker, lines = Ended(Path(), trials[0]), []
+    worker = Ended(Path(), trials[0])
+    lines: list[Line] = []
     durations = workers.Durations(500)
     left = workers._run(trials, [worker], durations, time.monotonic() + 60, lines.append)
     assert not left
@@ -138,7 +139,8 @@ def test_what_ends_a_process_is_a_line_and_ends_no_other(base: Base) -> None:
 
 def test_no_trial_begins_that_would_last_too_long(base: Base) -> None:
     short, long = (base.trial("here", False, 0, {"train.epochs": epochs}) for epochs in (1, 8))
-    worker, lines = Ended(Path(), short), []
+    worker = Ended(Path(), short)
+    lines: list[Line] = []
     worker.seconds = 10.0
     order = [short, long, short]
     left = workers._run(

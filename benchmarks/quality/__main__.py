@@ -74,7 +74,7 @@ def _run(
     began: float,
     seconds: float,
 ) -> None:
-    from benchmarks.quality.folder import prepare, within
+    from benchmarks.quality.folder import within, write_data, write_model, write_starts
     from benchmarks.quality.workers import run_all
     from pipeline.data.splits import load_split
     from pipeline.workspace import paths
@@ -91,10 +91,14 @@ def _run(
         what = line.get("error") or {split: own["loss"] for split, own in line["scores"].items()}
         click.echo(f"{time.monotonic() - began:.0f} s: {line['trial']}: {what}")
 
+    def prepare() -> int:
+        write_data(left[0].params)
+        write_starts(left)
+        return len(load_split(paths.TOKENIZED / "splits", "train"))
+
     with within(folder):
-        prepare(left)
-        examples = len(load_split(paths.TOKENIZED / "splits", "train"))
-        skipped = run_all(left, processes, Path.cwd(), examples, began + seconds, write)
+        write_model(left[0].params)
+        skipped = run_all(left, processes, Path.cwd(), prepare, began + seconds, write)
     click.echo(f"{len(left) - len(skipped)} trials run, {len(skipped)} left for another time")
 
 

@@ -12,10 +12,12 @@ from pipeline.data.rendering import Renderer
 from pipeline.data.splits import save_splits
 from pipeline.data.task_type import TaskType
 from pipeline.data.tokenizing import TokenizedSplit
+from pipeline.errors import PipelineError
 from pipeline.models.definition import write_definition
 from pipeline.models.first_tokens import KEPT
 from pipeline.models.for_initialization import ForInitialization
 from pipeline.models.tokenizer import load_tokenizer
+from pipeline.prefix import PrefixError
 from pipeline.sources.data import fetch_data
 from pipeline.sources.model import fetch_model
 from pipeline.storage.atomic import atomic_folder
@@ -38,21 +40,18 @@ def within(folder: Path) -> Iterator[None]:
         yield
 
 
-def prepare(trials: Sequence[Trial]) -> None:
-    """Make what trials read, below the working folder; a model that is there already stays.
+def write_model(params: Params) -> None:
+    """Fetch the model, unless there is one already.
 
-    Raises PipelineError for data or a model that cannot be had.
+    Raises PipelineError for one that cannot be had.
     """
-    params = trials[0].params
     if not (paths.MODEL / "config.json").exists():
         fetch_model(params.model, paths.MODEL)
+
+
+def write_data(params: Params) -> None:
+    """Fetch and tokenize the splits. Raises PipelineError for data that cannot be had."""
     fetch_data(params.data, paths.RAW_DATA)
-    _tokenize(params)
-    for start, length in _longest(trials).items():
-        _write_start(params, start, length)
-
-
-def _tokenize(params: Params) -> None:
     tokenizer = load_tokenizer(paths.MODEL)
     renderer = Renderer(params.task, tokenizer)
     splits = {
@@ -63,6 +62,16 @@ def _tokenize(params: Params) -> None:
     end = renderer.end_of_target[-1]
     task = TaskType(params.task.type, (), None if end == tokenizer.eos_token_id else end)
     save_splits(splits, paths.TOKENIZED / "splits", task)
+
+
+def write_starts(trials: Sequence[Trial]) -> None:
+    """Compute what prefixes start from; trials fail alone whose start cannot be made."""
+    params = trials[0].params
+    for start, length in _longest(trials).items():
+        try:
+            _write_start(params, start, length)
+        except (PipelineError, PrefixError) as error:
+            print(f"{start}: {error}")
 
 
 def _longest(trials: Sequence[Trial]) -> dict[str, int]:

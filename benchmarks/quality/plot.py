@@ -62,17 +62,20 @@ def _chart(
     ticks = sorted({row["x"] for row in rows})
     scale = alt.Scale(type="log" if plot.logarithmic else "linear", nice=False, padding=12)
     x = alt.X("x:Q", title=plot.title, scale=scale, axis=alt.Axis(values=ticks, format="~g"))
-    y = {"type": "quantitative", "title": None, "scale": alt.Scale(zero=False)}
     colours = look(shown)
     base = alt.Chart()
     lines = {name: colours[name] for name in ("color", "strokeDash")}
     points = {name: colours[name] for name in ("color", "shape")}
     layers = [
-        base.mark_line(strokeWidth=1.8).encode(x=x, y=alt.Y("y", **y), **lines),
+        base.mark_line(strokeWidth=1.8).encode(x=x, y=_y("y"), **lines),
         base.mark_rule(strokeWidth=1.4).encode(
-            x=x, y=alt.Y("low", **y), y2="high:Q", color=colours["color"]
+            x=x, y=_y("low"), y2="high:Q", color=colours["color"]
         ),
-        base.mark_point(size=64, filled=True, opacity=1).encode(x=x, y=alt.Y("y", **y), **points),
+        base.mark_point(size=64, filled=True, opacity=1).encode(x=x, y=_y("y"), **points),
     ]
     chart = in_panels(layers, rows, panels).resolve_scale(y="independent")
     return finished(chart, question, shown)
+
+
+def _y(field: str) -> alt.Y:
+    return alt.Y(field, type="quantitative", title=None, scale=alt.Scale(zero=False))

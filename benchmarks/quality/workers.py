@@ -75,14 +75,16 @@ def run_all(
     trials: Sequence[Trial],
     processes: int,
     folder: Path,
-    examples: int,
+    prepare: Callable[[], int],
     ends_at: float,
     write: Callable[[Line], None],
 ) -> list[Trial]:
     """Run trials in their order, those that are alone first; returns what time did not allow.
 
     Args:
-        examples: of the training split.
+        folder: of the model.
+        prepare: makes what else they read, while the processes load the model; returns the examples
+            of the training split.
         ends_at: by `time.monotonic`; none begins that would last longer, by what those like it
             took.
         write: is given each line at once.
@@ -90,8 +92,8 @@ def run_all(
     alone = [trial for trial in trials if trial.alone]
     others = [trial for trial in trials if not trial.alone]
     workers = [Worker(folder, trials[0]) for _ in range(min(processes, len(trials)))]
-    durations = Durations(examples)
     try:
+        durations = Durations(prepare())
         # So that none of them starts beside one that is to be alone.
         wait([worker.is_ready() for worker in workers])
         left = _run(alone, workers[:1], durations, ends_at, write)
