@@ -1,0 +1,1 @@
+"""What limits prefix tuning beside LoRA: short trainings on WebNLG, many at once on a GPU."""

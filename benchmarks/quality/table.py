@@ -1,0 +1,115 @@
+"""The results of a study as a table: a row for each setting, its seeds averaged."""
+
+from collections.abc import Iterator, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.quality.results import Line
+from benchmarks.quality.trials import Study, Trial
+
+LOSS = "validation loss"
+_SPLITS = {"test": "test", "test_unseen": "unseen"}
+_METRICS = {"loss": "loss", "bleu": "BLEU", "chrf": "chrF"}
+MEASURED = (
+    *(LOSS, *(f"{split} {_METRICS[m]}" for m in _METRICS for split in _SPLITS.values())),
+    "ms a step",
+)
+_DIGITS = {"loss": 3, "BLEU": 1, "chrF": 1, "step": 1}
+
+
+def heading(key: str) -> str:
+    """A key of a trial as a table's column is called."""
+    return key.removesuffix(".type").rpartition(".")[2].replace("_", " ")
+
+
+def frame(study: Study, trials: Sequence[Trial], lines: Sequence[Line]) -> pd.DataFrame:
+    """A row for each setting of a study that has results.
+
+    Columns: the study's rows by their headings, `seeds`, `parameters`, and for each of `MEASURED`
+    its mean over seeds and, as `<name> ±`, their standard deviation. Where the study chooses by
+    validation the chosen settings alone.
+    """
+    by_trial = [(line["trial"], line) for line in lines if "error" not in line]
+    found: dict[tuple[Any, ...], list[Line]] = {}
+    for trial in trials:
+        own = [line for identity, line in by_trial if identity == trial.identity]
+        if own:
+            setting = tuple(_shown(trial.value(key)) for key in study.rows)
+            found.setdefault(setting, []).append(own[-1])
+    columns = [heading(key) for key in study.rows]
+    rows = [
+        {**dict(zip(columns, setting, strict=True)), **_averaged(own)}
+        for setting, own in found.items()
+    ]
+    table = pd.DataFrame(rows, columns=None if rows else [*columns, "seeds"])
+    if study.chosen_by_validation is None or table.empty:
+        return table
+    return _chosen(table, [c for c in columns if c != heading(study.chosen_by_validation)])
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table as Markdown, each measurement with its deviation."""
+    shown = table[[c for c in table.columns if not c.endswith("±")]].astype(object)
+    for name in MEASURED:
+        if name in shown:
+            shown[name] = list(_with_deviation(table, name))
+    return shown.fillna("").to_markdown(index=False, disable_numparse=True, tablefmt="github")
+
+
+def failures(trials: Sequence[Trial], lines: Sequence[Line]) -> Iterator[str]:
+    """A sentence for each trial whose last line is an error."""
+    last = {str(line["trial"]): line for line in lines}
+    for trial in trials:
+        line = last.get(str(trial.identity), {})
+        if "error" in line:
+            yield f"{trial.identity}: {line['error']}"
+
+
+def _shown(value: Any) -> Any:
+    """A value that a table can hold and tell from others."""
+    if isinstance(value, list):
+        return f"{value[0]} to {value[-1]}" if len(value) > 1 else str(value[0])
+    return value if isinstance(value, int | float | str) or value is None else str(value)
+
+
+def _averaged(lines: Sequence[Line]) -> dict[str, Any]:
+    each = [_measured(line) for line in lines]
+    found: dict[str, Any] = {"seeds": len(lines), "parameters": lines[0]["parameters"]}
+    for name in MEASURED:
+        values = [own[name] for own in each if name in own]
+        if values:
+            found[name] = mean(values)
+            found[f"{name} ±"] = stdev(values) if len(values) > 1 else float("nan")
+    return found
+
+
+def _measured(line: Line) -> dict[str, float]:
+    """What a line has of `MEASURED`, and more."""
+    found: dict[str, float] = {LOSS: dict(line["validation"])[line["best_step"]]}
+    if line["step_seconds"] is not None:
+        found["ms a step"] = 1000 * line["step_seconds"]
+    scores = {
+        f"{_SPLITS[split]} {_METRICS[metric]}": score
+        for split, own in line["scores"].items()
+        for metric, score in own.items()
+        if metric in _METRICS
+    }
+    return found | scores
+
+
+def _chosen(table: pd.DataFrame, others: Sequence[str]) -> pd.DataFrame:
+    """Of the rows that are alike in `others` the one with the lowest loss on validation."""
+    groups = table.groupby(list(others), dropna=False, sort=False)
+    return table.loc[groups[LOSS].idxmin()].reset_index(drop=True)
+
+
+def _with_deviation(table: pd.DataFrame, name: str) -> Iterator[str]:
+    digits = _DIGITS[name.rpartition(" ")[2]]
+    for value, deviation in zip(table[name], table[f"{name} ±"], strict=True):
+        if value != value:
+            yield ""
+        else:
+            spread = "" if deviation != deviation else f" ± {deviation:.{digits}f}"
+            yield f"{value:.{digits}f}{spread}"

@@ -1,0 +1,253 @@
+"""The study of what limits prefix tuning: its trials, their order, their lines and tables."""
+
+import json
+import shutil
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from benchmarks.quality import workers
+from benchmarks.quality.__main__ import main
+from benchmarks.quality.results import Line, appending, read_lines
+from benchmarks.quality.trials import STUDIES, Base, Trial, in_order
+from pipeline.errors import PipelineError
+from pipeline.prefix import KVPrefix
+from tests.conftest import ROOT
+
+_SHORT = {"train.epochs": None, "train.max_steps": 2, "train.warmup_steps": 0}
+
+
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch) -> Base:
+    monkeypatch.chdir(ROOT)
+    return Base()
+
+
+def write(path: Path, **study: Any) -> Path:
+    with path.open("w") as file:
+        YAML(typ="safe").dump({"question": "Which?", "rows": ["method"], **study}, file)
+    return path
+
+
+def test_the_studies_that_are_there_can_be_run(base: Base) -> None:
+    trials = in_order(sorted(STUDIES.glob("*.yaml")), base)
+    identities = [json.dumps(trial.identity, sort_keys=True) for trial in trials]
+    assert len(set(identities)) == len(identities) > 100
+    alone = [trial.alone for trial in trials]
+    assert any(alone)
+    assert alone == sorted(alone, reverse=True)
+
+
+def test_every_study_has_its_place_in_the_document() -> None:
+    text = (ROOT / "docs" / "quality.md").read_text()
+    for path in STUDIES.glob("*.yaml"):
+        question = YAML(typ="safe").load(path.read_text())["question"]
+        assert f"## {question}\n" in text
+        assert f"<!-- {path.stem} begins. -->\n" in text
+        assert f"<!-- {path.stem} ends. -->" in text
+
+
+def test_the_lowest_place_is_first_and_what_two_studies_ask_for_is_tried_once(
+    base: Base, tmp_path: Path
+) -> None:
+    seeds = {0: 5, 1: 1}
+    one = write(tmp_path / "a.yaml", groups=[{"seeds": seeds, "vary": {"length": [4, 16]}}])
+    other = write(
+        tmp_path / "b.yaml",
+        groups=[
+            # As params.yaml has it: no other trial.
+            {"seeds": {0: 0}, "set": {"train.learning_rate": 0.02, "length": 4}},
+            {"seeds": {0: 9}, "alone": True, "set": {"method": "lora"}},
+        ],
+    )
+    found = [trial.identity for trial in in_order([one, other], base)]
+    start = {"method": "prefix", "start": "demonstrations"}
+    assert found == [
+        {"method": "lora", "seed": 0, "alone": True},
+        {**start, "length": 4, "seed": 0},
+        {**start, "length": 4, "seed": 1},
+        {**start, "length": 16, "seed": 1},
+        {**start, "length": 16, "seed": 0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"train.learning_rat": 0.1}, "train.learning_rat: Extra inputs are not permitted"),
+        ({"method": "adapters"}, "method 'adapters' is unknown; known: prefix, lora, full"),
+        ({"method": "lora", "length": 4}, "length is of a prefix, and the method is lora"),
+        ({"trained": "queries"}, "trained: queries is no keys or values"),
+    ],
+)
+def test_a_mistake_is_told_before_any_work(
+    keys: dict[str, Any], said: str, base: Base, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.yaml", groups=[{"seeds": {0: 0}, "set": keys}])
+    with pytest.raises(PipelineError, match=f"{path}: {said}"):
+        in_order([path], base)
+
+
+def test_a_line_that_was_cut_off_is_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    appending(path)({"trial": 1})
+    with path.open("a") as file:
+        file.write('{"trial": 2, "sco')
+    appending(path)({"trial": 3})
+    assert read_lines(path) == [{"trial": 1}, {"trial": 3}]
+
+
+class Ended(workers.Worker):
+    """A worker whose process ends at a trial of seed 1, and whose trials take as long as said."""
+
+    seconds = 0.0
+
+    def _begin(self) -> None:
+        self.renewed = getattr(self, "renewed", -1) + 1
+
+    def end(self) -> None:
+        """There is none."""
+
+    def take(self, trial: Trial) -> "Future[Line]":
+        future: Future[Line] = Future()
+        if trial.seed == 1:
+            future.set_exception(BrokenProcessPool("it ended"))
+        else:
+            took = {"seconds": self.seconds, "total_seconds": self.seconds, "steps": 63}
+            future.set_result({"trial": trial.identity, **took})
+        return future
+
+
+def test_what_ends_a_process_is_a_line_and_ends_no_other(base: Base) -> None:
+    trials = [base.trial("here", False, seed, {}) for seed in (0, 1, 2)]
+    worker = Ended(Path(), trials[0])
+    lines: list[Line] = []
+    durations = workers.Durations(500)
+    left = workers._run(trials, [worker], durations, time.monotonic() + 60, lines.append)
+    assert not left
+    assert [line["trial"]["seed"] for line in lines] == [0, 1, 2]
+    assert lines[1]["error"] == "BrokenProcessPool: it ended"
+    assert worker.renewed == 1
+
+
+def test_no_trial_begins_that_would_last_too_long(base: Base) -> None:
+    short, long = (base.trial("here", False, 0, {"train.epochs": epochs}) for epochs in (1, 8))
+    worker = Ended(Path(), short)
+    lines: list[Line] = []
+    worker.seconds = 10.0
+    order = [short, long, short]
+    left = workers._run(
+        order, [worker], workers.Durations(500), time.monotonic() + 60, lines.append
+    )
+    assert left == [long]
+    assert len(lines) == 2
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> Path:
+    """The files that trials read, of a tiny model, in the working folder."""
+    for name in ("params.yaml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "corpora", tmp_path / "corpora")
+    folder = tmp_path / "inputs" / "webnlg"
+    folder.mkdir(parents=True)
+    for name in ("train", "dev", "test_seen", "test_unseen"):
+        rows = [
+            {"triples": [f"{name} {i} | is | {i}"], "references": [f"{name} {i} is {i}."]}
+            for i in range(16)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    # In this process: another would import torch again.
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", _in_threads)
+    return tmp_path
+
+
+def _in_threads(count: int, _: Any, begin: Any, given: Any) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, initializer=begin, initargs=given)
+
+
+@pytest.mark.slow
+def test_trials_become_lines_and_lines_a_table(
+    repository: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[tuple[Any, KVPrefix, KVPrefix]] = []
+    _keep_starts(monkeypatch, kept)
+    study = write(
+        repository / "lengths.yaml",
+        rows=["method", "length", "trained", "train_size"],
+        plot={"x": "length", "title": "length", "series": ["method"]},
+        set=_SHORT,
+        groups=[
+            {"seeds": {0: 1, 1: 2}, "vary": {"length": [2, 4]}},
+            {"seeds": {0: 3}, "vary": {"trained": ["keys", "values"]}},
+            {"seeds": {0: 4}, "alone": True, "vary": {"method": ["lora", "full"]}},
+            {"seeds": {0: 5}, "set": {"train_size": 500}},
+        ],
+    )
+    own = [f"model={{source: local, path: {model_folder}}}", "task.max_length=200"]
+    arguments = [str(study), "--device", "cpu", "--output", "results.jsonl"]
+    arguments += [part for key in own for part in ("--set", key)]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    lines = read_lines(Path("results.jsonl"))
+    assert [line["trial"]["method"] for line in lines[:2]] == ["lora", "full"]
+    assert len(lines) == 9
+    (failed,) = (line for line in lines if "error" in line)
+    assert "sweep.train_sizes: 500 is above the 16 examples" in failed["error"]
+    for line in lines:
+        if "error" not in line:
+            assert line["steps"] == 2
+            assert [step for step, _ in line["validation"]] == [0, 2]
+            assert set(line["scores"]) == {"test", "test_unseen"}
+            assert set(line["scores"]["test"]) == {"loss", "perplexity", "bleu", "chrf"}
+    moved = {trained: _moved(start, end) for trained, start, end in kept}
+    assert moved == {None: {"keys", "values"}, "keys": {"keys"}, "values": {"values"}}
+
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert "9 trials, 8 of them done" in result.output
+    assert len(read_lines(Path("results.jsonl"))) == 10
+
+    Path("docs").mkdir()
+    page = Path("docs/quality.md")
+    page.write_text("# A page\n\n<!-- lengths begins. -->\nold\n<!-- lengths ends. -->\nmore\n")
+    shown = [*arguments, "--tables", "results.jsonl"]
+    result = CliRunner().invoke(main, shown, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (repository / "docs" / "quality" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    text = page.read_text()
+    assert "old" not in text
+    assert text.endswith("<!-- lengths ends. -->\nmore\n")
+    assert "| method   | length   | trained   | train size   | seeds   |" in text
+    assert "Failed: {'method': 'prefix'" in text
+
+
+def _keep_starts(monkeypatch: pytest.MonkeyPatch, kept: list[Any]) -> None:
+    from benchmarks.quality import methods
+
+    train = methods._train
+
+    def keeping(trial: Trial, model: Any, *rest: Any, **named: Any) -> Any:
+        start = model.kv_prefix()
+        result = train(trial, model, *rest, **named)
+        if start is not None:
+            kept.append((trial.trained, start, result.prefix))
+        return result
+
+    monkeypatch.setattr(methods, "_train", keeping)
+
+
+def _moved(start: KVPrefix, end: KVPrefix) -> set[str]:
+    pairs = {"keys": (start.keys, end.keys), "values": (start.values, end.values)}
+    return {
+        name
+        for name, (before, after) in pairs.items()
+        if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    }
