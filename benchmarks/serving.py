@@ -71,22 +71,23 @@ def main(
     targets = [Target(url.rstrip("/"), m, tokens, json.loads(body), headers) for m in models]
     counts = [int(count) for count in at_once.split(",")]
     for target in targets:
-        asyncio.run(_round(target, 1, seed=-1))  # what is made at first use
+        asyncio.run(ask_at_once(target, 1, seed=-1))  # what is made at first use
     measured: dict[str, list[list[Timed]]] = {}
     # The models take turns, so that a machine that slows down slows both.
     for turn in range(rounds):
         for count in counts:
             for target in targets:
-                answers = asyncio.run(_round(target, count, seed=turn * 1000))
+                answers = asyncio.run(ask_at_once(target, count, seed=turn * 1000))
                 measured.setdefault(f"{target.model}|{count}", []).append(answers)
     known = json.loads(output.read_text()) if output.exists() else {}
-    known[label] = {row: _figures(turns) for row, turns in measured.items()}
+    known[label] = {row: figures_of(turns) for row, turns in measured.items()}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(known, indent=2) + "\n")
-    click.echo(_table(known))
+    click.echo(table_of(known))
 
 
-async def _round(target: Target, count: int, seed: int) -> list[Timed]:
+async def ask_at_once(target: Target, count: int, seed: int) -> list[Timed]:
+    """So many requests at once; each seed has questions of its own."""
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(timeout=600, limits=limits, headers=target.headers) as client:
         return list(
@@ -121,7 +122,7 @@ async def _ask(client: httpx2.AsyncClient, target: Target, number: int) -> Timed
     return Timed(first, time.perf_counter() - began, written)
 
 
-def _figures(turns: Sequence[Sequence[Timed]]) -> dict[str, list[float]]:
+def figures_of(turns: Sequence[Sequence[Timed]]) -> dict[str, list[float]]:
     """Of each round: new tokens a second of all requests, and of one after its first."""
     total = [sum(a.tokens for a in turn) / max(a.last for a in turn) for turn in turns]
     each = [
@@ -132,7 +133,8 @@ def _figures(turns: Sequence[Sequence[Timed]]) -> dict[str, list[float]]:
     return {"tokens_per_second": total, "of_one": each, "first_seconds": first}
 
 
-def _table(known: dict[str, dict[str, dict[str, list[float]]]]) -> str:
+def table_of(known: dict[str, dict[str, dict[str, list[float]]]]) -> str:
+    """Medians with least and most, a row for each label, model and number of requests at once."""
     rows = []
     for label, measured in known.items():
         for row, figures in measured.items():

@@ -20,6 +20,7 @@ from pipeline.prefix.packed.running import Stem
 from pipeline.serving.batching.models import Model, Models
 from pipeline.serving.batching.scheduler import Scheduler
 from pipeline.serving.protocol.app import build_app
+from pipeline.serving.protocol.connections import BoundedConfig
 from pipeline.serving.protocol.guard import Guard
 from tests.conftest import tiny_model, tiny_tokenizer
 
@@ -34,7 +35,13 @@ class Served:
 
     models: Models
     scheduler: Scheduler
+    server: uvicorn.Server
     url: str
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self.server.server_state.connections)
 
     def client(self, **settings: Any) -> OpenAI:
         """The official client, which tries nothing twice."""
@@ -79,20 +86,32 @@ def tiny_models(head_dim: int = 16, **settings: Any) -> Models:
 
 @contextmanager
 def served(
-    models: Models, api_key: str | None = None, patience: float = 30.0, **limits: int
+    models: Models,
+    api_key: str | None = None,
+    patience: float = 30.0,
+    max_connections: int = 1024,
+    **limits: int,
 ) -> Iterator[Served]:
     """Serve on a free port; in the end nothing runs any more."""
     bounds = {"max_running": 32, "max_waiting": 256, "max_cache_tokens": 65536, **limits}
     scheduler = Scheduler(models.frozen_model, **bounds)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app = Guard(build_app(models, scheduler), api_key, patience)
-        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=5)
+        config = BoundedConfig(
+            app,
+            max_connections=max_connections,
+            patience=patience,
+            log_level="error",
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],))
         scheduler.start()
         thread.start()
         try:
-            yield Served(models, scheduler, f"http://127.0.0.1:{listening.getsockname()[1]}")
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield Served(models, scheduler, server, url)
         finally:
             server.should_exit = True
             thread.join(20)

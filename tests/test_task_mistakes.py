@@ -152,7 +152,7 @@ def test_what_only_text_has_is_refused(folder: Path) -> None:
     calls: dict[str, Callable[[], Any]] = {
         "generate": lambda: generator_of(params, "best"),
         "export": lambda: export_prefixes(
-            params, Wanted(["best"], folder / "x"), "peft", replace=False
+            params, Wanted(["best"], folder / "x"), "peft", overwrite=False
         ),
         "import": lambda: join(params, folder / "x", "other"),
     }

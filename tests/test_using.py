@@ -345,6 +345,60 @@ def test_requests_beside_each_other_get_the_answers_of_each_alone(finished: Work
     assert result.stdout.splitlines()[-1] == "0 differ"
 
 
+def test_one_mlflow_model_answers_with_every_prefix_of_its_registered_model(
+    finished: Workspace,
+) -> None:
+    """By the alias that a request names, from eight threads at once."""
+    names = [f"len{p}-{start}-seed0" for p in (2, 4) for start in ("random", "corpus")]
+    code = (
+        "import json, sys, mlflow\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "model = mlflow.pyfunc.load_model('models:/tiny@best')\n"
+        "text, *names = sys.argv[1:]\n"
+        "asked = lambda name: model.predict([text], {'prefix': name})[0]\n"
+        "sys.setswitchinterval(1e-5)\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    found = list(pool.map(asked, names * 10))\n"
+        "assert found == found[: len(names)] * 10\n"
+        "assert asked('best') == asked('') == model.predict([text])[0]\n"
+        "try:\n"
+        "    asked('len9')\n"
+        "except Exception as error:\n"
+        "    refused = str(error)\n"
+        "print(json.dumps([found[: len(names)], refused]))\n"
+    )
+    rows = {name: predictions(finished, name)[0] for name in names}
+    command = [sys.executable, "-I", "-c", code, rows[names[0]]["input"], *names]
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.root / 'mlflow.db'}"}
+    result = subprocess.run(
+        command,
+        cwd=finished.root.parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **store},
+    )
+    assert result.returncode == 0, result.stderr
+    answers, refused = json.loads(result.stdout.splitlines()[-1])
+    assert answers == [rows[name]["prediction"] for name in names]
+    assert "prefix: tiny has no version with the alias 'len9'" in refused
+
+
+def test_a_version_says_which_engines_it_was_checked_with(
+    copy: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.config import load_params
+    from pipeline.tracking.checked_engines import record_check
+
+    monkeypatch.chdir(copy.root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy.root / 'mlflow.db'}")
+    record_check(load_params(), [NAME, "theirs"], "llama.cpp", "keys differ by 1e-6")
+    known = client(copy)
+    told = known.get_model_version_by_alias("tiny", NAME).description
+    assert "- llama.cpp: keys differ by 1e-6\n- transformers: the evaluation of its run" in told
+    others = known.search_model_versions("name = 'tiny'")
+    assert sum("llama.cpp" in version.description for version in others) == 1
+
+
 def test_greedy_choices_are_the_frozen_models_own(model: Any, tokenizer: Any) -> None:
     """Settings of the model's that change what is likely do not change the answer."""
     from pipeline.config.task import TaskParams

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -21,6 +22,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
+from tabulate import tabulate
 
 from pipeline.config import Params
 from pipeline.config.load import load_params
@@ -207,9 +209,29 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise AssertionError(log.read_text()[-3000:])
 
 
+TOLD: dict[str, dict[str, object]] = {}
+
+
 def told(server: Server, what: str, value: object) -> None:
-    """A line of the table in docs/serving_vllm.md."""
-    print(f"\n| {what} | {server.params.evaluate.dtype} | {value} |")
+    """A cell of the table in docs/serving_vllm.md, which is printed in the end."""
+    TOLD.setdefault(what, {})[server.params.evaluate.dtype] = value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _table() -> Iterator[None]:
+    """Print what was found, with the releases of both environments, whatever failed."""
+    yield
+    code = (
+        "import vllm, torch, transformers\n"
+        "print('vLLM', vllm.__version__, 'torch', torch.__version__, 'transformers', "
+        "transformers.__version__)"
+    )
+    asked = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True)
+    ours = f"torch {torch.__version__} transformers {version('transformers')}"
+    dtypes = list(dict.fromkeys(dtype for cells in TOLD.values() for dtype in cells))
+    rows = [[what, *(cells.get(each, "") for each in dtypes)] for what, cells in TOLD.items()]
+    print(f"\n\n{asked.stdout.strip().splitlines()[-1:]}; this project: {ours}\n")
+    print(tabulate(rows, ["", *dtypes], tablefmt="github", disable_numparse=True))
 
 
 def test_greedy_answers_are_this_projects(project: list[str], server: Server) -> None:

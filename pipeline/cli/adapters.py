@@ -65,7 +65,12 @@ def export(
     """
     params = load_params()
     wanted = Wanted(variants, folder, base_model, verify)
-    click.echo(export_prefixes(params, wanted, format_name, replace=force))
+    written = export_prefixes(params, wanted, format_name, overwrite=force)
+    click.echo(written.told)
+    if written.found is not None:
+        from pipeline.tracking.checked_engines import record_check
+
+        record_check(params, written.variants, format_name, written.found)
 
 
 @click.command("import")

@@ -1,5 +1,7 @@
 """`python -m pipeline serve`: trained prefixes behind OpenAI's protocol."""
 
+from dataclasses import replace
+
 import click
 
 from pipeline.cli.names import complete_prefixes
@@ -60,4 +62,11 @@ def serve(engine: str, prefixes: tuple[str, ...], host: str, port: int) -> None:
     key = api_key()
     refuse_open_door(host, key)
     served = served_prefixes(params, prefixes)
-    serve_with(engine, Asked(params, model_name(params), served, host, port, key))
+    asked = Asked(params, model_name(params), served, host, port, key)
+
+    def checked(found: str) -> None:
+        from pipeline.tracking.checked_engines import record_check
+
+        record_check(params, asked.variants, engine, found)
+
+    serve_with(engine, replace(asked, checked=checked))

@@ -1,6 +1,6 @@
 """What a person asks to be served: prefixes by the names of models, and where."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Asked:
         host: the address to listen on, which `pipeline.serving.access` has let pass.
         port: 0 for any free one.
         api_key: what every request has to bring; None for none.
+        checked: is given what an engine was found to compute, before it answers.
     """
 
     params: Params
@@ -33,6 +34,12 @@ class Asked:
     host: str
     port: int
     api_key: str | None
+    checked: Callable[[str], None] = lambda _: None
+
+    @property
+    def variants(self) -> list[str]:
+        """Those of the prefixes that are variants or imported adapters of params.yaml."""
+        return [each for each in self.prefixes.values() if isinstance(each, str)]
 
 
 def served_prefixes(params: Params, given: Iterable[str]) -> dict[str, str | Path]:

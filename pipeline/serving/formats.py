@@ -5,7 +5,7 @@ torch.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import Params
@@ -32,10 +32,19 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Written:
-    """What each prefix is called, and what was found of the other software before, if anything."""
+    """What became of it.
+
+    Attributes:
+        names: what each prefix is called.
+        found: of the other software, before anything was written; None where nothing was tried.
+        variants: the variants and imported adapters that it was found with.
+        told: what to tell a person.
+    """
 
     names: Sequence[str]
     found: str | None = None
+    variants: Sequence[str] = ()
+    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,8 @@ def _llama_cpp(params: Params, wanted: Wanted) -> Written:
 
     chosen = named_prefixes(params, wanted.names)
     verified = write_llama_cpp(params, chosen, wanted.folder, wanted.verify, wanted.base_model)
-    return Written(list(chosen), verified.sentence)
+    variants = [each for each in chosen.values() if isinstance(each, str)]
+    return Written(list(chosen), verified.sentence, variants)
 
 
 FORMATS = {
@@ -101,12 +111,14 @@ FORMATS = {
 }
 
 
-def export_prefixes(params: Params, wanted: Wanted, format_name: str, *, replace: bool) -> str:
-    """Write prefixes in a format of the table, with a card; returns what to tell the person.
+def export_prefixes(
+    params: Params, wanted: Wanted, format_name: str, *, overwrite: bool
+) -> Written:
+    """Write prefixes in a format of the table, with a card.
 
-    Raises PipelineError when something else is in the folder and `replace` is not set, for several
-    prefixes in a format of one, for a file to verify in a format that compares none, and, as
-    PrefixError, for what the format cannot hold.
+    Raises PipelineError when something else is in the folder and `overwrite` is not set, for
+    several prefixes in a format of one, for a file to verify in a format that compares none, and,
+    as PrefixError, for what the format cannot hold.
     """
     refuse_other_tasks(params.task, "export")
     chosen, folder = FORMATS[format_name], wanted.folder
@@ -125,8 +137,8 @@ def export_prefixes(params: Params, wanted: Wanted, format_name: str, *, replace
     if folder.is_file():
         raise PipelineError(f"{folder}: is a file; name a folder")
     holds_other = folder.exists() and any(folder.iterdir())
-    if holds_other and not replace and not (folder / chosen.marker).exists():
+    if holds_other and not overwrite and not (folder / chosen.marker).exists():
         raise PipelineError(f"{folder}: holds other files; name a new folder, or add --force")
     written = chosen.write(params, wanted)
     told = f"{folder}: {', '.join(written.names)} as {chosen.title}, with a model card"
-    return told if written.found is None else f"{written.found}\n{told}"
+    return replace(written, told=told if written.found is None else f"{written.found}\n{told}")

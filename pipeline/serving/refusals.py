@@ -49,6 +49,24 @@ def queue_full() -> Refusal:
     return Refusal(429, sentence, None, "rate_limit_exceeded", {"Retry-After": "1"})
 
 
+def too_many_connections() -> Refusal:
+    """Requests on as many connections as may be are answered already."""
+    sentence = "Too many connections have a request already; try again later."
+    headers = {"Retry-After": "1", "Connection": "close"}
+    return Refusal(503, sentence, None, "too_many_connections", headers)
+
+
+def too_much_held() -> Refusal:
+    """The bodies of requests that are answered have no room beside them for another."""
+    sentence = "The requests at hand are too large together; try again later."
+    return Refusal(429, sentence, None, "rate_limit_exceeded", {"Retry-After": "1"})
+
+
+def too_late(patience: float) -> Refusal:
+    """A request did not come as fast as it has to."""
+    return Refusal(408, f"The request did not come within {patience:g} seconds.")
+
+
 def ending() -> Refusal:
     """The server takes nothing more."""
     return Refusal(503, "The server is ending.", None, "server_ending", {"Retry-After": "10"})

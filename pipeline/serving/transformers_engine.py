@@ -11,6 +11,7 @@ from pipeline.serving.batching.models import Models, load_models
 from pipeline.serving.batching.scheduler import Scheduler
 from pipeline.serving.listening import listen, url_of
 from pipeline.serving.protocol.app import build_app
+from pipeline.serving.protocol.connections import BoundedConfig, allowed_connections
 from pipeline.serving.protocol.guard import Guard
 
 
@@ -41,13 +42,12 @@ def run(models: Models, asked: Asked, listening: socket.socket) -> None:
     scheduler = Scheduler(
         models.frozen_model, limits.max_running, limits.max_waiting, limits.max_cache_tokens
     )
-    config = uvicorn.Config(
+    config = BoundedConfig(
         Guard(build_app(models, scheduler), asked.api_key),
+        max_connections=allowed_connections(limits.max_connections),
         log_level="warning",
-        access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=int(limits.stop_seconds),
-        server_header=False,
     )
     server = _Server(config, scheduler)
     scheduler.start()

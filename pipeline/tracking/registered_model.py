@@ -22,6 +22,7 @@ from pipeline.config import Params
 from pipeline.models.adapter import read_adapter
 from pipeline.storage.records import write_json
 from pipeline.sweep.variants import BEST
+from pipeline.tracking.checked_engines import record_evaluation
 from pipeline.tracking.frozen_copy import frozen_model_sha256
 from pipeline.tracking.runs import sha256
 from pipeline.workspace import paths
@@ -49,8 +50,7 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
     if not _is_served(params):
         return None
     settings = _settings(params, name)
-    named = params.mlflow.registered_model
-    parts = [sha256(prefix), params.mlflow.models, settings, *([] if named is None else [named])]
+    parts = [sha256(prefix), params.mlflow.models, settings]
     entry = json.dumps(parts, sort_keys=True)
     digest = hashlib.sha256(entry.encode()).hexdigest()
     client = MlflowClient()
@@ -65,6 +65,7 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
         }
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     client.set_registered_model_alias(params.mlflow.model_name, name, tags["model_version"])
+    record_evaluation(client, params.mlflow.model_name, tags["model_version"])
     return str(tags["model_id"])
 
 
@@ -91,6 +92,7 @@ def _is_served(params: Params) -> bool:
 def _settings(params: Params, name: str) -> dict[str, Any]:
     return {
         "variant": name,
+        "registered_model": params.mlflow.model_name,
         "task": params.task.model_dump(),
         "compute": params.evaluate.model_dump(include={"device", "dtype"}),
         "max_new_tokens": params.evaluate.max_new_tokens,
@@ -109,6 +111,7 @@ def _log(params: Params, name: str, run_id: str, settings: dict[str, Any], prefi
                 ParamSpec("temperature", DataType.double, 0.0),
                 ParamSpec("top_p", DataType.double, 1.0),
                 ParamSpec("seed", DataType.long, 0),
+                ParamSpec("prefix", DataType.string, ""),
             ]
         ),
     )

@@ -16,6 +16,7 @@ from pipeline.inference.generator import Decoding, load_generator
 from pipeline.prefix import KVPrefix
 from pipeline.schema.compute import Compute
 from pipeline.tracking.frozen_copy import check_frozen_model
+from pipeline.tracking.named_prefixes import NamedPrefixes
 
 
 class TextModel(PythonModel):
@@ -35,7 +36,7 @@ class TextModel(PythonModel):
         if copy is None:
             check_frozen_model(folder, settings["frozen_model_sha256"])
         self._max_new_tokens = settings["max_new_tokens"]
-        self._generator = load_generator(
+        own = load_generator(
             folder,
             TaskParams(**settings["task"]),
             Compute(**settings["compute"]),
@@ -44,12 +45,18 @@ class TextModel(PythonModel):
             # Where it is served is another machine, which `model_config` may say more of.
             config.get("device_map"),
         )
+        self._prefixes = NamedPrefixes(own, settings)
 
     # Without type hints on purpose: MLflow would draw a second signature from them.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """A text for each text of `model_input` (a list, or the first column of a table)."""
-        decoding = Decoding(**{"max_new_tokens": self._max_new_tokens, **(params or {})})
-        return [self._generator(text, decoding) for text in _texts(model_input)]
+        """A text for each text of `model_input` (a list, or the first column of a table).
+
+        `params` are those of `Decoding`, and `prefix`: the alias of the version whose prefix
+        answers, "" for this one's.
+        """
+        given = {"max_new_tokens": self._max_new_tokens, **(params or {})}
+        generator = self._prefixes.generator(given.pop("prefix", ""))
+        return [generator(text, Decoding(**given)) for text in _texts(model_input)]
 
 
 def _texts(model_input: Any) -> list[str]:

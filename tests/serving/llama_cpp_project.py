@@ -93,9 +93,9 @@ def listening(proxy: Proxy) -> Iterator[str]:
         thread.join()
 
 
-def ask(url: str, model: str, question: str, **more: Any) -> dict[str, Any]:
+def ask(url: str, model: str, question: str, timeout: float = 60, **more: Any) -> dict[str, Any]:
     body = {"model": model, "messages": [{"role": "user", "content": question}], **more}
-    response = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    response = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=timeout)
     return {**response.json(), "status": response.status_code}
 
 

@@ -161,7 +161,7 @@ def test_mistakes_are_told_in_openai_s_form(
 
 
 def test_an_empty_input_is_refused(url: str) -> None:
-    prompts: dict[str, str | list[int]] = {"the input is empty": "", "prompt: ": []}
+    prompts: dict[str, str | list[int]] = {"prompt: is empty": "", "prompt: ": []}
     for sentence, prompt in prompts.items():
         body = {"model": LONG, "prompt": prompt}
         response = httpx2.post(f"{url}/v1/completions", json=body)

@@ -202,10 +202,15 @@ RUNNING = {"server": "http://127.0.0.1:8080", "state_folder": "slots"}
     ("options", "reason"),
     [
         ({"server": "http://127.0.0.1:8080"}, "server needs state_folder; give both, or neither"),
-        ({"state_folder": "slots"}, "state_folder needs server; give both, or neither"),
+        (
+            {"state_folder": "slots"},
+            "state_folder needs server, the address of one that runs; give",
+        ),
+        ({"server": "bin/llama-server", "state_folder": "slots"}, "state_folder needs server, the"),
         ({**RUNNING, "gguf": "model.gguf"}, "server has its own gguf; give that where it is"),
         ({**RUNNING, "slots": 4}, "server has its own slots; give that where it is started"),
-        ({**RUNNING, "server": "localhost:8080"}, "server"),
+        ({**RUNNING, "server": "localhost:8080"}, "state_folder needs server, the address of one"),
+        ({**RUNNING, "server": "ftp://localhost"}, "server is no address: ftp://localhost; give"),
         ({"cache_typ": "f32"}, "cache_typ"),
         ({"cache_type": "q8_0"}, "cache_type"),
         ({"threads": "4"}, "threads"),
@@ -215,6 +220,8 @@ def test_options_that_make_no_server_are_refused(options: dict[str, Any], reason
     with pytest.raises(ValueError, match=reason):
         LlamaCppParams.model_validate(options)
     assert LlamaCppParams.model_validate({**RUNNING, "slots": 2}).context == 2048
+    named = LlamaCppParams.model_validate({"server": "bin/llama-server", "slots": 4})
+    assert (named.running_at, named.slots) == (None, 4)
 
 
 def test_what_params_take_is_what_states_are_written_in() -> None:

@@ -1,13 +1,18 @@
 """No answer is given without its prefix, whoever else uses llama.cpp's server."""
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -18,14 +23,16 @@ from click.testing import CliRunner
 
 from pipeline.cli.main import main
 from pipeline.config import Params
-from pipeline.serving.llama_cpp import launching
+from pipeline.errors import PipelineError
+from pipeline.serving.llama_cpp import launching, xllamacpp_server
 from pipeline.serving.llama_cpp.asked import AskedChat
-from pipeline.serving.llama_cpp.launching import running
+from pipeline.serving.llama_cpp.launching import running, started
 from pipeline.serving.llama_cpp.proxy import Proxy
 from pipeline.serving.llama_cpp.server import LlamaServer
 from pipeline.serving.llama_cpp.serving import prepare
 from pipeline.serving.llama_cpp.slots import ServedPrefix
 from pipeline.serving.protocol.requests import Message
+from tests.served import until
 from tests.serving.llama_cpp_project import (
     LONG,
     OPTIONS,
@@ -44,7 +51,6 @@ pytest.importorskip("xllamacpp", reason="llama.cpp's server is the extra llama_c
 def stealing(proxy: Proxy, times: int) -> AbstractContextManager[Any]:
     """Another client takes the slot right after its prefix was restored, so many times."""
     slots = proxy.slots
-    assert slots is not None
     left, restore = [times], slots._prepare
 
     async def stolen(slot: int, prefix: ServedPrefix) -> None:
@@ -59,7 +65,6 @@ def stealing(proxy: Proxy, times: int) -> AbstractContextManager[Any]:
 
 def test_a_lost_prefix_is_detected_and_mended(proxy: Proxy, url: str) -> None:
     expected = text_of(ask(url, LONG, QUESTIONS[2]))
-    assert proxy.slots is not None
     before = proxy.slots.mended
     with stealing(proxy, 2):
         assert text_of(ask(url, LONG, QUESTIONS[2])) == expected
@@ -98,7 +103,7 @@ def test_the_server_itself_reads_the_placeholders_of_a_lost_prefix_as_words(
     expected = text_of(ask(url, LONG, QUESTIONS[2]))
     prefix = proxy._prefixes[LONG]
     asked = AskedChat(model=LONG, messages=[Message(role="user", content=QUESTIONS[2])])
-    prompt = [*prefix.placeholders, *proxy._prompts.tokens(asked, False)]
+    prompt = [*prefix.placeholders, *proxy._prompts.of_turns(asked.turns, False)]
     body = {"prompt": prompt, "n_predict": 12, "temperature": 0, "id_slot": 0}
     answers = []
     for stolen in (False, True):
@@ -166,11 +171,122 @@ def test_a_server_that_keeps_prompts_takes_none_for_a_restored_prefix(
         proxy = prepare(asked_of(llama_cpp_project, SHORT), server, print)
         asked = AskedChat(model=SHORT, messages=[Message(role="user", content=question)])
         # Another client lets the placeholders be read as words, and both prompts be kept.
-        words = [*proxy._prefixes[SHORT].placeholders, *proxy._prompts.tokens(asked, False)]
+        words = [*proxy._prefixes[SHORT].placeholders, *proxy._prompts.of_turns(asked.turns, False)]
         for prompt in (words, [40] * 60):
             body = {"prompt": prompt, "id_slot": 0, "n_predict": 1}
             assert httpx2.post(f"{server.url}/completion", json=body).is_success
         with listening(proxy) as address:
             assert [text_of(ask(address, SHORT, question)) for _ in range(3)] == [expected] * 3
-        assert proxy.slots is not None
-        assert proxy.slots.mended == 0
+            assert proxy.slots.mended == 0
+
+
+@contextlib.contextmanager
+def held_up(proxy: Proxy) -> Iterator[None]:
+    """Whoever gets a slot goes no further."""
+    go_on, prepare = threading.Event(), proxy.slots._prepare
+
+    async def waiting(slot: int, prefix: ServedPrefix) -> None:
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        await prepare(slot, prefix)
+
+    with mock.patch.object(proxy.slots, "_prepare", waiting):
+        try:
+            yield
+        finally:
+            go_on.set()
+
+
+def test_more_than_may_wait_is_refused(llama_cpp_project: Params, server: LlamaServer) -> None:
+    proxy = prepare(asked_of(llama_cpp_project, SHORT), server, print)
+    proxy.slots.max_waiting = 2
+    with listening(proxy) as address, ThreadPoolExecutor(4) as pool:
+        with held_up(proxy):
+            asking = [pool.submit(ask, address, SHORT, question) for question in QUESTIONS[:4]]
+            until(lambda: proxy.slots.waiting == 2)
+            refused = ask(address, SHORT, QUESTIONS[4])
+            assert refused["status"] == 429
+            assert refused["error"]["code"] == "rate_limit_exceeded"
+        assert [each.result()["status"] for each in asking] == [200] * 4
+        assert ask(address, SHORT, QUESTIONS[4])["status"] == 200
+
+
+def test_a_client_that_has_gone_ends_the_work_on_its_whole_answer(
+    llama_cpp_project: Params, server: LlamaServer
+) -> None:
+    proxy = prepare(asked_of(llama_cpp_project, SHORT), server, print)
+    ended = threading.Event()
+
+    async def endless(*_: Any) -> AsyncGenerator[dict[str, Any], None]:
+        try:
+            while True:
+                yield {"content": "a", "tokens": [5]}
+                await asyncio.sleep(0.01)
+        finally:
+            ended.set()
+
+    with listening(proxy) as address:
+
+        def go_away() -> None:
+            with pytest.raises(httpx2.ReadTimeout):
+                ask(address, SHORT, QUESTIONS[0], timeout=0.5)
+
+        with mock.patch.object(proxy.slots, "answer", endless):
+            go_away()
+            assert ended.wait(60)
+        # Before its slot's prefix is there, and while it waits for a slot.
+        with held_up(proxy), ThreadPoolExecutor(3) as pool:
+            for each in [pool.submit(go_away) for _ in range(3)]:
+                each.result()
+            until(lambda: proxy.slots.running == proxy.slots.waiting == 0)
+        text = httpx2.get(f"{address}/metrics").text
+        assert f'serve_requests_total{{model="{SHORT}",status="gone"}} 4.0' in text
+        assert text_of(ask(address, SHORT, QUESTIONS[0]))
+
+
+def test_models_by_name_and_metrics(llama_cpp_project: Params, server: LlamaServer) -> None:
+    proxy = prepare(asked_of(llama_cpp_project, SHORT), server, print)
+    with listening(proxy) as address:
+        assert httpx2.get(f"{address}/v1/models/{SHORT}").json()["id"] == SHORT
+        missing = httpx2.get(f"{address}/v1/models/len9")
+        assert missing.status_code == 404
+        assert missing.json()["error"]["code"] == "model_not_found"
+        answer = ask(address, SHORT, QUESTIONS[0])
+        text = httpx2.get(f"{address}/metrics").text
+        usage = answer["usage"]
+        for line in (
+            f'serve_requests_total{{model="{SHORT}",status="200"}} 1.0',
+            f"serve_prompt_tokens_total {usage['prompt_tokens']}.0",
+            "serve_request_seconds_count 1.0",
+            "serve_first_text_seconds_count 1.0",
+            "serve_running 0.0",
+            "serve_waiting 0.0",
+            "serve_mended_total 0.0",
+        ):
+            assert line in text.splitlines()
+
+
+def test_a_llama_server_is_started_by_its_path(
+    llama_cpp_project: Params, tmp_path: Path, url: str
+) -> None:
+    """A stand-in for the binary: a program of another name, which takes its options."""
+    program = tmp_path / "llama-server"
+    script = Path(xllamacpp_server.__file__)
+    told = f'echo "$@" > {tmp_path}/told'
+    program.write_text(f'#!/bin/sh\n{told}\nexec {sys.executable} -P {script} "$@"\n')
+    program.chmod(0o755)
+    options = llama_cpp_project.serving.llama_cpp.model_copy(update={"server": str(program)})
+    serving = llama_cpp_project.serving.model_copy(update={"llama_cpp": options})
+    params = llama_cpp_project.model_copy(update={"serving": serving})
+    with running(params) as server:
+        assert "--slot-save-path" in (tmp_path / "told").read_text()
+        proxy = prepare(asked_of(params, SHORT), server, print)
+        with listening(proxy) as address:
+            answers = [ask(each, SHORT, QUESTIONS[0]) for each in (address, url)]
+    assert text_of(answers[0]) == text_of(answers[1])
+    missing = options.model_copy(update={"server": str(tmp_path / "nowhere")})
+    with (
+        pytest.raises(PipelineError, match="nowhere is no program; name a llama-server, or the"),
+        started(Path("model.gguf"), missing),
+    ):
+        pass

@@ -1,15 +1,12 @@
 """What is served: the frozen model under several names, with a prefix each and once alone."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.config.task import TaskParams
-from pipeline.data.chat import RefusedTurnsError
 from pipeline.data.conversation import Turns
-from pipeline.data.rendering import Renderer
 from pipeline.data.task_type import TaskType
 from pipeline.errors import PipelineError
 from pipeline.inference.decoding import Decoding
@@ -23,6 +20,7 @@ from pipeline.prefix.packed.backends import use_backend
 from pipeline.prefix.packed.running import Stem
 from pipeline.serving.asked import Asked
 from pipeline.serving.batching.choice import Choice, Piece, Wanted
+from pipeline.serving.prompts import Prompts
 from pipeline.serving.refusals import Refusal, unknown_model
 from pipeline.workspace import paths
 
@@ -64,14 +62,9 @@ class Models:
         limits = [n for n in (context_of(frozen_model), max_context) if n is not None]
         self.max_context = min(limits, default=None)
         self._tokenizer = tokenizer
-        self._renderer = Renderer(task, tokenizer)
-        changed = {} if task.use_chat_template else {"use_chat_template": True}
-        self._chat = Renderer(task.model_copy(update=changed), tokenizer)
-        # A tokenizer's first call may change its padding or truncation, which no other call
-        # beside it survives ("Already borrowed").
-        self._tokenizing = threading.Lock()
-        self._vocabulary = frozen_model.get_input_embeddings().weight.shape[0]
-        self._ends = end_tokens(frozen_model, tokenizer) | {self._renderer.end_of_target[-1]}
+        vocabulary = frozen_model.get_input_embeddings().weight.shape[0]
+        self._prompts = Prompts(task, tokenizer, vocabulary)
+        self._ends = end_tokens(frozen_model, tokenizer) | {self._prompts.end}
 
     def model(self, name: str) -> Model:
         """The model of a name. Raises Refusal where there is none."""
@@ -81,30 +74,11 @@ class Models:
 
     def prompt_of_text(self, model: Model, given: str | list[int]) -> list[int]:
         """The tokens of a completion's input after the prefix. Raises Refusal for what is none."""
-        if isinstance(given, list):
-            if max(given) >= self._vocabulary:
-                sentence = f"prompt: {max(given)} is no token of a vocabulary of {self._vocabulary}"
-                raise Refusal(400, sentence, "prompt")
-            return given
-        with self._tokenizing:
-            ids, beginning = self._renderer.tokens(given, is_chat=False)
-        ids = ids[beginning:] if model.begins_text else ids
-        if not ids:
-            raise Refusal(400, "prompt: is empty, which leaves nothing to go on from", "prompt")
-        return ids
+        return self._prompts.of_text(given, model.begins_text)
 
     def prompt_of_turns(self, model: Model, turns: Turns) -> list[int]:
         """The tokens of a conversation after the prefix. Raises Refusal for what is none."""
-        if all(turn["role"] == "system" for turn in turns):
-            raise Refusal(400, "messages: has no turn of a user", "messages")
-        try:
-            with self._tokenizing:
-                return self._chat.prompt_ids(turns, model.begins_text)
-        except RefusedTurnsError as error:
-            sentence = f"messages: the model's chat template refuses: {error.reason}"
-            raise Refusal(400, sentence, "messages") from error
-        except PipelineError as error:
-            raise Refusal(400, f"messages: {error}", "messages") from error
+        return self._prompts.of_turns(turns, model.begins_text)
 
     def refuse_too_long(
         self, model: Model, prompt: list[int], new_tokens: int, most_cached: int

@@ -34,8 +34,8 @@ def running(params: Params, gguf: Path | None = None) -> Iterator[LlamaServer]:
     there is no model file to start.
     """
     asked = params.serving.llama_cpp
-    if gguf is None and asked.server is not None and asked.state_folder is not None:
-        yield LlamaServer(asked.server.rstrip("/"), Path(asked.state_folder))
+    if gguf is None and asked.running_at is not None and asked.state_folder is not None:
+        yield LlamaServer(asked.running_at, Path(asked.state_folder))
         return
     named = None if asked.gguf is None else Path(asked.gguf)
     with gguf_file(params.model, gguf or named) as file, started(file, asked) as own:
@@ -76,7 +76,7 @@ def started(gguf: Path, options: LlamaCppParams) -> Iterator[LlamaServer]:
 def _start(
     gguf: Path, options: LlamaCppParams, states: Path, port: int, log: IO[str]
 ) -> "subprocess.Popen[bytes]":
-    command = _command()
+    command = _command(options)
     command += ["--model", str(gguf.resolve()), "--host", _HOST, "--port", str(port)]
     command += ["--ctx-size", str(options.context * options.slots)]
     command += ["--parallel", str(options.slots), "--no-kv-unified"]
@@ -90,14 +90,21 @@ def _start(
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
-def _command() -> list[str]:
+def _command(options: LlamaCppParams) -> list[str]:
+    if options.server is not None and options.running_at is None:
+        if (named := shutil.which(options.server)) is None:
+            raise PipelineError(
+                f"serving.llama_cpp.server: {options.server} is no program; name a llama-server, "
+                "or the address of a server that runs, such as http://127.0.0.1:8080"
+            )
+        return [named]
     if find_spec("xllamacpp") is not None:
         return [sys.executable, "-P", str(Path(__file__).with_name("xllamacpp_server.py"))]
     if (found := shutil.which("llama-server")) is not None:
         return [found]
     raise PipelineError(
-        "there is no llama.cpp: run `pip install '.[llama_cpp]'` for xllamacpp's server, or put "
-        "llama-server on PATH"
+        "there is no llama.cpp: run `pip install '.[llama_cpp]'` for xllamacpp's server, put "
+        "llama-server on PATH, or name it in serving.llama_cpp.server"
     )
 
 

@@ -12,13 +12,14 @@ from pipeline.serving.listening import listen, url_of
 from pipeline.serving.llama_cpp.launching import running
 from pipeline.serving.llama_cpp.placeholders import ordinary_tokens
 from pipeline.serving.llama_cpp.prefixes import chosen_prefixes, load_frozen
-from pipeline.serving.llama_cpp.prompts import Prompts
 from pipeline.serving.llama_cpp.proxy import Proxy
 from pipeline.serving.llama_cpp.refusals import refuse_beyond_context
 from pipeline.serving.llama_cpp.server import LlamaServer
 from pipeline.serving.llama_cpp.slots import ServedPrefix
 from pipeline.serving.llama_cpp.verification import verify
 from pipeline.serving.llama_cpp.writing import write_state
+from pipeline.serving.prompts import Prompts
+from pipeline.serving.protocol.connections import BoundedConfig, allowed_connections
 from pipeline.workspace import paths
 
 
@@ -40,11 +41,11 @@ def serve_llama_cpp(asked: Asked, told: Callable[[str], None]) -> None:
         running(asked.params) as server,
     ):
         proxy = prepare(asked, server, told)
-        config = uvicorn.Config(
+        config = BoundedConfig(
             proxy.app,
+            max_connections=allowed_connections(asked.params.serving.max_connections),
             log_level="warning",
             timeout_graceful_shutdown=stop_seconds,
-            server_header=False,
         )
         names = ", ".join([asked.model_name, *asked.prefixes])
         told(f"serving {names} at {url_of(listening)}; Ctrl-C ends it")
@@ -69,15 +70,23 @@ def prepare(asked: Asked, server: LlamaServer, told: Callable[[str], None]) -> P
         refuse_beyond_context(each.name, len(each.kv), context)
     verified = verify(server, frozen, ordinary)
     told(verified.sentence)
+    asked.checked(verified.sentence)
     served = {asked.model_name: ServedPrefix(asked.model_name)}
     for each in chosen:
         file = f"{each.sha256[:16]}.bin"
         size = write_state(each.kv, server.state_folder / file, each.placeholders, verified)
         served[each.name] = ServedPrefix(each.name, file, each.placeholders, each.kv.begins_text)
         told(f"model {each.name}: {len(each.kv)} virtual tokens, {size / 2**20:.1f} MiB")
-    prompts = Prompts(params.task, tokenizer)
-    most = params.evaluate.max_new_tokens
-    return Proxy(server.url, slots, context, served, prompts, most, asked.api_key)
+    return Proxy(
+        server.url,
+        slots,
+        context,
+        served,
+        Prompts(params.task, tokenizer, len(tokenizer)),
+        params.evaluate.max_new_tokens,
+        params.serving.max_waiting,
+        asked.api_key,
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 
 from pipeline.serving.llama_cpp.server import reason_of
-from pipeline.serving.refusals import Refusal
+from pipeline.serving.refusals import Refusal, queue_full
 
 _TRIES = 3
 
@@ -45,17 +45,29 @@ class Slots:
     Attributes:
         client: connections to the server; its base URL is the server's address.
         count: how many slots there are.
+        max_waiting: requests that wait for one at the most; more are refused.
+        waiting: how many wait.
+        read_tokens: of inputs, since the start; `generated_tokens` likewise of answers.
         mended: how often a prefix was lost, and restored and asked for again.
     """
 
     client: httpx2.AsyncClient
     count: int
+    max_waiting: int = 256
+    waiting: int = 0
+    read_tokens: int = 0
+    generated_tokens: int = 0
     mended: int = 0
     _free: "asyncio.Queue[int]" = field(default_factory=asyncio.Queue)
 
     def __post_init__(self) -> None:
         for slot in range(self.count):
             self._free.put_nowait(slot)
+
+    @property
+    def running(self) -> int:
+        """How many slots answer a request."""
+        return self.count - self._free.qsize()
 
     async def answer(
         self, prefix: ServedPrefix, prompt: Sequence[int], settings: Mapping[str, Any]
@@ -68,12 +80,13 @@ class Slots:
             settings: entries of llama.cpp's `/completion`.
 
         Raises:
-            Refusal: when the server refuses, is out of reach, or loses the prefix each time.
+            Refusal: when too many wait already, and when the server refuses, is out of reach, or
+                loses the prefix each time.
         """
         asked = {**settings, "prompt": [*prefix.placeholders, *prompt], "stream": True}
         asked |= {"timings_per_token": True, "return_tokens": True}
         asked["cache_prompt"] = prefix.state is not None
-        slot = await self._free.get()
+        slot = await self._taken()
         try:
             for _ in range(_TRIES):
                 await self._prepare(slot, prefix)
@@ -82,9 +95,10 @@ class Slots:
                     if first is None or not _kept(first, prefix):
                         self.mended += 1
                         continue
-                    yield first
+                    self.read_tokens += len(prompt)
+                    yield self._counted(first)
                     async for chunk in chunks:
-                        yield chunk
+                        yield self._counted(chunk)
                     return
         finally:
             self._free.put_nowait(slot)
@@ -94,6 +108,20 @@ class Slots:
             "and reading it, and no answer without it is given: let no other client use it",
             code="prefix_lost",
         )
+
+    async def _taken(self) -> int:
+        """A slot that is free, as soon as there is one."""
+        if self._free.empty() and self.waiting >= self.max_waiting:
+            raise queue_full()
+        self.waiting += 1
+        try:
+            return await self._free.get()
+        finally:
+            self.waiting -= 1
+
+    def _counted(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        self.generated_tokens += len(chunk.get("tokens", ()))
+        return chunk
 
     async def _prepare(self, slot: int, prefix: ServedPrefix) -> None:
         if prefix.state is None:

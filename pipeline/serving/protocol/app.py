@@ -1,7 +1,6 @@
 """The application: OpenAI's completions, chat completions and models over one frozen model."""
 
 import random
-import time
 from collections.abc import Callable, Sequence
 
 from fastapi import FastAPI, Request
@@ -14,22 +13,20 @@ from pipeline.serving.batching.models import Model, Models
 from pipeline.serving.batching.scheduler import Scheduler
 from pipeline.serving.protocol.answers import Form
 from pipeline.serving.protocol.exchange import Emit, Exchange
+from pipeline.serving.protocol.listing import Listing
 from pipeline.serving.protocol.metrics import Metrics
 from pipeline.serving.protocol.request_errors import tell_errors
 from pipeline.serving.protocol.requests import MOST_CHOICES, ChatRequest, CompletionRequest
 from pipeline.serving.protocol.requests import Request as Asked
-from pipeline.serving.refusals import Refusal, ending, unknown_model
+from pipeline.serving.refusals import Refusal, ending
 
 
 def build_app(models: Models, scheduler: Scheduler) -> FastAPI:
     """The routes. The scheduler is started and ended by the caller."""
     # Pages that show the API load scripts from elsewhere; the schema is at /openapi.json.
     app = FastAPI(title="Trained prefixes", docs_url=None, redoc_url=None)
-    metrics, created = Metrics(scheduler), int(time.time())
+    metrics, listing = metrics_of(scheduler), Listing(models.models)
     tell_errors(app)
-
-    def shown(name: str) -> dict[str, object]:
-        return {"id": name, "object": "model", "created": created, "owned_by": "prefix-tuning"}
 
     @app.get("/health")
     async def health() -> Response:
@@ -41,19 +38,17 @@ def build_app(models: Models, scheduler: Scheduler) -> FastAPI:
     @app.get("/metrics")
     async def counted() -> Response:
         """Prometheus' text format."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return metrics.response
 
     @app.get("/v1/models")
     async def listed() -> Response:
         """Every model's name: a prefix each, and the frozen model alone."""
-        return JSONResponse({"object": "list", "data": [shown(name) for name in models.models]})
+        return listing.all()
 
     @app.get("/v1/models/{name:path}")
     async def one(name: str) -> Response:
         """One of them."""
-        if name not in models.models:
-            raise unknown_model(name)
-        return JSONResponse(shown(name))
+        return listing.one(name)
 
     async def answered(
         body: Asked, request: Request, is_chat: bool, prompts_of: Callable[[Model], list[list[int]]]
@@ -119,6 +114,33 @@ def build_app(models: Models, scheduler: Scheduler) -> FastAPI:
         return await answered(body, request, True, prompts)
 
     return app
+
+
+def metrics_of(scheduler: Scheduler) -> Metrics:
+    """What is counted, of the scheduler too."""
+    return Metrics(
+        {
+            "serve_running": (
+                "Answers that are computed together.",
+                lambda: scheduler.running,
+            ),
+            "serve_waiting": ("Answers that wait.", lambda: scheduler.waiting),
+            "serve_cache_tokens": (
+                "Tokens that there is room for in the caches of all answers.",
+                lambda: scheduler.cached_tokens,
+            ),
+        },
+        {
+            "serve_prompt_tokens": (
+                "Tokens of inputs that were read.",
+                lambda: scheduler.read_tokens,
+            ),
+            "serve_generated_tokens": (
+                "Tokens of answers that were chosen.",
+                lambda: scheduler.generated_tokens,
+            ),
+        },
+    )
 
 
 def _decoding(body: Asked, most: int, seed: int) -> Decoding:

@@ -1,7 +1,6 @@
 """One request from its choices to its answer, whole or as a stream; who has gone frees rows."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from fastapi import Request
@@ -10,17 +9,14 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pipeline.serving.batching.choice import Choice, Piece
 from pipeline.serving.batching.scheduler import ClosedError, QueueFullError, Scheduler
 from pipeline.serving.protocol.answers import Form
+from pipeline.serving.protocol.departure import GoneError, departure
 from pipeline.serving.protocol.events import DONE, event_of
-from pipeline.serving.protocol.metrics import Metrics
+from pipeline.serving.protocol.metrics import Counting, Metrics
 from pipeline.serving.refusals import Refusal, ending, queue_full
 
 Emit = Callable[[Piece], None]
 
 _GONE = -1  # in place of a choice's index
-
-
-class _GoneError(Exception):
-    """The client has closed its connection."""
 
 
 class Exchange:
@@ -44,9 +40,8 @@ class Exchange:
         count: int,
         make: Callable[[Sequence[Emit]], Sequence[Choice]],
     ) -> None:
-        self._scheduler, self._metrics, self._form = scheduler, metrics, form
-        self._began = time.perf_counter()
-        self._is_first = True
+        self._scheduler, self._form = scheduler, form
+        self._counting = Counting(metrics, form.model)
         self._pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._left = count
         loop = asyncio.get_running_loop()
@@ -80,7 +75,7 @@ class Exchange:
                 found[index].append(piece)
             status = "200"
             return JSONResponse(self._form.whole(found, self._usage()))
-        except _GoneError:
+        except GoneError:
             return Response(status_code=499)
         finally:
             self._end(status)
@@ -112,7 +107,7 @@ class Exchange:
                 yield event_of(self._form.chunk([], usage=self._usage()))
             yield DONE
             status = "200"
-        except _GoneError:
+        except GoneError:
             return
         finally:
             self._end(status)
@@ -121,10 +116,8 @@ class Exchange:
         while self._left:
             index, piece = await self._pieces.get()
             if index == _GONE:
-                raise _GoneError
-            if self._is_first:
-                self._is_first = False
-                self._metrics.first_seconds.observe(time.perf_counter() - self._began)
+                raise GoneError
+            self._counting.first()
             self._left -= piece.is_last
             yield index, piece
 
@@ -140,9 +133,7 @@ class Exchange:
         }
 
     async def _watch(self, request: Request) -> None:
-        """Wait until the client has closed its connection."""
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
+        await departure(request)
         self._scheduler.cancel(self._choices)
         self._pieces.put_nowait((_GONE, Piece()))
 
@@ -150,5 +141,4 @@ class Exchange:
         self._watching.cancel()
         if self._left:
             self._scheduler.cancel(self._choices)
-        self._metrics.requests.labels(self._form.model, status).inc()
-        self._metrics.seconds.observe(time.perf_counter() - self._began)
+        self._counting.end(status)

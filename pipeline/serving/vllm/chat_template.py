@@ -53,6 +53,22 @@ def with_placeholders(
     return "\n".join(lines) + body
 
 
+def plain_template(bos: str) -> str:
+    """The template of tasks without one: a chat is one message of a user, read as it stands.
+
+    `bos` is what the tokenizer puts before a text of its own.
+    """
+    reason = (
+        "a chat is one message of a user, whose content is an input (task.use_chat_template is "
+        "false); send that alone"
+    )
+    return (
+        '{%- if messages | length != 1 or messages[0].role != "user" -%}'
+        f"{{{{- raise_exception({as_jinja(reason)}) -}}}}{{%- endif -%}}"
+        f"{{{{- {as_jinja(bos)} -}}}}{{{{- messages[0].content -}}}}"
+    )
+
+
 def as_jinja(value: Any) -> str:
     """A value of JSON as a literal of Jinja: texts, numbers, lists, mappings, null."""
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
 """The folder that vLLM serves prefixes from: connector, prefixes, chat template, and a card."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pipeline.config import Params
@@ -12,7 +12,7 @@ from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix
 from pipeline.prefix.starts.beginning import tokens_before
 from pipeline.serving.vllm.card import vllm_card
-from pipeline.serving.vllm.chat_template import with_placeholders
+from pipeline.serving.vllm.chat_template import plain_template, with_placeholders
 from pipeline.serving.vllm.command import TEMPLATE, TESTED_WITH, TRANSFER
 from pipeline.serving.vllm.placeholders import told_apart
 from pipeline.serving.vllm.selected import model_config, read_prefixes
@@ -46,6 +46,7 @@ def write_vllm_folder(
     generation = read_json(settings) if settings.exists() else {}
     alphabet = alphabet_of(tokenizer, model_config(), generation, chat)
     _refuse_single_tokens(prefixes, alphabet)
+    bos = str(tokenizer.bos_token) if tokens_before(tokenizer) else ""
     with atomic_folder(folder) as aside:
         (aside / "prefixes").mkdir()
         digests = {name: _saved(kv, aside / _file(name)) for name, kv in prefixes.items()}
@@ -53,7 +54,7 @@ def write_vllm_folder(
         texts = {n: as_text(tokenizer, ids[n]) for n in prefixes} if alphabet.is_written else {}
         manifest = {
             "tested_with": TESTED_WITH,
-            "bos": str(tokenizer.bos_token) if tokens_before(tokenizer) else "",
+            "bos": bos,
             "prefixes": {
                 name: {
                     "file": _file(name),
@@ -67,8 +68,14 @@ def write_vllm_folder(
         }
         write_json(aside / MANIFEST, manifest)
         write_json(aside / "kv_transfer_config.json", TRANSFER)
-        if chat is not None and texts:
-            write_text(aside / TEMPLATE, _template(params, chat, prefixes, texts))
+        if texts:
+            begins = [name for name, kv in prefixes.items() if kv.begins_text]
+            template = (
+                with_placeholders(plain_template(bos), texts, date="", without_bos=begins, bos=bos)
+                if chat is None
+                else _template(chat, begins, texts)
+            )
+            write_text(aside / TEMPLATE, template)
         for file in _ALONE:
             shutil.copy(_TEMPLATES / file, aside)
         write_text(aside / "README.md", vllm_card(params, aside, prefixes, base_model))
@@ -94,16 +101,14 @@ def _refuse_single_tokens(prefixes: Mapping[str, KVPrefix], alphabet: Alphabet) 
             )
 
 
-def _template(
-    params: Params, chat: Chat, prefixes: Mapping[str, KVPrefix], texts: Mapping[str, str]
-) -> str:
-    begins = [name for name, kv in prefixes.items() if kv.begins_text and chat.begins_text]
+def _template(chat: Chat, begins: Collection[str], texts: Mapping[str, str]) -> str:
+    """The model's own template, after the placeholders; `begins` are prefixes that begin a text."""
     return with_placeholders(
         chat.own_template,
         texts,
         date=chat.date,
         system=chat.messages(chat.system),
         variables=chat.variables,
-        without_bos=begins,
+        without_bos=begins if chat.begins_text else (),
         bos=str(chat.tokenizer.bos_token or ""),
     )

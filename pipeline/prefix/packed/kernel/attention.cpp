@@ -18,6 +18,7 @@
 #include "backward.h"
 #include "decode.h"
 #include "forward.h"
+#include "linear.h"
 
 // `sizes`: tokens, heads, kv_heads, dim, prefix, examples. `strides`: of heads and tokens for each
 // of the states, in the order of the arguments.
@@ -111,5 +112,10 @@ void decode_float32(const int64_t* a, const int64_t* b, const int64_t* c, const 
 void decode_bfloat16(const int64_t* a, const int64_t* b, const int64_t* c, const Terms* d,
                      void* const* e, const int64_t* f, void* const* g, const void* h, void* i) {
   run_decode<BFloat16>(a, b, c, d, e, f, g, h, i);
+}
+void linear_bfloat16(int64_t tokens, int64_t in, int64_t out, const void* weights, const void* bias,
+                     const void* states, void* result) {
+  linear(tokens, in, out, static_cast<const BFloat16*>(weights), static_cast<const BFloat16*>(bias),
+         static_cast<const BFloat16*>(states), static_cast<BFloat16*>(result));
 }
 }

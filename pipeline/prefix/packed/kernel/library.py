@@ -138,6 +138,23 @@ def attention_to_cache(
     return out.transpose(0, 1)
 
 
+def kernel_lanes() -> int | None:
+    """Floats of the vectors that the kernel computes with; None where there is no kernel."""
+    library = _library()
+    return None if isinstance(library, str) else int(library.lanes())
+
+
+def kernel_linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer of bfloat16 states `[..., in]` by a contiguous `weight` `[out, in]`."""
+    states = states.contiguous()
+    result = states.new_empty(*states.shape[:-1], weight.shape[0])
+    count, (out, size) = states.numel() // states.shape[-1], weight.shape
+    where = None if bias is None else bias.data_ptr()
+    addresses = weight.data_ptr(), where, states.data_ptr(), result.data_ptr()
+    _library().linear_bfloat16(count, size, out, *addresses)
+    return result
+
+
 class _Terms(ctypes.Structure):
     """The kernel's struct of that name."""
 
@@ -248,4 +265,5 @@ def _library() -> Any:
         # Addresses, which are wider than the integers that ctypes takes results for.
         getattr(library, f"prefix_{dtype}").restype = ctypes.c_void_p
         getattr(library, f"free_{dtype}").argtypes = [ctypes.c_void_p]
+    library.linear_bfloat16.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 4
     return library

@@ -1,0 +1,96 @@
+"""`python -m benchmarks.decoding`: processor time of a decoded token, with the kernel and without.
+
+The frozen model of params.yaml after a prefix in bfloat16, in this process and on one thread by
+default. The ways take turns, and processor time is counted: other processes cost both alike. The
+floor is that of reading every weight once.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import click
+import torch
+from tabulate import tabulate
+from transformers import PreTrainedModel
+
+from pipeline.config import load_params
+from pipeline.models.frozen import load_frozen_model
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.prefix import kv_prefix_from_text
+from pipeline.prefix.packed.kernel import linear
+from pipeline.prefix.packed.running import Beginning, RunningRows, Stem
+from pipeline.schema.compute import Compute
+from pipeline.sources.model import fetch_model
+from pipeline.workspace import paths
+
+TEXT = "Answer the question in as few words as you can. " * 8
+INPUT = "Area - land: 91 sq km\n\nAlba, Geography: what is the Area - land?"
+
+
+def milliseconds(model: PreTrainedModel, stem: Stem, ids: list[int], count: int, n: int) -> float:
+    """Processor time of each of `n` steps that decode a token of each of `count` rows."""
+    rows = RunningRows(model)
+    with torch.inference_mode(), rows.at_work():
+        _, logits = rows.join([Beginning(stem, ids, n + 8)] * count)
+        for step in range(n + 4):
+            if step == 4:  # what is laid out at the first tokens is there
+                began = time.process_time()
+            logits = rows.step(logits.argmax(-1).tolist())
+        return (time.process_time() - began) / n * 1e3
+
+
+def floor(model: PreTrainedModel) -> float:
+    """Processor time of reading all weights that a token is multiplied with."""
+    weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    views = [weight.detach().view(torch.int64).numpy() for weight in weights]
+    began = time.process_time()
+    for view in views:
+        view.max()
+    return (time.process_time() - began) * 1e3
+
+
+@click.command()
+@click.option("--rows", default="1,8,32", show_default=True, help="Numbers of rows.")
+@click.option("--steps", default=12, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+def main(rows: str, steps: int, rounds: int, threads: int) -> None:
+    """Print milliseconds of processor time a step: median, least and most."""
+    torch.set_num_threads(threads)
+    if not paths.MODEL.exists():
+        fetch_model(load_params().model, paths.MODEL)
+    model = load_frozen_model(paths.MODEL, Compute(device="cpu", dtype="bfloat16"))
+    tokenizer = load_tokenizer(paths.MODEL)
+    stem = Stem(kv_prefix_from_text(model, tokenizer, TEXT, num_virtual_tokens=32))
+    ids = tokenizer(INPUT)["input_ids"]
+    table = []
+    for count in map(int, rows.split(",")):
+        ways: dict[str, Callable[[], float]] = {
+            "torch": lambda count=count: _with(False, model, stem, ids, count, steps),
+            "kernel": lambda count=count: _with(True, model, stem, ids, count, steps),
+            "weights read once": lambda: floor(model),
+        }
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, way in ways.items():
+                found[name].append(way())
+        table.append([count, *map(_shown, found.values())])
+        print(*table[-1], flush=True)
+    print(tabulate(table, ["rows", *ways], tablefmt="github", disable_numparse=True))
+
+
+def _with(
+    kernel: bool, model: PreTrainedModel, stem: Stem, ids: list[int], count: int, steps: int
+) -> float:
+    with mock.patch.object(linear, "_gains", return_value=kernel):
+        return milliseconds(model, stem, ids, count, steps)
+
+
+def _shown(figures: list[float]) -> str:
+    return f"{statistics.median(figures):.0f} ({min(figures):.0f} to {max(figures):.0f})"
+
+
+if __name__ == "__main__":
+    main()
