@@ -186,6 +186,12 @@ def test_noise_like_inputs_begins_no_text_where_inputs_do_not(params: Params) ->
     equal(kv, start_of(params, "like_inputs"))
 
 
+def test_a_classifier_has_no_such_loss(params: Params) -> None:
+    task = params.task.model_copy(update={"type": "seq_cls", "use_chat_template": False})
+    with pytest.raises(PipelineError, match=r"initializations\.chosen: is chosen by the loss of"):
+        kv_prefix.run(params.model_copy(update={"task": task}), "chosen")
+
+
 def test_a_missing_validation_split_is_told(params: Params) -> None:
     path = paths.RAW_DATA / "validation.jsonl"
     content = path.read_bytes()
