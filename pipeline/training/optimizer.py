@@ -9,6 +9,9 @@ import torch
 
 from pipeline.config.train import TrainParams
 
+Apart = tuple[Sequence[torch.nn.Parameter], float]
+"""Parameters with a peak rate of their own, and that rate."""
+
 
 def planned_examples(params: TrainParams, examples: int) -> int | None:
     """Examples that `epochs` passes over `examples` meet (at least one); None for `max_steps`."""
@@ -63,7 +66,8 @@ def build_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW (betas 0.9 and 0.999, epsilon 1e-8) with the schedule that params name.
 
-    `states` are those of the parameters that are initial states, whose rate is `state_rate`.
+    `states` are those of the parameters whose rate is `state_rate`: initial states, or what else
+    has a rate of its own.
     """
     optimizer = torch.optim.AdamW(
         _groups(list(parameters), states, state_rate),
