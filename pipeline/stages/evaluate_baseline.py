@@ -2,7 +2,7 @@
 
 from pipeline.baselines.trained import OF_A_TRAINING, WEIGHTS
 from pipeline.config import Params
-from pipeline.evaluation.measure import measure_splits
+from pipeline.evaluation.measure import measure_splits, time_merged
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix.packed.backends import use_backend
@@ -30,5 +30,7 @@ def run(params: Params, baseline: Baseline) -> None:
         max_tokens=max_tokens,
         stored={key: trained[key] for key in OF_A_TRAINING},
     )
+    if definition.merge(model):
+        time_merged(model, tokenizer, params.evaluate, baseline.name, max_tokens)
     with never_fatal("log the baseline"):
         log_baseline(params, baseline)
