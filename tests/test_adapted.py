@@ -33,8 +33,12 @@ LORA = Lora(type="lora", rank=2, learning_rate=0.02)
 FULL = FullFineTuning(type="full_fine_tuning", learning_rate=0.01)
 PROMPT = PromptTuning(type="prompt_tuning", num_virtual_tokens=5, learning_rate=0.3)
 BOTH = PrefixAndLora(
-    **{"type": "prefix_and_lora", "initialization": "random", "length": 3, "rank": 2},
-    **{"learning_rate": 0.02, "prefix_learning_rate": 0.03},
+    type="prefix_and_lora",
+    initialization="random",
+    length=3,
+    rank=2,
+    learning_rate=0.02,
+    prefix_learning_rate=0.03,
 )
 ALL = {"lora": LORA, "prompt": PROMPT, "both": BOTH, "full": FULL}
 COMPUTE = Compute(device="cpu", dtype="bfloat16")
@@ -253,8 +257,9 @@ def test_a_prompt_starts_as_it_is_asked_to(pretrained: Path) -> None:
     starts = {}
     for init, more in (("text", {"init_text": "ab"}), ("vocabulary", {}), ("random", {})):
         torch.manual_seed(0)
-        asked = PromptTuning(type="prompt_tuning", num_virtual_tokens=5, init=init, **more)
-        starts[init] = asked.adaptable(found_in(pretrained)).encoder.embedding.detach()
+        asked = {"type": "prompt_tuning", "num_virtual_tokens": 5, "init": init, **more}
+        model = PromptTuning.model_validate(asked).adaptable(found_in(pretrained))
+        starts[init] = model.encoder.get_parameter("embedding").detach()
     text = tiny_tokenizer()("ab")["input_ids"]
     assert torch.equal(starts["text"], words[(text * 5)[:5]])
     assert all((row == words).all(1).any() for row in starts["vocabulary"])
@@ -283,9 +288,9 @@ def test_prefix_and_lora_start_as_the_prefix_alone_and_train_at_their_own_rates(
     # AdamW's first step moves every number by its rate, whatever its gradient.
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in before} == {"frozen_model", "encoder"}
-    settings = {"epochs": None, "max_steps": 1, "batch_size": 4, "schedule": "constant"}
+    train = TrainParams(epochs=None, max_steps=1, batch_size=4, schedule="constant")
     # What moves a prefix that trains alone is no key of this one's.
-    params = BOTH.training(TrainParams(**settings, max_grad_norm=None, key_rate_factor=0.5))
+    params = BOTH.training(train.model_copy(update={"max_grad_norm": None, "key_rate_factor": 0.5}))
     data = Dataset.from_list(examples())
     train_prefix(model, data, data, params, 0, lambda step, metrics: None, apart=apart)
     after = dict(model.named_parameters())

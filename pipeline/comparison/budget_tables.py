@@ -1,5 +1,6 @@
 """The tables of `budgets` as text, each with a sentence that says how it is made."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,8 +61,9 @@ def within_seconds(
     timed = measured["run"].map(lambda run: timings.get(run, {}))
     took = timed.map(lambda figures: figures.get("training_seconds")).astype(float)
     searched = timed.map(lambda figures: figures.get("search_seconds", 0.0))
-    share = measured["step"] / measured["steps"].clip(lower=1)
-    measured = measured.assign(took=took, spent=searched + (took - searched) * share)
+    # From the end, so that the last step is at what the training took, to the digit.
+    left = (measured["steps"] - measured["step"]) / measured["steps"].clip(lower=1)
+    measured = measured.assign(took=took, spent=took - (took - searched) * left)
     measured = measured.dropna(subset=["took"])
     note = (
         "The lowest validation loss (nats per target token) within so many seconds of training, by "
@@ -123,12 +125,14 @@ def _reached(
     params: Params,
 ) -> BudgetTable | None:
     """A row a setting, best at the end first; a column a budget."""
-    took = measured.groupby("setting")["took"].mean()
+    of_runs = measured.groupby(["setting", "run"])["took"].first().groupby("setting")
+    took, longest = of_runs.mean(), of_runs.max()
     if len(took) < 2:
         return None
     whole = unit == "steps"
-    budgets = [float(int(each)) if whole else each for each in budgets_of(took)]
-    losses = reached(measured, [each for each in dict.fromkeys(budgets) if each > 0])
+    # Within what a setting took, the longest of its runs is over.
+    budgets = [float(math.ceil(each)) if whole else each for each in budgets_of(longest)]
+    losses = reached(measured, [*dict.fromkeys(budgets)])
     shown = settings[settings["name"].isin(losses.index)]
     lowest = losses.min()
     loss = METRICS["loss"]
