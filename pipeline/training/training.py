@@ -95,8 +95,9 @@ class Training:
             say(f"initial states train at a rate of {rate:g}")
         # What trains apart does so at the one rate that it is given.
         blocks = [] if apart else blocks_of(model.encoder)
+        others, own_rate = apart or (model.state_parameters, rate)
         optimizer, schedule = build_optimizer(
-            self.trainable, params, self.steps, *(apart or (model.state_parameters, rate)), blocks
+            self.trainable, params, self.steps, others, own_rate, blocks
         )
         self._order = training_order(
             len(self._rows),
