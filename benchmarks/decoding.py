@@ -8,6 +8,7 @@ floor is that of reading every weight once.
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from unittest import mock
 
 import click
@@ -68,9 +69,9 @@ def main(rows: str, steps: int, rounds: int, threads: int) -> None:
     table = []
     for count in map(int, rows.split(",")):
         ways: dict[str, Callable[[], float]] = {
-            "torch": lambda count=count: _with(False, model, stem, ids, count, steps),
-            "kernel": lambda count=count: _with(True, model, stem, ids, count, steps),
-            "weights read once": lambda: floor(model),
+            "torch": partial(_with, False, model, stem, ids, count, steps),
+            "kernel": partial(_with, True, model, stem, ids, count, steps),
+            "weights read once": partial(floor, model),
         }
         found: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):

@@ -156,6 +156,9 @@ INITIALIZATIONS: dict[str, Any] = {
     "most": {"type": "most_attended", "path": "texts/corpus.txt", "corpus_tokens": 24},
     "words": {"type": "vocabulary", "path": "data/model/config.json", "words": ["size", "km"]},
     "random": {"type": "random", "path": "data/model/config.json", "scale": 0.5},
+    "like_inputs": {"type": "random", "path": "data/model/config.json", "statistics": "inputs"},
+    "chosen": {"type": "chosen_demonstrations", "path": "data/raw", "candidates": 2, "examples": 2},
+    "best": {"type": "best_chunk", "path": "texts/corpus.txt", "chunks": 2, "examples": 2},
 }
 
 
@@ -174,7 +177,7 @@ def finished(root: Path, template: str | None) -> Params:
     params["task"]["use_chat_template"] = template is not None
     kinds = INITIALIZATIONS
     if template is not None:
-        kinds = {name: kinds[name] for name in ("corpus", "shown", "random")}
+        kinds = {name: kinds[name] for name in ("corpus", "shown", "random", "like_inputs")}
     params["initializations"] = kinds
     params["sweep"] = {
         **{"lengths": [P], "initializations": list(kinds), "seeds": [0]},
@@ -251,7 +254,7 @@ def test_every_row_of_the_table_is_the_frozen_models_own_numbers(
 
 @pytest.mark.slow
 def test_prefixes_say_whether_they_begin_a_text(done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of a text hold its BOS as their first token; noise does not, and its inputs do."""
+    """Those of a text, and noise like such, begin with BOS; other noise does not, its inputs do."""
     root, params = done
     monkeypatch.chdir(root)
     model = tiny_model(vocab_size=300)

@@ -153,7 +153,8 @@ def test_each_round_tries_others_after_what_is_chosen(
 ) -> None:
     rows = {row["key"]: row for row in read_jsonl(paths.RAW_DATA / "train.jsonl")}
     keys = re.findall("train [0-9]+", (paths.KV_PREFIX / "shown" / "text.txt").read_text())
-    waiting, shown = [rows[key] for key in keys], []
+    waiting = [rows[key] for key in keys]
+    shown: list[dict[str, Any]] = []
     for _ in range(2):
         tried, waiting = waiting[:3], waiting[3:]
         losses = [validation_loss(params, cache_of(params, [*shown, row])) for row in tried]
@@ -195,6 +196,12 @@ def test_noise_like_inputs_begins_no_text_where_inputs_do_not(params: Params) ->
     kv = start_of(params, "like_inputs")
     assert not kv.begins_text
     equal(kv, start_of(params, "like_inputs"))
+
+
+def test_a_classifier_has_no_such_loss(params: Params) -> None:
+    task = params.task.model_copy(update={"type": "seq_cls", "use_chat_template": False})
+    with pytest.raises(PipelineError, match=r"initializations\.chosen: is chosen by the loss of"):
+        kv_prefix.run(params.model_copy(update={"task": task}), "chosen")
 
 
 def test_a_missing_validation_split_is_told(params: Params) -> None:

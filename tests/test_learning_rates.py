@@ -13,9 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.baselines.full_fine_tuning import FullFineTuning
+from pipeline.baselines.full_fine_tuning import FullFineTuning, WeightRates
 from pipeline.baselines.table import TRAINED_BASELINES
 from pipeline.config import load_params
+from pipeline.config.objective import DistillationObjective
 from pipeline.config.train import TrainParams
 from pipeline.errors import DivergedError, StoppedError
 from pipeline.prefix import PrefixConfig, PrefixModel
@@ -31,6 +32,7 @@ from pipeline.workspace import paths
 from pipeline.workspace.checkpoints import TRIALS
 from pipeline.workspace.timings import read_timing
 from tests.conftest import Workspace, tiny_model
+from tests.distributed.trainings import taught
 from tests.faults.kills import forget
 from tests.faults.test_kills import ENCODERS, CutOffError, examples, same, train
 from tests.faults.training_folder import (
@@ -41,6 +43,7 @@ from tests.faults.training_folder import (
     working_in,
     write_params,
 )
+from tests.hybrids import lfm2
 from tests.sweep_runs import client, runs
 
 CONFIG = PrefixConfig(num_virtual_tokens=4)
@@ -186,7 +189,7 @@ def test_all_weights_start_anew_for_each_trial() -> None:
     data = examples()
 
     def trained(learning_rate: Any) -> Any:
-        search = {"lowest": 1e-4, "highest": 1e-2, "candidates": 2}
+        search = WeightRates(lowest=1e-4, highest=1e-2, candidates=2)
         own = FullFineTuning(
             type="full_fine_tuning", learning_rate=learning_rate, learning_rate_search=search
         )
@@ -198,6 +201,26 @@ def test_all_weights_start_anew_for_each_trial() -> None:
     assert result.history == given.history
     for name, tensor in given.prefix.tensors.items():
         assert torch.equal(result.prefix.tensors[name], tensor)
+
+
+def test_states_follow_each_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`state_learning_rate: null` is a share of the rate that is tried."""
+    peaks: list[list[float]] = []
+    real = ShortTraining.begin
+
+    def noting(self: ShortTraining) -> None:
+        peaks.append([group["initial_lr"] for group in self.progress.optimizer.param_groups])
+        real(self)
+
+    monkeypatch.setattr(ShortTraining, "begin", noting)
+    data = taught()
+    model = PrefixModel(lfm2(), PrefixConfig(num_virtual_tokens=2))
+    objective = DistillationObjective(type="distillation", teacher="one", path="data/teachers/one")
+    result = train_prefix(model, data, data, auto(objective=objective), 3, lambda *_: None)
+    assert [rate for rate, _ in peaks[:3]] == [1e-4, 1e-2, 1.0]
+    shares = [of_states / rate for rate, of_states in peaks]
+    assert shares == pytest.approx([shares[0]] * 5, rel=0.1)
+    assert result.history[1]["train/learning_rate"] == result.learning_rate
 
 
 def test_trained_baselines_are_searched_where_they_are_trained() -> None:
@@ -371,7 +394,7 @@ def test_the_stage_goes_on_with_a_killed_search_and_writes_the_same_bytes(
         stage.run(load_params(), VARIANT)
         expected = outs(tmp_path)
         found = read_json(paths.TRAIN / VARIANT.name / "metrics.json")
-        table = pd.DataFrame(found["learning_rate_search"])
+        table: Any = pd.DataFrame(found["learning_rate_search"])
         assert list(table) == ["round", "learning_rate", "steps", "validation_loss"]
         assert list(table["steps"]) == [4, 4, 4, 6, 6]
         last = table[table["round"] == 2]
@@ -416,7 +439,7 @@ def test_a_sweep_shows_the_rates_and_what_they_cost(workspace: Workspace) -> Non
     workspace.edit(edit)
     workspace.run("dvc", "repro")
     data = workspace.root / "data"
-    summary = pd.read_csv(data / "report" / "summary.csv").set_index("name")
+    summary: Any = pd.read_csv(data / "report" / "summary.csv").set_index("name")
     names = ["len2-random-seed0", "lora-seed0"]
     for name in names:
         metrics = read_json(data / "train" / name / "metrics.json")

@@ -129,11 +129,12 @@ def _make(root: Path, number: int) -> None:
         ]
         (root / "inputs" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     with (root / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(_params(number), file)
+        YAML(typ="safe").dump(params_of(number), file)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
 
 
-def _params(number: int) -> dict[str, object]:
+def params_of(number: int) -> dict[str, object]:
+    """The params of a sweep over so many seeds."""
     splits = ("train", "validation", "test")
     files = {split: f"inputs/{split}.jsonl" for split in splits}
     return {
@@ -154,7 +155,7 @@ def _params(number: int) -> dict[str, object]:
             "in_context": [],
         },
         "kv_prefix": {"max_length": 8},
-        "prefix": {},
+        "prefix": {"distractors": {"path": "data/model/config.json"}},
         "teachers": {},
         "train": {
             "objective": {"type": "target", "path": "data/tokenized/splits/train"},

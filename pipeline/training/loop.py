@@ -86,6 +86,8 @@ def train_prefix(
             with interruptible() as asked:
                 found = trials.search(bar, asked)
             params = params.model_copy(update={"learning_rate": found.rate})
+            # It holds a copy of what is trained, which may be every weight.
+            del trials
         training = Training(
             model,
             train,

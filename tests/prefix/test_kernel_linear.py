@@ -38,7 +38,7 @@ def test_layers_are_the_kernel_s_within_it_and_torch_s_again_after_it(
     monkeypatch.setattr(linear, "_gains", lambda: True)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8, bias=False)).to(BRAIN)
     own = model[2].forward
-    model[0].forward = moved = lambda states: states  # type: ignore[method-assign]
+    model[0].forward = moved = lambda states: states
     states, many = torch.randn(1, 2, 8).to(BRAIN), torch.randn(MOST + 1, 8).to(BRAIN)
     with torch.no_grad():
         expected = model(states), model[2](many)
@@ -46,7 +46,7 @@ def test_layers_are_the_kernel_s_within_it_and_torch_s_again_after_it(
 
     def counted(*given: torch.Tensor) -> torch.Tensor:
         calls.append(len(given[0]))
-        return kernel_linear(*given)  # type: ignore[arg-type]
+        return kernel_linear(*given)
 
     monkeypatch.setattr(linear, "kernel_linear", counted)
     with kernel_linears(model), kernel_linears(model):

@@ -40,7 +40,7 @@ class BoundedConfig(uvicorn.Config):
         self, app: App, *, max_connections: int, patience: float = 30.0, **settings: Any
     ) -> None:
         super().__init__(
-            app,  # type: ignore[arg-type]
+            app,
             http=BoundedProtocol,
             ws="none",
             backlog=BACKLOG,

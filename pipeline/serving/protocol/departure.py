@@ -1,8 +1,8 @@
 """What nobody waits for any more is not computed: work ends when its client has gone."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.requests import Request
 
@@ -19,7 +19,7 @@ async def departure(request: Request) -> None:
         pass
 
 
-async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_there(request: Request, work: Awaitable[T]) -> T:
     """What `work` returns; cancels it, and raises GoneError, when the client goes before."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(departure(request))
     try:

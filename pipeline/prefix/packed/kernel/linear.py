@@ -9,37 +9,46 @@ A token's sums are float32, rounded once, in an order that no other token change
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from weakref import WeakSet
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.prefix.architecture.turns import turn_of
 from pipeline.prefix.packed.kernel.library import kernel_lanes, kernel_linear
 
 MOST = 64
 """Tokens that a layer is computed for by the kernel; more are torch's."""
 
 _SERVED = torch.bfloat16
+_within: WeakSet[nn.Module] = WeakSet()
 
 
 @contextmanager
 def kernel_linears(model: nn.Module) -> Iterator[None]:
     """Within it, a model's linear layers that the kernel serves compute few tokens by it.
 
-    For decoding alone: no gradient goes through the kernel. Where there is nothing to gain, and
-    within itself, it does nothing. Whoever enters it has the model's turn.
+    For decoding alone: no gradient goes through the kernel. Where there is nothing to gain it does
+    nothing, nor within itself. Other threads wait for their turn with the model.
     """
-    changed = _changed(model) if _gains() else []
-    for layer in changed:
-        layer.__dict__["forward"] = partial(_forward, layer)
-    try:
-        yield
-    finally:
+    with turn_of(model):
+        if model in _within or not _gains() or next(model.parameters()).dtype != _SERVED:
+            yield
+            return
+        changed = _served(model)
+        _within.add(model)
         for layer in changed:
-            del layer.__dict__["forward"]
+            layer.__dict__["forward"] = partial(_forward, layer)
+        try:
+            yield
+        finally:
+            for layer in changed:
+                del layer.__dict__["forward"]
+            _within.discard(model)
 
 
-def _changed(model: nn.Module) -> list[nn.Linear]:
+def _served(model: nn.Module) -> list[nn.Linear]:
     return [
         layer
         for layer in model.modules()
