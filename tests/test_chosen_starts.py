@@ -1,6 +1,7 @@
 """Starts that validation chooses from several, and the mean of several chunks."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,10 @@ def frozen_model(params: Params) -> Any:
     return load_frozen_model(paths.MODEL, params.kv_prefix)
 
 
-def start_of(params: Params, name: str, length: int = P) -> KVPrefix:
+def start_of(params: Params, name: str, length: int = P, folder: Path | None = None) -> KVPrefix:
     model = PrefixModel(frozen_model(params), PrefixConfig(length))
     try:
-        return start_prefix(Variant(length, name, 0), model)
+        return start_prefix(Variant(length, name, 0), model, folder)
     finally:
         model.detach()
 
@@ -101,6 +102,17 @@ def cache_of(params: Params, rows: list[dict[str, Any]]) -> KVPrefix:
         context.rendering.demonstrations(rows, TEMPLATE), is_chat=False
     )
     return kv_prefix_from_tokens(context.frozen_model, tokens[:P])
+
+
+@pytest.mark.parametrize("name", ["chosen", "best", "mean", "like_inputs"])
+def test_a_start_from_a_copy_reads_nothing_else(
+    params: Params, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a trained baseline's prefix does, which depends on the copy alone."""
+    expected = start_of(params, name)
+    shutil.copytree(paths.KV_PREFIX / name, tmp_path / "copy")
+    monkeypatch.setattr(paths, "KV_PREFIX", tmp_path / "nowhere")
+    equal(start_of(params, name, folder=tmp_path / "copy"), expected)
 
 
 def test_a_start_is_measured_as_training_measures_it(params: Params) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.baselines.full_fine_tuning import FullFineTuning, WeightRates
+from pipeline.baselines.table import TRAINED_BASELINES
 from pipeline.config import load_params
 from pipeline.config.objective import DistillationObjective
 from pipeline.config.train import TrainParams
@@ -222,10 +223,29 @@ def test_states_follow_each_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.history[1]["train/learning_rate"] == result.learning_rate
 
 
-def test_lora_and_all_weights_are_searched_where_they_are_trained() -> None:
-    full = FullFineTuning(type="full_fine_tuning", learning_rate="auto")
-    own = full.training(TrainParams()).learning_rate_search
-    assert (own.lowest, own.highest) == (5e-6, 5e-4)
+def test_trained_baselines_are_searched_where_they_are_trained() -> None:
+    ranges = {}
+    for kind in TRAINED_BASELINES:
+        fields = kind.model_fields
+        needed = {"initialization": "random", "length": 4}
+        own = kind.model_validate(
+            {
+                **{"type": (name := get_args(fields["type"].annotation)[0])},
+                **{"learning_rate": "auto"},
+                **{key: value for key, value in needed.items() if key in fields},
+            }
+        )
+        training = own.training(TrainParams())
+        assert training.learning_rate == "auto"
+        search = training.learning_rate_search
+        ranges[name] = (search.lowest, search.highest)
+        assert search.lowest <= fields["learning_rate"].default <= search.highest
+    assert ranges == {
+        "lora": (2e-4, 1e-2),
+        "prompt_tuning": (3e-3, 3e-1),
+        "prefix_and_lora": (2e-4, 1e-2),
+        "full_fine_tuning": (5e-6, 5e-4),
+    }
     fewer = FullFineTuning.model_validate(
         {"type": "full_fine_tuning", "learning_rate_search": {"candidates": 3}}
     )

@@ -67,7 +67,7 @@ class TrainParams(Compute):
         return not is_adamw or self.key_rate_factor != 1 or self.relative_rates
 
     def of_weights(self) -> Self:
-        """The same training for weights that are no keys and values: AdamW moves all of them."""
+        """The same training for what is not keys and values alone: AdamW moves all of it alike."""
         adamw = AdamWOptimizer(betas=self.optimizer.betas, eps=self.optimizer.eps)
         alike = {"optimizer": adamw, "key_rate_factor": 1.0, "relative_rates": False}
         return self.model_copy(update=alike)

@@ -15,7 +15,7 @@ from pipeline.training.halving import FoundRate
 from pipeline.training.interruption import interruptible
 from pipeline.training.kept_trials import KeptTrials
 from pipeline.training.left_out import NOTHING, LeftOut
-from pipeline.training.optimizer import planned_steps
+from pipeline.training.optimizer import Apart, planned_steps
 from pipeline.training.progress import TrainingResult
 from pipeline.training.step import ModelOfStep
 from pipeline.training.together import train_all
@@ -36,6 +36,7 @@ def train_prefix(
     ranks: Ranks = ALONE,
     beside: ModelOfStep | None = None,
     left_out: LeftOut = NOTHING,
+    apart: Apart | None = None,
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
 
@@ -49,6 +50,9 @@ def train_prefix(
     Where `params.learning_rate` is `auto`, short trainings from the same start on the same batches
     find the rate first (see `search_rate`), and the result is that of a training with this rate, to
     the bit. With `checkpoints` a killed search goes on, too.
+
+    `apart` are parameters with a peak rate of their own, and that rate, which a search leaves as it
+    is.
 
     Several processes call it alike, with their `ranks`, and each computes its share of every
     batch: the result is that of one. Checkpoints are the first's.
@@ -67,6 +71,7 @@ def train_prefix(
             ranks=ranks,
             beside=beside,
             left_out=left_out,
+            apart=apart,
         )
 
     found: FoundRate | None = None
@@ -95,6 +100,7 @@ def train_prefix(
             ranks=ranks,
             beside=beside,
             left_out=left_out,
+            apart=apart,
         )
         training.result.search = found
         train_all([training], _raise, bar=bar)

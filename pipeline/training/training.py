@@ -29,6 +29,7 @@ from pipeline.training.keeping import Keeping
 from pipeline.training.left_out import NOTHING, Group, LeftOut
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.optimizer import (
+    Apart,
     build_optimizer,
     examples_per_step,
     planned_examples,
@@ -70,6 +71,7 @@ class Training:
         ranks: Ranks = ALONE,
         beside: ModelOfStep | None = None,
         left_out: LeftOut = NOTHING,
+        apart: Apart | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self._seed = seed
@@ -91,9 +93,11 @@ class Training:
         rate = state_rate(model, params)
         if rate is not None:
             say(f"initial states train at a rate of {rate:g}")
-        blocks = blocks_of(model.encoder)
+        # What trains apart does so at the one rate that it is given.
+        blocks = [] if apart else blocks_of(model.encoder)
+        others, own_rate = apart or (model.state_parameters, rate)
         optimizer, schedule = build_optimizer(
-            self.trainable, params, self.steps, model.state_parameters, rate, blocks
+            self.trainable, params, self.steps, others, own_rate, blocks
         )
         self._order = training_order(
             len(self._rows),

@@ -21,7 +21,8 @@ def record_timing(name: str, **figures: float) -> None:
 
     Keys in use: `training_seconds`, of which `search_seconds` were the search of the learning rate,
     `training_tokens_per_second`, `evaluation_seconds`, `decoding_tokens_per_second`,
-    `first_token_ms`.
+    `first_token_ms`, and the last two with `merged_` before them, of matrices that were merged into
+    the weights.
     """
     _write(name, {**read_timing(name), **figures})
 
