@@ -174,10 +174,14 @@ class CutOffError(Exception):
     """Ends a training in the middle."""
 
 
-def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "rows", [{}, {"optimizer": {"type": "muon"}, "averaging": {"type": "ema", "decay": 0.5}}]
+)
+def test_resumed_is_uninterrupted(rows: dict[str, Any], tmp_path: Path) -> None:
     split = Dataset.from_list(examples([5, 9, 7, 9, 12]))
     params = TrainParams(
-        epochs=None, max_steps=5, batch_size=2, eval_every_steps=2, state_learning_rate=1e-3
+        **{"epochs": None, "max_steps": 5, "batch_size": 2, "eval_every_steps": 2},
+        **{"state_learning_rate": 1e-3, **rows},
     )
 
     def run(folder: CheckpointFolder | None, cut_after: int | None = None) -> TrainingResult:

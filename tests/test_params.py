@@ -199,6 +199,18 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a projection to states": (_set("prefix", {"kinds": ["state"], "prefix_projection": True}), "prefix_projection: true is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to false, or add attention"),
     "dropout of states": (_set("prefix", {"kinds": ["state"], "prefix_dropout": 0.1}), "prefix_dropout: 0.1 is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to 0, or add attention"),
     "a rate for states left out": (_both(_set("prefix.kinds", ["attention"]), _set("train.state_learning_rate", 1e-3)), "train.state_learning_rate: 0.001 is of initial states, which prefix.kinds: ['attention'] leaves out; set it to null"),
+    "an unknown optimizer": (_set("train.optimizer", {"type": "sgd"}), "train.optimizer.type = 'sgd' is unknown; use one of 'adamw', 'muon'."),
+    "another optimizer's key": (_set("train.optimizer", {"type": "adamw", "momentum": 0.9}), "train.optimizer.momentum: unknown key; known keys: betas, eps, type."),
+    "three decays": (_set("train.optimizer", {"type": "adamw", "betas": [0.9, 0.9, 0.9]}), "train.optimizer.betas = [0.9, 0.9, 0.9] should have at most 2 items"),
+    "an optimizer without a type": (_set("train.optimizer", {"betas": [0.9, 0.99]}), "train.optimizer.type: is missing; it says which kind this is."),
+    "keys that never move": (_set("train.key_rate_factor", 0), "train.key_rate_factor = 0 should be greater than 0"),
+    "a mean that never moves": (_set("train.averaging", {"type": "ema", "decay": 1.0}), "train.averaging.decay = 1.0 should be less than 1"),
+    "a tail after the end": (_set("train.averaging", {"type": "tail", "start": 1.0}), "train.averaging.start = 1.0 should be less than 1"),
+    "an unknown mean": (_set("train.averaging", {"type": "swa"}), "train.averaging.type = 'swa' is unknown; use one of 'ema', 'tail'."),
+    "muon of states": (_both(_set("prefix.kinds", ["state"]), _set("train.optimizer", {"type": "muon"})), "train.optimizer.type: muon is of keys and values, and prefix.kinds: [state] has none; set it to adamw, or add attention"),
+    "relative rates of states": (_both(_set("prefix.kinds", ["state"]), _set("train.relative_rates", True)), "train.relative_rates: true is of keys and values, and prefix.kinds: [state] has none; set it to false, or add attention"),
+    "keys of an MLP": (_both(_set("prefix.prefix_projection", True), _set("train.key_rate_factor", 0.5)), "train.key_rate_factor: 0.5 is of keys and values that are trained themselves, and prefix.prefix_projection: true trains an MLP that yields them; set it to 1.0, or prefix_projection to false"),
+    "relative rates of an MLP in a library": (_library(prefix={"prefix_projection": True}, train={"relative_rates": True}), "library.train.relative_rates: true is of keys and values that are trained themselves, and library.prefix.prefix_projection: true trains an MLP"),
     "no rate for states": (_set("train.state_learning_rate", 0), "train.state_learning_rate = 0 should be greater than 0"),
     "states of an encoder-decoder": (_both(_set("prefix.kinds", ["state"]), lambda p: p["task"].update(type="seq2seq_lm", use_chat_template=False)), "prefix.kinds: ['state'] needs a decoder with recurrent layers, and task.type: seq2seq_lm has an encoder-decoder; use null"),
     "distractors that it would write itself": (_set("prefix", {"distractors": {"path": "data/train", "count": 1}}), "prefix.distractors: path: 'data/train' is written by the stage that would read it; copy the prefixes of other documents"),
@@ -327,6 +339,14 @@ def test_a_baseline_trains_as_train_says_where_it_says_nothing_itself() -> None:
     assert (own.epochs, own.max_steps, own.learning_rate) == (None, 7, 1e-3)
     assert (own.batch_size, own.weight_decay) == (4, 0.1)
     assert Lora(type="lora").training(train).epochs == 2
+
+
+def test_what_is_of_keys_and_values_is_no_baselines() -> None:
+    muon = {"type": "muon", "betas": [0.8, 0.9], "adamw_learning_rate": 1.0}
+    train = TrainParams(optimizer=muon, relative_rates=True, averaging={"type": "ema"})
+    own = Lora(type="lora", learning_rate=1e-3).training(train.of_weights())
+    assert (own.adamw_rate, own.moves_blocks, own.optimizer.betas) == (1e-3, False, [0.8, 0.9])
+    assert own.averaging == train.averaging
 
 
 @pytest.mark.parametrize("size", [None, 50])

@@ -136,6 +136,18 @@ def assert_alike(found: TrainingResult, expected: TrainingResult) -> None:
         assert (tensor - other_tensor).abs().max() < TOLERANCE
 
 
+def test_each_has_its_own_optimizer_and_mean() -> None:
+    muon, tail = {"type": "muon"}, {"type": "tail", "start": 0.4}
+    specs = (
+        Spec(3, 0, train={"optimizer": muon, "averaging": tail}),
+        Spec(8, 1, train={"relative_rates": True, "key_rate_factor": 0.5}),
+    )
+    results, errors = all_of(specs)
+    assert errors == [None, None]
+    for spec, result in zip(specs, results, strict=True):
+        assert_alike(result, alone(spec))
+
+
 @pytest.mark.parametrize("max_tokens", [25, 60, 4096])
 def test_each_ends_as_it_does_alone(max_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of other lengths, seeds, sizes, encoders, steps and ends, one of them in padded batches."""

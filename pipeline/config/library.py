@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.config.blocks import refuse_nothing_to_move
 from pipeline.config.prefix import DistractorParams, PrefixParams
 from pipeline.config.self_study import FrozenModelGenerator, StudySettings
 from pipeline.config.train import TrainParams
@@ -103,6 +104,7 @@ def refuse_impossible_library(library: LibraryParams) -> None:
             f"library.prefix.num_frozen_tokens: {prefix.num_frozen_tokens} leaves nothing to train "
             f"of {prefix.length} virtual tokens; lower it"
         )
+    refuse_nothing_to_move(prefix, library.train, "library.")
     _refuse_too_few(library)
 
 

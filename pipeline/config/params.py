@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from pipeline.config.baselines import UntrainedBaselines
+from pipeline.config.blocks import refuse_nothing_to_move
 from pipeline.config.checkpoints import CheckpointParams
 from pipeline.config.compared import (
     refuse_impossible_texts,
@@ -235,6 +236,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _kinds_are_used(self) -> Self:
         refuse_unused_kinds(self.prefix, self.train, self.task)
+        refuse_nothing_to_move(self.prefix, self.train)
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.config.averaging import Averaging
 from pipeline.config.objective import Objective, TargetObjective
+from pipeline.config.optimizer import AdamWOptimizer, MuonOptimizer, Optimizer
 from pipeline.schema.compute import Compute
 from pipeline.schema.section import Count
 
@@ -13,8 +15,11 @@ class TrainParams(Compute):
     """The training of every variant."""
 
     objective: Objective = TargetObjective()
+    optimizer: Optimizer = AdamWOptimizer()
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     state_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    key_rate_factor: Annotated[float, Field(gt=0)] = 1.0
+    relative_rates: bool = False
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -25,6 +30,7 @@ class TrainParams(Compute):
     max_steps: Count | None = None
     eval_every_steps: Count | None = None
     early_stopping_patience: Count | None = None
+    averaging: Averaging | None = None
     gradient_checkpointing: bool = False
     compile: Literal["auto"] | bool = "auto"
 
@@ -37,3 +43,23 @@ class TrainParams(Compute):
         if self.compile is True and self.gradient_checkpointing:
             raise ValueError("compile: true does not go with gradient_checkpointing; use auto")
         return self
+
+    @property
+    def adamw_rate(self) -> float:
+        """The peak rate of what AdamW moves: of everything, or of what Muon leaves to it."""
+        given = None
+        if isinstance(self.optimizer, MuonOptimizer):
+            given = self.optimizer.adamw_learning_rate
+        return self.learning_rate if given is None else given
+
+    @property
+    def moves_blocks(self) -> bool:
+        """Whether layers' keys and values are moved otherwise than all numbers alike."""
+        is_adamw = isinstance(self.optimizer, AdamWOptimizer)
+        return not is_adamw or self.key_rate_factor != 1 or self.relative_rates
+
+    def of_weights(self) -> Self:
+        """The same training for weights that are no keys and values: AdamW moves all of them."""
+        adamw = AdamWOptimizer(betas=self.optimizer.betas, eps=self.optimizer.eps)
+        alike = {"optimizer": adamw, "key_rate_factor": 1.0, "relative_rates": False}
+        return self.model_copy(update=alike)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.config import Params
+from pipeline.config.blocks import given_for_blocks
 from pipeline.errors import PipelineError
 from pipeline.preflight.saved_prefix import is_without_states, length_with_states
 from pipeline.sweep.variants import Variant
@@ -59,6 +60,12 @@ def _needing_attention(params: Params) -> Iterator[Rule]:
             lambda kinds: "attention" not in kinds,
             f"prefix.num_frozen_tokens: {params.prefix.num_frozen_tokens} virtual tokens are to "
             "stay as they start, but no layer of this model attends to any; set it to 0",
+        )
+    for key, value, unset in given_for_blocks(params.train):
+        yield (
+            lambda kinds: "attention" not in kinds,
+            f"train.{key}: {str(value).lower()} is of keys and values, but no layer of this model "
+            f"attends; set it to {str(unset).lower()}",
         )
 
 

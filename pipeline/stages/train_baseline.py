@@ -34,7 +34,7 @@ def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
             f"'{baseline.family}' is not under trained_baselines of params.yaml; known: {known}"
         )
     definition = params.trained_baselines[baseline.family]
-    training = definition.training(params.train)
+    training = definition.training(params.train.of_weights())
     splits = load_for_objective(paths.TOKENIZED / "splits", training.objective)
     train = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)

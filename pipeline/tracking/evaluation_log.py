@@ -98,4 +98,4 @@ def _start_baseline(params: Params, baseline: Baseline, experiment_id: str) -> s
 
 def _training(params: Params, baseline: Baseline) -> dict[str, Any]:
     definition = params.trained_baselines[baseline.family]
-    return definition.training(params.train).model_dump()
+    return definition.training(params.train.of_weights()).model_dump()

@@ -23,7 +23,7 @@ from pipeline.training.aside import Aside
 from pipeline.training.trained import TrainedWeights
 from pipeline.workspace.checkpoints import FILE, held
 
-FORMAT = "training-checkpoint-4"
+FORMAT = "training-checkpoint-5"
 BEST = "best_prefix.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""AdamW and its learning-rate schedule."""
+"""The optimizer and its learning-rate schedule."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from pipeline.config.train import TrainParams
+from pipeline.prefix.parameters.blocks import Block
+from pipeline.training.block_optimizer import optimizer_of_blocks
 
 
 def planned_examples(params: TrainParams, examples: int) -> int | None:
@@ -60,17 +62,29 @@ def build_optimizer(
     steps: int,
     states: Sequence[torch.nn.Parameter] = (),
     state_rate: float | None = None,
+    blocks: Sequence[Block] = (),
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW (betas 0.9 and 0.999, epsilon 1e-8) with the schedule that params name.
+    """The optimizer that params name, with the schedule that they name.
 
     `states` are those of the parameters that are initial states, whose rate is `state_rate`.
+    `blocks` are the matrices among the rest that Muon takes, and that have rates of their own;
+    AdamW takes what is in none of them.
     """
-    optimizer = torch.optim.AdamW(
-        _groups(list(parameters), states, state_rate),
-        lr=params.learning_rate,
-        weight_decay=params.weight_decay,
-        fused=True,
-    )
+    moved = list(blocks) if params.moves_blocks else []
+    optimizer: torch.optim.Optimizer
+    if moved:
+        within = {id(block.parameter) for block in moved}
+        others = [parameter for parameter in parameters if id(parameter) not in within]
+        groups = _groups(others, params.adamw_rate, states, state_rate)
+        optimizer = optimizer_of_blocks(params, moved, groups)
+    else:
+        optimizer = torch.optim.AdamW(
+            _groups(list(parameters), params.adamw_rate, states, state_rate),
+            betas=tuple(params.optimizer.betas),
+            eps=params.optimizer.eps,
+            weight_decay=params.weight_decay,
+            fused=True,
+        )
     share = partial(
         rate_share, schedule=params.schedule, warmup_steps=params.warmup_steps, steps=steps
     )
@@ -79,15 +93,14 @@ def build_optimizer(
 
 def _groups(
     parameters: list[torch.nn.Parameter],
+    rate: float,
     states: Sequence[torch.nn.Parameter],
     state_rate: float | None,
 ) -> list[dict[str, Any]]:
     """The parameters by their rates; the first group's is the one that a history tells."""
-    if not states or state_rate is None:
-        return [{"params": parameters}]
-    apart = {id(parameter) for parameter in states}
+    apart = {id(parameter) for parameter in states} if state_rate is not None else set()
     groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in parameters if id(parameter) not in apart]},
-        {"params": list(states), "lr": state_rate},
+        {"params": [p for p in parameters if id(p) not in apart], "lr": rate},
+        {"params": [p for p in parameters if id(p) in apart], "lr": state_rate},
     ]
     return [group for group in groups if group["params"]]

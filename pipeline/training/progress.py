@@ -1,12 +1,14 @@
 """A training between two optimizer steps: what it has come to, and its way into a checkpoint."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.training.averaging import Average
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.trained import TrainedWeights
@@ -83,8 +85,22 @@ class Progress:
     schedule: torch.optim.lr_scheduler.LRScheduler
     result: TrainingResult
     loss_scale: LossScale
+    average: Average | None = None
     waited: int = 0
     is_finished: bool = False
+
+    def advance(self, step: int) -> None:
+        """Let the optimizer use the gradients in a step, from 1 on, and forget them."""
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.add(step)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the model is what is validated and kept: the mean of steps where one is asked
+        for."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def checkpoint(self, random_states: Mapping[str, torch.Tensor]) -> Checkpoint:
         """Everything as it is now, with the random states that the next step begins from."""
@@ -100,6 +116,8 @@ class Progress:
             for index, values in optimizer["state"].items()
             for key, value in values.items()
         }
+        if self.average is not None:
+            tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"best.keys.{i}": key for i, key in enumerate(best.keys)}
         tensors |= {f"best.values.{i}": value for i, value in enumerate(best.values)}
         tensors |= {f"best.states.{name}": state for name, state in best.states.items()}
@@ -135,6 +153,8 @@ class Progress:
             moments.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": moments, "param_groups": state["optimizer"]})
         self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(_below("average.", tensors))
         self.loss_scale = LossScale(**state["loss_scale"])
         best = state["best"]
         layers = range(sum(name.startswith("best.keys.") for name in tensors))

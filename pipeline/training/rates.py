@@ -13,7 +13,7 @@ from pipeline.prefix import PrefixModel
 def state_rate(model: PrefixModel, params: TrainParams) -> float | None:
     """The peak rate of a model's trainable states, to two digits; None where it has none.
 
-    `state_learning_rate`, or where that is null `learning_rate` times the size of the frozen
+    `state_learning_rate`, or where that is null AdamW's rate times the size of the frozen
     model's own states: the root mean square of each after a few tokens, and of these the geometric
     mean in which each number counts alike, since convolution and recurrence differ by orders of
     magnitude. Two digits, so that machines which differ in the last one train alike.
@@ -25,10 +25,10 @@ def state_rate(model: PrefixModel, params: TrainParams) -> float | None:
         return params.state_learning_rate
     sizes = [(shape.numel, shape.scale) for shape in states.shapes.values() if shape.scale > 0]
     if not sizes:
-        return params.learning_rate
+        return params.adamw_rate
     logarithms = sum(count * math.log(scale) for count, scale in sizes)
     size = math.exp(logarithms / sum(count for count, _ in sizes))
-    return float(f"{params.learning_rate * size:.2g}")
+    return float(f"{params.adamw_rate * size:.2g}")
 
 
 def rate_keys(model: PrefixModel, params: TrainParams) -> tuple[str, ...]:

@@ -17,7 +17,9 @@ from pipeline.errors import DivergedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
 from pipeline.prefix import PrefixModel
+from pipeline.prefix.parameters.blocks import blocks_of
 from pipeline.training.apart import tell_if_apart
+from pipeline.training.averaging import Average
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.divergence import refuse_divergence
@@ -89,8 +91,9 @@ class Training:
         rate = state_rate(model, params)
         if rate is not None:
             say(f"initial states train at a rate of {rate:g}")
+        blocks = blocks_of(model.encoder)
         optimizer, schedule = build_optimizer(
-            self.trainable, params, self.steps, model.state_parameters, rate
+            self.trainable, params, self.steps, model.state_parameters, rate, blocks
         )
         self._order = training_order(
             len(self._rows),
@@ -101,7 +104,10 @@ class Training:
         if params.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         result = TrainingResult(trained_state(model))
-        self.progress = Progress(model, optimizer, schedule, result, LossScale.of(model))
+        how = params.averaging
+        average = None if how is None else Average(self.trainable, how, self.steps)
+        scale = LossScale.of(model)
+        self.progress = Progress(model, optimizer, schedule, result, scale, average)
         self._keeping = Keeping(checkpoints, self.progress)
         self.loss_of: TargetLoss = loss_for(model, params.objective.distilled)
         self._gradient = Gradient(self.loss_of, params.batch_size, ranks, beside, left_out)
@@ -194,9 +200,7 @@ class Training:
             refuse_divergence(step.number, step.loss, step.gradient_norm, step.rate, keys)
         except DivergedError as error:
             self._keeping.give_up(error, step)
-        self.progress.optimizer.step()
-        self.progress.schedule.step()
-        self.progress.optimizer.zero_grad()
+        self.progress.advance(step.number)
         step.seconds = time.perf_counter() - step.began
 
     def record(self, step: Step) -> str:
@@ -207,13 +211,14 @@ class Training:
         speed = step.tokens / step.seconds
         is_last = step.number == self.steps
         if is_last or (params.eval_every_steps and step.number % params.eval_every_steps == 0):
-            row |= self._validate()
-            if row["validation/loss"] < self._best:
-                self._best, result.best_step = row["validation/loss"], step.number
-                progress.waited = 0
-                result.prefix = trained_state(self.model)
-            else:
-                progress.waited += 1
+            with progress.averaged():
+                row |= self._validate()
+                if row["validation/loss"] < self._best:
+                    self._best, result.best_step = row["validation/loss"], step.number
+                    progress.waited = 0
+                    result.prefix = trained_state(self.model)
+                else:
+                    progress.waited += 1
         result.history.append(row)
         measured = {key: value for key, value in row.items() if key != "step"}
         self._log_step(step.number, {**measured, "train/tokens_per_second": speed})

@@ -156,6 +156,10 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "projected": {"config": {"prefix_projection": True, "encoder_hidden_size": 8}},
     # As a trained baseline.
     "all weights": {"prefixed": False, "params": {"learning_rate": 1e-3}},
+    "muon, and its mean": {
+        "params": {"optimizer": {"type": "muon"}, "averaging": {"type": "ema", "decay": 0.5}}
+    },
+    "keys slower, relative": {"params": {"key_rate_factor": 0.5, "relative_rates": True}},
     "one example a step": {"params": {"batch_size": 1, "gradient_accumulation_steps": 1}},
     # At a scale of 2^16 gradients of float16 overflow, in one process or another.
     "float16": {"dtype": torch.float16, "params": {"max_grad_norm": None}},
