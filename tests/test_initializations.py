@@ -19,13 +19,18 @@ pytestmark = pytest.mark.real
 SHAPE = "data/model/config.json"
 TYPES: dict[str, dict[str, Any]] = {
     "random": {"type": "random", "path": SHAPE, "scale": 0.1},
+    "like_inputs": {"type": "random", "path": SHAPE, "statistics": "inputs", "texts": 3},
+    "like_words": {"type": "random", "path": SHAPE, "statistics": "vocabulary"},
     "zero": {"type": "zero", "path": SHAPE},
     "drawn": {"type": "vocabulary", "path": SHAPE},
     "words": {"type": "vocabulary", "path": SHAPE, "words": ["size", "value"]},
     "span": {"type": "corpus_text", "path": "texts/corpus.txt", "skip_tokens": 9},
     "chat": {"type": "corpus_text", "path": "texts/corpus.txt", "use_chat_template": True},
     "chunks": {"type": "corpus_chunks", "path": "texts/corpus.txt", "chunk_tokens": 3},
+    "averaged": {"type": "averaged_chunks", "path": "texts/corpus.txt", "chunks": 3},
+    "best": {"type": "best_chunk", "path": "texts/corpus.txt", "chunks": 3, "examples": 2},
     "demonstrations": {"type": "demonstrations", "path": "data/raw/train.jsonl"},
+    "chosen": {"type": "chosen_demonstrations", "path": "data/raw", "candidates": 2},
     "templated": {
         "type": "demonstrations",
         "path": "data/raw/train.jsonl",
@@ -60,7 +65,7 @@ def test_an_initialisation_starts_a_variant(
     assert [len(start) for start in starts] == [4, 4, 4]
     model.load_kv_prefix(starts[0])
     assert starts[0].keys[1].equal(starts[1].keys[1])
-    drawn_by_seed = name in ("random", "drawn")
+    drawn_by_seed = name in ("random", "like_inputs", "like_words", "drawn")
     assert starts[0].keys[1].equal(starts[2].keys[1]) is not drawn_by_seed
 
 

@@ -1,6 +1,7 @@
 """What the stages hand to an initialisation; each thing is loaded when it is asked for."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -67,6 +68,13 @@ class CacheContext(Protocol):
     def frozen_model(self) -> "PreTrainedModel":
         """The frozen model, in the precision of `kv_prefix`."""
 
+    def validation(self, path: Path, most: int, begins_text: bool) -> list[tuple[list[int], int]]:
+        """The first examples of a file of raw rows, up to `most`, as the stage `tokenize` does.
+
+        Of each its token ids, without BOS where what stands before it `begins_text`, and where its
+        target begins. Raises PipelineError as that stage does.
+        """
+
 
 class StartContext(Protocol):
     """What the stage `train` has for one variant."""
@@ -82,6 +90,10 @@ class StartContext(Protocol):
     @property
     def cached_tokens(self) -> list[int]:
         """The token ids that `cached` was computed of, where it was."""
+
+    @property
+    def cached_begins_text(self) -> bool:
+        """Whether what the stage `kv_prefix` kept begins a text (BOS)."""
 
     def first_tokens(self) -> "KVPrefix":
         """The prefix of the first `length` of these tokens.
@@ -114,8 +126,18 @@ class StartContext(Protocol):
     def frozen_model(self) -> "PreTrainedModel":
         """The frozen model, as the variant trains against it."""
 
+    @property
+    def inputs_begin_text(self) -> bool:
+        """Whether `inputs` begin with what begins a text (BOS)."""
+
     def inputs(self, most: int) -> list[list[int]]:
-        """The token ids of the first training inputs, up to `most` of them."""
+        """The token ids of the first training inputs, up to `most` of them.
+
+        They are read after what the stage `kv_prefix` kept: without BOS where that begins a text.
+        """
 
     def examples(self, most: int) -> list[list[int]]:
         """The token ids of the first training examples with their targets, up to `most`."""
+
+    def validation(self, most: int) -> list[tuple[list[int], int]]:
+        """Token ids of the first validation examples, and where in each its target begins."""

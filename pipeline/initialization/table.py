@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING
 
 from pipeline.initialization.attention_matching import AttentionMatching
+from pipeline.initialization.averaged_chunks import AveragedChunks
+from pipeline.initialization.best_chunk import BestChunk
+from pipeline.initialization.chosen_demonstrations import ChosenDemonstrations
 from pipeline.initialization.corpus_chunks import CorpusChunks
 from pipeline.initialization.corpus_text import CorpusText
 from pipeline.initialization.demonstrations import Demonstrations
@@ -21,7 +24,10 @@ INITIALIZATIONS: tuple[type[Start], ...] = (
     Vocabulary,
     CorpusText,
     CorpusChunks,
+    AveragedChunks,
+    BestChunk,
     Demonstrations,
+    ChosenDemonstrations,
     MostAttended,
     AttentionMatching,
     PrefixFile,

@@ -30,6 +30,13 @@ def first_tokens(folder: Path, length: int, frozen_model: PreTrainedModel) -> KV
     return kv.beginning_text(kept["begins_text"])
 
 
+def begins_text(folder: Path) -> bool:
+    """Whether what `folder` holds begins a text; what is drawn when a variant trains does not."""
+    if (folder / KEPT).exists():
+        return KVPrefix.load(folder / KEPT).begins_text
+    return (folder / TOKENS).exists() and bool(stored_tokens(folder)["begins_text"])
+
+
 def stored_tokens(folder: Path) -> dict[str, Any]:
     """What `folder` says of its text's tokens. Raises PipelineError where it is not there."""
     path = folder / TOKENS

@@ -2,14 +2,19 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.config import Params
 from pipeline.data.rendering import Renderer
 from pipeline.data.task_type import TaskType
+from pipeline.data.tokenizing import TokenizedSplit
+from pipeline.errors import PipelineError
 from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
+from pipeline.storage.records import each_of_jsonl
 from pipeline.workspace import paths
 
 
@@ -44,6 +49,21 @@ class ForInitialization:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The frozen model's tokenizer."""
         return load_tokenizer(paths.MODEL)
+
+    def validation(self, path: Path, most: int, begins_text: bool) -> list[tuple[list[int], int]]:
+        """The first examples of a file of raw rows, by the task's policies."""
+        if self.params.task.type != "causal_lm":
+            raise PipelineError(
+                f"initializations.{self.name}: is chosen by the loss of validation, which needs "
+                "task.type: causal_lm; leave it out"
+            )
+        split = TokenizedSplit(self.rendering, path.stem, each_of_jsonl(path))
+        rows = list(islice(split, most))
+        left_out = [row.get("beginning", 0) if begins_text else 0 for row in rows]
+        return [
+            (row["input_ids"][count:], row["target_start"] - count)
+            for row, count in zip(rows, left_out, strict=True)
+        ]
 
     @cached_property
     def frozen_model(self) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from pipeline.data.beginning import following
 from pipeline.data.rows import TokenizedRows
 from pipeline.data.splits import load_split
 from pipeline.models.definition import read_definition
-from pipeline.models.first_tokens import KEPT, first_tokens, stored_tokens
+from pipeline.models.first_tokens import KEPT, begins_text, first_tokens, stored_tokens
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.architecture.shapes import CacheShapes
@@ -58,6 +58,11 @@ class ForVariant:
         """The tokens of what the stage `kv_prefix` kept."""
         return [int(token) for token in stored_tokens(_folder(self.variant))["tokens"]]
 
+    @property
+    def cached_begins_text(self) -> bool:
+        """Whether what the stage `kv_prefix` kept begins a text."""
+        return begins_text(_folder(self.variant))
+
     def first_tokens(self) -> KVPrefix:
         """The prefix of the first of them, up to the variant's length."""
         return first_tokens(_folder(self.variant), self.length, self.frozen_model)
@@ -94,18 +99,30 @@ class ForVariant:
         """The frozen model's tokenizer."""
         return load_tokenizer(paths.MODEL)
 
+    @property
+    def inputs_begin_text(self) -> bool:
+        """Whether BOS is the first token of `inputs`."""
+        rows = self._rows("train", 1)
+        return "beginning" in rows.column_names and bool(rows[0]["beginning"])
+
     def inputs(self, most: int) -> list[list[int]]:
         """The first inputs of the training split as they follow what the stage `kv_prefix` kept,
         without their targets."""
-        return [row["input_ids"][: row["target_start"]] for row in self._rows(most)]
+        return [row["input_ids"][: row["target_start"]] for row in self._rows("train", most)]
 
     def examples(self, most: int) -> list[list[int]]:
         """The same with their targets."""
-        return [list(row["input_ids"]) for row in self._rows(most)]
+        return [list(row["input_ids"]) for row in self._rows("train", most)]
 
-    def _rows(self, most: int) -> Dataset | TokenizedRows:
-        rows = load_split(paths.TOKENIZED / "splits", "train")
-        return following(rows.select(range(min(most, len(rows)))), self.cached.begins_text)
+    def validation(self, most: int) -> list[tuple[list[int], int]]:
+        """The first examples of the validation split, as they follow it."""
+        rows = self._rows("validation", most)
+        return [(list(row["input_ids"]), row["target_start"]) for row in rows]
+
+    def _rows(self, split: str, most: int) -> Dataset | TokenizedRows:
+        rows = load_split(paths.TOKENIZED / "splits", split)
+        chosen = rows.select(range(min(most, len(rows))))
+        return following(chosen, self.cached_begins_text)
 
 
 def _folder(variant: Variant) -> Path:

@@ -1,0 +1,196 @@
+"""Starts that validation chooses from several, and the mean of several chunks."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import Params, load_params
+from pipeline.config.load import read_yaml
+from pipeline.data.beginning import following
+from pipeline.data.splits import load_split
+from pipeline.errors import PipelineError
+from pipeline.models.first_tokens import stored_tokens
+from pipeline.models.for_initialization import ForInitialization
+from pipeline.models.for_variant import ForVariant, start_prefix
+from pipeline.models.frozen import load_frozen_model
+from pipeline.models.prefixed import prefixed_model
+from pipeline.prefix import (
+    KVPrefix,
+    PrefixConfig,
+    PrefixModel,
+    kv_prefix_from_tokens,
+    mean_kv_prefix,
+    untrained_loss,
+)
+from pipeline.stages import kv_prefix
+from pipeline.storage.records import read_jsonl
+from pipeline.sweep.variants import Variant
+from pipeline.training.validation import target_loss_of
+from pipeline.workspace import paths
+from tests.faults.training_folder import make_training_folder, working_in, write_params
+from tests.prefix.test_initializers import equal
+
+P = 20
+TEMPLATE = "{{ key }}: {{ value }}"
+STARTS: dict[str, dict[str, Any]] = {
+    "shown": {"type": "demonstrations", "path": "data/raw/train.jsonl", "template": TEMPLATE},
+    "chosen": {
+        **{"type": "chosen_demonstrations", "path": "data/raw", "template": TEMPLATE},
+        **{"chosen": 2, "candidates": 3, "examples": 4},
+    },
+    "one": {
+        **{"type": "chosen_demonstrations", "path": "data/raw", "template": TEMPLATE},
+        **{"chosen": 1, "candidates": 12, "examples": 4},
+    },
+    "best": {"type": "best_chunk", "path": "texts/corpus.txt", "chunks": 5, "examples": 4},
+    "mean": {"type": "averaged_chunks", "path": "texts/corpus.txt", "chunks": 5},
+    "like_inputs": {"type": "random", "path": "data/model/config.json", "statistics": "inputs"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder before `train`, without its test splits: nothing here may read them."""
+    folder = tmp_path_factory.mktemp("chosen")
+    make_training_folder(folder)
+    with working_in(folder):
+        raw = read_yaml(Path("params.yaml"))
+        raw["initializations"] = STARTS
+        raw["sweep"] |= {"initializations": list(STARTS), "lengths": [4, P]}
+        raw["kv_prefix"]["max_length"] = P
+        write_params(folder, raw)
+        (paths.RAW_DATA / "test.jsonl").unlink()
+        for name in STARTS:
+            kv_prefix.run(load_params(), name)
+        yield folder
+
+
+@pytest.fixture
+def params(folder: Path) -> Params:
+    return load_params()
+
+
+def frozen_model(params: Params) -> Any:
+    return load_frozen_model(paths.MODEL, params.kv_prefix)
+
+
+def start_of(params: Params, name: str, length: int = P) -> KVPrefix:
+    model = PrefixModel(frozen_model(params), PrefixConfig(length))
+    try:
+        return start_prefix(Variant(length, name, 0), model)
+    finally:
+        model.detach()
+
+
+def validation_loss(params: Params, kv: KVPrefix) -> float:
+    """As the stage `train` measures it before its first step."""
+    split = load_split(paths.TOKENIZED / "splits", "validation")
+    model = prefixed_model(frozen_model(params), kv)
+    loss = target_loss_of(model, following(split, kv.begins_text), 512)
+    model.detach()
+    return loss
+
+
+def cache_of(params: Params, rows: list[dict[str, Any]]) -> KVPrefix:
+    """The KV cache of rows' demonstrations, up to P tokens."""
+    context = ForInitialization(params, "chosen")
+    tokens, _ = context.rendering.tokens(
+        context.rendering.demonstrations(rows, TEMPLATE), is_chat=False
+    )
+    return kv_prefix_from_tokens(context.frozen_model, tokens[:P])
+
+
+def test_a_start_is_measured_as_training_measures_it(params: Params) -> None:
+    examples = ForInitialization(params, "chosen").validation(
+        paths.RAW_DATA / "validation.jsonl", 100, begins_text=False
+    )
+    kv = start_of(params, "shown")
+    found = untrained_loss(frozen_model(params), kv, examples)
+    assert found == pytest.approx(validation_loss(params, kv), rel=1e-5)
+
+
+def test_the_first_demonstration_is_the_best_of_all(params: Params) -> None:
+    rows = {str(row["id"]): row for row in read_jsonl(paths.RAW_DATA / "train.jsonl")}
+    losses = {name: validation_loss(params, cache_of(params, [row])) for name, row in rows.items()}
+    best = min(losses, key=lambda name: losses[name])
+    text = (paths.KV_PREFIX / "one" / "text.txt").read_text()
+    assert text.startswith(f"{rows[best]['key']}: {rows[best]['value']}")
+    assert losses[best] < max(losses.values())
+    assert sorted(text.split()) == sorted(
+        (paths.KV_PREFIX / "shown" / "text.txt").read_text().split()
+    )
+
+
+def test_what_is_chosen_is_no_worse_than_what_it_is_chosen_from(params: Params) -> None:
+    chosen, first = (validation_loss(params, start_of(params, name)) for name in ("one", "shown"))
+    assert chosen <= first
+
+
+def test_a_choice_has_the_same_bytes_again(params: Params) -> None:
+    files = sorted((paths.KV_PREFIX / "chosen").iterdir())
+    before = [path.read_bytes() for path in files]
+    kv_prefix.run(params, "chosen")
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_each_round_tries_others_after_what_is_chosen(
+    params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {row["key"]: row for row in read_jsonl(paths.RAW_DATA / "train.jsonl")}
+    keys = re.findall("train [0-9]+", (paths.KV_PREFIX / "shown" / "text.txt").read_text())
+    waiting, shown = [rows[key] for key in keys], []
+    for _ in range(2):
+        tried, waiting = waiting[:3], waiting[3:]
+        losses = [validation_loss(params, cache_of(params, [*shown, row])) for row in tried]
+        shown.append(tried.pop(losses.index(min(losses))))
+        waiting += tried
+    kv_prefix.run(params, "chosen")
+    said = "chosen: chooses 2 of at most 6 demonstrations by the loss of 4 validation examples"
+    assert said in capsys.readouterr().err
+    text = (paths.KV_PREFIX / "chosen" / "text.txt").read_text()
+    found = re.findall("train [0-9]+", text)
+    assert found == [row["key"] for row in [*shown, *waiting]]
+    equal(start_of(params, "chosen"), cache_of(params, shown), 1e-5)
+    equal(start_of(params, "chosen", 4), cache_of(params, shown)[:4], 1e-5)
+
+
+@pytest.mark.parametrize("length", [4, P])
+def test_the_best_chunk_has_the_lowest_loss_at_every_length(params: Params, length: int) -> None:
+    stored = stored_tokens(paths.KV_PREFIX / "best")
+    chunks = [stored["tokens"][at : at + length] for at in range(0, 5 * P, P)]
+    assert len(stored["tokens"]) == 5 * P
+    starts = [kv_prefix_from_tokens(frozen_model(params), tokens) for tokens in chunks]
+    losses = [validation_loss(params, kv) for kv in starts]
+    equal(start_of(params, "best", length), starts[losses.index(min(losses))], 1e-5)
+    model = PrefixModel(frozen_model(params), PrefixConfig(length))
+    tokens = params.initializations["best"].tokens(ForVariant(Variant(length, "best", 0), model))
+    model.detach()
+    assert tokens == chunks[losses.index(min(losses))]
+
+
+def test_the_mean_of_chunks_is_cut_to_a_shorter_one(params: Params) -> None:
+    stored = stored_tokens(paths.KV_PREFIX / "mean")["tokens"]
+    model = frozen_model(params)
+    caches = [kv_prefix_from_tokens(model, stored[at : at + P]) for at in range(0, 5 * P, P)]
+    equal(start_of(params, "mean"), mean_kv_prefix(caches), 1e-6)
+    equal(start_of(params, "mean", 4), start_of(params, "mean")[:4], 1e-5)
+
+
+def test_noise_like_inputs_begins_no_text_where_inputs_do_not(params: Params) -> None:
+    kv = start_of(params, "like_inputs")
+    assert not kv.begins_text
+    equal(kv, start_of(params, "like_inputs"))
+
+
+def test_a_missing_validation_split_is_told(params: Params) -> None:
+    path = paths.RAW_DATA / "validation.jsonl"
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        with pytest.raises(PipelineError, match=r"validation\.jsonl: no such file"):
+            kv_prefix.run(params, "chosen")
+    finally:
+        path.write_bytes(content)
