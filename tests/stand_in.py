@@ -20,6 +20,7 @@ FOLDERS = {
     "evaluate": ("predictions.jsonl", "metrics.json"),
     "baselines": ("predictions.jsonl", "metrics.json"),
     "in_context": ("predictions.jsonl", "metrics.json"),
+    "baseline_start": ("none.txt",),
     "train_baseline": ("weights/adapter_model.safetensors", "metrics.json", "history.csv"),
     "evaluate_baseline": ("predictions.jsonl", "metrics.json"),
     "library_study": ("train.jsonl", "validation.jsonl", "statistics.json"),

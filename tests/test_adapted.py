@@ -1,4 +1,4 @@
-"""LoRA, full fine-tuning and training subsets, on a tiny model."""
+"""LoRA, prompts, a prefix beside LoRA, full fine-tuning and training subsets, on a tiny model."""
 
 import importlib.util
 import json
@@ -13,21 +13,29 @@ from hypothesis import strategies as st
 
 from pipeline.baselines.full_fine_tuning import FullFineTuning
 from pipeline.baselines.lora import Lora
+from pipeline.baselines.prefix_and_lora import PrefixAndLora
+from pipeline.baselines.prompt_tuning import PromptTuning
 from pipeline.baselines.trained import TrainedBaseline
 from pipeline.config.train import TrainParams
 from pipeline.data.subset import subset
 from pipeline.errors import PipelineError
 from pipeline.models.pretrained import PretrainedFolder
-from pipeline.prefix import PrefixModel
+from pipeline.prefix import KVPrefix, PrefixError, PrefixModel, prompted_model, random_kv_prefix
 from pipeline.schema.compute import Compute
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import stored_bytes
 from pipeline.training.trained import TrainedWeights
-from tests.conftest import tiny_model, tiny_tokenizer
+from tests.conftest import kv_of, tiny_model, tiny_tokenizer
 from tests.test_measuring import examples
 
 LORA = Lora(type="lora", rank=2, learning_rate=0.02)
 FULL = FullFineTuning(type="full_fine_tuning", learning_rate=0.01)
+PROMPT = PromptTuning(type="prompt_tuning", num_virtual_tokens=5, learning_rate=0.3)
+BOTH = PrefixAndLora(
+    **{"type": "prefix_and_lora", "initialization": "random", "length": 3, "rank": 2},
+    **{"learning_rate": 0.02, "prefix_learning_rate": 0.03},
+)
+ALL = {"lora": LORA, "prompt": PROMPT, "both": BOTH, "full": FULL}
 COMPUTE = Compute(device="cpu", dtype="auto")
 
 
@@ -40,6 +48,16 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def found_in(pretrained: Path, compute: Compute = COMPUTE) -> PretrainedFolder:
+    """The pretrained model, and noise as what a prefix starts from."""
+
+    def start(model: PrefixModel) -> KVPrefix:
+        noise = torch.Generator().manual_seed(1)
+        return random_kv_prefix(model.cache_shapes, model.prefix_length, 1.0, noise)
+
+    return PretrainedFolder(pretrained, compute, start_for=start)
+
+
 def trained(
     pretrained: Path,
     baseline: TrainedBaseline,
@@ -49,15 +67,15 @@ def trained(
 ) -> Any:
     """Train a few steps, save to `folder`; returns the model and the losses."""
     torch.manual_seed(0)
-    found = PretrainedFolder(pretrained, compute)
+    found = found_in(pretrained, compute)
     model = baseline.adaptable(found)
     settings = {"epochs": None, "max_steps": 6, "batch_size": 4, "eval_every_steps": 3, **train}
     data = Dataset.from_list(examples())
     params = baseline.training(TrainParams(**settings))
-    prefix_model = PrefixModel(model)
-    result = train_prefix(prefix_model, data, data, params, 0, lambda step, metrics: None)
+    log, apart = (lambda step, metrics: None), baseline.rate_apart(model)
+    result = train_prefix(model, data, data, params, 0, log, apart=apart)
     assert isinstance(result.prefix, TrainedWeights)
-    result.prefix.restore(prefix_model)
+    result.prefix.restore(model)
     baseline.save(model, folder, found)
     return model.eval(), result
 
@@ -68,14 +86,16 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("baseline", [LORA, FULL], ids=["lora", "full"])
+@pytest.mark.parametrize("baseline", ALL.values(), ids=ALL)
 def test_training_lowers_the_loss_and_what_is_stored_gives_it_back(
     pretrained: Path, baseline: TrainedBaseline, tmp_path: Path
 ) -> None:
     model, result = trained(pretrained, baseline, tmp_path)
     metrics = result.metrics()
-    assert metrics["validation/best_loss"] < metrics["validation/initial_loss"] - 0.05
-    again = baseline.load(tmp_path, PretrainedFolder(pretrained, COMPUTE))
+    # Normalised in every layer, words move a small random model little.
+    least = 0.005 if baseline is PROMPT else 0.05
+    assert metrics["validation/best_loss"] < metrics["validation/initial_loss"] - least
+    again = baseline.load(tmp_path, found_in(pretrained))
     assert not any(p.requires_grad for p in again.parameters())
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-6)
     assert stored_bytes(tmp_path) > 0
@@ -85,7 +105,7 @@ def test_lora_starts_as_the_model_and_changes_nothing_of_it(
     pretrained: Path, tmp_path: Path
 ) -> None:
     bare = PretrainedFolder(pretrained, COMPUTE).load()
-    start = LORA.adaptable(PretrainedFolder(pretrained, COMPUTE))
+    start = LORA.adaptable(found_in(pretrained)).frozen_model
     assert torch.equal(logits(start.eval()), logits(bare))
     trainable = {name: p for name, p in start.named_parameters() if p.requires_grad}
     assert trainable
@@ -93,7 +113,12 @@ def test_lora_starts_as_the_model_and_changes_nothing_of_it(
     # Two matrices of rank 2 beside each of the seven linear layers of both blocks.
     assert len(trainable) == 2 * 7 * 2
     model, _ = trained(pretrained, LORA, tmp_path)
-    after = dict(model.named_parameters())
+    assert_unchanged(bare, model)
+
+
+def assert_unchanged(bare: Any, model: PrefixModel) -> None:
+    """Every weight of the frozen model is bit-identical, below LoRA's layers or not."""
+    after = dict(model.frozen_model.named_parameters())
     for name, weight in bare.named_parameters():
         found = after.get(name, after.get(name.replace(".weight", ".base_layer.weight")))
         assert found is not None
@@ -110,26 +135,34 @@ def test_peft_itself_reads_the_adapter(pretrained: Path, tmp_path: Path) -> None
     torch.testing.assert_close(logits(theirs), logits(model), rtol=0, atol=1e-6)
 
 
-def test_two_trainings_write_the_same_bytes(pretrained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("baseline", [LORA, PROMPT, BOTH], ids=["lora", "prompt", "both"])
+def test_two_trainings_write_the_same_bytes(
+    pretrained: Path, baseline: TrainedBaseline, tmp_path: Path
+) -> None:
     for name in ("one", "two"):
-        trained(pretrained, LORA, tmp_path / name)
+        trained(pretrained, baseline, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert "adapter_model.safetensors" in files
     for file in files:
         one, two = ((tmp_path / name / file).read_bytes() for name in ("one", "two"))
         assert one == two, file
-    modules = json.loads((tmp_path / "one" / "adapter_config.json").read_text())["target_modules"]
-    assert modules == sorted(modules)
+    modules = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
+    named = modules.get("target_modules", [])
+    assert named == sorted(named)
 
 
-def test_gradient_checkpointing_trains_lora_alike(pretrained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("baseline", [LORA, PROMPT, BOTH], ids=["lora", "prompt", "both"])
+def test_gradient_checkpointing_trains_alike(
+    pretrained: Path, baseline: TrainedBaseline, tmp_path: Path
+) -> None:
     exact = Compute(device="cpu", dtype="float32")
     losses = []
     for setting in (False, True):
-        model, result = trained(pretrained, LORA, tmp_path, exact, gradient_checkpointing=setting)
+        asked = {"gradient_checkpointing": setting}
+        model, result = trained(pretrained, baseline, tmp_path, exact, **asked)
         # Packed rows serve it in either case.
         assert model.is_activation_checkpointing is setting
-        assert PrefixModel(model).why_not_packed(tokens=8) is None
+        assert model.why_not_packed(tokens=8) is None
         losses.append([row.get("train/loss", 0.0) for row in result.history])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
@@ -142,13 +175,122 @@ def test_a_missing_peft_is_one_sentence(pretrained: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(importlib.util, "find_spec", without_peft)
     with pytest.raises(PipelineError, match=r"LoRA needs PEFT.*pip install '\.\[peft\]'"):
-        LORA.adaptable(PretrainedFolder(pretrained, COMPUTE))
+        LORA.adaptable(found_in(pretrained))
+    with pytest.raises(PipelineError, match=r"prompt tuning needs PEFT.*pip install '\.\[peft\]'"):
+        PROMPT.adaptable(found_in(pretrained))
 
 
 def test_modules_that_the_model_lacks(pretrained: Path) -> None:
     wrong = LORA.model_copy(update={"target_modules": ["query"]})
     with pytest.raises(PipelineError, match="PEFT refuses LoRA's settings: Target modules"):
-        wrong.adaptable(PretrainedFolder(pretrained, COMPUTE))
+        wrong.adaptable(found_in(pretrained))
+
+
+def test_a_prompt_is_what_peft_makes_of_it(pretrained: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    exact = Compute(device="cpu", dtype="float32")
+    model, _ = trained(pretrained, PROMPT, tmp_path, exact)
+    theirs = PeftModel.from_pretrained(found_in(pretrained, exact).load(), tmp_path).eval()
+    # PEFT gives logits at the virtual tokens too.
+    torch.testing.assert_close(logits(theirs)[:, 5:], logits(model), rtol=0, atol=1e-4)
+    ids = torch.tensor([[5, 6, 7]])
+    greedy = {"max_new_tokens": 5, "do_sample": False}
+    ours = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **greedy)
+    said = theirs.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **greedy)
+    assert ours.tolist() == said.tolist()
+    assert_unchanged(found_in(pretrained, exact).load(), model)
+
+
+def test_a_prompt_takes_the_gradient_that_peft_gives_it(pretrained: Path) -> None:
+    exact = Compute(device="cpu", dtype="float32")
+    torch.manual_seed(0)
+    model = PROMPT.adaptable(found_in(pretrained, exact))
+    theirs = PROMPT._by_peft(found_in(pretrained, exact).load(), found_in(pretrained, exact))
+    weight = theirs.prompt_encoder["default"].embedding.weight
+    weight.data.copy_(model.encoder.embedding)
+    ids = torch.tensor([[5, 6, 7, 8], [3, 3, 9, 4]])
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    for each in (model, theirs):
+        found = each(input_ids=ids[:1], attention_mask=mask[:1]).logits[:, -4:]
+        found.log_softmax(-1)[..., 7].sum().backward()
+    torch.testing.assert_close(model.encoder.embedding.grad, weight.grad, rtol=1e-4, atol=1e-6)
+    # A row behind padding is what it is alone, and so are packed rows.
+    padded = model(input_ids=ids, attention_mask=mask).logits[1, 2:]
+    alone = model(input_ids=ids[1:, 2:]).logits[0]
+    packed = model.packed_logits(ids[1, 2:], [2], torch.arange(2))
+    torch.testing.assert_close(padded, alone, rtol=0, atol=1e-4)
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-4)
+
+
+def test_a_prompt_starts_as_it_is_asked_to(pretrained: Path) -> None:
+    words = found_in(pretrained).load().get_input_embeddings().weight.detach().float()
+    starts = {}
+    for init, more in (("text", {"init_text": "ab"}), ("vocabulary", {}), ("random", {})):
+        torch.manual_seed(0)
+        asked = PromptTuning(type="prompt_tuning", num_virtual_tokens=5, init=init, **more)
+        starts[init] = asked.adaptable(found_in(pretrained)).encoder.embedding.detach()
+    text = tiny_tokenizer()("ab")["input_ids"]
+    assert torch.equal(starts["text"], words[(text * 5)[:5]])
+    assert all((row == words).all(1).any() for row in starts["vocabulary"])
+    assert not any((row == words).all(1).any() for row in starts["random"])
+
+
+def test_a_prompt_of_another_model_is_refused(model: Any) -> None:
+    with pytest.raises(PrefixError, match=r"\[4, 7\].*reads embeddings \[p, 32\]"):
+        prompted_model(model, torch.zeros(4, 7))
+    prompted = prompted_model(model, torch.zeros(4, 32))
+    with pytest.raises(PrefixError, match="starts from embeddings, never from keys and values"):
+        prompted.load_kv_prefix(kv_of(prompted))
+
+
+def test_prefix_and_lora_start_as_the_prefix_alone_and_train_at_their_own_rates(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    found = found_in(pretrained, Compute(device="cpu", dtype="float32"))
+    model = BOTH.adaptable(found)
+    alone = PrefixModel(found.load(), model.prefix_config)
+    alone.load_kv_prefix(found.start(alone))
+    assert torch.equal(logits(model), logits(alone))
+    apart = BOTH.rate_apart(model)
+    assert apart is not None
+    assert (len(apart.parameters), apart.rate) == (1, 0.03)
+    # AdamW's first step moves every number by its rate, whatever its gradient.
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in before} == {"frozen_model", "encoder"}
+    settings = {"epochs": None, "max_steps": 1, "batch_size": 4, "schedule": "constant"}
+    params = BOTH.training(TrainParams(**settings, max_grad_norm=None))
+    data = Dataset.from_list(examples())
+    train_prefix(model, data, data, params, 0, lambda step, metrics: None, apart=apart)
+    after = dict(model.named_parameters())
+    moved = {name: (after[name].detach() - start).abs().max() for name, start in before.items()}
+    assert moved.pop("encoder.embedding") == pytest.approx(0.03, rel=1e-3)
+    seconds = [distance for name, distance in moved.items() if "lora_B" in name]
+    assert [float(distance) for distance in seconds] == pytest.approx([0.02] * 14, rel=1e-3)
+
+
+def test_prefix_and_lora_leave_the_frozen_weights_as_they_are(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    model, _ = trained(pretrained, BOTH, tmp_path)
+    assert_unchanged(found_in(pretrained).load(), model)
+    alone = stored_bytes(tmp_path) - (tmp_path / "prefix.safetensors").stat().st_size
+    assert alone == (tmp_path / "adapter_model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("baseline", [LORA, BOTH], ids=["lora", "both"])
+def test_merged_matrices_give_the_same_without_layers_of_their_own(
+    pretrained: Path, baseline: TrainedBaseline, tmp_path: Path
+) -> None:
+    exact = Compute(device="cpu", dtype="float32")
+    trained(pretrained, baseline, tmp_path, exact)
+    model = baseline.load(tmp_path, found_in(pretrained, exact))
+    before, bare = logits(model), logits(found_in(pretrained, exact).load())
+    assert (before - bare).abs().max() > 1e-3
+    assert baseline.merge(model)
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-4)
+    assert not any("lora" in name for name, _ in model.named_modules())
+    assert not FULL.merge(model)
 
 
 ROWS = Dataset.from_dict({"id": list(range(40))})

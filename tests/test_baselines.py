@@ -9,7 +9,9 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from pipeline.config import Params, load_params
+from pipeline.errors import PipelineError
 from pipeline.stages import (
+    baseline_start,
     baselines,
     evaluate,
     evaluate_baseline,
@@ -32,7 +34,18 @@ from tests.conftest import CORPUS, rows, tiny_params
 
 pytestmark = pytest.mark.real
 
-NAMES = ["no_prefix", "whole_text", "in_context_corpus-len2", "lora-seed0", "lora-seed1"]
+TRAINED = {
+    "lora": {"type": "lora", "rank": 2, "max_steps": 3},
+    "prompt": {"type": "prompt_tuning", "num_virtual_tokens": 3, "max_steps": 3},
+    "both": {
+        **{"type": "prefix_and_lora", "initialization": "corpus", "length": 2, "rank": 2},
+        "max_steps": 3,
+    },
+}
+NAMES = [
+    *("no_prefix", "whole_text", "in_context_corpus-len2"),
+    *(f"{name}-seed{seed}" for name in TRAINED for seed in (0, 1)),
+]
 METRICS = ("loss", "perplexity", "exact_match", "token_f1", "bleu", "chrf", "rouge_l")
 
 
@@ -51,7 +64,7 @@ def write_inputs(model_folder: Path) -> Params:
     }
     whole_text = {"type": "in_context", "path": "texts/corpus.txt", "max_tokens": None}
     params["baselines"]["whole_text"] = whole_text
-    params["trained_baselines"] = {"lora": {"type": "lora", "rank": 2, "max_steps": 3}}
+    params["trained_baselines"] = TRAINED
     params["initializations"].pop("random")
     with Path("params.yaml").open("w") as file:
         YAML(typ="safe").dump(params, file)
@@ -76,10 +89,12 @@ def done(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
         for name in params.baselines:
             baselines.run(params, name)
         in_context.run(params, 2, "corpus")
-        for seed in (0, 1):
-            trained = Baseline("lora", seed=seed)
-            train_baseline.run(params, trained)
-            evaluate_baseline.run(params, trained)
+        for name in TRAINED:
+            baseline_start.run(params, name)
+            for seed in (0, 1):
+                trained = Baseline(name, seed=seed)
+                train_baseline.run(params, trained)
+                evaluate_baseline.run(params, trained)
         report.run(params)
     return root
 
@@ -119,7 +134,7 @@ def test_seeds_are_one_row_of_the_second_table(done: Path, monkeypatch: pytest.M
     table: Any = pd.read_csv(paths.REPORT / "summary.csv").set_index("name")
     seeds: Any = pd.read_csv(paths.REPORT / "over_seeds.csv").set_index("name")
     assert set(seeds.index) == {
-        *("no_prefix", "whole_text", "in_context_corpus-len2", "lora", "len2-corpus"),
+        *("no_prefix", "whole_text", "in_context_corpus-len2", "len2-corpus", *TRAINED),
     }
     both = table.loc[["lora-seed0", "lora-seed1"], "test_loss"]
     assert seeds.loc["lora", "seeds"] == 2
@@ -158,14 +173,14 @@ def test_variants_and_baselines_have_the_same_metrics_in_mlflow(
         assert wanted <= set(run.data.metrics), name
         ends = [f"{table.loc[name, f'test_loss_{end}']:.3f}" for end in ("low", "high")]
         assert run.data.tags["test/loss interval"] == f"[{', '.join(ends)}]"
-        if name.startswith(("lora", "len")):
+        if name.startswith(("len", *TRAINED)):
             seconds = run.data.metrics["time/training_seconds"]
             assert seconds > 0
-            if name.startswith("lora"):
+            if not name.startswith("len"):
                 assert run.info.end_time - run.info.start_time == int(1000 * seconds)
             points = client.get_metric_history(run.info.run_id, "train/loss")
             assert [point.step for point in points] == list(range(1, len(points) + 1))
-            assert len(points) == (3 if name.startswith("lora") else 4)
+            assert len(points) == (4 if name.startswith("len") else 3)
             # What validation comes to in the end is no step of the training's.
             validations = client.get_metric_history(run.info.run_id, "validation/loss")
             history = pd.read_csv(paths.TRAIN / name / "history.csv").dropna(
@@ -207,8 +222,12 @@ def test_timings_are_kept_apart_from_what_dvc_compares(
     assert set(found) == {
         *("training_seconds", "training_tokens_per_second"),
         *("evaluation_seconds", "decoding_tokens_per_second", "first_token_ms"),
+        *("merged_decoding_tokens_per_second", "merged_first_token_ms"),
     }
     assert all(value > 0 for value in found.values())
+    assert set(read_timing("both-seed0")) == set(found)
+    assert set(read_timing("prompt-seed0")) == {key for key in found if "merged" not in key}
+    assert "merged: decoding (tokens/s)" in (paths.TIMINGS / "timings.md").read_text()
     assert set(read_timing("no_prefix")) == {
         "evaluation_seconds",
         "decoding_tokens_per_second",
@@ -245,3 +264,64 @@ def test_a_training_size_is_a_variant_and_a_baseline_of_its_own(
         assert (own["train_size"], other["train_size"]) == (4, 12)
         assert own["validation/initial_loss"] == other["validation/initial_loss"]
         assert own["validation/best_loss"] != other["validation/best_loss"]
+
+
+def test_what_is_kept_of_a_prompt_and_of_a_prefix_beside_lora(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    table: Any = pd.read_csv(paths.REPORT / "summary.csv").set_index("name")
+    # Three embeddings of 32 numbers; two virtual tokens of two layers, keys and values of 2 x 8.
+    assert table.loc["prompt-seed0", "trainable_parameters"] == 3 * 32
+    both, lora = (table.loc[f"{name}-seed0", "trainable_parameters"] for name in ("both", "lora"))
+    assert both == lora + 2 * 2 * 2 * 16
+    assert table.loc["both-seed0", "stored_bytes"] > table.loc["lora-seed0", "stored_bytes"]
+    assert list(table.loc[["prompt-seed0", "both-seed0", "lora-seed0"], "length"]) == [3, 2, 0]
+    # It starts as the variant of the same initialisation and length does.
+    for name, other in (("both-seed0", "len2-corpus-seed0"),):
+        own, of_variant = (read_json(paths.TRAIN / n / "metrics.json") for n in (name, other))
+        losses = [metrics["validation/initial_loss"] for metrics in (own, of_variant)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        assert own["validation/best_loss"] < own["validation/initial_loss"]
+
+
+def test_another_initialisation_is_none_of_a_baselines_start(
+    done: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(done)
+    params = load_params()
+
+    def starts() -> dict[str, dict[str, bytes]]:
+        found = {}
+        for name in TRAINED:
+            baseline_start.run(params, name)
+            folder = paths.BASELINE_START / name
+            found[name] = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        return found
+
+    before = starts()
+    assert list(before["lora"]) == ["none.txt"]
+    kept = paths.KV_PREFIX / "corpus"
+    assert before["both"] == {path.name: path.read_bytes() for path in sorted(kept.iterdir())}
+    (paths.KV_PREFIX / "other").mkdir()
+    (paths.KV_PREFIX / "other" / "definition.json").write_text("{}")
+    assert starts() == before
+    with pytest.raises(PipelineError, match="'ia3' is not under trained_baselines"):
+        baseline_start.run(params, "ia3")
+
+
+def test_the_tables_by_budget_are_in_the_report(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    titles = [
+        *("Within the same steps", "With as few trained numbers", "With as few stored bytes"),
+        "Serving many tasks",
+    ]
+    for file, mark in (("report.html", "<h3>"), ("report.md", "### "), ("summary.md", "### ")):
+        text = (paths.REPORT / file).read_text()
+        assert [text.count(f"{mark}{title}") for title in titles] == [1] * 4, file
+    timed = (paths.TIMINGS / "timings.md").read_text()
+    assert "### Within the same seconds of training" in timed
+    assert "Within the same seconds" in (paths.TIMINGS / "timings.html").read_text()
+    assert "seconds" not in (paths.REPORT / "summary.md").read_text()

@@ -282,7 +282,7 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
     "baselines": (
         _add_baselines,
         {
-            *("train_baseline@lora-0", "evaluate_baseline@lora-0"),
+            *("baseline_start@lora", "train_baseline@lora-0", "evaluate_baseline@lora-0"),
             *("in_context@2-corpus", "in_context@4-corpus", "inspect", "report"),
         },
     ),

@@ -51,8 +51,7 @@ def write_sweep(
         costs = {"trainable_parameters": 64 * variant.length, "stored_bytes": 256 * variant.length}
         _write(train / "metrics.json", {"train_size": variant.train_size or 12, **costs})
         losses = 3 / np.arange(1, steps + 1) ** 0.5 + draw.uniform(0, 0.1, steps)
-        lines = [f"{step + 1},{loss}" for step, loss in enumerate(losses)]
-        (train / "history.csv").write_text("\n".join(["step,train/loss", "0,", *lines]) + "\n")
+        (train / "history.csv").write_text(_history(losses))
         cache = {"cache_bytes": 256 * variant.length}
         quality = 1 / (1 + variant.length)
         _evaluate(data / "evaluate" / variant.name, params, examples, quality, cache, draw, text)
@@ -62,6 +61,9 @@ def write_sweep(
         costs |= {"trainable_parameters": 0}
         if baseline.seed is not None:
             costs |= {"train_size": baseline.train_size or 12, "stored_bytes": 5000}
+            _write(data / "train" / baseline.name / "metrics.json", costs)
+            history = data / "train" / baseline.name / "history.csv"
+            history.write_text(_history(np.linspace(3, 2, steps)))
         _evaluate(data / "evaluate" / baseline.name, params, examples, 2.0, costs, draw, text)
 
 
@@ -74,6 +76,15 @@ def write_report(params: Params) -> Path:
     folder = Path("data/report")
     write_page(params, table, seeds, statistics, best_of(table), charts, folder)
     return (folder / HTML).resolve()
+
+
+def _history(losses: np.ndarray) -> str:
+    """A row a step, validated at the start, every tenth step and in the end."""
+    lines = ["step,train/loss,validation/loss", "0,,4.0"]
+    for step, loss in enumerate(losses, 1):
+        validated = loss + 0.1 if step % 10 == 0 or step == len(losses) else ""
+        lines.append(f"{step},{loss},{validated}")
+    return "\n".join(lines) + "\n"
 
 
 def _evaluate(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pipeline.prefix import KVPrefix
+    from pipeline.prefix import KVPrefix, PrefixModel
 
 
 class SharedPrompt(Protocol):
@@ -99,6 +99,10 @@ class Pretrained(Protocol):
     """A language model on disk, and where and in which precision to load it."""
 
     @property
+    def folder(self) -> Path:
+        """Where it lies, with its tokenizer."""
+
+    @property
     def stored_dtype(self) -> "torch.dtype":
         """The dtype of the weights on disk."""
 
@@ -106,6 +110,12 @@ class Pretrained(Protocol):
         """The model in evaluation mode, no weight of which takes a gradient.
 
         `dtype` stands in place of the precision asked for. Raises PipelineError when there is none.
+        """
+
+    def start(self, model: "PrefixModel") -> "KVPrefix":
+        """The prefix that a baseline's own starts from (`TrainedBaseline.begins_from`).
+
+        Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
         """
 
     def at(self, folder: Path) -> Self:

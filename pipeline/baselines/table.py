@@ -8,6 +8,8 @@ from pipeline.baselines.full_fine_tuning import FullFineTuning
 from pipeline.baselines.in_context import InContext
 from pipeline.baselines.lora import Lora
 from pipeline.baselines.no_prefix import NoPrefix
+from pipeline.baselines.prefix_and_lora import PrefixAndLora
+from pipeline.baselines.prompt_tuning import PromptTuning
 from pipeline.baselines.retrieval import Retrieval
 from pipeline.baselines.trained import TrainedBaseline
 from pipeline.baselines.untrained import UntrainedBaseline
@@ -17,7 +19,9 @@ from pipeline.schema.alternatives import one_of
 UNTRAINED_BASELINES: tuple[type[UntrainedBaseline], ...] = (
     *(NoPrefix, FewShot, InContext, Retrieval, UntrainedStart, Adapter),
 )
-TRAINED_BASELINES: tuple[type[TrainedBaseline], ...] = (Lora, FullFineTuning)
+TRAINED_BASELINES: tuple[type[TrainedBaseline], ...] = (
+    *(Lora, PromptTuning, PrefixAndLora, FullFineTuning),
+)
 
 if TYPE_CHECKING:
     AnyUntrainedBaseline = UntrainedBaseline

@@ -1,8 +1,9 @@
 """What every baseline of the section `trained_baselines` is and does."""
 
 from abc import abstractmethod
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -10,7 +11,9 @@ from pipeline.baselines.context import Pretrained
 from pipeline.schema.section import Count, Section
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch.nn import Parameter
+
+    from pipeline.prefix import PrefixModel
 
 Rate = Annotated[float, Field(gt=0)]
 Training = TypeVar("Training", bound=Section)
@@ -21,6 +24,28 @@ WEIGHTS = "weights"
 
 OF_A_TRAINING = ("trainable_parameters", "train_size", "stored_bytes")
 """What the measurement repeats of the training's metrics, for the summary table."""
+
+
+class Weights(StrEnum):
+    """What a model that was adapted computes with, which says what serving many tasks costs."""
+
+    UNCHANGED = "unchanged"
+    BESIDE = "unchanged, with matrices beside them"
+    REPLACED = "a copy of their own"
+
+
+class Beginning(NamedTuple):
+    """An initialisation by its name, and the virtual tokens of a prefix that starts from it."""
+
+    initialization: str
+    length: int
+
+
+class RateApart(NamedTuple):
+    """Parameters that train at a peak rate of their own."""
+
+    parameters: "tuple[Parameter, ...]"
+    rate: float
 
 
 class TrainedBaseline(Section):
@@ -43,6 +68,9 @@ class TrainedBaseline(Section):
     trains_every_weight: ClassVar[bool] = False
     """Whether it takes weights that are whole, each in one place."""
 
+    weights: ClassVar[Weights]
+    """What becomes of the pretrained model's weights."""
+
     @model_validator(mode="after")
     def _one_duration(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:
@@ -59,14 +87,30 @@ class TrainedBaseline(Section):
             changes["epochs"] = None
         return train.model_copy(update=changes)
 
-    @abstractmethod
-    def adaptable(self, pretrained: Pretrained) -> "PreTrainedModel":
-        """The pretrained model with this baseline's parameters taking gradients, in float32."""
+    @property
+    def begins_from(self) -> Beginning | None:
+        """Where a prefix starts that it trains; None for what trains none, or draws its own."""
+        return None
 
     @abstractmethod
-    def save(self, model: "PreTrainedModel", folder: Path, pretrained: Pretrained) -> None:
+    def adaptable(self, pretrained: Pretrained) -> "PrefixModel":
+        """The pretrained model with this baseline's parameters taking gradients, in float32."""
+
+    def rate_apart(self, model: "PrefixModel") -> RateApart | None:
+        """Those parameters of what `adaptable` gave that `learning_rate` is not for."""
+        return None
+
+    @abstractmethod
+    def save(self, model: "PrefixModel", folder: Path, pretrained: Pretrained) -> None:
         """Write what is kept beside the pretrained model."""
 
     @abstractmethod
-    def load(self, folder: Path, pretrained: Pretrained) -> "PreTrainedModel":
+    def load(self, folder: Path, pretrained: Pretrained) -> "PrefixModel":
         """The model that `save` wrote, in evaluation mode, without gradients."""
+
+    def merge(self, model: "PrefixModel") -> bool:
+        """Put what was trained into the weights of what `load` gave; False where that cannot be.
+
+        The answers are the same but for rounding; a token may take less time.
+        """
+        return False

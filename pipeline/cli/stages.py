@@ -180,6 +180,20 @@ def in_context(length: int, initialization: str) -> None:
         stage.run(params, length, initialization)
 
 
+@click.command("baseline_start")
+@click.argument("baseline", shell_complete=completing("trained_baselines"))
+def baseline_start(baseline: str) -> None:
+    """Bring what the prefix of BASELINE starts from, where it has one, into data/baseline_start.
+
+    \b
+    python -m pipeline baseline_start prefix_and_lora
+    """
+    params = checked_params()
+    from pipeline.stages import baseline_start as stage
+
+    stage.run(params, baseline)
+
+
 @click.command("train_baseline")
 @baseline_options
 def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
@@ -238,6 +252,7 @@ STAGES = (
     evaluate,
     baselines,
     in_context,
+    baseline_start,
     train_baseline,
     evaluate_baseline,
     *LIBRARY_STAGES,

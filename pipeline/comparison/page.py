@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.comparison.budget_tables import budget_tables
 from pipeline.comparison.conclusion import conclude
 from pipeline.comparison.inspected import inside_of, start_words
 from pipeline.comparison.page_table import page_table
@@ -81,6 +82,7 @@ def _facts(
             "seeds": (page_table(seeds, note, params), over_seeds),
         },
         "has_seeds": len(seeds) < len(table),
+        "budgets": budget_tables(seeds, params),
         "pictures": pictures_of_page(params),
         "embedding": Embedding(),
         "charts": charts,

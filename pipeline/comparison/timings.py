@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from pipeline.comparison.budget_tables import budgets_as_markdown, within_seconds
 from pipeline.comparison.choice import setting_of
 from pipeline.comparison.page_table import Cell, Column, PageRow, PageTable
 from pipeline.comparison.plots.by_cost import by_training_seconds
@@ -31,12 +32,15 @@ _FIGURES = {
     "training_tokens_per_second": "training (tokens/s)",
     "evaluation_seconds": "evaluation (s)",
     "decoding_tokens_per_second": "decoding (tokens/s)",
+    "merged_decoding_tokens_per_second": "merged: decoding (tokens/s)",
     "first_token_ms": "first token (ms)",
+    "merged_first_token_ms": "merged: first token (ms)",
 }
 _NOTE = (
     "Wall-clock times of this machine; empty for what was restored and not run here. First token: "
     "from a query alone to the choice of its answer's first token, the prefix or text before it "
-    "kept in the cache; the median of a few."
+    "kept in the cache; the median of a few. Merged: with LoRA's matrices added to the weights, "
+    "which says the same but for rounding; of the last split alone."
 )
 
 
@@ -62,7 +66,10 @@ def write_timings(
     rows = [[cell.text for cell in row] for row in cells]
     text = tabulate(rows, ["", *headers[1:]], tablefmt="github", disable_numparse=True)
     sentences = first_token(table, timings)
-    write_text(folder / TABLE, "\n\n".join([*sentences, text, _NOTE]) + "\n")
+    by_budget = within_seconds(seeds, timings, params)
+    budgets = [] if by_budget is None else [by_budget]
+    parts = [*sentences, text, _NOTE, *([budgets_as_markdown(budgets)] if budgets else [])]
+    write_text(folder / TABLE, "\n\n".join(parts) + "\n")
     written = [folder / TABLE]
     embedding = Embedding()
     pictures: list[Embedded] = []
@@ -82,6 +89,7 @@ def write_timings(
         "sentences": sentences,
         "table": _page_table(headers, cells, table, params),
         "sorted_by": sorted_by(params),
+        "budgets": budgets,
         "pictures": pictures,
         "embedding": embedding,
     }

@@ -8,6 +8,7 @@ from pipeline.config.baselines import UntrainedBaselines
 from pipeline.config.initializations import Initializations
 from pipeline.config.sweep import SweepParams
 from pipeline.config.task import TaskParams
+from pipeline.config.trained_baselines import TrainedBaselines
 from pipeline.schema.placing import Placed
 from pipeline.workspace import paths
 
@@ -62,6 +63,29 @@ def refuse_unknown_starts(
             start.check_lengths(baseline.initialization, baseline.length, cached_tokens)
         except ValueError as error:
             raise ValueError(f"baselines.{name}.length is too much: {error}") from error
+
+
+def refuse_unknown_beginnings(
+    trained: TrainedBaselines, initializations: Initializations, cached_tokens: int
+) -> None:
+    """Raise ValueError for a trained baseline's prefix that no initialisation can start.
+
+    `cached_tokens` is `kv_prefix.max_length`.
+    """
+    for name, baseline in trained.items():
+        if (beginning := baseline.begins_from) is None:
+            continue
+        start = initializations.get(beginning.initialization)
+        if start is None:
+            raise ValueError(
+                f"trained_baselines.{name}.initialization: '{beginning.initialization}' is not "
+                "defined under initializations; define it there or use one of: "
+                f"{', '.join(initializations)}"
+            )
+        try:
+            start.check_lengths(beginning.initialization, beginning.length, cached_tokens)
+        except ValueError as error:
+            raise ValueError(f"trained_baselines.{name}.length is too much: {error}") from error
 
 
 def refuse_misplaced_texts(baselines: UntrainedBaselines, task: TaskParams) -> None:

@@ -11,6 +11,7 @@ from pipeline.config.compared import (
     refuse_impossible_texts,
     refuse_misplaced_texts,
     refuse_twice_named,
+    refuse_unknown_beginnings,
     refuse_unknown_starts,
 )
 from pipeline.config.data import CorpusData, DataParams, FileData
@@ -99,7 +100,9 @@ class Params(Section):
         refuse_impossible_texts(self.sweep, self.initializations, self.baselines)
         refuse_twice_named(self.sweep, self.baselines, self.trained_baselines)
         refuse_misplaced_texts(self.baselines, self.task)
-        refuse_unknown_starts(self.baselines, self.initializations, self.kv_prefix.max_length)
+        cached = self.kv_prefix.max_length
+        refuse_unknown_starts(self.baselines, self.initializations, cached)
+        refuse_unknown_beginnings(self.trained_baselines, self.initializations, cached)
         return self
 
     @model_validator(mode="after")

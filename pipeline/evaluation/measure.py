@@ -106,10 +106,45 @@ def measure_splits(
         figures["decoding_tokens_per_second"] = decoding.tokens / max(decoding.seconds, 1e-9)
         if not model.config.is_encoder_decoder:
             split = load_split(paths.TOKENIZED / "splits", params.measured_splits[-1])
-            queries = followed(split.select(spread(len(split), QUERIES)))
-            rows = rows_of(queries, ["input_ids", "target_start"])
-            figures["first_token_ms"] = first_token_ms(model, rows)
+            figures["first_token_ms"] = _waited(model, split, followed)
     record_timing(folder.name, **figures)
+
+
+def time_merged(
+    model: PrefixModel,
+    tokenizer: PreTrainedTokenizerBase,
+    params: EvaluateParams,
+    name: str,
+    max_tokens: int,
+) -> None:
+    """Note how fast a decoder answers whose trained matrices were merged into its weights.
+
+    It decodes the last split that is measured, in the batches in which `measure_splits` did, beside
+    whose figures in `data/timings` its own are. What it says is no result: it is the same but for
+    rounding. `name` is the baseline's.
+    """
+    chosen = params.measured_splits[-1]
+    split = load_split(paths.TOKENIZED / "splits", chosen)
+    end, decoding = task_of(paths.TOKENIZED / "splits").end, Decoding()
+
+    def followed(split: Dataset) -> Dataset | TokenizedRows:
+        return following(split, model.begins_text)
+
+    for part in portions(split):
+        of_part = (model, tokenizer, followed(part), params, f"{chosen}, merged", max_tokens, end)
+        decoding.add(measure_examples(*of_part))
+    record_timing(
+        name,
+        merged_decoding_tokens_per_second=decoding.tokens / max(decoding.seconds, 1e-9),
+        merged_first_token_ms=_waited(model, split, followed),
+    )
+
+
+def _waited(
+    model: PrefixModel, split: Dataset, followed: Callable[[Dataset], Dataset | TokenizedRows]
+) -> float:
+    queries = followed(split.select(spread(len(split), QUERIES)))
+    return first_token_ms(model, rows_of(queries, ["input_ids", "target_start"]))
 
 
 def measure_split(

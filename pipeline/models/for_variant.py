@@ -21,14 +21,14 @@ from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
 
 
-def start_prefix(variant: Variant, model: PrefixModel) -> KVPrefix:
+def start_prefix(variant: Variant, model: PrefixModel, folder: Path | None = None) -> KVPrefix:
     """The prefix that a variant's training starts from, of the variant's length, for all layers.
 
     Its initialisation is the one that the stage `kv_prefix` was run with, which DVC watches for
-    the stage `train`. Raises PipelineError or PrefixError when what it is made from is missing or
-    does not fit.
+    the stage `train`; `folder` is another place of what that stage wrote. Raises PipelineError or
+    PrefixError when what it is made from is missing or does not fit.
     """
-    return read_definition(_folder(variant)).start(ForVariant(variant, model))
+    return read_definition(folder or _folder(variant)).start(ForVariant(variant, model, folder))
 
 
 def shows_examples(variant: Variant) -> bool:
@@ -42,6 +42,11 @@ class ForVariant:
 
     variant: Variant
     model: PrefixModel
+    folder: Path | None = None
+
+    @property
+    def _kept(self) -> Path:
+        return self.folder or _folder(self.variant)
 
     @property
     def length(self) -> int:
@@ -51,12 +56,12 @@ class ForVariant:
     @property
     def cached(self) -> KVPrefix:
         """What the stage `kv_prefix` kept."""
-        return KVPrefix.load(_folder(self.variant) / KEPT)
+        return KVPrefix.load(self._kept / KEPT)
 
     @property
     def cached_tokens(self) -> list[int]:
         """The tokens of what the stage `kv_prefix` kept."""
-        return [int(token) for token in stored_tokens(_folder(self.variant))["tokens"]]
+        return [int(token) for token in stored_tokens(self._kept)["tokens"]]
 
     @property
     def cached_begins_text(self) -> bool:
@@ -65,7 +70,7 @@ class ForVariant:
 
     def first_tokens(self) -> KVPrefix:
         """The prefix of the first of them, up to the variant's length."""
-        return first_tokens(_folder(self.variant), self.length, self.frozen_model)
+        return first_tokens(self._kept, self.length, self.frozen_model)
 
     @property
     def keeps_states(self) -> bool:

@@ -1,5 +1,6 @@
 """The pretrained model on disk, for the baselines that adapt it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,22 @@ from pipeline.errors import PipelineError
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.kept import let_go
 from pipeline.models.quantization import is_quantized
+from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.architecture.devices import waits_elsewhere
 from pipeline.schema.compute import Compute, DeviceMap
 
 
 @dataclass(frozen=True)
 class PretrainedFolder:
-    """A folder that `save_pretrained` wrote, and where and in which precision to load it."""
+    """A folder that `save_pretrained` wrote, and where and in which precision to load it.
+
+    `start_for` gives the prefix that a model's own starts from.
+    """
 
     folder: Path
     compute: Compute
     device_map: DeviceMap | None = None
+    start_for: Callable[[PrefixModel], KVPrefix] | None = None
 
     @property
     def stored_dtype(self) -> Any:
@@ -48,6 +54,11 @@ class PretrainedFolder:
                 "adapted; leave the baseline out, or give model.device_map devices alone"
             )
         return model
+
+    def start(self, model: PrefixModel) -> KVPrefix:
+        """The prefix that a baseline's own starts from, of a baseline that has one to train."""
+        assert self.start_for is not None, "only a training asks for a start"
+        return self.start_for(model)
 
     def at(self, folder: Path) -> "PretrainedFolder":
         """Another folder, loaded alike."""

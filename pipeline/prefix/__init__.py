@@ -10,6 +10,7 @@ from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
 from pipeline.prefix.packed.running import Beginning, RunningRows, Stem
 from pipeline.prefix.parameters.config import PrefixConfig
+from pipeline.prefix.prompted import PromptEncoder, prompted_model
 from pipeline.prefix.starts.attended import most_attended
 from pipeline.prefix.starts.averaged import mean_kv_prefix
 from pipeline.prefix.starts.drawn import kv_prefix_from_words, random_kv_prefix, zero_kv_prefix
@@ -32,6 +33,7 @@ __all__ = [
     "PrefixConfig",
     "PrefixError",
     "PrefixModel",
+    "PromptEncoder",
     "RunningRows",
     "Stem",
     "attention_matching",
@@ -45,6 +47,7 @@ __all__ = [
     "mean_kv_prefix",
     "most_attended",
     "packed_logits_together",
+    "prompted_model",
     "random_kv_prefix",
     "spaced_chunks",
     "stretched_kv_prefix",

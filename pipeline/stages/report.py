@@ -1,6 +1,7 @@
 """Stage `report`: every variant and baseline side by side, on disk and in MLflow."""
 
 from pipeline.adapters.export import export_best
+from pipeline.comparison.budget_tables import budget_tables, budgets_as_markdown
 from pipeline.comparison.conclusion import who_won
 from pipeline.comparison.drawn_by_dvc import write_drawn
 from pipeline.comparison.inspected import stills_inside
@@ -37,7 +38,8 @@ def run(params: Params) -> None:
     curves = loss_curves(params)
     best = best_of(table)
     text = as_markdown(table, params)
-    write_text(paths.REPORT / "summary.md", text + "\n")
+    budgets = budgets_as_markdown(budget_tables(seeds, params))
+    write_text(paths.REPORT / "summary.md", "\n\n".join(filter(None, (text, budgets))) + "\n")
     write_csv(paths.REPORT / "summary.csv", table)
     write_text(paths.REPORT / "over_seeds.md", over_seeds_as_markdown(seeds, params) + "\n")
     write_csv(paths.REPORT / "over_seeds.csv", seeds)

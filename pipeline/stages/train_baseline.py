@@ -1,19 +1,24 @@
 """Stage `train_baseline`: another way to adapt the model, by the training of the variants."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from pipeline.baselines.trained import WEIGHTS
+from pipeline.baselines.trained import WEIGHTS, TrainedBaseline
 from pipeline.config import Params
+from pipeline.data.beginning import following
 from pipeline.data.for_objective import load_for_objective
 from pipeline.data.subset import subset
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import PipelineError
+from pipeline.models.for_variant import start_prefix
 from pipeline.models.pretrained import PretrainedFolder
-from pipeline.prefix import PrefixModel
+from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.baselines import Baseline
+from pipeline.sweep.variants import Variant
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import write_results
 from pipeline.training.trained import TrainedWeights
@@ -36,28 +41,44 @@ def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
     definition = params.trained_baselines[baseline.family]
     training = definition.training(params.train.of_weights())
     splits = load_for_objective(paths.TOKENIZED / "splits", training.objective)
-    train = subset(splits["train"], baseline.train_size, baseline.seed)
+    splits["train"] = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
-    pretrained = PretrainedFolder(paths.MODEL, training, params.device_map)
-    model = PrefixModel(definition.adaptable(pretrained))
+    start = _start_of(definition, baseline)
+    pretrained = PretrainedFolder(paths.MODEL, training, params.device_map, start)
+    model = definition.adaptable(pretrained)
+    train, validation = (
+        following(splits[name], model.begins_text) for name in ("train", "validation")
+    )
     clock = TrainingClock(lambda step, metrics: None)
     result = train_prefix(
         model,
         train,
-        splits["validation"],
+        validation,
         training,
         baseline.seed,
         clock.log_step,
         validation_tokens=params.memory.max_tokens_per_batch,
         ranks=ranks,
+        apart=definition.rate_apart(model),
     )
     if not ranks.is_first:
         return
     clock.record(baseline.name)
-    assert isinstance(result.prefix, TrainedWeights), "the model has no prefix"
+    assert isinstance(result.prefix, TrainedWeights), "what is kept is more than a prefix"
     result.prefix.restore(model)
 
     def save(aside: Path) -> None:
-        definition.save(model.frozen_model, aside / WEIGHTS, pretrained)
+        definition.save(model, aside / WEIGHTS, pretrained)
 
     write_results(paths.TRAIN / baseline.name, model, result, len(train), save)
+
+
+def _start_of(
+    definition: TrainedBaseline, baseline: Baseline
+) -> Callable[[PrefixModel], KVPrefix] | None:
+    """The prefix that a baseline's own starts from; None for one that has none to train."""
+    if definition.begins_from is None or baseline.seed is None:
+        return None
+    initialization, length = definition.begins_from
+    variant = Variant(length, initialization, baseline.seed, baseline.train_size)
+    return partial(start_prefix, variant, folder=paths.BASELINE_START / baseline.family)

@@ -9,6 +9,7 @@ from pipeline.errors import PipelineError
 from pipeline.prefix import PrefixModel
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.left_out import NOTHING, LeftOut
+from pipeline.training.optimizer import Apart
 from pipeline.training.progress import TrainingResult
 from pipeline.training.step import ModelOfStep
 from pipeline.training.together import train_all
@@ -28,6 +29,7 @@ def train_prefix(
     ranks: Ranks = ALONE,
     beside: ModelOfStep | None = None,
     left_out: LeftOut = NOTHING,
+    apart: Apart | None = None,
 ) -> TrainingResult:
     """Train a prefix; `log_step` gets each step's metrics as it happens, speed included.
 
@@ -37,6 +39,8 @@ def train_prefix(
     if it had never been interrupted. SIGINT and SIGTERM end it after the step at hand.
     `validation_tokens` bounds the rows times tokens of a validation batch, in which the prefix
     stands alone and whole, whatever stands `beside` it, or is `left_out` of it, in training.
+
+    `apart` are parameters with a peak rate of their own, and that rate.
 
     Several processes call it alike, with their `ranks`, and each computes its share of every
     batch: the result is that of one. Checkpoints are the first's.
@@ -57,6 +61,7 @@ def train_prefix(
         ranks=ranks,
         beside=beside,
         left_out=left_out,
+        apart=apart,
     )
     train_all([training], _raise)
     return training.result

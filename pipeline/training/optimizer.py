@@ -11,6 +11,9 @@ from pipeline.config.train import TrainParams
 from pipeline.prefix.parameters.blocks import Block
 from pipeline.training.block_optimizer import optimizer_of_blocks
 
+Apart = tuple[Sequence[torch.nn.Parameter], float]
+"""Parameters with a peak rate of their own, and that rate."""
+
 
 def planned_examples(params: TrainParams, examples: int) -> int | None:
     """Examples that `epochs` passes over `examples` meet (at least one); None for `max_steps`."""
@@ -66,9 +69,9 @@ def build_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """The optimizer that params name, with the schedule that they name.
 
-    `states` are those of the parameters that are initial states, whose rate is `state_rate`.
-    `blocks` are the matrices among the rest that Muon takes, and that have rates of their own;
-    AdamW takes what is in none of them.
+    `states` are those of the parameters whose rate is `state_rate`: initial states, or what else
+    has a rate of its own. `blocks` are the matrices among the rest that Muon takes, and that have
+    rates of their own; AdamW takes what is in none of them.
     """
     moved = list(blocks) if params.moves_blocks else []
     optimizer: torch.optim.Optimizer

@@ -1,4 +1,4 @@
-"""What a training changes: a prefix, or weights of a model without one."""
+"""What a training changes: a prefix, or weights, beside a prefix or without one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix.parameters.encoder import PrefixEncoder
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class TrainedWeights:
 
     def restore(self, model: PrefixModel) -> None:
         """Put the copies back into the model that they are of."""
-        parameters = dict(model.frozen_model.named_parameters())
+        parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 parameters[name].copy_(tensor)
@@ -28,9 +29,18 @@ class TrainedWeights:
 
 
 def trained_state(model: PrefixModel) -> KVPrefix | TrainedWeights:
-    """The model's trained part as it is now, apart from it: its prefix, or its own weights."""
-    kv = model.kv_prefix()
-    if kv is not None:
+    """The model's trained part as it is now, apart from it.
+
+    Its prefix, where that is all; else every parameter that takes a gradient.
+    """
+    weights = any(parameter.requires_grad for parameter in model.frozen_model.parameters())
+    if (
+        isinstance(model.encoder, PrefixEncoder)
+        and model.encoder.keeps_prefix_alone
+        and not weights
+    ):
+        kv = model.kv_prefix()
+        assert kv is not None, "its encoder yields one"
         return kv
-    named = model.frozen_model.named_parameters()
+    named = model.named_parameters()
     return TrainedWeights({name: p.detach().clone() for name, p in named if p.requires_grad})

@@ -29,6 +29,7 @@ from pipeline.training.keeping import Keeping
 from pipeline.training.left_out import NOTHING, Group, LeftOut
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.optimizer import (
+    Apart,
     build_optimizer,
     examples_per_step,
     planned_examples,
@@ -70,6 +71,7 @@ class Training:
         ranks: Ranks = ALONE,
         beside: ModelOfStep | None = None,
         left_out: LeftOut = NOTHING,
+        apart: Apart | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self._seed = seed
@@ -93,7 +95,7 @@ class Training:
             say(f"initial states train at a rate of {rate:g}")
         blocks = blocks_of(model.encoder)
         optimizer, schedule = build_optimizer(
-            self.trainable, params, self.steps, model.state_parameters, rate, blocks
+            self.trainable, params, self.steps, *(apart or (model.state_parameters, rate)), blocks
         )
         self._order = training_order(
             len(self._rows),

@@ -20,7 +20,8 @@ def record_timing(name: str, **figures: float) -> None:
     """Add figures to those of a variant or baseline; one of the same key is replaced.
 
     Keys in use: `training_seconds`, `training_tokens_per_second`, `evaluation_seconds`,
-    `decoding_tokens_per_second`, `first_token_ms`.
+    `decoding_tokens_per_second`, `first_token_ms`, and the last two with `merged_` before them, of
+    matrices that were merged into the weights.
     """
     write_json(paths.TIMINGS / f"{name}.json", {**read_timing(name), **figures})
 

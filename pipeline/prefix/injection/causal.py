@@ -69,7 +69,9 @@ class CausalInjection(GroupedCalls):
         return self._new_cache(growing=True)
 
     def _new_cache(self, growing: bool) -> PrefixCache:
-        kv = self._prefix()
+        # Some prefixes are computed by the model itself, as it is.
+        with self._resting(), self._spatial.after(0):
+            kv = self._prefix()
         placed = on_its_layers(kv, self._model) or kv
         return PrefixCache(placed, self._shapes, growing, self._at_work.without_states)
 

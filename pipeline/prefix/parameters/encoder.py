@@ -23,6 +23,9 @@ class PrefixEncoder(nn.Module):
     have no virtual tokens that an embedding could be of.
     """
 
+    keeps_prefix_alone = True
+    """Whether its prefix is all that is kept of it once it is trained; else its parameters are."""
+
     def __init__(
         self,
         config: PrefixConfig,
