@@ -4,7 +4,7 @@ import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,11 +14,14 @@ from benchmarks.quality.trials import Trial
 from pipeline.data.beginning import following
 from pipeline.data.for_objective import load_for_objective
 from pipeline.data.subset import subset
+from pipeline.errors import PipelineError
 from pipeline.models.for_variant import start_prefix
+from pipeline.models.frozen import load_frozen_model
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.models.trainable import prefix_config
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.demonstrated import tokens_of
+from pipeline.prefix.parameters.encoder import FlatEncoder
 from pipeline.prefix.parameters.flat import Shapes
 from pipeline.sweep.variants import Variant
 from pipeline.training.left_out import NOTHING, LeftOut
@@ -97,21 +100,15 @@ class Loaded(PretrainedFolder):
     frozen: PreTrainedModel | None = None
 
     def load(self, dtype: str | None = None) -> PreTrainedModel:
-        """A copy of its own for each caller."""
-        assert self.frozen is not None
+        """A copy of its own for each caller; of a folder that is not held, what it holds."""
+        if self.frozen is None:
+            return load_frozen_model(self.folder, self.compute, self.device_map)
         model = copy.deepcopy(self.frozen)
         return model if dtype is None else model.to(getattr(torch, dtype))
 
-    def at(self, folder: Path) -> PretrainedFolder:
-        """Another folder, loaded alike; not by `PretrainedFolder`, which lets the kept one go."""
-        return _Saved(folder, self.compute, self.device_map)
-
-
-class _Saved(PretrainedFolder):
-    def load(self, dtype: str | None = None) -> PreTrainedModel:
-        from pipeline.models.frozen import load_frozen_model
-
-        return load_frozen_model(self.folder, self.compute, self.device_map)
+    def at(self, folder: Path) -> "Loaded":
+        """Another folder, loaded alike."""
+        return replace(self, folder=folder, frozen=None)
 
 
 def _train(
@@ -138,8 +135,11 @@ def _trainable(model: PrefixModel) -> int:
 
 def _train_alone(model: PrefixModel, which: str) -> None:
     """Let keys or values alone take gradients; the others stay as they start."""
-    mask = _mask(model.encoder.shapes, which).to(model.device)
-    model.encoder.embedding.register_hook(lambda gradient: gradient * mask)
+    encoder = model.encoder
+    if not isinstance(encoder, FlatEncoder):
+        raise PipelineError(f"trained: {which} of a prefix that an MLP yields do not train alone")
+    mask = _mask(encoder.shapes, which).to(model.device)
+    encoder.embedding.register_hook(lambda gradient: gradient * mask)
 
 
 def _mask(shapes: Shapes, which: str) -> torch.Tensor:

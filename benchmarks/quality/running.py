@@ -124,7 +124,8 @@ def _scores(trial: Trial, model: PrefixModel) -> dict[str, dict[str, float]]:
     whole = following(concatenate_datasets(list(splits.values())), model.begins_text)
     end = task_of(folder).end
     rows, _ = measure_split(model, _tokenizer(), params, "all", whole, tokens, end)
-    found, at = {}, 0
+    found: dict[str, dict[str, float]] = {}
+    at = 0
     for name, split in splits.items():
         found[name] = scores(rows[at : at + len(split)], params.metrics)
         at += len(split)

@@ -1,6 +1,6 @@
 """The results of a study as a table: a row for each setting, its seeds averaged."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -75,27 +75,28 @@ def _shown(value: Any) -> Any:
 
 
 def _averaged(lines: Sequence[Line]) -> dict[str, Any]:
-    measured = [_measured(line) for line in lines]
+    each = [_measured(line) for line in lines]
     found: dict[str, Any] = {"seeds": len(lines), "parameters": lines[0]["parameters"]}
     for name in MEASURED:
-        values = [each[name] for each in measured if each.get(name) is not None]
+        values = [own[name] for own in each if name in own]
         if values:
             found[name] = mean(values)
             found[f"{name} ±"] = stdev(values) if len(values) > 1 else float("nan")
     return found
 
 
-def _measured(line: Line) -> Mapping[str, float | None]:
-    steps = dict(line["validation"])
-    seconds = line["step_seconds"]
+def _measured(line: Line) -> dict[str, float]:
+    """What a line has of `MEASURED`, and more."""
+    found: dict[str, float] = {LOSS: dict(line["validation"])[line["best_step"]]}
+    if line["step_seconds"] is not None:
+        found["ms a step"] = 1000 * line["step_seconds"]
     scores = {
         f"{_SPLITS[split]} {_METRICS[metric]}": score
         for split, own in line["scores"].items()
         for metric, score in own.items()
         if metric in _METRICS
     }
-    milliseconds = None if seconds is None else 1000 * seconds
-    return {LOSS: steps[line["best_step"]], **scores, "ms a step": milliseconds}
+    return found | scores
 
 
 def _chosen(table: pd.DataFrame, others: Sequence[str]) -> pd.DataFrame:
