@@ -78,8 +78,9 @@ def _longest(trials: Sequence[Trial]) -> dict[str, int]:
     """The longest prefix that starts from each initialisation."""
     found: dict[str, int] = {}
     for trial in trials:
-        if trial.start is not None and trial.length is not None:
-            found[trial.start] = max(trial.length, found.get(trial.start, 0))
+        start = trial.begins_from
+        if start is not None:
+            found[start.initialization] = max(start.length, found.get(start.initialization, 0))
     return found
 
 

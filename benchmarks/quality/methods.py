@@ -5,12 +5,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from benchmarks.quality.trials import Trial
+from pipeline.baselines.trained import RateApart, TrainedBaseline
 from pipeline.data.beginning import following
 from pipeline.data.for_objective import load_for_objective
 from pipeline.data.subset import subset
@@ -46,11 +48,14 @@ class Trained:
 def trained(trial: Trial, frozen: PreTrainedModel, log_step: LogStep) -> Iterator[Trained]:
     """Train; the frozen model is as it was before, afterwards."""
     torch.manual_seed(trial.seed)
-    if trial.baseline is None:
-        with _prefix(trial, frozen, log_step) as found:
-            yield found
-    else:
-        yield _baseline(trial, frozen, log_step)
+    definition = trial.baseline
+    training = (
+        _prefix(trial, frozen, log_step)
+        if definition is None
+        else _baseline(trial, definition, frozen, log_step)
+    )
+    with training as found:
+        yield found
 
 
 @contextmanager
@@ -76,21 +81,27 @@ def _prefix(trial: Trial, frozen: PreTrainedModel, log_step: LogStep) -> Iterato
         model.detach()
 
 
-def _baseline(trial: Trial, frozen: PreTrainedModel, log_step: LogStep) -> Trained:
+@contextmanager
+def _baseline(
+    trial: Trial, definition: TrainedBaseline, frozen: PreTrainedModel, log_step: LogStep
+) -> Iterator[Trained]:
     """As the pipeline keeps it on the disk, and reads it again to be measured."""
-    definition = trial.baseline
-    assert definition is not None
-    pretrained = Loaded(paths.MODEL, trial.training, frozen=frozen)
-    model = PrefixModel(definition.adaptable(pretrained))
+    start = None
+    if (beginning := definition.begins_from) is not None:
+        start = partial(
+            start_prefix, Variant(beginning.length, beginning.initialization, trial.seed)
+        )
+    pretrained = Loaded(paths.MODEL, trial.training, start_for=start, frozen=frozen)
+    model = definition.adaptable(pretrained)
     parameters = _trainable(model)
-    result = _train(trial, model, log_step)
+    result = _train(trial, model, log_step, apart=definition.rate_apart(model))
     assert isinstance(result.prefix, TrainedWeights)
     result.prefix.restore(model)
     with tempfile.TemporaryDirectory(prefix="trial-") as name:
-        definition.save(model.frozen_model, Path(name), pretrained)
+        definition.save(model, Path(name), pretrained)
         del model
-        measured = PrefixModel(definition.load(Path(name), pretrained))
-    return Trained(measured, result, parameters)
+        measured = definition.load(Path(name), pretrained)
+    yield Trained(measured, result, parameters)
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,11 @@ class Loaded(PretrainedFolder):
 
 
 def _train(
-    trial: Trial, model: PrefixModel, log_step: LogStep, left_out: LeftOut = NOTHING
+    trial: Trial,
+    model: PrefixModel,
+    log_step: LogStep,
+    left_out: LeftOut = NOTHING,
+    apart: RateApart | None = None,
 ) -> TrainingResult:
     splits = load_for_objective(paths.TOKENIZED / "splits", trial.training.objective)
     splits["train"] = subset(splits["train"], trial.train_size, trial.seed)
@@ -126,6 +141,7 @@ def _train(
         log_step,
         validation_tokens=trial.params.memory.max_tokens_per_batch,
         left_out=left_out,
+        apart=apart,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
-from pipeline.baselines.trained import TrainedBaseline
+from pipeline.baselines.trained import Beginning, TrainedBaseline
 from pipeline.config import Params
 from pipeline.config.compose import composed
 from pipeline.config.load import read_yaml
@@ -113,10 +113,20 @@ class Trial:
         return None if self.method == PREFIX else self.params.trained_baselines[self.method]
 
     @property
+    def begins_from(self) -> Beginning | None:
+        """Where its prefix starts, if it has one."""
+        if self.baseline is not None:
+            return self.baseline.begins_from
+        assert self.start is not None
+        assert self.length is not None
+        return Beginning(self.start, self.length)
+
+    @property
     def training(self) -> TrainParams:
         """The section `train` that it is trained by."""
         baseline = self.baseline
-        return self.params.train if baseline is None else baseline.training(self.params.train)
+        train = self.params.train
+        return train if baseline is None else baseline.training(train.of_weights())
 
     def value(self, key: str) -> Any:
         """A key of its own, or of its params; of `train` what its method is trained by."""
