@@ -21,7 +21,7 @@ _DIGITS = {"loss": 3, "BLEU": 1, "chrF": 1, "step": 1}
 
 def heading(key: str) -> str:
     """A key of a trial as a table's column is called."""
-    return key.rpartition(".")[2].replace("_", " ")
+    return key.removesuffix(".type").rpartition(".")[2].replace("_", " ")
 
 
 def frame(study: Study, trials: Sequence[Trial], lines: Sequence[Line]) -> pd.DataFrame:

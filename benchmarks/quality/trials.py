@@ -139,6 +139,8 @@ class Trial:
             return None
         found = self.training if section == "train" else getattr(self.params, section)
         for name in filter(None, rest.split(".")):
+            if found is None:
+                return None
             found = found.get(name) if isinstance(found, Mapping) else getattr(found, name)
         return found
 
@@ -167,7 +169,7 @@ class Base:
             start = own.setdefault("start", self._raw["sweep"]["initializations"][0])
             sweep |= {"sweep.lengths": [length], "sweep.initializations": [start]}
             # What is prefilled is as long as the longest of all trials.
-            sweep["kv_prefix.max_length"] = length
+            sweep["kv_prefix.max_length"] = max(length, self._raw["kv_prefix"]["max_length"])
             if own.get("trained") not in (None, "keys", "values"):
                 raise PipelineError(f"{where}: trained: {own['trained']} is no keys or values")
         elif given := [name for name in _OF_A_PREFIX if name in own]:
@@ -181,11 +183,7 @@ class Base:
         try:
             params = Params.model_validate(raw)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise PipelineError(
-                f"{where}: {key}: {first['msg']}, not {first['input']!r}"
-            ) from error
+            raise PipelineError(f"{where}: {_first(error)}") from error
         return Trial(seed=seed, changes=changes, params=params, alone=alone, **own)
 
 
