@@ -234,9 +234,9 @@ def _keep_starts(monkeypatch: pytest.MonkeyPatch, kept: list[Any]) -> None:
 
     train = methods._train
 
-    def keeping(trial: Trial, model: Any, *rest: Any) -> Any:
+    def keeping(trial: Trial, model: Any, *rest: Any, **named: Any) -> Any:
         start = model.kv_prefix()
-        result = train(trial, model, *rest)
+        result = train(trial, model, *rest, **named)
         if start is not None:
             kept.append((trial.trained, start, result.prefix))
         return result
