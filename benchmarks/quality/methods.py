@@ -151,7 +151,7 @@ def _trainable(model: PrefixModel) -> int:
 
 
 def _train_alone(model: PrefixModel, which: str) -> int:
-    """Let keys or values alone take gradients, the others stay as they start; how many these are."""
+    """Let keys or values alone take gradients; returns how many. The others stay as they start."""
     encoder = model.encoder
     if not isinstance(encoder, FlatEncoder):
         raise PipelineError(f"trained: {which} of a prefix that an MLP yields do not train alone")
