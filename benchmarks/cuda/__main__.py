@@ -36,6 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="miniatures, for a try on a CPU")
+    parser.add_argument("--only", choices=["exactness", "speed"], help="one half of it")
     parser.add_argument("--minutes", type=float, default=8.0, help="the whole, 8 by default")
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--lengths", nargs="+", type=int, help="of the prefix, in tokens")
@@ -47,11 +48,14 @@ def main() -> int:
     machine = Machine(arguments.device, arguments.small)
     lengths = arguments.lengths or ([4, 16] if arguments.small else [16, 512, 2048, 8192])
     # One after another, so that a check's models are let go before the next is made.
-    rows = itertools.chain(
-        [("machine", lambda: rate(machine))],
-        _exactness(arguments.device, arguments.small),
-        measurements(machine, arguments.shapes, lengths),
-    )
+    halves = {
+        "exactness": _exactness(arguments.device, arguments.small),
+        "speed": itertools.chain(
+            [("machine", lambda: rate(machine))], measurements(machine, arguments.shapes, lengths)
+        ),
+    }
+    chosen = [arguments.only] if arguments.only else ["exactness", "speed"]
+    rows = itertools.chain.from_iterable(halves[name] for name in chosen)
     found = run(rows, 60 * arguments.minutes, machine.free)
     arguments.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"card": machine.name, "rows": found}, indent=2)

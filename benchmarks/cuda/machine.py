@@ -19,7 +19,7 @@ class Machine:
 
     def __init__(self, device: str, small: bool) -> None:
         self.device, self.small = device, small
-        self.seconds = 0.1 if small else 4.0
+        self.seconds = 0.1 if small else 3.0
         self._rate: float | None = None
         self._kept: tuple[str, PreTrainedModel] | None = None
 

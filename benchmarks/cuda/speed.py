@@ -14,8 +14,9 @@ from benchmarks.examples import examples
 from benchmarks.operations import needed_operations
 from pipeline.errors.memory import is_out_of_memory
 
-# Examples of an optimizer step.
+# Examples of an optimizer step: as many as fill a card, and few, which wait for launches.
 _BATCHES = {"Llama-3.2-1B": 128, "Llama-3.1-8B": 32}
+_FEW = 8
 # After so many steps that are not counted.
 _WARM_UP = 2
 
@@ -132,9 +133,10 @@ def measurements(
     for shape in shapes:
         batch, rows, most = (2, 2, 4) if machine.small else (_BATCHES[shape], 32, 64)
         trainings: tuple[tuple[str, Make], ...] = (("packed", Ours), ("PEFT", Peft))
-        for p, (name, make) in itertools.product(lengths, trainings):
-            what = f"training, {shape}, p={p}, {batch} examples: {name}"
-            yield what, partial(training, machine, shape, p, batch, make)
+        steps = [*((p, batch) for p in lengths), *([] if machine.small else [(lengths[0], _FEW)])]
+        for (p, size), (name, make) in itertools.product(steps, trainings):
+            what = f"training, {shape}, p={p}, {size} examples: {name}"
+            yield what, partial(training, machine, shape, p, size, make)
         decodings: tuple[tuple[str, Make], ...] = (("packed", Ours), ("generate", padded_ours))
         for p, (name, make) in itertools.product(lengths, decodings):
             what = f"decoding, {shape}, p={p}, {rows} rows of {most} tokens: {name}"

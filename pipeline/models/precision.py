@@ -1,4 +1,4 @@
-"""The dtype that `dtype: auto` stands for: as the weights are stored, where the device computes so."""
+"""The dtype that `dtype: auto` stands for: as weights are stored, where the device computes so."""
 
 from pathlib import Path
 from typing import Any

@@ -33,9 +33,10 @@ def on_the_cpu() -> Iterator[None]:
 def _scores(query: Tensor, key: Tensor, causal: bool, scale: float) -> Tensor:
     scores = query.double() @ key.double().transpose(-1, -2) * scale
     if causal:
-        scores = scores.masked_fill(
-            torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf
-        )
+        queries, keys = scores.shape[-2:]
+        # Aligned to the last key, as FlashAttention does.
+        hidden = torch.ones(queries, keys, dtype=torch.bool).triu(1 + keys - queries)
+        scores = scores.masked_fill(hidden, -math.inf)
     return scores
 
 
@@ -77,9 +78,9 @@ def _flash_attention_forward(  # type: ignore[no-untyped-def]
     *, scale=None, **_,
 ):  # fmt: skip
     assert not dropout_p
-    assert torch.equal(cum_seq_q, cum_seq_k)
+    queries, keys = _parts(cum_seq_q, max_q, query), _parts(cum_seq_k, max_k, key, value)
     parts = [
-        _forward(part, is_causal, scale) for part in _parts(cum_seq_q, max_q, query, key, value)
+        _forward((*own, *seen), is_causal, scale) for own, seen in zip(queries, keys, strict=True)
     ]
     out = torch.cat([part.transpose(0, 1) for part, _ in parts]).contiguous()
     lse = torch.cat([part for _, part in parts], -1)
@@ -92,9 +93,13 @@ def _flash_attention_backward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     assert torch.are_deterministic_algorithms_enabled()
     assert logsumexp.is_contiguous()
-    states = _parts(cum_seq_q, max_q, grad_out, query, key, value, out)
+    queries = _parts(cum_seq_q, max_q, grad_out, query, out)
+    keys = _parts(cum_seq_k, max_k, key, value)
     lses = logsumexp.split(cum_seq_q.diff().tolist(), -1)
-    parts = [_backward(part, lse, is_causal, scale) for part, lse in zip(states, lses, strict=True)]
+    parts = [
+        _backward((grad, own, *seen, result), lse, is_causal, scale)
+        for (grad, own, result), seen, lse in zip(queries, keys, lses, strict=True)
+    ]
     return tuple(
         torch.cat([t.transpose(0, 1) for t in grads]).contiguous()
         for grads in zip(*parts, strict=True)
@@ -159,6 +164,7 @@ def _efficient_attention_backward(  # type: ignore[no-untyped-def]
     bias_requires_grad, *, scale=None, num_splits_key=None, **_,
 ):  # fmt: skip
     assert num_splits_key == 1, "more would add up in any order"
+    assert out.is_contiguous(), "in 16 bits it is read without strides"
     assert logsumexp.shape[-1] == -(-max_seqlen_q // 32) * 32
     states, causal = (grad_out_, query, key, value, out), custom_mask_type == 1
     if cu_seqlens_q is None:

@@ -50,6 +50,26 @@ def plain(call: PackedAttentionCall) -> Tensor:
     return torch.cat(outs, 1)
 
 
+def query_by_query(call: PackedAttentionCall) -> Tensor:
+    """Each query beside the keys that it sees, and no others, in float32."""
+    assert call.prefix_key is not None
+    assert call.prefix_value is not None
+    group, outs = call.query.shape[0] // call.key.shape[0], []
+    for query, key, value in zip(
+        *(t.float().split(call.lengths, 1) for t in (call.query, call.key, call.value)),
+        strict=True,
+    ):
+        keys, values = (
+            torch.cat(pair, 1).repeat_interleave(group, 0)
+            for pair in ((call.prefix_key, key), (call.prefix_value, value))
+        )
+        for place in range(query.shape[1]):
+            seen = call.prefix_key.shape[1] + place + 1
+            scores = query[:, place, None] @ keys[:, :seen].transpose(1, 2) * call.scaling
+            outs.append(scores.softmax(-1) @ values[:, :seen])
+    return torch.cat(outs, 1)
+
+
 @st.composite
 def problems(draw: st.DrawFn, dims: tuple[int, ...]) -> tuple[list[Any], list[int]]:
     """Queries, keys, values, the prefix (perhaps none), and the lengths of packed examples."""
@@ -185,10 +205,13 @@ def test_a_nan_goes_where_torchs_operators_let_it_go(
     nan = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
     states[which][1, 3, 2] = nan
     found = outcome(attention_by_kernel, states, [25, 15])
-    expected = outcome(attention_by_operators, states, [25, 15])
-    assert bool(expected[0].isnan().any())
-    for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one.isnan(), other.isnan())
+    least = outcome(query_by_query, states, [25, 15])
+    most = outcome(attention_by_operators, states, [25, 15])
+    assert bool(least[0].isnan().any())
+    # How far it gets beyond, by way of weights of zero, goes by the width of a CPU's vectors.
+    for one, needed, allowed in zip(found, least, most, strict=True):
+        assert bool((one.isnan() | ~needed.isnan()).all())
+        assert bool((allowed.isnan() | ~one.isnan()).all())
 
 
 @pytest.mark.parametrize(

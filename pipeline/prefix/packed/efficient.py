@@ -147,6 +147,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the output's gradient, query, key, value and output, those of query, key and value."""
     *inputs, out = states
+    # In 16 bits the kernel itself multiplies the output with its gradient, and reads no strides.
+    out = out.contiguous()
     no_dropout = (rows.new_zeros((), dtype=torch.int64) for _ in range(2))
     sizes = starts, starts, queries, keys
     # Keys in one split: several would add to the same gradient in any order.

@@ -15,7 +15,9 @@ from pipeline.prefix.packed.sight import Sight
 Attention = Callable[[PackedAttentionCall], Tensor]
 
 # Lengths within and beyond a block of a kernel, for two query heads to a head of keys.
-_LENGTHS, _PREFIX, _HEADS, _KV_HEADS = [3, 150, 1], 20, 4, 2
+_LENGTHS, _HEADS, _KV_HEADS = [3, 150, 1], 4, 2
+# One that may be copied for each example, and one that is too long for that.
+_PREFIXES = 20, 80
 # What a long example leaves behind: the prefix, and its own beginning.
 _WINDOW, _SOFTCAP = 40, 1.5
 # Of the norm: some roundings of the dtype, a tenth of what one lost key would make.
@@ -28,10 +30,14 @@ def why_not_tried(attention: Attention, kind: StateKind) -> str | None:
 
     Tried with all that the kind names beyond scaled, causal softmax attention.
     """
+    return next(filter(None, (_why_not(attention, kind, p) for p in _PREFIXES)), None)
+
+
+def _why_not(attention: Attention, kind: StateKind, p: int) -> str | None:
     (dtype,), (dim,) = kind.dtypes, kind.head_dims
     draw = torch.Generator().manual_seed(0)
     tokens = sum(_LENGTHS)
-    shapes = [(_HEADS, tokens), *[(_KV_HEADS, tokens)] * 2, *[(_KV_HEADS, _PREFIX)] * 2]
+    shapes = [(_HEADS, tokens), *[(_KV_HEADS, tokens)] * 2, *[(_KV_HEADS, p)] * 2]
     states = [torch.randn(*shape, dim, generator=draw).to(dtype) for shape in shapes]
     # Whatever the caller is in: this one needs gradients.
     with torch.inference_mode(False), torch.enable_grad():
@@ -60,11 +66,9 @@ def _outcome(attention: Attention, states: list[Tensor], beyond: frozenset[str])
     # A prefix is float32, as in training.
     leaves = [t.requires_grad_() for t in (*states[:3], *(t.float() for t in states[3:]))]
     query, key, value, prefix_key, prefix_value = leaves
-    scaling = query.shape[-1] ** -0.5
+    scaling, p = query.shape[-1] ** -0.5, prefix_key.shape[1]
     terms = Terms(
-        Sight(window=_WINDOW, start=_PREFIX, places=range(_PREFIX))
-        if "windows" in beyond
-        else None,
+        Sight(window=_WINDOW, start=p, places=range(p)) if "windows" in beyond else None,
         _SOFTCAP if "softcaps" in beyond else None,
         torch.linspace(-1, 1, _HEADS, device=query.device) if "sinks" in beyond else None,
     )

@@ -7,13 +7,19 @@ Both take float16 and bfloat16, heads of up to 256 numbers, and groups of query 
 (FlashAttention-2, Dao 2023, arXiv 2307.08691).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch.nn import functional as F
 
 from pipeline.prefix.packed.call import PackedAttentionCall, StateKind, Tensor
+from pipeline.prefix.packed.flash import (
+    Sequences,
+    deterministic,
+    last_contiguous,
+    no_dropout,
+    varlen_backward,
+    varlen_forward,
+)
+from pipeline.prefix.packed.joined import attention_by_joining, is_short
 from pipeline.prefix.packed.lengths import cu_seqlens
 from pipeline.prefix.packed.parts import Parts, attention_by_parts
 
@@ -41,16 +47,15 @@ def why_not_varlen(kind: StateKind) -> str | None:
 
 def attention_by_varlen(call: PackedAttentionCall) -> Tensor:
     """Shared-prefix attention of float16 or bfloat16 states on a GPU."""
-    return attention_by_parts(FLASH, call)
+    return attention_by_joining(call) if is_short(call) else attention_by_parts(FLASH, call)
 
 
 def _within(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float
 ) -> tuple[Tensor, Tensor]:
     sizes = _sizes(lengths, query.device)
-    out, lse, *_ = torch.ops.aten._flash_attention_forward(
-        *_tokens_first(query, key, value), *sizes, 0.0, True, False, scale=scaling
-    )
+    queries, keys, values = _tokens_first(query, key, value)
+    out, lse = varlen_forward(queries, keys, values, sizes, sizes, scaling)
     return out.transpose(0, 1), lse
 
 
@@ -64,11 +69,9 @@ def _within_backward(
     lengths: list[int],
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    states = *_tokens_first(grad, query, key, value, out), lse.contiguous()
-    with _deterministic():
-        grads = torch.ops.aten._flash_attention_backward(
-            *states, *_sizes(lengths, query.device), 0.0, True, *_no_dropout(query), scale=scaling
-        )
+    upstream, queries, keys, values, result = _tokens_first(grad, query, key, value, out)
+    states, sizes = (queries, keys, values), _sizes(lengths, query.device)
+    grads = varlen_backward(upstream, states, result, lse, sizes, sizes, scaling)
     of_query, of_key, of_value = (t.transpose(0, 1) for t in grads)
     return of_query, of_key, of_value
 
@@ -78,7 +81,7 @@ def _to_prefix(
 ) -> tuple[Tensor, Tensor]:
     prefix = (t.to(query.dtype).unsqueeze(0) for t in (prefix_key, prefix_value))
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-        _last_contiguous(query).unsqueeze(0), *prefix, 0.0, False, False, scale=scaling
+        last_contiguous(query).unsqueeze(0), *prefix, 0.0, False, False, scale=scaling
     )
     return out.squeeze(0), lse.squeeze(0)
 
@@ -97,7 +100,7 @@ def _to_prefix_backward(
     states = (_dealt(t, parts) for t in (grad, query))
     prefix = (t.to(query.dtype).expand(parts, -1, -1, -1) for t in (prefix_key, prefix_value))
     merged = _dealt(out, parts), _dealt(lse.unsqueeze(-1), parts).squeeze(-1).contiguous()
-    with _deterministic():
+    with deterministic():
         grads = torch.ops.aten._scaled_dot_product_flash_attention_backward(
             *states,
             *prefix,
@@ -108,7 +111,7 @@ def _to_prefix_backward(
             p,
             0.0,
             False,
-            *_no_dropout(query),
+            *no_dropout(query),
             scale=scaling,
         )
     of_query = grads[0].transpose(0, 1).flatten(1, 2).narrow(1, 0, tokens)
@@ -120,42 +123,16 @@ FLASH = Parts(_within, _within_backward, _to_prefix, _to_prefix_backward)
 """Both parts by FlashAttention."""
 
 
-def _sizes(lengths: list[int], device: torch.device) -> tuple[Tensor, Tensor, int, int]:
-    """Where examples begin and the longest, of queries and of keys."""
-    starts, longest = cu_seqlens(lengths, device), max(lengths)
-    return starts, starts, longest, longest
+def _sizes(lengths: list[int], device: torch.device) -> Sequences:
+    return Sequences(cu_seqlens(lengths, device), max(lengths))
 
 
 def _tokens_first(*states: Tensor) -> list[Tensor]:
     """`[heads, tokens, size]` as `[tokens, heads, size]`."""
-    return [_last_contiguous(t).transpose(0, 1) for t in states]
-
-
-def _last_contiguous(states: Tensor) -> Tensor:
-    return states if states.stride(-1) == 1 else states.contiguous()
+    return [last_contiguous(t).transpose(0, 1) for t in states]
 
 
 def _dealt(states: Tensor, parts: int) -> Tensor:
     """`[heads, tokens, size]` as `[parts, heads, tokens of a part, size]`, zeros last."""
-    padded = F.pad(_last_contiguous(states), (0, 0, 0, -states.shape[1] % parts))
+    padded = F.pad(last_contiguous(states), (0, 0, 0, -states.shape[1] % parts))
     return padded.unflatten(1, (parts, -1)).transpose(0, 1)
-
-
-def _no_dropout(states: Tensor) -> tuple[Tensor, Tensor]:
-    """In place of the random numbers of a dropout that there is not."""
-    return states.new_zeros(2, dtype=torch.uint64), states.new_empty(0)
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Sums of a backward pass in a fixed order: two trainings end with the same bytes."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warns)
-        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
