@@ -179,10 +179,9 @@ class CutOffError(Exception):
 )
 def test_resumed_is_uninterrupted(rows: dict[str, Any], tmp_path: Path) -> None:
     split = Dataset.from_list(examples([5, 9, 7, 9, 12]))
-    params = TrainParams(
-        **{"epochs": None, "max_steps": 5, "batch_size": 2, "eval_every_steps": 2},
-        **{"state_learning_rate": 1e-3, **rows},
-    )
+    settings: dict[str, Any] = {"epochs": None, "max_steps": 5, "batch_size": 2}
+    settings |= {"eval_every_steps": 2, "state_learning_rate": 1e-3}
+    params = TrainParams(**settings | rows)
 
     def run(folder: CheckpointFolder | None, cut_after: int | None = None) -> TrainingResult:
         def log_step(step: int, _: Mapping[str, float]) -> None:

@@ -11,6 +11,8 @@ from ruamel.yaml import YAML
 from pipeline.baselines.lora import Lora
 from pipeline.cli.main import main
 from pipeline.config import load_params
+from pipeline.config.averaging import ExponentialAveraging
+from pipeline.config.optimizer import MuonOptimizer
 from pipeline.config.train import TrainParams
 from pipeline.errors import PipelineError
 from pipeline.sweep.variants import Variant
@@ -349,11 +351,12 @@ def test_a_baseline_trains_as_train_says_where_it_says_nothing_itself() -> None:
 
 
 def test_what_is_of_keys_and_values_is_no_baselines() -> None:
-    muon = {"type": "muon", "betas": [0.8, 0.9], "adamw_learning_rate": 1.0}
-    train = TrainParams(optimizer=muon, relative_rates=True, averaging={"type": "ema"})
+    muon = MuonOptimizer(type="muon", betas=[0.8, 0.9], adamw_learning_rate=1.0)
+    mean = ExponentialAveraging(type="ema")
+    train = TrainParams(optimizer=muon, relative_rates=True, averaging=mean)
     own = Lora(type="lora", learning_rate=1e-3).training(train.of_weights())
     assert (own.adamw_rate, own.moves_blocks, own.optimizer.betas) == (1e-3, False, [0.8, 0.9])
-    assert own.averaging == train.averaging
+    assert own.averaging == mean
 
 
 @pytest.mark.parametrize("size", [None, 50])

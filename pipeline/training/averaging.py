@@ -22,12 +22,12 @@ class Average:
         self, parameters: Sequence[torch.nn.Parameter], how: Averaging, steps: int
     ) -> None:
         self._parameters = torch.nn.ParameterList(parameters)
-        is_exponential = isinstance(how, ExponentialAveraging)
-        self._after = 0 if is_exponential else int(how.start * steps)
-        self._mean = AveragedModel(
-            self._parameters,
-            multi_avg_fn=get_ema_multi_avg_fn(how.decay) if is_exponential else None,
-        ).requires_grad_(False)
+        if isinstance(how, ExponentialAveraging):
+            self._after, weighed = 0, get_ema_multi_avg_fn(how.decay)
+        else:
+            self._after, weighed = int(how.start * steps), None
+        mean = AveragedModel(self._parameters, multi_avg_fn=weighed)
+        self._mean = mean.requires_grad_(False)
 
     def add(self, step: int) -> None:
         """Count what a step, from 1 on, has come to."""

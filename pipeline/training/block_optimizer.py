@@ -8,8 +8,9 @@ import torch
 
 from pipeline.config.optimizer import MuonOptimizer
 from pipeline.config.train import TrainParams
-from pipeline.prefix.parameters.blocks import Block
 from pipeline.training.block_rates import by_rate
+from pipeline.training.blocks import Block
+from pipeline.training.muon import Muon
 
 Views = list[tuple[Block, torch.Tensor]]
 
@@ -72,13 +73,12 @@ def optimizer_of_blocks(
     parts: list[torch.optim.Optimizer] = []
     if isinstance(how, MuonOptimizer):
         parts.append(
-            torch.optim.Muon(
+            Muon(
                 groups,
                 weight_decay=params.weight_decay,
                 momentum=how.momentum,
                 nesterov=how.nesterov,
                 ns_steps=how.ns_steps,
-                adjust_lr_fn="match_rms_adamw",
             )
         )
         groups = []
@@ -87,7 +87,7 @@ def optimizer_of_blocks(
         parts.append(
             torch.optim.AdamW(
                 [*groups, *others],
-                betas=tuple(how.betas),
+                betas=(how.betas[0], how.betas[1]),
                 eps=how.eps,
                 weight_decay=params.weight_decay,
             )

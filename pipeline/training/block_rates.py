@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from pipeline.config.train import TrainParams
-from pipeline.prefix.parameters.blocks import Block
+from pipeline.training.blocks import Block
 
 
 def block_rate(block: Block, params: TrainParams) -> float:

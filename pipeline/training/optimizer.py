@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from pipeline.config.train import TrainParams
-from pipeline.prefix.parameters.blocks import Block
 from pipeline.training.block_optimizer import optimizer_of_blocks
+from pipeline.training.blocks import Block
 
 Apart = tuple[Sequence[torch.nn.Parameter], float]
 """Parameters with a peak rate of their own, and that rate."""
@@ -81,10 +81,11 @@ def build_optimizer(
         groups = _groups(others, params.adamw_rate, states, state_rate)
         optimizer = optimizer_of_blocks(params, moved, groups)
     else:
+        how = params.optimizer
         optimizer = torch.optim.AdamW(
             _groups(list(parameters), params.adamw_rate, states, state_rate),
-            betas=tuple(params.optimizer.betas),
-            eps=params.optimizer.eps,
+            betas=(how.betas[0], how.betas[1]),
+            eps=how.eps,
             weight_decay=params.weight_decay,
             fused=True,
         )

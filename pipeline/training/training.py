@@ -17,9 +17,9 @@ from pipeline.errors import DivergedError
 from pipeline.loss.causal import TargetLoss
 from pipeline.loss.for_model import loss_columns, loss_for
 from pipeline.prefix import PrefixModel
-from pipeline.prefix.parameters.blocks import blocks_of
 from pipeline.training.apart import tell_if_apart
 from pipeline.training.averaging import Average
+from pipeline.training.blocks import blocks_of
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.compilation import compile_where_it_pays, uncompiled
 from pipeline.training.divergence import refuse_divergence

@@ -25,7 +25,7 @@ class Block:
         size: how far it reaches.
     """
 
-    parameter: nn.Parameter
+    parameter: torch.Tensor
     kind: Kind
     dim: int
     start: int
