@@ -141,7 +141,8 @@ def test_each_round_tries_others_after_what_is_chosen(
 ) -> None:
     rows = {row["key"]: row for row in read_jsonl(paths.RAW_DATA / "train.jsonl")}
     keys = re.findall("train [0-9]+", (paths.KV_PREFIX / "shown" / "text.txt").read_text())
-    waiting, shown = [rows[key] for key in keys], []
+    waiting = [rows[key] for key in keys]
+    shown: list[dict[str, Any]] = []
     for _ in range(2):
         tried, waiting = waiting[:3], waiting[3:]
         losses = [validation_loss(params, cache_of(params, [*shown, row])) for row in tried]

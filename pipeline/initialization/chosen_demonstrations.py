@@ -22,7 +22,7 @@ class ChosenDemonstrations(ExampleStart):
     """
 
     type: Literal["chosen_demonstrations"]
-    candidates: Count = 8
+    candidates: Count = 4
     chosen: Count = 4
     examples: Count = 16
 

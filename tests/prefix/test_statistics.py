@@ -1,6 +1,7 @@
 """Noise with the statistics of what a model caches: its law, its positions, every kind of model."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -29,15 +30,11 @@ P = 7
 BY_PLACE = "minimax_m3_vl_text"
 # A sink takes a share of the attention that falls with the number of tokens.
 REPEATING = [name for name in (*ROTARY, *UNROTATED) if name != "gpt_oss"]
-SEVERAL = {
-    **{name: lambda name=name: architectures.build(name) for name in LEARNED},
+SEVERAL: dict[str, Callable[[], PreTrainedModel]] = {
+    **{name: partial(architectures.build, name) for name in LEARNED},
     **HYBRIDS,
-    **{
-        name: lambda name=name: indexed.build(name)
-        for name in indexed.CONFIGURATIONS
-        if name != BY_PLACE
-    },
-    **{name: lambda name=name: encoders.build(name) for name in ("t5", "bart", "bert")},
+    **{name: partial(indexed.build, name) for name in indexed.CONFIGURATIONS if name != BY_PLACE},
+    **{name: partial(encoders.build, name) for name in ("t5", "bart", "bert")},
 }
 the_model = cache(tiny_model)
 
