@@ -189,7 +189,7 @@ def test_a_head_of_a_quantized_classifier_is_trained_whole(folder: Path) -> None
 def test_lora_adapts_a_quantized_model(folder: Path, tmp_path: Path) -> None:
     pretrained, lora = PretrainedFolder(folder, EXACT), Lora(type="lora")
     model = lora.adaptable(pretrained)
-    PrefixModel(model).train()(input_ids=IDS, labels=IDS).loss.backward()
+    model.train()(input_ids=IDS, labels=IDS).loss.backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert trained
     assert all(p.grad is not None and p.dtype == torch.float32 for p in trained)

@@ -1,5 +1,6 @@
 """The tables of `budgets` as text, each with a sentence that says how it is made."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -120,12 +121,14 @@ def _reached(
     params: Params,
 ) -> BudgetTable | None:
     """A row a setting, best at the end first; a column a budget."""
-    took = measured.groupby("setting")["took"].mean()
+    of_runs = measured.groupby(["setting", "run"])["took"].first().groupby("setting")
+    took, longest = of_runs.mean(), of_runs.max()
     if len(took) < 2:
         return None
     whole = unit == "steps"
-    budgets = [float(int(each)) if whole else each for each in budgets_of(took)]
-    losses = reached(measured, [each for each in dict.fromkeys(budgets) if each > 0])
+    # Within what a setting took, the longest of its runs is over.
+    budgets = [float(math.ceil(each)) if whole else each for each in budgets_of(longest)]
+    losses = reached(measured, [*dict.fromkeys(budgets)])
     shown = settings[settings["name"].isin(losses.index)]
     lowest = losses.min()
     loss = METRICS["loss"]
