@@ -94,8 +94,9 @@ class Training:
         if rate is not None:
             say(f"initial states train at a rate of {rate:g}")
         blocks = blocks_of(model.encoder)
+        states, own_rate = apart or (model.state_parameters, rate)
         optimizer, schedule = build_optimizer(
-            self.trainable, params, self.steps, *(apart or (model.state_parameters, rate)), blocks
+            self.trainable, params, self.steps, states, own_rate, blocks
         )
         self._order = training_order(
             len(self._rows),
