@@ -14,14 +14,14 @@ from pipeline.data.task_type import TaskType
 from pipeline.data.tokenizing import TokenizedSplit
 from pipeline.errors import PipelineError
 from pipeline.models.definition import write_definition
-from pipeline.models.first_tokens import KEPT
+from pipeline.models.first_tokens import KEPT, TOKENS
 from pipeline.models.for_initialization import ForInitialization
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import PrefixError
 from pipeline.sources.data import fetch_data
 from pipeline.sources.model import fetch_model
 from pipeline.storage.atomic import atomic_folder
-from pipeline.storage.records import each_of_jsonl
+from pipeline.storage.records import each_of_jsonl, write_json
 from pipeline.workspace import paths
 
 # What params name from the repository's root on.
@@ -92,5 +92,8 @@ def _write_start(params: Params, name: str, length: int) -> None:
     with atomic_folder(paths.KV_PREFIX / name) as folder:
         write_definition(folder, definition)
         cached = definition.cached(context)
+        if cached is not None and cached.tokens is not None:
+            tokens = {"tokens": list(cached.tokens), "begins_text": cached.begins_text}
+            write_json(folder / TOKENS, tokens)
         if cached is not None and cached.kv is not None:
             cached.kv.save(folder / KEPT)

@@ -67,8 +67,9 @@ def _prefix(trial: Trial, frozen: PreTrainedModel, log_step: LogStep) -> Iterato
     try:
         start = start_prefix(Variant(trial.length, trial.start, trial.seed), model)
         model.load_kv_prefix(start)
+        parameters = _trainable(model)
         if trial.trained is not None:
-            _train_alone(model, trial.trained)
+            parameters = _train_alone(model, trial.trained)
         own = tokens_of(start.metadata) if params.leave_one_out else None
         left_out = LeftOut(
             len(start), params.token_dropout, params.num_frozen_tokens, trial.seed, own or {}
@@ -76,7 +77,7 @@ def _prefix(trial: Trial, frozen: PreTrainedModel, log_step: LogStep) -> Iterato
         result = _train(trial, model, log_step, left_out)
         assert isinstance(result.prefix, KVPrefix)
         model.load_kv_prefix(result.prefix)
-        yield Trained(model.eval(), result, _trainable(model))
+        yield Trained(model.eval(), result, parameters)
     finally:
         model.detach()
 
@@ -149,13 +150,14 @@ def _trainable(model: PrefixModel) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _train_alone(model: PrefixModel, which: str) -> None:
-    """Let keys or values alone take gradients; the others stay as they start."""
+def _train_alone(model: PrefixModel, which: str) -> int:
+    """Let keys or values alone take gradients; returns how many. The others stay as they start."""
     encoder = model.encoder
     if not isinstance(encoder, FlatEncoder):
         raise PipelineError(f"trained: {which} of a prefix that an MLP yields do not train alone")
     mask = _mask(encoder.shapes, which).to(model.device)
     encoder.embedding.register_hook(lambda gradient: gradient * mask)
+    return len(encoder.embedding) * int(mask.sum())
 
 
 def _mask(shapes: Shapes, which: str) -> torch.Tensor:

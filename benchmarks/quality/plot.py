@@ -6,13 +6,13 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from benchmarks.quality.table import LOSS, heading
+from benchmarks.quality.table import heading
 from benchmarks.quality.trials import Plot
 from pipeline.comparison.plots.panels import in_panels
 from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.style import Series, finished, look, number, series
 
-_PANELS = (LOSS, "test loss", "unseen loss", "test BLEU", "unseen BLEU")
+_PANELS = ("test loss", "unseen loss", "test BLEU", "unseen BLEU")
 _DPI = 120
 
 

@@ -11,12 +11,12 @@ from benchmarks.quality.trials import Study, Trial
 
 LOSS = "validation loss"
 _SPLITS = {"test": "test", "test_unseen": "unseen"}
-_METRICS = {"loss": "loss", "bleu": "BLEU", "chrf": "chrF"}
+_METRICS = {"loss": "loss", "bleu": "BLEU"}
 MEASURED = (
     *(LOSS, *(f"{split} {_METRICS[m]}" for m in _METRICS for split in _SPLITS.values())),
     "ms a step",
 )
-_DIGITS = {"loss": 3, "BLEU": 1, "chrF": 1, "step": 1}
+_DIGITS = {"loss": 3, "BLEU": 1, "step": 1}
 
 
 def heading(key: str) -> str:
@@ -55,7 +55,12 @@ def markdown(table: pd.DataFrame) -> str:
     for name in MEASURED:
         if name in shown:
             shown[name] = list(_with_deviation(table, name))
-    return shown.fillna("").to_markdown(index=False, disable_numparse=True, tablefmt="github")
+    shown = shown.map(lambda value: f"{value:g}" if isinstance(value, float) else value)
+    return (
+        shown.replace("nan", "")
+        .fillna("")
+        .to_markdown(index=False, disable_numparse=True, tablefmt="github")
+    )
 
 
 def failures(trials: Sequence[Trial], lines: Sequence[Line]) -> Iterator[str]:

@@ -74,9 +74,12 @@ class Study(Section):
     groups: Annotated[list[Group], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _choice_is_a_row(self) -> Self:
-        if self.chosen_by_validation not in (None, *self.rows):
-            raise ValueError(f"chosen_by_validation: {self.chosen_by_validation} is not in rows")
+    def _shows_rows(self) -> Self:
+        drawn = [] if self.plot is None else [self.plot.x, *self.plot.series]
+        chosen = [] if self.chosen_by_validation is None else [self.chosen_by_validation]
+        for key in (*drawn, *chosen):
+            if key not in self.rows:
+                raise ValueError(f"rows: lacks {key}, which the plot or the choice names")
         return self
 
 

@@ -11,6 +11,7 @@ from statistics import median
 from benchmarks.quality.results import Line
 from benchmarks.quality.running import begin, is_ready, run
 from benchmarks.quality.trials import Trial
+from pipeline.errors import PipelineError
 from pipeline.training.optimizer import planned_steps
 
 # A process whose card has failed computes nothing any more.
@@ -30,7 +31,11 @@ class Worker:
 
     def take(self, trial: Trial) -> "Future[Line]":
         """Done once the trial is."""
-        return self._pool.submit(run, trial)
+        try:
+            return self._pool.submit(run, trial)
+        except BrokenProcessPool:
+            self.renew()
+            return self._pool.submit(run, trial)
 
     def renew(self) -> None:
         """End the process, and start another in its place."""
@@ -88,19 +93,34 @@ def run_all(
         ends_at: by `time.monotonic`; none begins that would last longer, by what those like it
             took.
         write: is given each line at once.
+
+    Raises PipelineError when no process can load the model.
     """
     alone = [trial for trial in trials if trial.alone]
     others = [trial for trial in trials if not trial.alone]
     workers = [Worker(folder, trials[0]) for _ in range(min(processes, len(trials)))]
     try:
         durations = Durations(prepare())
-        # So that none of them starts beside one that is to be alone.
-        wait([worker.is_ready() for worker in workers])
-        left = _run(alone, workers[:1], durations, ends_at, write)
-        return left + _run(others, workers, durations, ends_at, write)
+        # All of them, so that none of them starts beside a trial that is to be alone.
+        ready = _ready(workers)
+        left = _run(alone, ready[:1], durations, ends_at, write)
+        return left + _run(others, ready, durations, ends_at, write)
     finally:
         for worker in workers:
             worker.end()
+
+
+def _ready(workers: Sequence[Worker]) -> list[Worker]:
+    """Those that could load the model."""
+    futures = [worker.is_ready() for worker in workers]
+    wait(futures)
+    errors = [future.exception() for future in futures]
+    ready = [worker for worker, error in zip(workers, errors, strict=True) if error is None]
+    if not ready:
+        raise PipelineError(f"no process can load the model: {errors[0]}")
+    if len(ready) < len(workers):
+        print(f"{len(ready)} of {len(workers)} processes could load the model")
+    return ready
 
 
 def _run(
