@@ -13,7 +13,7 @@ from pipeline.config.load import read_yaml
 from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
 from pipeline.errors import PipelineError
-from pipeline.models.first_tokens import stored_tokens
+from pipeline.models.first_tokens import KEPT, stored_tokens
 from pipeline.models.for_initialization import ForInitialization
 from pipeline.models.for_variant import ForVariant, start_prefix
 from pipeline.models.frozen import load_frozen_model
@@ -113,6 +113,10 @@ def test_a_start_from_a_copy_reads_nothing_else(
     shutil.copytree(paths.KV_PREFIX / name, tmp_path / "copy")
     monkeypatch.setattr(paths, "KV_PREFIX", tmp_path / "nowhere")
     equal(start_of(params, name, folder=tmp_path / "copy"), expected)
+    if name in ("best", "mean"):
+        # Whether it begins a text is the copy's to say, too.
+        expected.beginning_text(True).save(tmp_path / "copy" / KEPT)
+        assert start_of(params, name, folder=tmp_path / "copy").begins_text
 
 
 def test_a_start_is_measured_as_training_measures_it(params: Params) -> None:

@@ -29,7 +29,7 @@ from pipeline.workspace import paths
 
 SERVED_ROOMS = (
     *("baselines", "config", "corpus", "data", "errors", "inference", "initialization", "metrics"),
-    *("models", "prefix", "schema", "storage", "sweep", "tracking", "workspace"),
+    *("models", "prefix", "progress", "schema", "storage", "sweep", "tracking", "workspace"),
 )
 """The rooms of this package that a served model imports, and a copy of which it keeps."""
 
