@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from benchmarks.quality import workers
+from benchmarks.quality import folder, workers
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.results import Line, appending, read_lines
 from benchmarks.quality.trials import STUDIES, Base, Trial, in_order
@@ -148,6 +148,16 @@ def test_no_trial_begins_that_would_last_too_long(base: Base) -> None:
     )
     assert left == [long]
     assert len(lines) == 2
+
+
+def test_what_is_left_starts_as_all_trials_do(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk, or what is chosen, is another one where the longest prefix is shorter."""
+    keys = [{"start": "best_chunk", "length": 16}, {"start": "best_chunk", "length": 64}, {}]
+    short, long, other = (base.trial("here", False, 0, own) for own in keys)
+    written: list[tuple[str, int]] = []
+    monkeypatch.setattr(folder, "_write_start", lambda _, *start: written.append(start))
+    folder.write_starts([short], [long, other, short])
+    assert written == [("best_chunk", 64)]
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def _run(
 
     def prepare() -> int:
         write_data(left[0].params)
-        write_starts(left)
+        write_starts(left, trials)
         return len(load_split(paths.TOKENIZED / "splits", "train"))
 
     with within(folder):

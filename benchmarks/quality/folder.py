@@ -64,10 +64,17 @@ def write_data(params: Params) -> None:
     save_splits(splits, paths.TOKENIZED / "splits", task)
 
 
-def write_starts(trials: Sequence[Trial]) -> None:
-    """Compute what prefixes start from; trials fail alone whose start cannot be made."""
-    params = trials[0].params
+def write_starts(left: Sequence[Trial], trials: Sequence[Trial]) -> None:
+    """Compute what prefixes of the trials that are left start from.
+
+    As long as the longest of all trials asks for: some starts are other ones at another length, and
+    a run that goes on is to have those of the run before. Trials fail alone whose start cannot be
+    made.
+    """
+    params, needed = trials[0].params, _longest(left)
     for start, length in _longest(trials).items():
+        if start not in needed:
+            continue
         try:
             _write_start(params, start, length)
         except (PipelineError, PrefixError) as error:
