@@ -38,6 +38,7 @@ from pipeline.sources.model import fetch_model
 ROOT = Path(__file__).resolve().parent.parent
 FROZEN, PREFIX = "frozen", "prefix"
 TEXT = ROOT / "corpora" / "reading_records.txt"
+_WHOLE, _QUANTIZED = "float32.gguf", "quantized.gguf"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Engine:
 ENGINES = {
     "transformers, bfloat16": Engine("transformers", "bfloat16"),
     "transformers, float32": Engine("transformers"),
-    "llama.cpp, float32": Engine("llama.cpp", llama_cpp={"gguf": "float32.gguf"}),
-    "llama.cpp, Q4_1": Engine("llama.cpp", llama_cpp={"gguf": "quantized.gguf"}),
+    "llama.cpp, float32": Engine("llama.cpp", llama_cpp={"gguf": _WHOLE}),
+    "llama.cpp, Q4_1": Engine("llama.cpp", llama_cpp={"gguf": _QUANTIZED}),
     "vllm, bfloat16": Engine("vllm", "bfloat16"),
     "vllm, float32": Engine("vllm"),
 }
@@ -96,13 +97,17 @@ def main(
     if unknown := [name for name in names if name not in ENGINES]:
         raise click.ClickException(f"--engine: '{unknown[0]}' is none of {', '.join(ENGINES)}")
     chosen = {name: ENGINES[name] for name in names or ENGINES}
+    if model is not None and quantized is None and _QUANTIZED in _ggufs(chosen):
+        raise click.ClickException("--quantized: name the GGUF file of --model")
     if PYTHON not in os.environ:
         chosen = {name: each for name, each in chosen.items() if each.name != "vllm"}
         click.echo(f"without vLLM: {PYTHON} names no interpreter that has it", err=True)
+        if not chosen:
+            raise click.ClickException(f"{PYTHON}: name the interpreter of vLLM's environment")
     counts = [int(count) for count in at_once.split(",")]
     with tempfile.TemporaryDirectory(prefix="serving-") as folder, ExitStack() as stack:
         root = Path(folder)
-        _make_project(root, model, quantized, virtual_tokens)
+        _make_project(root, model, quantized, virtual_tokens, _ggufs(chosen))
         targets: dict[str, list[Target]] = {}
         for label, engine in chosen.items():
             began = time.monotonic()
@@ -114,7 +119,7 @@ def main(
         known = _measured(targets, counts, rounds)
     click.echo(
         f"{tokens} new tokens a request, a prefix of {virtual_tokens} virtual tokens, {threads} "
-        f"threads, median of {rounds} rounds (least to most); {_versions()}"
+        f"threads, median of {rounds} rounds (least to most); {_versions(chosen)}"
     )
     click.echo(table_of(known))
 
@@ -138,9 +143,9 @@ def _measured(
 
 
 def _make_project(
-    root: Path, model: Path | None, quantized: Path | None, virtual_tokens: int
+    root: Path, model: Path | None, quantized: Path | None, virtual_tokens: int, ggufs: set[str]
 ) -> None:
-    """A project's folder: the frozen model, its GGUF files, and a text's cache as the prefix."""
+    """A project's folder: the frozen model, these GGUF files, and a text's cache as the prefix."""
     params = load_params(ROOT / "params.yaml")
     (root / "data").mkdir()
     if model is None:
@@ -149,9 +154,11 @@ def _make_project(
         (root / "data" / "model").symlink_to(model.resolve())
     frozen = load_frozen_model(root / "data" / "model", Compute(dtype="float32"))
     tokenizer = load_tokenizer(root / "data" / "model")
-    write_gguf(root / "float32.gguf", frozen, tokenizer)
-    with gguf_file(params.model, quantized) as file:
-        (root / "quantized.gguf").write_bytes(file.read_bytes())
+    if _WHOLE in ggufs:
+        write_gguf(root / _WHOLE, frozen, tokenizer)
+    if _QUANTIZED in ggufs:
+        with gguf_file(params.model, quantized) as file:
+            (root / _QUANTIZED).write_bytes(file.read_bytes())
     kv = kv_prefix_from_text(frozen, tokenizer, TEXT.read_text(encoding="utf-8"), virtual_tokens)
     kv.save(root / "prefix.safetensors")
 
@@ -210,9 +217,16 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _versions() -> str:
-    told = [f"{name} {version(name)}" for name in ("torch", "transformers", "xllamacpp")]
-    if PYTHON in os.environ:
+def _ggufs(chosen: dict[str, Engine]) -> set[str]:
+    """The GGUF files that engines need."""
+    return {each.llama_cpp["gguf"] for each in chosen.values() if each.llama_cpp}
+
+
+def _versions(chosen: dict[str, Engine]) -> str:
+    engines = {each.name for each in chosen.values()}
+    packages = ["torch", "transformers", *(["xllamacpp"] if "llama.cpp" in engines else [])]
+    told = [f"{name} {version(name)}" for name in packages]
+    if "vllm" in engines:
         code = "import vllm; print(vllm.__version__)"
         command = [os.environ[PYTHON], "-c", code]
         found = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -153,6 +153,19 @@ def test_a_connection_without_a_request_is_ended_in_time() -> None:
         until(lambda: running.connections == 0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="bounded by an option of Linux")
+def test_a_connection_that_reads_no_answer_is_ended_in_time() -> None:
+    with served(tiny_models(), patience=1) as running:
+        address = ("127.0.0.1", int(running.url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=60) as connection:
+            # Answers larger together than all buffers on the way.
+            connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+            until(lambda: running.connections == 1)
+            until(lambda: running.connections == 0)
+        until(lambda: not running.server.server_state.tasks)
+        answers_rightly(running, right_answer(running))
+
+
 def test_half_sent_bodies_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "_MOST_HELD", 20_000)
     with served(tiny_models(), patience=300) as running:

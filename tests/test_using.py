@@ -19,6 +19,7 @@ from pipeline.cli.main import main
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_tokens
 from tests.conftest import Workspace, tiny_model, tiny_tokenizer
 from tests.sweep_runs import client, ran
+from tests.written_sweep import params_of
 
 pytestmark = pytest.mark.real
 
@@ -397,6 +398,18 @@ def test_a_version_says_which_engines_it_was_checked_with(
     assert "- llama.cpp: keys differ by 1e-6\n- transformers: the evaluation of its run" in told
     others = known.search_model_versions("name = 'tiny'")
     assert sum("llama.cpp" in version.description for version in others) == 1
+
+
+def test_a_store_that_is_none_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.tracking.checked_engines import record_check
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://here")
+    record_check(params_of(), [NAME], "llama.cpp", "keys differ by 1e-6")
+    told = capsys.readouterr().err
+    assert told.startswith("warning: MLflow could not be told what was checked with llama.cpp (")
 
 
 def test_greedy_choices_are_the_frozen_models_own(model: Any, tokenizer: Any) -> None:

@@ -55,21 +55,20 @@ def record_check(params: Params, names: Iterable[str], engine: str, found: str) 
     if not (os.environ.get("MLFLOW_TRACKING_URI") or Path("mlflow.db").exists()):
         return
     prepare()
-    client, registered = MlflowClient(), params.mlflow.model_name
-    for name in names:
-        try:
+    registered = params.mlflow.model_name
+    try:
+        client = MlflowClient()
+        for name in names:
             known = _version(client, registered, name)
             if known is not None:
                 tag = f"{_CHECKED}{engine}"
                 client.set_model_version_tag(registered, known.version, tag, found[:5000])
                 describe_version(client, registered, known.version)
-        except Exception as error:  # a server's own come through, too
-            print(
-                f"warning: MLflow could not be told that {name} was checked with {engine} "
-                f"({told(error)})",
-                file=sys.stderr,
-            )
-            return
+    except Exception as error:  # a server's own come through, too
+        print(
+            f"warning: MLflow could not be told what was checked with {engine} ({told(error)})",
+            file=sys.stderr,
+        )
 
 
 def _version(client: MlflowClient, registered: str, alias: str) -> ModelVersion | None:

@@ -69,3 +69,15 @@ def test_nothing_changes_where_torch_has_a_product_of_its_own(
     model = nn.Linear(8, 8).to(BRAIN)
     with kernel_linears(model):
         assert "forward" not in model.__dict__
+
+
+def test_a_torch_without_onednn_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    linear._gains.cache_clear()
+    model = nn.Linear(8, 8).to(BRAIN)
+    try:
+        with kernel_linears(model):
+            assert "forward" not in model.__dict__
+    finally:
+        linear._gains.cache_clear()

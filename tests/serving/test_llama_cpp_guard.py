@@ -244,6 +244,29 @@ def test_a_client_that_has_gone_ends_the_work_on_its_whole_answer(
         assert text_of(ask(address, SHORT, QUESTIONS[0]))
 
 
+def test_a_long_input_holds_up_no_other(llama_cpp_project: Params, server: LlamaServer) -> None:
+    proxy = prepare(asked_of(llama_cpp_project, SHORT), server, print)
+    tokens_of, begun, go_on = proxy._prompts.of_turns, threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> list[int]:
+        begun.set()
+        assert go_on.wait(60)
+        return tokens_of(*given)
+
+    with (
+        listening(proxy) as address,
+        ThreadPoolExecutor(1) as pool,
+        mock.patch.object(proxy._prompts, "of_turns", slow),
+    ):
+        asking = pool.submit(ask, address, SHORT, QUESTIONS[0])
+        try:
+            assert begun.wait(60)
+            assert httpx2.get(f"{address}/health", timeout=30).is_success
+        finally:
+            go_on.set()
+        assert asking.result()["status"] == 200
+
+
 def test_models_by_name_and_metrics(llama_cpp_project: Params, server: LlamaServer) -> None:
     proxy = prepare(asked_of(llama_cpp_project, SHORT), server, print)
     with listening(proxy) as address:

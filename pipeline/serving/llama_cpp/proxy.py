@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -117,7 +118,8 @@ class Proxy:
         if asked.model not in self._prefixes:
             raise unknown_model(asked.model)
         prefix = self._prefixes[asked.model]
-        prompt = self._prompt(asked, prefix)
+        # A long text takes seconds, in which others are answered.
+        prompt = await run_in_threadpool(self._prompt, asked, prefix)
         telling = Telling(asked.model, isinstance(asked, AskedChat), len(prompt), asked.top)
         settings = asked.settings(self._max_new_tokens)
         ends = set() if asked.ignore_eos else {self._prompts.end}

@@ -5,6 +5,7 @@ tells errors of its own as plain text.
 """
 
 import asyncio
+import socket
 import sys
 from collections import OrderedDict
 from collections.abc import MutableMapping
@@ -32,7 +33,8 @@ class BoundedConfig(uvicorn.Config):
         max_connections: that are open at once. Those beyond take the place of whichever has been
             without a request for longest; a request for which no place is left is refused (503).
         patience: seconds until a request's head has to be there, from the connection's or the last
-            answer's on. A connection without a byte of it is closed, half a head refused (408).
+            answer's on. A connection without a byte of it is closed, half a head refused (408). On
+            Linux also seconds within which a client has to take more of its answer, or is closed.
         settings: uvicorn's own.
     """
 
@@ -67,6 +69,11 @@ class BoundedProtocol(H11Protocol):
         """As asyncio calls it."""
         super().connection_made(transport)
         self._waiting: asyncio.TimerHandle | None = None
+        if sys.platform == "linux":
+            # Else whoever reads nothing of a long answer would keep a place for good.
+            option = socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(*option, int(self.config.patience * 1000))
         if len(self.connections) > self.config.max_connections:
             oldest = next(iter(self.config.silent), self)
             oldest.give_way()
@@ -81,7 +88,8 @@ class BoundedProtocol(H11Protocol):
             # Its request may be on its way.
             self._tell(too_many_connections())
         else:
-            self.transport.close()
+            # Not `close`, which waits for a client that does not read its last answer.
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio calls it."""

@@ -72,4 +72,7 @@ def _forward(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
 @cache
 def _gains() -> bool:
     """Whether the kernel is there, and torch has no product of bfloat16 that uses the processor."""
-    return kernel_lanes() is not None and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    # Builds of torch without oneDNN have no such question, and products of their own.
+    if kernel_lanes() is None or not torch.backends.mkldnn.is_available():
+        return False
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
