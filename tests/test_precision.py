@@ -9,7 +9,7 @@ import torch
 
 from pipeline.models import precision
 from pipeline.models.frozen import load_frozen_model
-from pipeline.schema.compute import Compute
+from pipeline.schema.compute import Compute, Dtype
 from tests.conftest import tiny_model
 
 
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def loaded(folder: Path, dtype: str = "auto") -> torch.dtype:
+def loaded(folder: Path, dtype: Dtype = "auto") -> torch.dtype:
     return load_frozen_model(folder, Compute(device="cpu", dtype=dtype)).dtype
 
 

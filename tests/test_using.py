@@ -394,10 +394,10 @@ def test_a_version_says_which_engines_it_was_checked_with(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy.root / 'mlflow.db'}")
     record_check(load_params(), [NAME, "theirs"], "llama.cpp", "keys differ by 1e-6")
     known = client(copy)
-    told = known.get_model_version_by_alias("tiny", NAME).description
+    told = known.get_model_version_by_alias("tiny", NAME).description or ""
     assert "- llama.cpp: keys differ by 1e-6\n- transformers: the evaluation of its run" in told
     others = known.search_model_versions("name = 'tiny'")
-    assert sum("llama.cpp" in version.description for version in others) == 1
+    assert sum("llama.cpp" in (version.description or "") for version in others) == 1
 
 
 def test_a_store_that_is_none_is_a_warning(

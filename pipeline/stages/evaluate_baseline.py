@@ -28,7 +28,7 @@ def run(params: Params, baseline: Baseline) -> None:
         params.evaluate,
         folder=paths.EVALUATE / baseline.name,
         max_tokens=max_tokens,
-        stored={key: trained[key] for key in OF_A_TRAINING},
+        stored={key: trained[key] for key in OF_A_TRAINING if key in trained},
     )
     if definition.merge(model):
         time_merged(model, tokenizer, params.evaluate, baseline.name, max_tokens)
