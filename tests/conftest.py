@@ -47,6 +47,8 @@ LONGEST_FIRST = (
     *("test_docs.py", "test_notebooks.py", "test_ray.py"),
     *("test_forking.py", "test_architectures.py", "test_mlflow.py", "test_encoders.py"),
     *("test_page.py", "test_progress.py", "test_mlflow_ui.py"),
+    *("test_self_study_graph.py", "test_library_graph.py", "test_census.py", "test_baselines.py"),
+    *("test_distractors.py", "test_mlflow_postgres.py", "test_many_connections.py", "test_kept.py"),
 )
 
 

@@ -13,7 +13,7 @@ import vl_convert
 
 from pipeline.models.adapter import read_adapter
 from pipeline.prefix import KVPrefix
-from tests.conftest import Workspace
+from tests.conftest import DEAR, Workspace
 from tests.sweep_runs import VARIANTS
 
 pytestmark = pytest.mark.real
@@ -97,6 +97,7 @@ def test_curves_are_those_of_the_histories(finished: Workspace) -> None:
     assert loss == pytest.approx(summary.loc["len4-corpus-seed0", "test_loss"])
 
 
+@DEAR
 def test_an_experiment_beside_what_it_started_from(copy: Workspace) -> None:
     commit(copy)
     copy.run("dvc", "exp", "run", "-n", "slower", "-S", "train.learning_rate=1e-3")

@@ -31,7 +31,7 @@ from pipeline.training.trials import ShortTraining, trial_params
 from pipeline.workspace import paths
 from pipeline.workspace.checkpoints import TRIALS
 from pipeline.workspace.timings import read_timing
-from tests.conftest import Workspace, tiny_model
+from tests.conftest import DEAR, Workspace, tiny_model
 from tests.distributed.trainings import taught
 from tests.faults.kills import forget
 from tests.faults.test_kills import ENCODERS, CutOffError, examples, same, train
@@ -428,6 +428,7 @@ def test_the_stage_goes_on_with_a_killed_search_and_writes_the_same_bytes(
     assert given["history.csv"] == expected["history.csv"]
 
 
+@DEAR
 @pytest.mark.real
 def test_a_sweep_shows_the_rates_and_what_they_cost(workspace: Workspace) -> None:
     def edit(params: dict[str, Any]) -> None:

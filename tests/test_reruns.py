@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import WHOLE_SWEEPS, Workspace
+from tests.conftest import DEAR, WHOLE_SWEEPS, Workspace
 from tests.sweep_runs import VARIANTS, client, ran, runs
 
 pytestmark = pytest.mark.real
 
 
+@DEAR
 def test_repro_force_gives_the_same_hashes(copy: Workspace) -> None:
     # As a user starts stages: an interpreter with a hash seed and addresses of its own, which forks
     # of one process share, and on which no byte may depend; and with no import done before, so that

@@ -27,7 +27,7 @@ from pipeline.training.compilation import missing_compiler
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import TrainingResult
 from pipeline.workspace.checkpoints import FILE
-from tests.conftest import CORPUS, ROOT, tiny_model, tiny_tokenizer
+from tests.conftest import CORPUS, DEAR, ROOT, tiny_model, tiny_tokenizer
 from tests.prefix.encoders import build
 
 KILLS = int(os.environ.get("KILLS", "12"))
@@ -213,6 +213,7 @@ def test_resumed_is_uninterrupted_beside_a_head_and_of_parts(task: str, tmp_path
     assert same(run(folder), whole)
 
 
+@DEAR
 @pytest.mark.slow
 @pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
 def test_resumed_is_uninterrupted_when_compiled(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Workspace, sweep_of
+from tests.conftest import DEAR, Workspace, sweep_of
 from tests.sweep_runs import ran
 
 pytestmark = pytest.mark.real
@@ -24,6 +24,7 @@ def committed(workspace: Workspace) -> None:
     workspace.run("git", *identity, "commit", "-qm", "a sweep")
 
 
+@DEAR
 def test_an_answer_that_changes_in_the_training_file(copy: Workspace) -> None:
     path = copy.root / "inputs" / "train.jsonl"
     lines = path.read_text().splitlines()

@@ -157,6 +157,7 @@ def assert_as_without_company(workspace: Workspace, stage: str) -> None:
     assert lock.read_bytes() == before
 
 
+@DEAR
 def test_a_killed_worker_costs_its_time_since_the_checkpoint(long: Workspace) -> None:
     stage = "train@2-corpus-0"
     process = started(long, stage)
