@@ -63,14 +63,16 @@ class LocalPool:
     def submit(self, task: Task) -> None:
         """Give a task to a worker that waits for one."""
         for place, worker in enumerate(self._workers):
+            # Of one that died at work, too, `wait` has yet to tell.
+            if worker is not None and worker.task is not None:
+                continue
             if worker is None or not worker.process.is_alive():
                 worker = self._workers[place] = self._started(place)
-            if worker.task is None:
-                worker.task = task
-                # One that dies at this moment is told of as lost.
-                with contextlib.suppress(OSError):
-                    worker.connection.send(task)
-                return
+            worker.task = task
+            # One that dies at this moment is told of as lost.
+            with contextlib.suppress(OSError):
+                worker.connection.send(task)
+            return
         raise RuntimeError("no worker waits for a task")
 
     def wait(self) -> Ended:
