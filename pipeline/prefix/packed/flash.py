@@ -4,13 +4,15 @@ They are called as operators, below `torch.nn.attention.varlen.varlen_attn`: a b
 have to be given another output and other log-sum-exps than those of its forward pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
 from pipeline.prefix.packed.call import Tensor
+from pipeline.prefix.packed.lengths import cu_seqlens
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,11 @@ class Sequences:
 
     starts: Tensor
     longest: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Self:
+        """Those of so many tokens each."""
+        return cls(cu_seqlens(lengths, device), max(lengths))
 
 
 def varlen_forward(

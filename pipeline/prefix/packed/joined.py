@@ -14,7 +14,6 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.prefix.packed.call import PackedAttentionCall, Tensor
 from pipeline.prefix.packed.flash import Sequences, last_contiguous, varlen_backward, varlen_forward
-from pipeline.prefix.packed.lengths import cu_seqlens
 
 
 def is_short(call: PackedAttentionCall) -> bool:
@@ -78,10 +77,9 @@ class _Joined(torch.autograd.Function):
 
 def _sizes(lengths: tuple[int, ...], p: int, device: torch.device) -> tuple[Sequences, Sequences]:
     """Of queries, and of the keys with the prefix before each example's."""
-    joined = [p + length for length in lengths]
     return (
-        Sequences(cu_seqlens(lengths, device), max(lengths)),
-        Sequences(cu_seqlens(joined, device), max(joined)),
+        Sequences.of(lengths, device),
+        Sequences.of([p + length for length in lengths], device),
     )
 
 

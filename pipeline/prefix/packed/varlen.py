@@ -20,7 +20,6 @@ from pipeline.prefix.packed.flash import (
     varlen_forward,
 )
 from pipeline.prefix.packed.joined import attention_by_joining, is_short
-from pipeline.prefix.packed.lengths import cu_seqlens
 from pipeline.prefix.packed.parts import Parts, attention_by_parts
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16})
@@ -53,7 +52,7 @@ def attention_by_varlen(call: PackedAttentionCall) -> Tensor:
 def _within(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float
 ) -> tuple[Tensor, Tensor]:
-    sizes = _sizes(lengths, query.device)
+    sizes = Sequences.of(lengths, query.device)
     queries, keys, values = _tokens_first(query, key, value)
     out, lse = varlen_forward(queries, keys, values, sizes, sizes, scaling)
     return out.transpose(0, 1), lse
@@ -70,7 +69,7 @@ def _within_backward(
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     upstream, queries, keys, values, result = _tokens_first(grad, query, key, value, out)
-    states, sizes = (queries, keys, values), _sizes(lengths, query.device)
+    states, sizes = (queries, keys, values), Sequences.of(lengths, query.device)
     grads = varlen_backward(upstream, states, result, lse, sizes, sizes, scaling)
     of_query, of_key, of_value = (t.transpose(0, 1) for t in grads)
     return of_query, of_key, of_value
@@ -121,10 +120,6 @@ def _to_prefix_backward(
 
 FLASH = Parts(_within, _within_backward, _to_prefix, _to_prefix_backward)
 """Both parts by FlashAttention."""
-
-
-def _sizes(lengths: list[int], device: torch.device) -> Sequences:
-    return Sequences(cu_seqlens(lengths, device), max(lengths))
 
 
 def _tokens_first(*states: Tensor) -> list[Tensor]:
