@@ -1,13 +1,15 @@
 """`python -m benchmarks.decoding`: processor time of a decoded token, with the kernel and without.
 
-The frozen model of params.yaml after a prefix in bfloat16, in this process and on one thread by
-default. The ways take turns, and processor time is counted: other processes cost both alike. The
-floor is that of reading every weight once.
+The frozen model of params.yaml after a prefix, in this process and on one thread by default. The
+ways take turns, and processor time is counted: other processes cost both alike. `linear layers by
+torch` and `by the kernel` are for any number of rows, where decoding takes the kernel for a few
+(`most_tokens`), so that the table shows where it should end. The floor is that of reading every
+weight once.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from unittest import mock
 
@@ -27,6 +29,9 @@ from pipeline.sources.model import fetch_model
 from pipeline.workspace import paths
 
 TEXT = "Answer the question in as few words as you can. " * 8
+DTYPES = ("float32", "bfloat16")
+WAYS = {"linear layers by torch": 0, "by the kernel": 1 << 30}
+"""How many rows the kernel serves."""
 INPUT = "Area - land: 91 sq km\n\nAlba, Geography: what is the Area - land?"
 
 
@@ -57,40 +62,51 @@ def floor(model: PreTrainedModel) -> float:
 @click.option("--steps", default=12, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-def main(rows: str, steps: int, rounds: int, threads: int) -> None:
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), multiple=True, default=DTYPES, show_default=True
+)
+def main(rows: str, steps: int, rounds: int, threads: int, dtype: str) -> None:
     """Print milliseconds of processor time a step: median, least and most."""
     torch.set_num_threads(threads)
     if not paths.MODEL.exists():
         fetch_model(load_params().model, paths.MODEL)
-    model = load_frozen_model(paths.MODEL, Compute(device="cpu", dtype="bfloat16"))
+    tokenizer = load_tokenizer(paths.MODEL)
+    ids = tokenizer(INPUT)["input_ids"]
+    table = [row for name in dtype.split(",") for row in _rows(name, rows, ids, steps, rounds)]
+    headers = ["dtype", "rows", *WAYS, "weights read once"]
+    print(tabulate(table, headers, tablefmt="github", disable_numparse=True))
+
+
+def _rows(dtype: str, rows: str, ids: list[int], steps: int, rounds: int) -> Iterator[list[str]]:
+    model = load_frozen_model(
+        paths.MODEL, Compute.model_validate({"device": "cpu", "dtype": dtype})
+    )
     tokenizer = load_tokenizer(paths.MODEL)
     stem = Stem(kv_prefix_from_text(model, tokenizer, TEXT, num_virtual_tokens=32))
-    ids = tokenizer(INPUT)["input_ids"]
-    table = []
     for count in map(int, rows.split(",")):
         ways: dict[str, Callable[[], float]] = {
-            "torch": partial(_with, False, model, stem, ids, count, steps),
-            "kernel": partial(_with, True, model, stem, ids, count, steps),
-            "weights read once": partial(floor, model),
+            name: partial(_with, most, model, stem, ids, count, steps)
+            for name, most in WAYS.items()
         }
+        ways["weights read once"] = partial(floor, model)
         found: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
                 found[name].append(way())
-        table.append([count, *map(_shown, found.values())])
-        print(*table[-1], flush=True)
-    print(tabulate(table, ["rows", *ways], tablefmt="github", disable_numparse=True))
+        row = [dtype, str(count), *map(_shown, found.values())]
+        print(*row, flush=True)
+        yield row
 
 
 def _with(
-    kernel: bool, model: PreTrainedModel, stem: Stem, ids: list[int], count: int, steps: int
+    most: int, model: PreTrainedModel, stem: Stem, ids: list[int], count: int, steps: int
 ) -> float:
-    with mock.patch.object(linear, "_gains", return_value=kernel):
+    with mock.patch.object(linear, "most_tokens", return_value=most):
         return milliseconds(model, stem, ids, count, steps)
 
 
 def _shown(figures: list[float]) -> str:
-    return f"{statistics.median(figures):.0f} ({min(figures):.0f} to {max(figures):.0f})"
+    return f"{statistics.median(figures):.1f} ({min(figures):.1f} to {max(figures):.1f})"
 
 
 if __name__ == "__main__":

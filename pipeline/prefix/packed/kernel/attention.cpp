@@ -113,6 +113,11 @@ void decode_bfloat16(const int64_t* a, const int64_t* b, const int64_t* c, const
                      void* const* e, const int64_t* f, void* const* g, const void* h, void* i) {
   run_decode<BFloat16>(a, b, c, d, e, f, g, h, i);
 }
+void linear_float32(int64_t tokens, int64_t in, int64_t out, const void* weights, const void* bias,
+                    const void* states, void* result) {
+  linear(tokens, in, out, static_cast<const float*>(weights), static_cast<const float*>(bias),
+         static_cast<const float*>(states), static_cast<float*>(result));
+}
 void linear_bfloat16(int64_t tokens, int64_t in, int64_t out, const void* weights, const void* bias,
                      const void* states, void* result) {
   linear(tokens, in, out, static_cast<const BFloat16*>(weights), static_cast<const BFloat16*>(bias),

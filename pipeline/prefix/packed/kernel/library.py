@@ -8,7 +8,7 @@ import itertools
 import shutil
 import subprocess
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -144,15 +144,24 @@ def kernel_lanes() -> int | None:
     return None if isinstance(library, str) else int(library.lanes())
 
 
-def kernel_linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer of bfloat16 states `[..., in]` by a contiguous `weight` `[out, in]`."""
-    states = states.contiguous()
-    result = states.new_empty(*states.shape[:-1], weight.shape[0])
-    count, (out, size) = states.numel() // states.shape[-1], weight.shape
-    where = None if bias is None else bias.data_ptr()
-    addresses = weight.data_ptr(), where, states.data_ptr(), result.data_ptr()
-    _library().linear_bfloat16(count, size, out, *addresses)
-    return result
+def kernel_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """A linear layer of a contiguous `weight` `[out, in]`, for states `[..., in]` of its dtype.
+
+    What a call asks of a layer is asked once: of one token it would be a good part of the time.
+    The layer must not change while its function is in use.
+    """
+    function = getattr(_library(), f"linear_{_NAMES[weight.dtype]}")
+    (out, size), address = weight.shape, weight.data_ptr()
+    bias_address = None if bias is None else bias.data_ptr()
+
+    def of(states: Tensor) -> Tensor:
+        states = states.contiguous()
+        result = states.new_empty(*states.shape[:-1], out)
+        count, where = states.numel() // size, (states.data_ptr(), result.data_ptr())
+        function(count, size, out, address, bias_address, *where)
+        return result
+
+    return of
 
 
 class _Terms(ctypes.Structure):
@@ -265,5 +274,6 @@ def _library() -> Any:
         # Addresses, which are wider than the integers that ctypes takes results for.
         getattr(library, f"prefix_{dtype}").restype = ctypes.c_void_p
         getattr(library, f"free_{dtype}").argtypes = [ctypes.c_void_p]
-    library.linear_bfloat16.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 4
+        linear = getattr(library, f"linear_{dtype}")
+        linear.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 4
     return library

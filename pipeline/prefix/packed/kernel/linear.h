@@ -1,21 +1,24 @@
-// Linear layers of a few tokens in bfloat16, whose time is that of reading the weights.
+// Linear layers of a few tokens, whose time is that of reading the weights.
 
 #pragma once
 
 #include "vectors.h"
 
-constexpr int TOGETHER = 4;      // tokens that a row of weights is read for at once
+// Tokens that a row of weights is read for at once: as many as their sums have registers.
+constexpr int TOGETHER = LANES == 16 ? 8 : 4;
 constexpr int AHEAD = 1024;      // bytes that memory is asked for before they are needed
 constexpr int64_t PIECE = 64;    // rows of weights that a thread takes at once
 
 // Of `count` tokens `[count, in]` the products with a row of weights. The order of a token's sum
 // does not depend on how many tokens there are.
-template <int COUNT>
-static inline void products_of(const BFloat16* row, const float* states, int64_t in, float* out) {
+template <int COUNT, class T>
+static inline void products_of(const T* row, const float* states, int64_t in, float* out) {
   Vector sums[COUNT][2] = {};
   int64_t j = 0;
   for (; j + 2 * LANES <= in; j += 2 * LANES) {
-    if (j * 2 % 64 == 0) __builtin_prefetch(reinterpret_cast<const char*>(row + j) + AHEAD);
+    const char* soon = reinterpret_cast<const char*>(row + j) + AHEAD;
+    if (j * sizeof(T) % 64 == 0) __builtin_prefetch(soon);
+    if (2 * LANES * sizeof(T) > 64) __builtin_prefetch(soon + 64);
     const Vector first = load(row + j), second = load(row + j + LANES);
     for (int t = 0; t < COUNT; t++) {
       sums[t][0] += first * load(states + t * in + j);
@@ -31,24 +34,33 @@ static inline void products_of(const BFloat16* row, const float* states, int64_t
   }
 }
 
+// The same of the largest power of two of tokens that are there, up to COUNT; returns how many.
+template <int COUNT, class T>
+static inline int products_of_most(const T* row, const float* states, int64_t in, int64_t there,
+                                   float* out) {
+  if constexpr (COUNT > 1)
+    if (there < COUNT) return products_of_most<COUNT / 2>(row, states, in, there, out);
+  products_of<COUNT>(row, states, in, out);
+  return COUNT;
+}
+
 // `[tokens, in]` times weights `[out, in]` turned, and the bias `[out]` if there is one: sums are
 // float32, and rounded once.
-static void linear(int64_t tokens, int64_t in, int64_t out, const BFloat16* weights,
-                   const BFloat16* bias, const BFloat16* given, BFloat16* result) {
+template <class T>
+static void linear(int64_t tokens, int64_t in, int64_t out, const T* weights, const T* bias,
+                   const T* given, T* result) {
   Floats states(tokens * in);
   for (int64_t i = 0; i < tokens * in; i++) states[i] = widened(given[i]);
 #pragma omp parallel for schedule(static) if (out > PIECE)
   for (int64_t begin = 0; begin < out; begin += PIECE)
     for (int64_t i = begin; i < std::min(out, begin + PIECE); i++) {
-      const BFloat16* row = weights + i * in;
+      const T* row = weights + i * in;
       const float added = bias ? widened(bias[i]) : 0.0f;
-      for (int64_t t = 0; t < tokens; t += TOGETHER) {
+      for (int64_t t = 0; t < tokens;) {
         float sums[TOGETHER];
-        const float* from = &states[t * in];
-        const int64_t count = std::min<int64_t>(TOGETHER, tokens - t);
-        if (count == TOGETHER) products_of<TOGETHER>(row, from, in, sums);
-        else for (int64_t u = 0; u < count; u++) products_of<1>(row, from + u * in, in, sums + u);
-        for (int64_t u = 0; u < count; u++) narrowed(sums[u] + added, result[(t + u) * out + i]);
+        const int count = products_of_most<TOGETHER>(row, &states[t * in], in, tokens - t, sums);
+        for (int u = 0; u < count; u++) narrowed(sums[u] + added, result[(t + u) * out + i]);
+        t += count;
       }
     }
 }
