@@ -135,9 +135,14 @@ def _log(params: Params, name: str, run_id: str, settings: dict[str, Any], prefi
             },
             code_paths=[str(Path(_served_code().name) / _PACKAGE.name)],
             signature=signature,
-            pip_requirements=[f"{package}=={version(package)}" for package in _NEEDED],
+            pip_requirements=_requirements(),
             registered_model_name=params.mlflow.model_name,
         )
+
+
+@cache
+def _requirements() -> list[str]:
+    return [f"{package}=={version(package)}" for package in _NEEDED]
 
 
 @cache

@@ -14,6 +14,7 @@ import mlflow
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from pipeline.config import Params
 from pipeline.data.spread import spread
@@ -72,7 +73,10 @@ def log_search(run_id: str, metrics: Mapping[str, Any]) -> None:
     """Log the rate that a search found, and the table of its trials; nothing without a search."""
     if trials := metrics.get(SEARCH):
         log_params(run_id, {"learning_rate": metrics["learning_rate"]})
-        _log_table(run_id, columns(trials), f"{SEARCH}.json")
+        client = MlflowClient()
+        known = client.get_run(run_id).data.tags
+        tag = _log_tables(run_id, known, {f"{SEARCH}.json": columns(trials)})
+        client.log_batch(run_id, tags=[tag])
 
 
 def log_results(params: Params, run_id: str, folder: Path, model_id: str | None = None) -> None:
@@ -82,14 +86,19 @@ def log_results(params: Params, run_id: str, folder: Path, model_id: str | None 
     digest = sha256(folder / "metrics.json") + sha256(folder / "predictions.jsonl")
     if (sort_by := params.report.sort_by) and METRICS[sort_by].restates:
         digest = hashlib.sha256(f"{digest} {sort_by}".encode()).hexdigest()
-    if MlflowClient().get_run(run_id).data.tags.get("evaluation_sha256") == digest:
+    client = MlflowClient()
+    known = client.get_run(run_id).data.tags
+    if known.get("evaluation_sha256") == digest:
         return
     figures = {**scores(metrics, sort_by), **timings(folder.name)}
     mlflow.log_metrics(figures, run_id=run_id, model_id=model_id)
-    _log_table(run_id, _with_intervals(params, metrics, folder), SCORES)
-    _log_table(run_id, columns(_shown_lines(folder / "predictions.jsonl")), PREDICTIONS)
+    tables = {
+        SCORES: _with_intervals(params, metrics, folder),
+        PREDICTIONS: columns(_shown_lines(folder / "predictions.jsonl")),
+    }
+    tag = _log_tables(run_id, known, tables)
     # Last: a run without it was cut short, and is logged again.
-    MlflowClient().set_tag(run_id, "evaluation_sha256", digest)
+    client.log_batch(run_id, tags=[tag, RunTag("evaluation_sha256", digest)])
 
 
 def _shown_lines(path: Path) -> list[dict[str, Any]]:
@@ -173,12 +182,20 @@ def _with_intervals(
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
-def _log_table(run_id: str, table: dict[str, list[Any]], file: str) -> None:
-    """Log a table in place of the one that may be there, to which MLflow would append."""
-    client = MlflowClient()
-    logged = json.loads(client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
-    if any(entry.get("path") == file for entry in logged):
+def _log_tables(
+    run_id: str, known: Mapping[str, str], tables: Mapping[str, dict[str, list[Any]]]
+) -> RunTag:
+    """Log tables in place of those that may be there; returns the tag that MLflow's page shows
+    tables by, to be set once.
+
+    As `MlflowClient.log_table` does, which appends to what is there, and asks the store for the run
+    and its artifacts for each table.
+    """
+    logged = json.loads(known.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+    for file, table in tables.items():
         text = pd.DataFrame(table).to_json(orient="split", index=False, date_format="iso")
-        client.log_text(run_id, text, file)
-    else:
-        client.log_table(run_id, table, file)
+        MlflowClient().log_text(run_id, text, file)
+        entry = {"path": file, "type": "table"}
+        if entry not in logged:
+            logged.append(entry)
+    return RunTag(MLFLOW_LOGGED_ARTIFACTS, json.dumps(logged))
