@@ -10,6 +10,9 @@ from pipeline.comparison.plots.panels import in_panels
 from pipeline.comparison.plots.style import Chart, finished, series_of
 from pipeline.comparison.plots.subject import Row, Subject
 
+# Rates below it are written with an exponent.
+_SMALL = 1e-3
+
 
 def by_train_size(subject: Subject) -> Chart:
     """The low-data curve (Li and Liang 2021, figure 3): against training examples.
@@ -19,7 +22,8 @@ def by_train_size(subject: Subject) -> Chart:
     settings = subject.at_the_rate
     trained = settings[settings["train_size"].notna()]
     sizes = {name: int(n) for name, n in zip(trained["name"], trained["train_size"], strict=True)}
-    return _against(subject, settings, sizes, "training examples", "d")
+    axis = alt.Axis(format="d")
+    return _against(subject, settings, sizes, "training examples", axis, padding=12)
 
 
 def by_learning_rate(subject: Subject) -> Chart:
@@ -31,15 +35,25 @@ def by_learning_rate(subject: Subject) -> Chart:
     has_rate = (settings["kind"] == "variant") & settings["learning_rate"].notna()
     trained = settings[has_rate]
     rates = dict(zip(trained["name"], trained["learning_rate"].astype(float), strict=True))
-    return _against(subject, settings, rates, "learning rate", "~g")
+    # No wider than the room below the first and the last point.
+    label = f"format(datum.value, datum.value < {_SMALL} ? '~e' : '~g')"
+    return _against(
+        subject, settings, rates, "learning rate", alt.Axis(labelExpr=label), padding=24
+    )
 
 
 def _against(
-    subject: Subject, settings: pd.DataFrame, places: Mapping[str, float], what: str, ticks: str
+    subject: Subject,
+    settings: pd.DataFrame,
+    places: Mapping[str, float],
+    what: str,
+    axis: alt.Axis,
+    padding: int,
 ) -> Chart:
     """A panel for each prefix length, a line for each initialisation, with intervals and seeds.
 
-    `places` are those of settings on the horizontal axis; others are level.
+    `places` are those of settings on the horizontal axis, `padding` the pixels beside the outer
+    ones; other settings are level.
     """
     shown = series_of(settings)
     has_place = settings["name"].isin(places)
@@ -58,8 +72,9 @@ def _against(
         level = level_rows(others, points, subject)
         rows += [{**row, "panel": _panel(length)} for row in [*points, *level]]
     values = sorted({row["x"] for row in rows if "x" in row})
-    scale = alt.Scale(type="log", nice=False, padding=12)
-    x = alt.X("x:Q", title=what, scale=scale, axis=alt.Axis(values=values, format=ticks))
+    axis.values = values
+    scale = alt.Scale(type="log", nice=False, padding=padding)
+    x = alt.X("x:Q", title=what, scale=scale, axis=axis)
     layers = score_layers(rows, x, subject, shown, None)
     chart = in_panels(layers, rows, [_panel(length) for length in lengths])
     return finished(chart, subject.against(what), shown, is_positive=is_positive(rows))
