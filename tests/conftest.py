@@ -162,7 +162,7 @@ def rows(split: str, count: int) -> list[dict[str, str]]:
 def sweep_of(lengths: list[int], initializations: list[str]) -> dict[str, Any]:
     """The section `sweep` of variants with one seed and all of the training split."""
     grid = {"lengths": lengths, "initializations": initializations, "seeds": [0]}
-    return {**grid, "train_sizes": [], "in_context": []}
+    return {**grid, "train_sizes": [], "learning_rates": [], "in_context": []}
 
 
 def tiny_params(model_folder: Path) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def main(stage: str, *arguments: str) -> None:
         names = [f"in_context_{options['--initialization']}", f"len{options['--length']}"]
     elif "--length" in options:
         names = [f"len{options['--length']}", options["--initialization"]]
-    for key, word in (("--seed", "seed"), ("--train-size", "train")):
+    suffixes = (("--seed", "seed"), ("--train-size", "train"), ("--learning-rate", "lr"))
+    for key, word in suffixes:
         if key in options:
             names.append(word + options[key])
     if names:

@@ -104,6 +104,7 @@ def params_for(folder: Path, model: str, kind: str, **changes: Any) -> Params:
         "initializations": ["random", "corpus", "demonstrations", "words"],
         "seeds": [0],
         "train_sizes": [],
+        "learning_rates": [],
         "in_context": [],
     }
     for section, values in changes.items():

@@ -1,15 +1,18 @@
-"""Every baseline and a training size through their stages, on a tiny model without DVC."""
+"""Baselines, a training size and a further rate through their stages, by a tiny model, no DVC."""
 
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
+from pipeline.cli.main import main
 from pipeline.config import Params, load_params
 from pipeline.errors import PipelineError
+from pipeline.inference.selection import choose, choose_prefix
 from pipeline.stages import (
     baseline_start,
     baselines,
@@ -60,7 +63,7 @@ def write_inputs(model_folder: Path) -> Params:
     params: dict[str, Any] = tiny_params(model_folder)
     params["sweep"] = {
         **{"lengths": [2], "initializations": ["corpus"], "seeds": [0, 1]},
-        **{"train_sizes": [], "in_context": ["corpus"]},
+        **{"train_sizes": [], "learning_rates": [5e-2], "in_context": ["corpus"]},
     }
     whole_text = {"type": "in_context", "path": "texts/corpus.txt", "max_tokens": None}
     params["baselines"]["whole_text"] = whole_text
@@ -69,6 +72,13 @@ def write_inputs(model_folder: Path) -> Params:
     with Path("params.yaml").open("w") as file:
         YAML(typ="safe").dump(params, file)
     return load_params()
+
+
+def by_command(stage: str, variant: Variant, rate: str) -> None:
+    """A stage of a variant at a rate, which the command line may write as it likes."""
+    named = ("--length", "2", "--initialization", "corpus", "--seed", str(variant.seed))
+    result = CliRunner().invoke(main, [stage, *named, "--learning-rate", rate])
+    assert result.exit_code == 0, result.output
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +94,12 @@ def done(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
         tokenize.run(params)
         kv_prefix.run(params, "corpus")
         for variant in sweep(params):
-            train.run(params, variant)
-            evaluate.run(params, variant)
+            if variant.is_plain:
+                train.run(params, variant)
+                evaluate.run(params, variant)
+            else:
+                by_command("train", variant, "5.0e-2")
+                by_command("evaluate", variant, ".05")
         for name in params.baselines:
             baselines.run(params, name)
         in_context.run(params, 2, "corpus")
@@ -134,7 +148,8 @@ def test_seeds_are_one_row_of_the_second_table(done: Path, monkeypatch: pytest.M
     table: Any = pd.read_csv(paths.REPORT / "summary.csv").set_index("name")
     seeds: Any = pd.read_csv(paths.REPORT / "over_seeds.csv").set_index("name")
     assert set(seeds.index) == {
-        *("no_prefix", "whole_text", "in_context_corpus-len2", "len2-corpus", *TRAINED),
+        *("no_prefix", "whole_text", "in_context_corpus-len2", *TRAINED),
+        *("len2-corpus", "len2-corpus-lr0.05"),
     }
     both = table.loc[["lora-seed0", "lora-seed1"], "test_loss"]
     assert seeds.loc["lora", "seeds"] == 2
@@ -143,7 +158,7 @@ def test_seeds_are_one_row_of_the_second_table(done: Path, monkeypatch: pytest.M
     assert seeds.loc["len2-corpus", "test_loss_p_value"] > 0
     low, high = (seeds[f"test_loss_{end}"] for end in ("low", "high"))
     assert ((low <= seeds["test_loss"]) & (seeds["test_loss"] <= high)).all()
-    assert list(seeds.index[seeds["is_best"]]) == ["len2-corpus"]
+    assert list(seeds.index[seeds["is_best"]]) == ["len2-corpus-lr0.05"]
     assert sorted(seeds["validation_loss"]) == list(seeds["validation_loss"])
     assert "±" in (paths.REPORT / "over_seeds.md").read_text()
 
@@ -166,7 +181,7 @@ def test_variants_and_baselines_have_the_same_metrics_in_mlflow(
     found = client.search_runs(
         [experiment.experiment_id], "tags.state = 'current' and tags.kind != 'sweep'"
     )
-    assert len(found) == len(NAMES) + 2
+    assert len(found) == len(NAMES) + 4
     table: Any = pd.read_csv(paths.REPORT / "summary.csv").set_index("name")
     for run in found:
         name = run.data.tags["variant"]
@@ -264,6 +279,47 @@ def test_a_training_size_is_a_variant_and_a_baseline_of_its_own(
         assert (own["train_size"], other["train_size"]) == (4, 12)
         assert own["validation/initial_loss"] == other["validation/initial_loss"]
         assert own["validation/best_loss"] != other["validation/best_loss"]
+
+
+def test_a_further_rate_is_a_variant_that_competes(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{done / 'mlflow.db'}")
+    params = load_params()
+    table: Any = pd.read_csv(paths.REPORT / "summary.csv").set_index("name")
+    rates = {name: table.loc[name, "learning_rate"] for name in table.index if name[:3] == "len"}
+    assert rates == {
+        f"len2-corpus-seed{seed}{suffix}": rate
+        for seed in (0, 1)
+        for suffix, rate in (("", 5e-3), ("-lr0.05", 5e-2))
+    }
+    # What is best may be at any rate, and p values count each that was tried.
+    best = choose(params, "best")
+    assert best.endswith("-lr0.05")
+    summary = (paths.REPORT / "summary.md").read_text()
+    assert "corrected for the 4 prefixes" in summary
+    card = (paths.REPORT / "best" / "README.md").read_text()
+    assert "learning_rate: 0.05" in card
+    # One is named as any other, though its name has a dot, as a file's has.
+    assert choose_prefix(params, best) == best
+    with pytest.raises(PipelineError, match=r"'len2-corpus-seed0-lr0\.5' is no variant"):
+        choose_prefix(params, "len2-corpus-seed0-lr0.5")
+    for heading in ("validation loss", "test loss"):
+        section = summary.split(f"### {heading} by learning rate\n\n")[1].split("\n\n")[0]
+        head, _, row = (
+            [cell.strip() for cell in line.split("|")[1:-1]] for line in section.split("\n")
+        )
+        assert head == ["", "0.005", "0.05"]
+        assert [cell.endswith(" *") for cell in row] == [False, False, True]
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.variant = '{best}'")
+    assert run.data.tags["dvc_stage"] == f"train_at_rate@2-corpus-{best[16]}-0.05"
+    assert run.data.params["learning_rate"] == run.data.params["train.learning_rate"] == "0.05"
+    version = client.get_model_version_by_alias("tiny", best.replace(".", "_"))
+    assert version.run_id == run.info.run_id
 
 
 def test_what_is_kept_of_a_prompt_and_of_a_prefix_beside_lora(

@@ -181,7 +181,7 @@ def finished(root: Path, template: str | None) -> Params:
     params["initializations"] = kinds
     params["sweep"] = {
         **{"lengths": [P], "initializations": list(kinds), "seeds": [0]},
-        **{"train_sizes": [], "in_context": ["corpus"]},
+        **{"train_sizes": [], "learning_rates": [], "in_context": ["corpus"]},
     }
     params["train"] |= {"max_steps": 1, "eval_every_steps": 1, "learning_rate": 1e-12}
     params["evaluate"] |= {"device": "cpu", "max_new_tokens": 3}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.comparison.budget_tables import (
-    BudgetTable,
+    TitledTable,
     budget_tables,
     trained_settings,
     within_seconds,
@@ -108,7 +108,7 @@ def sweep_with_lora(**trained: Any) -> Params:
 
 def tables_of(
     folder: Path, params: Params, monkeypatch: pytest.MonkeyPatch
-) -> tuple[pd.DataFrame, list[BudgetTable]]:
+) -> tuple[pd.DataFrame, list[TitledTable]]:
     write_sweep(folder, params)
     monkeypatch.chdir(folder)
     statistics = statistics_of_all(params)

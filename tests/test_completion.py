@@ -14,6 +14,8 @@ from pipeline.cli.main import main
 from tests.conftest import REAL, ROOT
 from tests.test_command_line import HEAVY
 
+OF_A_SEED = ("", "-train50", "-lr0.01")
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -24,6 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("baselines:\n", adapter),
         ("trained_baselines: {}\n", "trained_baselines: {lora: {type: lora}}\n"),
         ("  train_sizes: []", "  train_sizes: [50]"),
+        ("  learning_rates: []", "  learning_rates: [1.0e-2]"),
     ):
         assert found in text
         text = text.replace(found, put, 1)
@@ -75,7 +78,8 @@ def test_variants_trained_and_to_be_trained_and_adapters(folder: Path) -> None:
         (["train_baseline", ""], ["lora"]),
         (["evaluate_baseline", "lora", "--seed", ""], ["0"]),
         (["train_baseline", "lora", "--train-size", ""], ["50"]),
-        (["demo", "--variant", "len8-r"], ["len8-random-seed0", "len8-random-seed0-train50"]),
+        (["train", "--learning-rate", ""], ["0.01"]),
+        (["demo", "--variant", "len8-r"], [f"len8-random-seed0{of}" for of in OF_A_SEED]),
         (["demo", "--variant", "b"], []),
         (["inspect", "len4"], ["len4-zero-seed7"]),
         (["params", ""], ["examples/webnlg.yaml"]),

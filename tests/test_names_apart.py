@@ -16,6 +16,7 @@ WHOLE = "len8-a-seed0"
 # Each begins with the name above, or the name above with it.
 OTHERS = (
     *("len8-a-seed0-train50", "len8-a-seed0-train500", "len8-a-seed01", "len8-a-seed0-0123"),
+    *("len8-a-seed0-lr0.01", "len8-a-seed0-lr0.012", "len8-a-seed0-lr1e-05"),
     *("len88-a-seed0", "len8-a_b-seed0", "len8-aa-seed0"),
 )
 DIGEST = "0123456789abcdef" * 4

@@ -140,6 +140,14 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "more training examples than there are": (lambda p: p["data"].update(max_examples={"train": 8}) or p["sweep"].update(train_sizes=[4, 9]), "sweep.train_sizes: 9 is above data.max_examples.train = 8"),
     "noise in the context": (_set("sweep.in_context", ["random"]), "sweep.in_context: 'random' is not an initialisation whose text can stand in the context; use one of: corpus"),
     "no training sizes": (lambda p: p["sweep"].pop("train_sizes"), "sweep.train_sizes: is missing"),
+    "no rates, which DVC reads": (lambda p: p["sweep"].pop("learning_rates"), "sweep.learning_rates: is missing, and DVC reads it; add learning_rates: [], which stands for none"),
+    "a further rate of nothing": (_set("sweep.learning_rates", [0.1, 0]), "sweep.learning_rates.1 = 0 should be greater than 0"),
+    "a further rate without end": (_set("sweep.learning_rates", [float("inf")]), "sweep.learning_rates.0 = inf should be a finite number"),
+    "a further rate that is no number": (_set("sweep.learning_rates", [float("nan")]), "sweep.learning_rates.0 = nan should be a finite number"),
+    "a further rate without a point": (_set("sweep.learning_rates", [1]), "sweep.learning_rates.0: 1 should be written with a point, as 1.0"),
+    "a further rate twice": (_set("sweep.learning_rates", [1e-2, 0.01]), "sweep.learning_rates lists 0.01 twice"),
+    "the rate of all again": (_set("sweep.learning_rates", [5e-3]), "sweep.learning_rates: 0.005 is train.learning_rate, at which every variant trains in any case; leave it out of the list"),
+    "further rates of what does not train": (_both(_set("prefix.kinds", ["state"]), _set("sweep.learning_rates", [0.1]), _set("train.state_learning_rate", 1e-3)), "sweep.learning_rates: [0.1] are rates at which nothing trains, since prefix.kinds: ['state'] leaves states alone"),
     "an objective that there is not": (_set("train.objective.type", "magic"), "train.objective.type = 'magic' is unknown; use one of 'target', 'distillation'"),
     "no objective, whose path DVC reads": (lambda params: params["train"].pop("objective"), "train.objective: is missing, and DVC reads its path; add objective: {type: target, path: data/tokenized/splits/train}"),
     "an objective without a teacher": (_set("train.objective", {"type": "distillation", "teacher": "rules", "path": "data/teachers/rules"}), "train.objective.teacher: 'rules' is not under teachers; define it there or use one of: none"),
@@ -365,11 +373,36 @@ def test_what_is_of_keys_and_values_is_no_baselines() -> None:
     assert own.averaging == mean
 
 
-@pytest.mark.parametrize("size", [None, 50])
-def test_a_variants_name_and_back(size: int | None) -> None:
-    variant = Variant(32, "corpus", 1, size)
-    assert variant.name == "len32-corpus-seed1" + ("-train50" if size else "")
+@pytest.mark.parametrize(
+    ("own", "suffix"),
+    [
+        ({}, ""),
+        ({"train_size": 50}, "-train50"),
+        ({"learning_rate": 1e-2}, "-lr0.01"),
+        ({"learning_rate": 1e-5}, "-lr1e-05"),
+        ({"learning_rate": 1e22}, "-lr1e+22"),
+    ],
+)
+def test_a_variants_name_and_back(own: dict[str, Any], suffix: str) -> None:
+    variant = Variant(32, "corpus", 1, **own)
+    assert variant.name == f"len32-corpus-seed1{suffix}"
     assert Variant.parse(variant.name) == variant
+
+
+@pytest.mark.parametrize("rate", ["0", "-0.1", "nan", "inf"])
+def test_a_rate_on_the_command_line(rate: str) -> None:
+    named = ("--length", "2", "--initialization", "corpus", "--seed", "0")
+    result = CliRunner().invoke(main, ["train", *named, "--learning-rate", rate])
+    assert result.exit_code == 2
+    assert f"{rate} is no learning rate; give a number above 0" in result.stderr
+
+
+def test_a_size_and_a_rate_at_once_are_refused() -> None:
+    named = ("--length", "2", "--initialization", "corpus", "--seed", "0")
+    both = ("--train-size", "4", "--learning-rate", "0.1")
+    result = CliRunner().invoke(main, ["evaluate", *named, *both])
+    assert result.exit_code == 1
+    assert "give --train-size or --learning-rate alone" in result.stderr
 
 
 def test_a_chunk_with_questions_and_answers_fits_the_model() -> None:

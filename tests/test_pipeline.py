@@ -204,6 +204,14 @@ def _add_training_size(workspace: Workspace) -> None:
     workspace.edit(lambda p: p["sweep"].update(train_sizes=[4]))
 
 
+def _add_learning_rates(workspace: Workspace) -> None:
+    path = workspace.root / "params.yaml"
+    text = path.read_text()
+    assert "learning_rates: []" in text
+    # A rate has one name, however it is written.
+    path.write_text(text.replace("learning_rates: []", "learning_rates: [1e-2, 0.000010]"))
+
+
 def _add_baselines(workspace: Workspace) -> None:
     def change(params: dict[str, Any]) -> None:
         params["sweep"]["in_context"] = ["corpus"]
@@ -276,6 +284,17 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
             for stage in ("train", "evaluate")
             for length in (2, 4)
             for name in ("random", "corpus")
+        }
+        | {"inspect", "report"},
+    ),
+    "further learning rates": (
+        _add_learning_rates,
+        {
+            f"{stage}_at_rate@{length}-{name}-0-{rate}"
+            for stage in ("train", "evaluate")
+            for length in (2, 4)
+            for name in ("random", "corpus")
+            for rate in ("0.01", "1e-05")
         }
         | {"inspect", "report"},
     ),

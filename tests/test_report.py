@@ -272,7 +272,7 @@ def test_prefixes_for_a_text_are_shown_against_their_cache() -> None:
     drawn = chart["datasets"][chart["data"]["name"]]
     assert {row["mark"] for row in drawn if row["name"] == "text"} == {"point", "level"}
     points = {row["name"]: row["x"] for row in drawn if row["mark"] == "point"}
-    whole = subject.of_whole_split
+    whole = subject.plain
     assert points == {r["name"]: r["cache_bytes"] for r in whole.to_dict("records") if r["length"]}
 
 

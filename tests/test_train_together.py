@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.config import load_params
+from pipeline.config import Params, load_params
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.prefix import KVPrefix
 from pipeline.stages import train, train_together
@@ -33,7 +33,7 @@ from tests.faults.training_folder import (
 
 VARIANTS = (
     Variant(2, "corpus", 0),
-    Variant(4, "corpus", 1),
+    Variant(4, "corpus", 1, learning_rate=2e-2),
     Variant(3, "corpus", 0, 7),
 )
 
@@ -149,7 +149,7 @@ def test_a_failed_one_is_told_of_and_the_others_are_written(
     with pytest.raises(PipelineError) as told:
         train_together.run(load_params(), (absent, *VARIANTS))
     assert str(told.value).startswith("len2-nowhere-seed0: ")
-    assert "; len4-corpus-seed1: train.learning_rate: at step 6 the loss is nan" in str(told.value)
+    assert f"; {VARIANTS[1].name}: sweep.learning_rates: at step 6 the loss" in str(told.value)
     assert str(told.value).count("; len") == 1
     assert set(rows) == {3, 2}
     assert not (folder / paths.TRAIN / VARIANTS[1].name).exists()
@@ -200,3 +200,26 @@ def test_what_cannot_train_together_trains_one_after_another(
     assert told in capsys.readouterr().out
     for variant in VARIANTS[:2]:
         assert (folder / paths.TRAIN / variant.name / "metrics.json").exists()
+
+
+def at(rate: Any) -> Params:
+    params = load_params()
+    return params.model_copy(
+        update={"train": params.train.model_copy(update={"learning_rate": rate})}
+    )
+
+
+def test_a_further_rate_is_trained_at_as_the_rate_of_all(folder: Path) -> None:
+    plain, listed = Variant(4, "corpus", 1), VARIANTS[1]
+    train.run(at(listed.learning_rate), plain)
+    for name in OUTS:
+        found, expected = paths.TRAIN / plain.name / name, folder / "alone" / listed.name / name
+        assert found.read_bytes() == expected.read_bytes()
+
+
+def test_further_rates_train_together_where_that_of_all_is_searched(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_together.run(at("auto"), (VARIANTS[1], Variant(2, "corpus", 0, learning_rate=1e-3)))
+    assert "one after another" not in capsys.readouterr().out
+    assert_as_alone(folder, VARIANTS[1])

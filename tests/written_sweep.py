@@ -49,7 +49,10 @@ def write_sweep(
     for variant in sweep(params):
         train = data / "train" / variant.name
         costs = {"trainable_parameters": 64 * variant.length, "stored_bytes": 256 * variant.length}
-        _write(train / "metrics.json", {"train_size": variant.train_size or 12, **costs})
+        rate = params.train.at(variant.learning_rate).learning_rate
+        trained = {"learning_rate": 0.0464 if rate == "auto" else rate}
+        trained |= {"train_size": variant.train_size or 12, **costs}
+        _write(train / "metrics.json", trained)
         losses = 3 / np.arange(1, steps + 1) ** 0.5 + draw.uniform(0, 0.1, steps)
         (train / "history.csv").write_text(_history(losses))
         cache = {"cache_bytes": 256 * variant.length}

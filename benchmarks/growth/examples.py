@@ -115,6 +115,7 @@ def _params() -> dict[str, object]:
             "initializations": ["random"],
             "seeds": [0],
             "train_sizes": [],
+            "learning_rates": [],
             "in_context": [],
         },
         "kv_prefix": {"max_length": 16},

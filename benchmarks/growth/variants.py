@@ -152,6 +152,7 @@ def params_of(number: int) -> dict[str, object]:
             "initializations": ["random"],
             "seeds": list(range(number)),
             "train_sizes": [],
+            "learning_rates": [],
             "in_context": [],
         },
         "kv_prefix": {"max_length": 8},

@@ -80,7 +80,7 @@ def _facts(
         "data": as_yaml(params.data.model_dump()),
         "task": as_yaml(params.task.model_dump()),
         "examples": _examples(),
-        "training": shown_params(params, ("train", "prefix")) if trained else "",
+        "training": _training(params, name) if trained else "",
         "metrics": _metrics(params, name),
         "chosen_by": METRICS[params.report.sort_by].title,
         "max_new_tokens": params.evaluate.max_new_tokens,
@@ -95,6 +95,11 @@ def _facts(
         facts |= {"start_type": start.type}
         facts["training"] += as_yaml({"initialization": start.model_dump()})
     return facts
+
+
+def _training(params: Params, name: str) -> str:
+    own = params.train.at(Variant.parse(name).learning_rate)
+    return shown_params(params.model_copy(update={"train": own}), ("train", "prefix"))
 
 
 def asked_first(params: Params, text: str) -> str | Turns:

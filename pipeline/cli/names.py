@@ -44,9 +44,11 @@ def _stages() -> Iterable[str]:
 
 def _sweep() -> Iterable[str]:
     sweep = _params()["sweep"]
-    sizes = (None, *sweep.get("train_sizes", ()))
-    points = product(sizes, sweep["lengths"], sweep["initializations"], sweep["seeds"])
-    return (Variant(length, start, seed, size).name for size, length, start, seed in points)
+    points = list(product(sweep["lengths"], sweep["initializations"], sweep["seeds"]))
+    for size in (None, *sweep.get("train_sizes", ())):
+        yield from (Variant(*point, train_size=size).name for point in points)
+    for rate in sweep.get("learning_rates", ()):
+        yield from (Variant(*point, learning_rate=rate).name for point in points)
 
 
 def completing(*keys: str) -> Complete:

@@ -1,10 +1,26 @@
 """How stages are told a variant or a baseline on the command line."""
 
+import math
 from typing import Any
 
 import click
 
 from pipeline.cli.names import completing
+from pipeline.sweep.variants import Variant
+
+
+class _Rate(click.ParamType):
+    """A learning rate, whichever way it is written: 1e-2 is 0.01."""
+
+    name = "float"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        rate: float = click.FLOAT.convert(value, param, ctx)
+        if not 0 < rate < math.inf:
+            self.fail(f"{value} is no learning rate; give a number above 0", param, ctx)
+        return rate
 
 
 def _of_sweep(option: str, key: str, kind: type = int) -> Any:
@@ -26,11 +42,18 @@ _TRAIN_SIZE = click.option(
     shell_complete=completing("sweep", "train_sizes"),
     help="One of sweep.train_sizes; default: all.",
 )
+_LEARNING_RATE = click.option(
+    "--learning-rate",
+    type=_Rate(),
+    shell_complete=completing("sweep", "learning_rates"),
+    help="One of sweep.learning_rates; default: train.learning_rate.",
+)
 
 
 def variant_options(command: Any) -> Any:
-    """What names a variant: length, initialisation, seed and training size."""
+    """What names a variant: length, initialisation, seed, and training size or learning rate."""
     for option in (
+        _LEARNING_RATE,
         _TRAIN_SIZE,
         _SEED,
         _of_sweep("--initialization", "initializations", str),
@@ -40,8 +63,18 @@ def variant_options(command: Any) -> Any:
     return command
 
 
-def drawn_by(seed: int, train_size: int | None) -> tuple[str, ...]:
+def arguments_of(variant: Variant) -> tuple[str, ...]:
     """The options that say so on a command line."""
+    rate = variant.learning_rate
+    return (
+        *("--length", str(variant.length), "--initialization", variant.initialization),
+        *drawn_by(variant.seed, variant.train_size),
+        *(() if rate is None else ("--learning-rate", str(rate))),
+    )
+
+
+def drawn_by(seed: int, train_size: int | None) -> tuple[str, ...]:
+    """The options of a seed and a training size."""
     size = () if train_size is None else ("--train-size", str(train_size))
     return ("--seed", str(seed), *size)
 

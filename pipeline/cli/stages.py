@@ -1,6 +1,6 @@
 """One subcommand a stage, as dvc.yaml calls them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -8,7 +8,13 @@ from pipeline.cli.checked_params import checked_params
 from pipeline.cli.library_stages import LIBRARY_STAGES
 from pipeline.cli.names import completing
 from pipeline.cli.processes import run_training
-from pipeline.cli.stage_options import baseline_options, context_options, drawn_by, variant_options
+from pipeline.cli.stage_options import (
+    arguments_of,
+    baseline_options,
+    context_options,
+    drawn_by,
+    variant_options,
+)
 from pipeline.cli.sweep_progress import sweep_shown
 from pipeline.config import Params
 from pipeline.preflight.files import check_tokenized
@@ -117,36 +123,36 @@ def teach(teacher: str) -> None:
 
 @click.command()
 @variant_options
-def train(length: int, initialization: str, seed: int, train_size: int | None) -> None:
+def train(**named: Any) -> None:
     """Train one variant's prefix into data/train.
 
     \b
     python -m pipeline train --length 8 --initialization random --seed 0
     """
-    variant = Variant(length, initialization, seed, train_size)
+    variant = Variant(**named)
 
     def run(params: Params, ranks: "Ranks") -> None:
         from pipeline.stages import train as stage
 
         stage.run(params, variant, ranks)
 
-    options = ("--length", str(length), "--initialization", initialization)
-    run_training(run, ("train", *options, *drawn_by(seed, train_size)), checked_params)
+    run_training(run, ("train", *arguments_of(variant)), checked_params)
 
 
 @click.command()
 @variant_options
-def evaluate(length: int, initialization: str, seed: int, train_size: int | None) -> None:
+def evaluate(**named: Any) -> None:
     """Measure one trained variant on validation and the test splits into data/evaluate.
 
     \b
     python -m pipeline evaluate --length 8 --initialization random --seed 0
     """
+    variant = Variant(**named)
     params = checked_params()
     with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
         from pipeline.stages import evaluate as stage
 
-        stage.run(params, Variant(length, initialization, seed, train_size))
+        stage.run(params, variant)
 
 
 @click.command()

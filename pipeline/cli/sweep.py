@@ -88,10 +88,13 @@ def sweep(
         )
     check_files(params)
     from pipeline.orchestration.sweep import run_sweep, would_run
+    from pipeline.sweep.unlisted import remove_unlisted
 
     if dry:
         click.echo("\n".join(would_run(targets, force)) or "nothing would run")
         return
+    # What `inspect` and `report` would remove of their own inputs, whose hashes are known by then.
+    remove_unlisted(params)
     if address is None:
         workplace = _here(workers, params)
     else:

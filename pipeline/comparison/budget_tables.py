@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ from pipeline.comparison.budgets import PREFIX, best_within, budgets_of, reached
 from pipeline.comparison.histories import validations
 from pipeline.comparison.tables import (
     ShownTable,
+    TitledTable,
     shown_bytes,
     shown_interval,
     shown_name,
@@ -26,15 +26,7 @@ TASKS = 100
 _BEST = " *"
 
 
-@dataclass(frozen=True)
-class BudgetTable:
-    """A table under a title; its note is the sentence that says how it is made."""
-
-    title: str
-    table: ShownTable
-
-
-def budget_tables(seeds: pd.DataFrame, params: Params) -> list[BudgetTable]:
+def budget_tables(seeds: pd.DataFrame, params: Params) -> list[TitledTable]:
     """The tables of the report: at equal steps, parameters and bytes, and what serving costs.
 
     `seeds` is the table over seeds. All are of trainings on the whole training split. One that
@@ -52,7 +44,7 @@ def budget_tables(seeds: pd.DataFrame, params: Params) -> list[BudgetTable]:
 
 def within_seconds(
     seeds: pd.DataFrame, timings: Mapping[str, Mapping[str, float]], params: Params
-) -> BudgetTable | None:
+) -> TitledTable | None:
     """What each setting reached within the seconds that others took, by the timings of its runs.
 
     Of runs that were trained here alone; None where these are fewer than two settings.
@@ -81,16 +73,12 @@ def within_seconds(
     )
 
 
-def budgets_as_markdown(tables: list[BudgetTable]) -> str:
-    """All of them, a heading each."""
-    return "\n\n".join(f"### {each.title}\n\n{each.table.markdown()}" for each in tables)
-
-
 def trained_settings(seeds: pd.DataFrame, params: Params) -> pd.DataFrame:
     """The rows over seeds that were trained on the whole split, with their method and weights.
 
     Prefixes are one method, whatever their length and start, each trained baseline another.
     """
+    # A further rate of `sweep.learning_rates` is a setting like others.
     subsets = tuple(f"-train{size}" for size in params.sweep.train_sizes)
     is_whole = ~seeds["name"].str.endswith(subsets)
     is_prefix = seeds["kind"] == "variant"
@@ -105,7 +93,7 @@ def trained_settings(seeds: pd.DataFrame, params: Params) -> pd.DataFrame:
     return found.assign(method=methods, weights=[str(each) for each in weights])
 
 
-def _within_steps(settings: pd.DataFrame, params: Params) -> BudgetTable | None:
+def _within_steps(settings: pd.DataFrame, params: Params) -> TitledTable | None:
     measured = validations(params)
     note = (
         "The lowest validation loss (nats per target token) within so many optimizer steps, by the "
@@ -123,7 +111,7 @@ def _reached(
     unit: str,
     note: str,
     params: Params,
-) -> BudgetTable | None:
+) -> TitledTable | None:
     """A row a setting, best at the end first; a column a budget."""
     of_runs = measured.groupby(["setting", "run"])["took"].first().groupby("setting")
     took, longest = of_runs.mean(), of_runs.max()
@@ -156,7 +144,7 @@ def _reached(
         "scores beside are of, with the weights of the lowest validation loss."
     )
     table = ShownTable(["", unit, *heads, *_score_heads(params)], rows, note)
-    return BudgetTable(title, table)
+    return TitledTable(title, table)
 
 
 _COSTS = {
@@ -165,7 +153,7 @@ _COSTS = {
 }
 
 
-def _best_within(cost: str, settings: pd.DataFrame, params: Params) -> BudgetTable | None:
+def _best_within(cost: str, settings: pd.DataFrame, params: Params) -> TitledTable | None:
     """A row a method within each budget."""
     title, head = _COSTS[cost]
     if len(settings) < 2:
@@ -189,10 +177,10 @@ def _best_within(cost: str, settings: pd.DataFrame, params: Params) -> BudgetTab
         "without those that change nothing."
     )
     heads = ["budget", "method", "best setting", head, sorted_by(params), *_score_heads(params)]
-    return BudgetTable(title, ShownTable(heads, rows, note))
+    return TitledTable(title, ShownTable(heads, rows, note))
 
 
-def _serving(settings: pd.DataFrame, params: Params) -> BudgetTable | None:
+def _serving(settings: pd.DataFrame, params: Params) -> TitledTable | None:
     """A row a setting: what a task takes, and what becomes of the model."""
     if settings["method"].nunique() < 2:
         return None
@@ -216,7 +204,7 @@ def _serving(settings: pd.DataFrame, params: Params) -> BudgetTable | None:
         "copy serves one task. How fast each decodes is in `data/timings/timings.md`."
     )
     heads = ["", "a task", f"{TASKS} tasks", "cache", "the model's weights", *_score_heads(params)]
-    return BudgetTable("Serving many tasks", ShownTable(heads, rows, note))
+    return TitledTable("Serving many tasks", ShownTable(heads, rows, note))
 
 
 def _score_heads(params: Params) -> list[str]:

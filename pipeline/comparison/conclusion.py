@@ -27,7 +27,7 @@ def conclude(
 ) -> list[str]:
     """Who wins, by how much, whether that may be chance, and what it costs.
 
-    A setting (length, initialisation, training size) is judged by the mean over its seeds:
+    A setting (length, initialisation, training size, rate) is judged by the mean over its seeds:
     `seeds` is the table over seeds, `table` the one of every run, both sorted best first on
     validation.
     """

@@ -26,11 +26,11 @@ def both_losses(params: Params) -> pd.DataFrame:
 
     Columns split (`TRAINING` or `VALIDATION`), length, initialization, step, loss. Training is a
     mean of 10 steps, since single batches are too noisy to tell variants apart; what was trained on
-    fewer examples is left out.
+    fewer examples, or at a further rate, is left out.
     """
     tables = []
     for variant in sweep(params):
-        if variant.train_size is not None:
+        if not variant.is_plain:
             continue
         history = read_csv(paths.TRAIN / variant.name / "history.csv")
         place = {"length": variant.length, "initialization": variant.initialization}
@@ -52,11 +52,12 @@ def both_losses(params: Params) -> pd.DataFrame:
 def loss_by_length(table: pd.DataFrame, params: Params) -> pd.DataFrame:
     """Evaluation loss of the variants: columns split, initialization, length, loss.
 
-    Several seeds are one point, their mean; variants of `sweep.train_sizes` are left out.
+    Several seeds are one point, their mean; variants of `sweep.train_sizes` and
+    `sweep.learning_rates` are left out.
     """
     # In the order of the sweep, so that an initialisation has one colour in all that is drawn.
-    whole = [variant.name for variant in sweep(params) if variant.train_size is None]
-    variants = table.set_index("name").loc[whole]
+    plain = [variant.name for variant in sweep(params) if variant.is_plain]
+    variants = table.set_index("name").loc[plain]
     tables = []
     for split in params.evaluate.splits:
         keys, loss = ["initialization", "length"], f"{split}_loss"

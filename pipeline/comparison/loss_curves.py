@@ -9,14 +9,14 @@ from pipeline.workspace import paths
 
 
 def loss_curves(params: Params) -> pd.DataFrame:
-    """Training loss of each variant that saw the whole training split.
+    """Training loss of each variant on the whole training split, at `train.learning_rate`.
 
     Columns initialization, length, seed, step, loss (mean of 10 steps: single batches are too
     noisy to tell variants apart).
     """
     tables = []
     for variant in sweep(params):
-        if variant.train_size is not None:
+        if not variant.is_plain:
             continue
         history = read_csv(paths.TRAIN / variant.name / "history.csv").iloc[1:]
         loss = history["train/loss"].rolling(10, min_periods=1).mean()

@@ -1,4 +1,4 @@
-"""The second table: seeds together, a row a length, initialisation and training size."""
+"""The second table: seeds together, a row a length, initialisation, training size and rate."""
 
 from typing import Any
 

@@ -15,6 +15,7 @@ from pipeline.comparison.page_table import page_table
 from pipeline.comparison.plots.embedding import Embedding
 from pipeline.comparison.plots.style import Chart
 from pipeline.comparison.plots.table import pictures_of_page
+from pipeline.comparison.rate_tables import rate_tables
 from pipeline.comparison.rendering import render
 from pipeline.comparison.side_by_side import side_by_side
 from pipeline.comparison.summary import ByName
@@ -82,6 +83,7 @@ def _facts(
             "seeds": (page_table(seeds, note, params), over_seeds),
         },
         "has_seeds": len(seeds) < len(table),
+        "rates": rate_tables(seeds, params),
         "budgets": budget_tables(seeds, params),
         "pictures": pictures_of_page(params),
         "embedding": Embedding(),

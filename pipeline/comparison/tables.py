@@ -1,5 +1,6 @@
 """The tables as Markdown, which a terminal shows as well."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -23,6 +24,19 @@ class ShownTable:
         """GitHub's form, with the note below."""
         table = tabulate(self.rows, self.headers, tablefmt="github", disable_numparse=True)
         return f"{table}\n\n{self.note}"
+
+
+@dataclass(frozen=True)
+class TitledTable:
+    """A table under a title; its note is the sentence that says how it is made."""
+
+    title: str
+    table: ShownTable
+
+
+def as_sections(tables: Sequence[TitledTable]) -> str:
+    """All of them as Markdown, a heading each."""
+    return "\n\n".join(f"### {each.title}\n\n{each.table.markdown()}" for each in tables)
 
 
 def as_markdown(table: pd.DataFrame, params: Params) -> str:
@@ -58,7 +72,7 @@ def shown_over_seeds(table: pd.DataFrame, params: Params) -> ShownTable:
         [
             *_name(row, table),
             str(row["seeds"]),
-            *(_with_spread(row, split, metric) for split, metric in columns),
+            *(with_spread(row, split, metric) for split, metric in columns),
             _p_value(row, params),
         ]
         for row in table.to_dict("records")
@@ -154,7 +168,8 @@ def shown_interval(row: dict[Any, Any], column: str, metric: str) -> str:
     return f" [{METRICS[metric].number(low)}, {METRICS[metric].number(high)}]"
 
 
-def _with_spread(row: dict[Any, Any], split: str, metric: str) -> str:
+def with_spread(row: Mapping[Any, Any], split: str, metric: str) -> str:
+    """A score of the table over seeds: their mean, ± their standard deviation if several."""
     column = f"{split}_{metric}"
     value, spread = row[column], row[f"{column}_std"]
     shown = METRICS[metric].shown(value)

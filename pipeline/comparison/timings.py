@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from pipeline.comparison.budget_tables import budgets_as_markdown, within_seconds
+from pipeline.comparison.budget_tables import within_seconds
 from pipeline.comparison.choice import setting_of
 from pipeline.comparison.page_table import Cell, Column, PageRow, PageTable
 from pipeline.comparison.plots.by_cost import by_training_seconds
@@ -18,7 +18,7 @@ from pipeline.comparison.plots.embedding import Embedded, Embedding
 from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.subject import Subject
 from pipeline.comparison.rendering import render
-from pipeline.comparison.tables import judged_by, shown_name, sorted_by
+from pipeline.comparison.tables import as_sections, judged_by, shown_name, sorted_by
 from pipeline.config import Params
 from pipeline.metrics.table import METRICS
 from pipeline.storage.atomic import atomic_file
@@ -69,7 +69,7 @@ def write_timings(
     sentences = first_token(table, timings)
     by_budget = within_seconds(seeds, timings, params)
     budgets = [] if by_budget is None else [by_budget]
-    parts = [*sentences, text, _NOTE, *([budgets_as_markdown(budgets)] if budgets else [])]
+    parts = [*sentences, text, _NOTE, *([as_sections(budgets)] if budgets else [])]
     write_text(folder / TABLE, "\n\n".join(parts) + "\n")
     written = [folder / TABLE]
     embedding = Embedding()

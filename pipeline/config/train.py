@@ -42,6 +42,10 @@ class TrainParams(Compute):
         assert self.learning_rate != "auto", "the search is over before a training begins"
         return self.learning_rate
 
+    def at(self, rate: float | None) -> Self:
+        """The same training with this peak rate; for None as it is."""
+        return self if rate is None else self.model_copy(update={"learning_rate": rate})
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.epochs is None) == (self.max_steps is None):

@@ -13,7 +13,7 @@ from pipeline.prefix.architecture.shapes import adapter_shapes
 from pipeline.prefix.files.peft_format import CONFIG, load_adapter
 from pipeline.storage.records import read_csv
 from pipeline.sweep.grid import sweep
-from pipeline.sweep.variants import BEST
+from pipeline.sweep.variants import BEST, Variant
 from pipeline.workspace import paths
 
 
@@ -67,7 +67,7 @@ def choose_prefix(params: Params, name: str) -> str | Path:
     path = Path(name)
     if path.is_file() or (path / CONFIG).is_file():
         return path
-    if path.is_dir() or path.suffix or len(path.parts) > 1:
+    if path.is_dir() or len(path.parts) > 1 or (path.suffix and not _is_a_variants(name)):
         raise PipelineError(
             f"{name}: there is no prefix there; name a prefix.safetensors, a PEFT adapter's "
             "folder, or a variant of params.yaml"
@@ -85,6 +85,15 @@ def load_chosen(params: Params, chosen: str | Path, frozen_model: PreTrainedMode
     if chosen.is_dir():
         return load_adapter(chosen, adapter_shapes(frozen_model))
     return KVPrefix.load(chosen)
+
+
+def _is_a_variants(name: str) -> bool:
+    """Whether it is the name of a variant; that of one at a rate has a dot, as a file's has."""
+    try:
+        Variant.parse(name)
+    except PipelineError:
+        return False
+    return True
 
 
 def _adapters(params: Params) -> dict[str, UntrainedBaseline]:

@@ -4,15 +4,17 @@ from dvc.stage import PipelineStage, Stage
 
 from pipeline.orchestration.plan import command_of
 
-_TRAIN = "train@"
+_TOGETHER = ("train", "train_at_rate")
+"""The groups of dvc.yaml whose trainings have the same batches."""
 
 
 def alike(first: PipelineStage, other: Stage, *, same_seed: bool) -> bool:
-    """Whether two stages train variants that differ in length, start and seed alone.
+    """Whether two stages of a group train variants that differ in length, start, seed and rate.
 
     With `same_seed` their seeds must not differ either: a classifier's head is drawn with it.
     """
-    if not all(stage.addressing.startswith(_TRAIN) for stage in (first, other)):
+    group, _, _ = first.addressing.partition("@")
+    if group not in _TOGETHER or not other.addressing.startswith(f"{group}@"):
         return False
     return not same_seed or _seed(first) == _seed(other)
 

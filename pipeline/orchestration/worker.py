@@ -78,8 +78,7 @@ def _train_together(task: Task) -> None:
 
 def _variant(arguments: tuple[str, ...]) -> Variant:
     name, *rest = arguments
-    values = _command(name).make_context(name, rest).params
-    return Variant(values["length"], values["initialization"], values["seed"], values["train_size"])
+    return Variant(**_command(name).make_context(name, rest).params)
 
 
 def _told(error: BaseException, task: Task) -> str:

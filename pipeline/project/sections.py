@@ -50,7 +50,7 @@ def sections_of(plan: Plan) -> dict[str, Any]:
         # Also what a person may have changed of the default params, so that all goes together.
         "sweep": {
             **{"lengths": sizes["sweep.lengths"], "initializations": starts, "seeds": [0]},
-            **{"train_sizes": [], "in_context": []},
+            **{"train_sizes": [], "learning_rates": [], "in_context": []},
         },
         "kv_prefix": {"max_length": sizes["kv_prefix.max_length"]},
         "prefix": {"num_frozen_tokens": 0, "parts": None},

@@ -22,6 +22,17 @@ LearningRate = Annotated[Rate | Literal["auto"], BeforeValidator(_number_or_auto
 """The peak of a schedule."""
 
 
+def _with_a_point(value: Any) -> Any:
+    # DVC writes a number as it stands in params.yaml: 1 and 1.0 would be two names of one rate.
+    if type(value) is int and value > 0:
+        raise ValueError(f"{value} should be written with a point, as {float(value)}")
+    return value
+
+
+ListedRate = Annotated[Rate, BeforeValidator(_with_a_point)]
+"""A peak that names stages and folders: written as Python writes a float, and as DVC does."""
+
+
 class RateSearch(Section):
     """The search of a rate: candidates from `lowest` to `highest`, as far apart in ratio.
 

@@ -1,7 +1,7 @@
 """Stage `report`: every variant and baseline side by side, on disk and in MLflow."""
 
 from pipeline.adapters.export import export_best
-from pipeline.comparison.budget_tables import budget_tables, budgets_as_markdown
+from pipeline.comparison.budget_tables import budget_tables
 from pipeline.comparison.conclusion import who_won
 from pipeline.comparison.drawn_by_dvc import write_drawn
 from pipeline.comparison.inspected import stills_inside
@@ -10,9 +10,10 @@ from pipeline.comparison.over_seeds import over_seeds
 from pipeline.comparison.page import HTML, write_page
 from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.table import draw
+from pipeline.comparison.rate_tables import rate_tables
 from pipeline.comparison.shown_by_dvc import write_for_dvc
 from pipeline.comparison.summary import statistics_of_all, summarize
-from pipeline.comparison.tables import as_markdown, over_seeds_as_markdown
+from pipeline.comparison.tables import as_markdown, as_sections, over_seeds_as_markdown
 from pipeline.comparison.timings import write_timings
 from pipeline.config import Params
 from pipeline.inference.selection import best_of
@@ -38,8 +39,8 @@ def run(params: Params) -> None:
     curves = loss_curves(params)
     best = best_of(table)
     text = as_markdown(table, params)
-    budgets = budgets_as_markdown(budget_tables(seeds, params))
-    write_text(paths.REPORT / "summary.md", "\n\n".join(filter(None, (text, budgets))) + "\n")
+    more = as_sections([*rate_tables(seeds, params), *budget_tables(seeds, params)])
+    write_text(paths.REPORT / "summary.md", "\n\n".join(filter(None, (text, more))) + "\n")
     write_csv(paths.REPORT / "summary.csv", table)
     write_text(paths.REPORT / "over_seeds.md", over_seeds_as_markdown(seeds, params) + "\n")
     write_csv(paths.REPORT / "over_seeds.csv", seeds)

@@ -15,7 +15,7 @@ from pipeline.data.subset import subset
 from pipeline.data.task_type import task_of
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.distributed.sharding import shard_frozen_model
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergedError, PipelineError
 from pipeline.loss.for_model import loss_columns
 from pipeline.models.for_variant import shows_examples, start_prefix
 from pipeline.models.frozen import resolve_device
@@ -45,6 +45,7 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     the variant.
     """
     use_backend(params.hardware.attention)
+    settings = params.train.at(variant.learning_rate)
     splits = read_splits(variant, params.train.objective)
     task = task_of(paths.TOKENIZED / "splits")
     # What projects a prefix is drawn with it; a process begins with random numbers of its own.
@@ -63,7 +64,7 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     beside = None if distractors is None else distractors.model_of
     if sharded:
         shard_frozen_model(model, ranks, resolve_device(params.train.device))
-    training = (model, train, validation, params.train, variant.seed)
+    training = (model, train, validation, settings, variant.seed)
     tokens = params.memory.max_tokens_per_batch
     if not ranks.is_first:
         ranks.wait_for_first("holds the variant")
@@ -74,7 +75,10 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
         ranks.wait_for_first("holds the variant")
         clock = TrainingClock(tracking.log_step)
         log_step = clock.log_step
-        result = train_prefix(*training, log_step, checkpoints, tokens, ranks, beside, left_out)
+        try:
+            result = train_prefix(*training, log_step, checkpoints, tokens, ranks, beside, left_out)
+        except DivergedError as error:
+            raise as_listed(variant, error) from error
         metrics = write_variant(variant, model, result, len(train))
         clock.record(variant.name, **result.search_times)
         tracking.finish(paths.TRAIN / variant.name, metrics)
@@ -125,6 +129,13 @@ def distractors_of(
         return None
     longest = int(rows_of(train, loss_columns(train)).tokens.max())
     return Distractors(model, read_distractors(chosen), chosen, variant.seed, longest)
+
+
+def as_listed(variant: Variant, error: PipelineError) -> PipelineError:
+    """An error of a training, where it is of a further rate by the key that lists it."""
+    if variant.learning_rate is None or not isinstance(error, DivergedError):
+        return error
+    return DivergedError(str(error).replace("train.learning_rate", "sweep.learning_rates"))
 
 
 def checkpoints_of(params: Params, variant: Variant, start: KVPrefix) -> CheckpointFolder:

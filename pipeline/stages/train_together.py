@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.config import Params
+from pipeline.config.train import TrainParams
 from pipeline.data.beginning import following
 from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError, StoppedError
@@ -54,7 +55,7 @@ def run(params: Params, variants: Sequence[Variant]) -> None:
     reason = _why_not_packed(group)
     if params.prefix.distractors.count:
         reason = "prefix.distractors stand beside one variant's prefix at a time"
-    if params.train.learning_rate == "auto":
+    if any(_settings(params, member.variant).learning_rate == "auto" for member in group):
         reason = "train.learning_rate: auto searches the rate of one variant at a time"
     if reason is None:
         _train(params, group, failed)
@@ -97,6 +98,10 @@ def _prepared(
     return _Member(variant, model, checkpoints, train.left_out_of(params, variant, start))
 
 
+def _settings(params: Params, variant: Variant) -> TrainParams:
+    return params.train.at(variant.learning_rate)
+
+
 def _why_not_packed(group: Sequence[_Member]) -> str | None:
     """Why not even the shortest example of any variant is packed; None where one is."""
     reasons = [member.model.why_not_packed(tokens=1) for member in group]
@@ -127,7 +132,7 @@ class _Run:
             model,
             examples,
             validation,
-            params.train,
+            _settings(params, variant),
             variant.seed,
             self._clock.log_step,
             self._member.checkpoints,
@@ -158,21 +163,21 @@ def _train(
     # the first run is opened, which ends the runs of trainings that no process holds.
     members = sorted(group, key=lambda member: member.checkpoints.folder.name)
     runs = [_Run(params, member) for member in members]
-    of_training: dict[int, tuple[str, _Run]] = {}
+    of_training: dict[int, tuple[Variant, _Run]] = {}
 
     def ended(training: Training, error: PipelineError | None) -> None:
-        name, own = of_training[id(training)]
+        variant, own = of_training[id(training)]
         if error is None:
             own.finish()
         else:
-            failed[name] = error
+            failed[variant.name] = error = train.as_listed(variant, error)
             own.fail(error)
 
     try:
         for own in runs:
             own.lock()
         for member, own in zip(members, runs, strict=True):
-            of_training[id(own.begin())] = member.variant.name, own
+            of_training[id(own.begin())] = member.variant, own
         trainings = [own.training for own in runs]
         train_all(trainings, ended, params.memory.max_tokens_together)
     except BaseException as error:

@@ -9,11 +9,17 @@ from pipeline.sweep.variants import Variant
 
 
 def sweep(params: Params) -> list[Variant]:
-    """All variants of params.yaml, in the order of its lists, the whole training split first."""
-    points = list(
-        itertools.product(params.sweep.lengths, params.sweep.initializations, params.sweep.seeds)
-    )
-    return [Variant(*point, size) for size in (None, *params.sweep.train_sizes) for point in points]
+    """All variants of params.yaml, in the order of its lists.
+
+    First those of the whole training split at `train.learning_rate`, then each training size, then
+    each further rate.
+    """
+    own = params.sweep
+    points = list(itertools.product(own.lengths, own.initializations, own.seeds))
+    plain = [Variant(*point) for point in points]
+    sized = [Variant(*point, train_size=size) for size in own.train_sizes for point in points]
+    at_rates = [Variant(*point, learning_rate=r) for r in own.learning_rates for point in points]
+    return [*plain, *sized, *at_rates]
 
 
 def all_baselines(params: Params) -> list[Baseline]:

@@ -32,6 +32,8 @@ def cards(params: Params, chosen: str, judged: str) -> list[dict[str, Any]]:
         settings.append("seed")
     if params.sweep.train_sizes:
         settings.append("train_size")
+    if params.sweep.learning_rates:
+        settings.append("learning_rate")
     return [
         _line("validation/loss"),
         _bar(chosen),

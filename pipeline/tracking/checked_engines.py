@@ -11,6 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.config import Params
+from pipeline.tracking.aliases import alias_of
 from pipeline.tracking.store import prepare, told
 
 _CHECKED = "checked."
@@ -59,7 +60,7 @@ def record_check(params: Params, names: Iterable[str], engine: str, found: str) 
     try:
         client = MlflowClient()
         for name in names:
-            known = _version(client, registered, name)
+            known = _version(client, registered, alias_of(name))
             if known is not None:
                 tag = f"{_CHECKED}{engine}"
                 client.set_model_version_tag(registered, known.version, tag, found[:5000])

@@ -74,14 +74,16 @@ def log_baseline(params: Params, baseline: Baseline) -> str:
 
 def _start_baseline(params: Params, baseline: Baseline, experiment_id: str) -> str:
     name, is_trained = baseline.name, baseline.seed is not None
+    training = _training(params, baseline) if is_trained else {}
     settings = flatten(
         {
             "length": read_json(paths.EVALUATE / name / "metrics.json")["context_tokens"],
             "initialization": baseline.family,
             **({"seed": baseline.seed} if is_trained else {}),
             **({} if baseline.train_size is None else {"train_size": baseline.train_size}),
+            **_known_rate(training),
             "start": definition_of(params, baseline),
-            **({"train": _training(params, baseline)} if is_trained else {}),
+            **({"train": training} if is_trained else {}),
             "evaluate": params.evaluate.model_dump(),
             "model": params.model.model_dump(),
         }
@@ -95,6 +97,12 @@ def _start_baseline(params: Params, baseline: Baseline, experiment_id: str) -> s
         mlflow.log_metrics(outcome(trained), run_id=run_id)
         log_search(run_id, trained)
     return run_id
+
+
+def _known_rate(training: dict[str, Any]) -> dict[str, Any]:
+    # What a search found is logged with its table.
+    rate = training.get("learning_rate", "auto")
+    return {} if rate == "auto" else {"learning_rate": rate}
 
 
 def _training(params: Params, baseline: Baseline) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pipeline.config.task import TaskParams
 from pipeline.inference.generator import TextGenerator
 from pipeline.models.prefixed import prefixed_model
 from pipeline.prefix import KVPrefix
+from pipeline.tracking.aliases import alias_of
 
 
 class NamedPrefixes:
@@ -32,20 +33,20 @@ class NamedPrefixes:
         self._known: dict[str, TextGenerator] = {}
         self._loading = threading.Lock()
 
-    def generator(self, alias: str) -> TextGenerator:
-        """What answers with the prefix of an alias: a variant's name, or `best`; "" for its own.
+    def generator(self, name: str) -> TextGenerator:
+        """What answers with the prefix of a variant's name, its alias, or `best`; "" for its own.
 
         An alias is looked up for each request, and a version loaded once. Raises MlflowException,
         which a client is told, where there is none, or it is of another frozen model.
         """
-        if alias in ("", self._settings["variant"]):
+        if name in ("", self._settings["variant"]):
             return self._own
         registered = self._settings["registered_model"]
         try:
-            version = MlflowClient().get_model_version_by_alias(registered, alias).version
+            version = MlflowClient().get_model_version_by_alias(registered, alias_of(name)).version
         except MlflowException as error:
             raise MlflowException.invalid_parameter_value(
-                f"prefix: {registered} has no version with the alias '{alias}'"
+                f"prefix: {registered} has no version with the alias '{alias_of(name)}'"
             ) from error
         # Whoever comes meanwhile waits, and loads nothing twice.
         with self._loading:

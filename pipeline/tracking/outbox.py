@@ -45,12 +45,12 @@ class Outbox:
     @property
     def training(self) -> str:
         """The training that it is about."""
-        return self.path.name.split(".")[0]
+        return self.path.name.rsplit(".", 2)[0]
 
     @property
     def token(self) -> str:
         """Ties a run in MLflow to this file, so that it is never made twice."""
-        return self.path.name.split(".")[1]
+        return self.path.name.rsplit(".", 2)[1]
 
     def append(self, kind: str, value: Mapping[str, Any]) -> None:
         """Add an entry. Raises OSError when the disk refuses."""

@@ -22,6 +22,7 @@ from pipeline.config import Params
 from pipeline.models.adapter import read_adapter
 from pipeline.storage.records import write_json
 from pipeline.sweep.variants import BEST
+from pipeline.tracking.aliases import alias_of
 from pipeline.tracking.checked_engines import record_evaluation
 from pipeline.tracking.frozen_copy import frozen_model_sha256
 from pipeline.tracking.runs import sha256
@@ -42,7 +43,7 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
     """Log a prefix as a model of its run, and register it; returns the logged model's id.
 
     The registered model is `mlflow.registered_model`, else named as the experiment: a version a
-    variant, with the variant's name as its alias: `models:/prefix-tuning@len8-random-seed0`. A run
+    variant, with `alias_of` its name as its alias: `models:/prefix-tuning@len8-random-seed0`. A run
     whose model is of the same prefix and settings keeps it. None when `mlflow.models` is none, and
     for other tasks than causal language modelling, whose prefixes are not served as text in, text
     out.
@@ -64,7 +65,9 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
             "model_sha256": digest,
         }
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    client.set_registered_model_alias(params.mlflow.model_name, name, tags["model_version"])
+    client.set_registered_model_alias(
+        params.mlflow.model_name, alias_of(name), tags["model_version"]
+    )
     record_evaluation(client, params.mlflow.model_name, tags["model_version"])
     return str(tags["model_id"])
 
@@ -124,7 +127,7 @@ def _log(params: Params, name: str, run_id: str, settings: dict[str, Any], prefi
         # its duration, would no longer be those of the training.
         return Model.log(
             artifact_path=None,
-            name=name,
+            name=alias_of(name),
             flavor=mlflow.pyfunc,
             run_id=run_id,
             python_model=str(_PACKAGE / "tracking" / "text_model.py"),

@@ -78,7 +78,9 @@ def run_tags(name: str, tags: dict[str, str]) -> dict[str, str]:
 
 def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
     """All params that bear on a variant, flat (`section.key`), and its place in the grid."""
+    rate = params.train.at(variant.learning_rate).learning_rate
     sections = params.model_dump()
+    sections["train"]["learning_rate"] = rate
     definition = sections.pop("initializations")[variant.initialization]
     teachers, objective = sections.pop("teachers"), params.train.objective
     taught = {"teacher": teachers[objective.teacher]} if objective.type == "distillation" else {}
@@ -91,6 +93,8 @@ def variant_params(params: Params, variant: Variant) -> dict[str, Any]:
         "initialization": variant.initialization,
         "seed": variant.seed,
         **({} if variant.train_size is None else {"train_size": variant.train_size}),
+        # What a search finds is logged once it is found.
+        **({} if rate == "auto" else {"learning_rate": rate}),
         **flatten(sections),
         **flatten({"start": definition} | taught),
     }

@@ -175,8 +175,7 @@ def _columns(params: Params, chosen: str, judged: str) -> list[tuple[str, int]]:
         *of_judged,
         (f"tags.`{interval_tag(params)}`", 130),
         *((key, 110) for key in others),
-        # What a search found is a param of its own.
-        (f"params.`{'' if params.train.learning_rate == 'auto' else 'train.'}learning_rate`", 95),
+        ("params.`learning_rate`", 95),
         ("metrics.`cache_bytes`", 95),
         ("metrics.`trainable_parameters`", 95),
     ]

@@ -21,7 +21,7 @@ def training_digest(params: Params, variant: Variant, start: KVPrefix) -> str:
     """
     settings: dict[str, Any] = {
         "variant": variant.name,
-        "train": params.train.model_dump(),
+        "train": params.train.at(variant.learning_rate).model_dump(),
         "prefix": params.prefix.model_dump(),
         "demonstrations": start.metadata.get(DEMONSTRATIONS),
     }

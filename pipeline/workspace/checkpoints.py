@@ -24,7 +24,7 @@ def checkpoint_name(training: str, digest: str) -> str:
 
 
 def study_name(self_study: str) -> str:
-    """What stands for a training in the folder's name of a self-study; no variant has a dot."""
+    """What stands for a training in the folder's name of a self-study; no variant begins so."""
     return f"self_study.{self_study}"
 
 

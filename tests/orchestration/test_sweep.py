@@ -54,6 +54,11 @@ def test_two_workers_leave_what_a_serial_run_leaves(copy: Workspace) -> None:
     assert lock.read_bytes() == serial
     assert "up to date" in copy.run("dvc", "status").stdout
 
+    # What is listed no longer is gone before anything is hashed.
+    copy.edit(lambda p: p["sweep"].update(lengths=[4]))
+    assert copy.pipeline("sweep").stdout.startswith("2 stages ran, ")
+    assert "up to date" in copy.run("dvc", "status").stdout
+
 
 def test_a_failure_costs_what_needs_it_alone(copy: Workspace) -> None:
     def change(params: dict[str, Any]) -> None:

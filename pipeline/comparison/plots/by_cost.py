@@ -40,7 +40,7 @@ def _by_cost(subject: Subject, cost: Cost) -> Chart:
     also what the longest text in the context gives: prefixes are to come near it for less cache.
     """
     name, label, unit = _COSTS[cost]
-    settings = subject.of_whole_split
+    settings = subject.plain
     paid = settings[cost] > 0
     shown = series_of(settings, points=set(settings.loc[paid, "initialization"]))
     costs = {row["name"]: number(row[cost]) for row in settings.to_dict("records")}

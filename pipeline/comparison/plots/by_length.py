@@ -17,7 +17,7 @@ _SPREAD = 0.3
 
 def by_length(subject: Subject) -> Chart:
     """A line for each initialisation, intervals and seeds; what has no length is level."""
-    settings = subject.of_whole_split
+    settings = subject.plain
     shown = series_of(settings)
     at_a_length = (settings["kind"] == "variant") | _are_texts(subject)
     lengths = sorted({int(length) for length in settings.loc[at_a_length, "length"]})
@@ -47,7 +47,7 @@ def by_length(subject: Subject) -> Chart:
 
 def _are_texts(subject: Subject) -> "pd.Series[bool]":
     """Which settings are texts in the context that have several lengths, as prefixes have."""
-    settings = subject.of_whole_split
+    settings = subject.plain
     untrained = settings["train_size"].isna() & (settings["kind"] == "baseline")
     several = settings.groupby("initialization")["length"].transform("nunique") > 1
     return untrained & several

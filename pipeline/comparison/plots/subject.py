@@ -37,6 +37,17 @@ class Subject:
         """The settings that were trained on the whole training split, or not at all."""
         return self.seeds[~self.seeds["name"].str.contains(r"-train\d+$")]
 
+    @property
+    def at_the_rate(self) -> pd.DataFrame:
+        """The settings that were trained at `train.learning_rate`, or not at all."""
+        return self.seeds[~self.seeds["name"].str.contains(r"-lr[\d.e+-]+$")]
+
+    @property
+    def plain(self) -> pd.DataFrame:
+        """Those of the whole training split at `train.learning_rate`."""
+        whole = self.of_whole_split
+        return whole[whole["name"].isin(self.at_the_rate["name"])]
+
     def against(self, what: str) -> str:
         """The picture's heading."""
         return f"{self.split}: {self.metric.label} against {what}"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.comparison.plots.by_cost import by_cache_bytes, by_stored_bytes
 from pipeline.comparison.plots.by_length import by_length
-from pipeline.comparison.plots.by_train_size import by_train_size
+from pipeline.comparison.plots.by_setting import by_learning_rate, by_train_size
 from pipeline.comparison.plots.loss_curves import loss_curves
 from pipeline.comparison.plots.style import Chart
 from pipeline.comparison.plots.subject import Subject
@@ -69,6 +69,11 @@ def with_train_sizes(params: Params) -> list[Shown]:
     return sorted_by(params) if params.sweep.train_sizes else []
 
 
+def with_learning_rates(params: Params) -> list[Shown]:
+    """As `sorted_by`, where the sweep has further learning rates."""
+    return sorted_by(params) if params.sweep.learning_rates else []
+
+
 def of_a_corpus(params: Params) -> list[Shown]:
     """As `sorted_by`, where a prefix stands for a text: of self-study, or that a teacher read.
 
@@ -117,6 +122,13 @@ PLOTS: tuple[Plot, ...] = (
         title="{split}: {metric} against training examples",
         draw=by_train_size,
         shows=with_train_sizes,
+        is_wide=True,
+    ),
+    Plot(
+        file="{split}_{metric}_by_learning_rate.png",
+        title="{split}: {metric} against learning rate",
+        draw=by_learning_rate,
+        shows=with_learning_rates,
         is_wide=True,
     ),
     Plot(
