@@ -90,7 +90,11 @@ class Training:
                 "lower it"
             )
         self.trainable = [p for p in model.parameters() if p.requires_grad]
-        rate = state_rate(model, params)
+        # Machines may differ in the last digit of what they start from, and rates follow the start:
+        # it is the first's before anything is derived from it.
+        ranks.copy_from_first([*self.trainable, *model.encoder.buffers()])
+        # Of the frozen model's own states, which each process has computed for itself.
+        rate = ranks.from_first(state_rate(model, params))
         if rate is not None:
             say(f"initial states train at a rate of {rate:g}")
         # What trains apart does so at the one rate that it is given.
@@ -158,8 +162,6 @@ class Training:
                 f"going on after step {self.result.step} of {self.steps}, from the checkpoint"
             )
         else:
-            # Machines may differ in the last digit of what they started from.
-            self.ranks.copy_from_first([*self.trainable, *self.model.encoder.buffers()])
             first = self._validate()
             refuse_divergence(0, first["validation/loss"], 0.0, self.params.peak_rate)
             self.result.history.append({"step": 0, **first})
