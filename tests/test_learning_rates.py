@@ -83,6 +83,17 @@ def test_candidates_are_as_far_apart_in_ratio_and_to_three_digits() -> None:
     assert RateSearch(lowest=1e-3, highest=3e-3, candidates=2).rates == [0.001, 0.003]
 
 
+def test_rates_that_are_equal_to_three_digits_are_one_candidate() -> None:
+    search = RateSearch(lowest=0.01, highest=0.0101, candidates=7)
+    assert search.rates == [0.01, 0.0101]
+    assert [(r.candidates, r.steps) for r in planned_rounds(search, 420)] == [(2, 210)]
+    found, asked = search_of(lambda rate, _: rate, search)
+    assert found == 0.01
+    assert [steps for _, steps in asked] == list(planned_trials(search, 100))
+    with pytest.raises(DivergedError, match="all 2 rates"):
+        search_of(lambda *_: math.inf, search)
+
+
 def test_rounds_share_the_steps_and_the_worse_half_goes() -> None:
     rounds = planned_rounds(RateSearch(), 420)
     assert [(r.candidates, r.steps) for r in rounds] == [(7, 20), (4, 35), (2, 70)]

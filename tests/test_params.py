@@ -89,6 +89,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate: 'fast' should be a valid number, or auto"),
     "a rate of nothing": (_set("train.learning_rate", 0), "train.learning_rate: 0 should be greater than 0"),
     "a search from high to low": (_set("train.learning_rate_search", {"lowest": 0.5}), "train.learning_rate_search: lowest: 0.5 has to be below highest: 0.1; set them apart"),
+    "a search of one rate": (_set("train.learning_rate_search", {"lowest": 0.01, "highest": 0.010001}), "train.learning_rate_search: lowest: 0.01 and highest: 0.010001 are one rate to three digits, which leaves nothing to search; set them apart"),
     "a search of one": (_set("train.learning_rate_search", {"candidates": 1}), "train.learning_rate_search.candidates = 1 should be greater than or equal to 2"),
     "a search of no steps": (_set("trained_baselines.lora", {"type": "lora", "learning_rate_search": {"share_of_steps": 0}}), "trained_baselines.lora.learning_rate_search.share_of_steps = 0 should be greater than 0"),
     "a search of what does not train": (_both(_set("prefix.kinds", ["state"]), _set("train.learning_rate", "auto"), _set("train.state_learning_rate", 1e-3)), "train.learning_rate: auto searches a rate at which nothing trains, since prefix.kinds: ['state'] leaves states alone, and train.state_learning_rate is theirs; set that to null, which follows the search, or give a number"),

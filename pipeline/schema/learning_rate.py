@@ -40,11 +40,20 @@ class RateSearch(Section):
             raise ValueError(
                 f"lowest: {self.lowest:g} has to be below highest: {self.highest:g}; set them apart"
             )
+        if len(self.rates) < 2:
+            raise ValueError(
+                f"lowest: {self.lowest!r} and highest: {self.highest!r} are one rate to three "
+                "digits, which leaves nothing to search; set them apart"
+            )
         return self
 
     @property
     def rates(self) -> list[float]:
-        """The candidates, ascending, to three digits: the same on every machine."""
+        """The candidates, ascending, to three digits: the same on every machine.
+
+        Fewer than `candidates` where some are the same to three digits.
+        """
         ratio = self.highest / self.lowest
         shares = (number / (self.candidates - 1) for number in range(self.candidates))
-        return [float(f"{self.lowest * ratio**share:.3g}") for share in shares]
+        rates = (float(f"{self.lowest * ratio**share:.3g}") for share in shares)
+        return list(dict.fromkeys(rates))
