@@ -1,11 +1,13 @@
 """Wrong params files: one sentence each, a non-zero exit code, and nothing touched."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.baselines.lora import Lora
@@ -15,6 +17,7 @@ from pipeline.config.averaging import ExponentialAveraging
 from pipeline.config.optimizer import MuonOptimizer
 from pipeline.config.train import TrainParams
 from pipeline.errors import PipelineError
+from pipeline.schema.section import Section
 from pipeline.sweep.variants import Variant
 from tests.conftest import ROOT, tiny_params
 
@@ -87,6 +90,11 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),
     "missing section": (_delete("task"), "task: is missing"),
     "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate: 'fast' should be a valid number, or auto"),
+    "an infinite rate": (_set("train.learning_rate", math.inf), "train.learning_rate: inf should be a finite number, or auto"),
+    "an infinite rate of a baseline": (_set("trained_baselines.lora", {"type": "lora", "learning_rate": -math.inf}), "trained_baselines.lora.learning_rate: -inf should be a finite number, or auto"),
+    "a rate beyond any number": (_set("train.learning_rate", 10**400), "should be a finite number, or auto"),
+    "an infinite clipping": (_set("train.max_grad_norm", math.inf), "train.max_grad_norm = inf should be a finite number"),
+    "no number for a chat template": (_set("task.chat_template_kwargs", {"share": math.nan}), "task.chat_template_kwargs: {'share': nan} holds what JSON has no form for; write finite numbers"),
     "a rate of nothing": (_set("train.learning_rate", 0), "train.learning_rate: 0 should be greater than 0"),
     "a search from high to low": (_set("train.learning_rate_search", {"lowest": 0.5}), "train.learning_rate_search: lowest: 0.5 has to be below highest: 0.1; set them apart"),
     "a search of one rate": (_set("train.learning_rate_search", {"lowest": 0.01, "highest": 0.010001}), "train.learning_rate_search: lowest: 0.01 and highest: 0.010001 are one rate to three digits, which leaves nothing to search; set them apart"),
@@ -326,6 +334,36 @@ def test_a_file_that_is_no_yaml_mapping(folder: Path, text: str, expected: str) 
     result = CliRunner().invoke(main, ["check"])
     assert result.exit_code == 1
     assert expected in result.stderr
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_no_key_of_any_section_takes_what_is_no_finite_number(value: float) -> None:
+    """One mistake at the key itself, which the sentences above tell."""
+    keys = [(section, key) for section in _sections(Section) for key in _numbers(section)]
+    assert len(keys) > 40
+    for section, key in keys:
+        is_list = _numbers(section)[key] == "array"
+        with pytest.raises(ValidationError) as refused:
+            section.model_validate({key: [value] if is_list else value})
+        own = [error for error in refused.value.errors() if error["loc"][0] == key]
+        assert [error["loc"] for error in own] == [(key, 0) if is_list else (key,)], section
+        assert "should be a finite number" in own[0]["msg"], (section, own)
+
+
+def _sections(kind: type[Section]) -> Iterator[type[Section]]:
+    for section in kind.__subclasses__():
+        yield section
+        yield from _sections(section)
+
+
+def _numbers(section: type[Section]) -> dict[str, str]:
+    """The keys that take numbers which need not be whole; "array" for a list of them."""
+    found = section.model_json_schema()["properties"]
+    return {
+        key: how.get("type", "number")
+        for key, how in found.items()
+        if "'type': 'number'" in str(how)
+    }
 
 
 def test_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The learning rate of a training: a number, or `auto` for one that a search finds."""
 
+import sys
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,6 +14,8 @@ def _number_or_auto(value: Any) -> Any:
     # One sentence, where pydantic has one for each of the two.
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"{value!r} should be a valid number, or auto")
+    if value != "auto" and not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{value!r} should be a finite number, or auto")
     if value != "auto" and not value > 0:
         raise ValueError(f"{value!r} should be greater than 0")
     return value
