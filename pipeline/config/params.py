@@ -186,6 +186,7 @@ class Params(Section):
         refuse_unfit_for_quantized(self.model, self.trained_baselines)
         refuse_impossible_processes(self.hardware, self.model, self.train)
         refuse_compiling_others(self.model, self.train)
+        refuse_compiling_others(self.model, self.library.train, "library.")
         del computing["kv_prefix"]  # which packs no rows
         refuse_attention_elsewhere(self.hardware, computing)
         return self
