@@ -2,7 +2,8 @@
 
 The frozen model of params.yaml after a prefix in bfloat16, in this process and on one thread by
 default. The ways take turns, and processor time is counted: other processes cost both alike. The
-floor is that of reading every weight once.
+floor is that of reading every weight once. Without a C++ compiler there is no kernel, and torch is
+measured alone.
 """
 
 import statistics
@@ -60,6 +61,13 @@ def floor(model: PreTrainedModel) -> float:
 def main(rows: str, steps: int, rounds: int, threads: int) -> None:
     """Print milliseconds of processor time a step: median, least and most."""
     torch.set_num_threads(threads)
+    has_kernel = linear.kernel_lanes() is not None
+    if not has_kernel:
+        click.echo(
+            "note: without a C++ compiler that works (g++, clang++ or c++) there is no kernel; "
+            "torch is measured alone",
+            err=True,
+        )
     if not paths.MODEL.exists():
         fetch_model(load_params().model, paths.MODEL)
     model = load_frozen_model(paths.MODEL, Compute(device="cpu", dtype="bfloat16"))
@@ -70,7 +78,11 @@ def main(rows: str, steps: int, rounds: int, threads: int) -> None:
     for count in map(int, rows.split(",")):
         ways: dict[str, Callable[[], float]] = {
             "torch": partial(_with, False, model, stem, ids, count, steps),
-            "kernel": partial(_with, True, model, stem, ids, count, steps),
+            **(
+                {"kernel": partial(_with, True, model, stem, ids, count, steps)}
+                if has_kernel
+                else {}
+            ),
             "weights read once": partial(floor, model),
         }
         found: dict[str, list[float]] = {name: [] for name in ways}
