@@ -169,6 +169,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "misspelt rank": (_set("trained_baselines.lora", {"type": "lora", "rnak": 4}), "trained_baselines.lora.rnak: unknown key; did you mean 'rank'?"),
     "a baseline of two lengths": (_set("trained_baselines.lora", {"type": "lora", "epochs": 1, "max_steps": 9}), "trained_baselines.lora: give epochs or max_steps, not both"),
     "one name for two baselines": (_set("trained_baselines.no_prefix", {"type": "lora"}), "trained_baselines.no_prefix: another baseline has this name"),
+    "a trained baseline called as all prefixes are": (_set("trained_baselines.prefix", {"type": "lora"}), "trained_baselines.prefix: 'prefix' is what the prefixes of the sweep are called as a method in the report's tables by budget; rename it"),
     "DVC's interpolation in a template": (_set("task.input_template", "{{ record }} costs ${{ key }}"), "task.input_template: '${{ key }}' is an interpolation to `dvc exp run -S`, which fails on it or replaces it; in Jinja2 write {{ '$' }} for the $"),
     "one that is never closed": (_set("task.target_template", "{{ value }} ${"), "task.target_template: '${' is an interpolation"),
     "one that is escaped for DVC": (_set("mlflow.experiment", "a \\${x}"), "mlflow.experiment: '${x}' is an interpolation to `dvc exp run -S`, which fails on it or replaces it; leave it out"),

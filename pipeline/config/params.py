@@ -107,7 +107,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
-        refuse_taken_names(self.baselines, self.initializations)
+        refuse_taken_names(self.baselines, self.trained_baselines, self.initializations)
         return self
 
     @model_validator(mode="after")
