@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 
 import torch
@@ -35,13 +35,8 @@ from pipeline.training.optimizer import (
     planned_examples,
     planned_steps,
 )
-from pipeline.training.progress import (
-    MEASURED,
-    Progress,
-    TrainingResult,
-    random_states,
-    restore_random_states,
-)
+from pipeline.training.progress import MEASURED, Progress, TrainingResult
+from pipeline.training.random_numbers import RandomNumbers, random_states, restore_random_states
 from pipeline.training.rates import rate_keys, state_rate
 from pipeline.training.step import ModelOfStep, Step
 from pipeline.training.trained import trained_state
@@ -75,7 +70,7 @@ class Training:
     ) -> None:
         torch.manual_seed(seed)
         self._seed = seed
-        self._random = random_states(model.device)
+        self._random = RandomNumbers(model.device)
         self.model, self.validation, self.params = model, validation, params
         self.checkpoints, self.ranks = checkpoints, ranks
         self._log_step, self._validation_tokens, self._say = log_step, validation_tokens, say
@@ -133,17 +128,9 @@ class Training:
         """Whether no step is left."""
         return self.progress.is_finished or self.result.step >= self.steps
 
-    @contextmanager
-    def drawing(self) -> Iterator[None]:
+    def drawing(self) -> AbstractContextManager[None]:
         """Within it torch's random generators are this training's own, whoever takes turns."""
-        device = self.model.device
-        others = random_states(device)
-        restore_random_states(self._random, device)
-        try:
-            yield
-        finally:
-            self._random = random_states(device)
-            restore_random_states(others, device)
+        return self._random.drawn()
 
     def begin(self) -> None:
         """Go on from the last checkpoint, or measure the start.
