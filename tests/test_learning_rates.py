@@ -174,17 +174,17 @@ def test_the_training_is_that_of_the_found_rate_to_the_bit(encoder: str) -> None
 
 def test_of_planted_rates_the_useful_one_is_found() -> None:
     """One moves nothing, and one is absurd."""
-    result = train(CONFIG, auto(learning_rate_search=searched(1e-34, 1e30, 3)))
+    result = train(CONFIG, auto(learning_rate_search=searched(1e-43, 1e39, 3)))
     assert result.learning_rate == 0.01
     assert result.search is not None
-    (absurd,) = (row for row in result.search.table if row["learning_rate"] == 1e30)
+    (absurd,) = (row for row in result.search.table if row["learning_rate"] == 1e39)
     assert absurd["validation_loss"] is None
     assert result.best_step > 0
 
 
 def test_where_every_rate_diverges_one_sentence_says_so() -> None:
-    params = auto(learning_rate_search=searched(1e30, 1e32, 2))
-    with pytest.raises(DivergedError, match=r"all 2 rates from 1e\+30 to 1e\+32 diverge"):
+    params = auto(learning_rate_search=searched(1e39, 1e41, 2))
+    with pytest.raises(DivergedError, match=r"all 2 rates from 1e\+39 to 1e\+41 diverge"):
         train(CONFIG, params)
 
 
