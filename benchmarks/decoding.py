@@ -4,7 +4,7 @@ The frozen model of params.yaml after a prefix, in this process and on one threa
 ways take turns, and processor time is counted: other processes cost both alike. `linear layers by
 torch` and `by the kernel` are for any number of rows, where decoding takes the kernel for a few
 (`most_tokens`), so that the table shows where it should end. The floor is that of reading every
-weight once.
+weight once. Without a C++ compiler there is no kernel, and torch is measured alone.
 """
 
 import statistics
@@ -62,18 +62,23 @@ def floor(model: PreTrainedModel) -> float:
 @click.option("--steps", default=12, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-@click.option(
-    "--dtype", type=click.Choice(DTYPES), multiple=True, default=DTYPES, show_default=True
-)
+@click.option("--dtype", default=",".join(DTYPES), show_default=True)
 def main(rows: str, steps: int, rounds: int, threads: int, dtype: str) -> None:
     """Print milliseconds of processor time a step: median, least and most."""
     torch.set_num_threads(threads)
+    has_kernel = linear.kernel_lanes() is not None
+    if not has_kernel:
+        click.echo(
+            "note: without a C++ compiler that works (g++, clang++ or c++) there is no kernel; "
+            "torch is measured alone",
+            err=True,
+        )
     if not paths.MODEL.exists():
         fetch_model(load_params().model, paths.MODEL)
     tokenizer = load_tokenizer(paths.MODEL)
     ids = tokenizer(INPUT)["input_ids"]
     table = [row for name in dtype.split(",") for row in _rows(name, rows, ids, steps, rounds)]
-    headers = ["dtype", "rows", *WAYS, "weights read once"]
+    headers = ["dtype", "rows", *_ways(), "weights read once"]
     print(tabulate(table, headers, tablefmt="github", disable_numparse=True))
 
 
@@ -86,7 +91,7 @@ def _rows(dtype: str, rows: str, ids: list[int], steps: int, rounds: int) -> Ite
     for count in map(int, rows.split(",")):
         ways: dict[str, Callable[[], float]] = {
             name: partial(_with, most, model, stem, ids, count, steps)
-            for name, most in WAYS.items()
+            for name, most in _ways().items()
         }
         ways["weights read once"] = partial(floor, model)
         found: dict[str, list[float]] = {name: [] for name in ways}
@@ -96,6 +101,10 @@ def _rows(dtype: str, rows: str, ids: list[int], steps: int, rounds: int) -> Ite
         row = [dtype, str(count), *map(_shown, found.values())]
         print(*row, flush=True)
         yield row
+
+
+def _ways() -> dict[str, int]:
+    return WAYS if linear.kernel_lanes() is not None else {"linear layers by torch": 0}
 
 
 def _with(

@@ -83,6 +83,17 @@ def test_candidates_are_as_far_apart_in_ratio_and_to_three_digits() -> None:
     assert RateSearch(lowest=1e-3, highest=3e-3, candidates=2).rates == [0.001, 0.003]
 
 
+def test_rates_that_are_equal_to_three_digits_are_one_candidate() -> None:
+    search = RateSearch(lowest=0.01, highest=0.0101, candidates=7)
+    assert search.rates == [0.01, 0.0101]
+    assert [(r.candidates, r.steps) for r in planned_rounds(search, 420)] == [(2, 210)]
+    found, asked = search_of(lambda rate, _: rate, search)
+    assert found == 0.01
+    assert [steps for _, steps in asked] == list(planned_trials(search, 100))
+    with pytest.raises(DivergedError, match="all 2 rates"):
+        search_of(lambda *_: math.inf, search)
+
+
 def test_rounds_share_the_steps_and_the_worse_half_goes() -> None:
     rounds = planned_rounds(RateSearch(), 420)
     assert [(r.candidates, r.steps) for r in rounds] == [(7, 20), (4, 35), (2, 70)]
@@ -163,17 +174,17 @@ def test_the_training_is_that_of_the_found_rate_to_the_bit(encoder: str) -> None
 
 def test_of_planted_rates_the_useful_one_is_found() -> None:
     """One moves nothing, and one is absurd."""
-    result = train(CONFIG, auto(learning_rate_search=searched(1e-42, 1e38, 3)))
+    result = train(CONFIG, auto(learning_rate_search=searched(1e-43, 1e39, 3)))
     assert result.learning_rate == 0.01
     assert result.search is not None
-    (absurd,) = (row for row in result.search.table if row["learning_rate"] == 1e38)
+    (absurd,) = (row for row in result.search.table if row["learning_rate"] == 1e39)
     assert absurd["validation_loss"] is None
     assert result.best_step > 0
 
 
 def test_where_every_rate_diverges_one_sentence_says_so() -> None:
-    params = auto(learning_rate_search=searched(1e38, 1e39, 2))
-    with pytest.raises(DivergedError, match=r"all 2 rates from 1e\+38 to 1e\+39 diverge"):
+    params = auto(learning_rate_search=searched(1e39, 1e41, 2))
+    with pytest.raises(DivergedError, match=r"all 2 rates from 1e\+39 to 1e\+41 diverge"):
         train(CONFIG, params)
 
 

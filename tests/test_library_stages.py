@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -17,12 +18,14 @@ from pipeline.errors import PipelineError
 from pipeline.library.arrangements import arrangements
 from pipeline.models.shared import load_frozen_model
 from pipeline.prefix import KVPrefix, PrefixError, PrefixModel
+from pipeline.preflight.kinds import check_kinds
 from pipeline.stages import library_together, library_tokenize, library_train
 from pipeline.storage.records import read_json, write_jsonl
 from pipeline.training.validation import target_loss_of
 from pipeline.workspace import paths
 from tests.conftest import ROOT, tiny_params
 from tests.faults.training_folder import working_in, write_params
+from tests.hybrids import qwen3_next
 from tests.test_library_graph import DOCUMENTS, with_a_library, write_documents
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -115,6 +118,27 @@ def test_the_second_round_may_go_on_from_the_first(inside: Path) -> None:
         prefix("among", "kenya").keys, prefix("alone", "kenya").keys, strict=True
     ):
         assert one.equal(other)
+
+
+def test_a_documents_training_drops_tokens(inside: Path) -> None:
+    before = prefix("alone", "kenya")
+    edited(inside, lambda p: p["library"]["prefix"].update(token_dropout=0.5))
+    library_train.run(load_params(), "kenya", "alone")
+    assert not torch.equal(prefix("alone", "kenya").keys[0], before.keys[0])
+
+
+def test_keys_and_values_of_a_hybrid_stand_beside_others(inside: Path) -> None:
+    """Its states, which cannot, are left out where params say so, or `check` refuses them."""
+    qwen3_next().save_pretrained(paths.MODEL)
+    with pytest.raises(PipelineError, match=r"library\.prefix\.kinds: null is for the states"):
+        check_kinds(load_params(), paths.MODEL)
+    edited(inside, lambda p: p["library"]["prefix"].update(kinds=["attention"]))
+    check_kinds(load_params(), paths.MODEL)
+    run_all()
+    assert prefix("among", "kenya").kinds == ("attention",)
+    edited(inside, lambda p: p["library"]["train"].update(compile=True))
+    with pytest.raises(PipelineError, match=r"library\.train\.compile: true is for packed rows"):
+        check_kinds(load_params(), paths.MODEL)
 
 
 def test_what_cannot_stand_beside_others_is_refused_before_any_training(

@@ -12,7 +12,8 @@ from pipeline.training import loss_scale
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.loop import train_prefix
 from pipeline.training.loss_scale import LossScale
-from pipeline.training.progress import TrainingResult, random_states, restore_random_states
+from pipeline.training.progress import TrainingResult
+from pipeline.training.random_numbers import random_states, restore_random_states
 from tests.conftest import CORPUS, tiny_model, tiny_tokenizer
 from tests.faults.test_kills import CutOffError, same
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import (
 
 from pipeline.config.evaluate import EvaluateParams
 from pipeline.config.train import TrainParams
+from pipeline.evaluation import measure
 from pipeline.evaluation.generation import measure_examples
 from pipeline.loss.causal import TargetLoss
 from pipeline.prefix import PrefixConfig, PrefixModel, kv_prefix_from_text
@@ -122,6 +124,30 @@ def test_generation_and_its_losses_are_those_of_each_row_alone(
                 break
             text.append(token)
         assert outcome.text == tokenizer.decode(text, skip_special_tokens=True).strip()
+
+
+def test_merged_matrices_are_timed_on_one_batch_of_a_split(
+    measured: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they say was decoded before, with the matrices beside the weights."""
+    sizes: list[int] = []
+    figures: dict[str, float] = {}
+
+    def counted(*of_batch: Any) -> Any:
+        sizes.append(len(of_batch[2]))
+        return measure_examples(*of_batch)
+
+    split = Dataset.from_list(examples())
+    monkeypatch.setattr(measure, "load_split", lambda *_: split)
+    monkeypatch.setattr(measure, "task_of", lambda _: mock.Mock(end=None))
+    monkeypatch.setattr(measure, "record_timing", lambda _, **found: figures.update(found))
+    monkeypatch.setattr(measure, "measure_examples", counted)
+    params = EvaluateParams(splits=["test"], max_new_tokens=4)
+    measure.time_merged(measured, tokenizer, params, "lora-seed0", 60)
+    assert len(sizes) == 1
+    assert 0 < sizes[0] < len(split)
+    assert all(value > 0 for value in figures.values())
+    assert len(figures) == 2
 
 
 @pytest.mark.parametrize("make", [tiny_model, with_kernel])

@@ -1,11 +1,13 @@
 """Wrong params files: one sentence each, a non-zero exit code, and nothing touched."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.baselines.lora import Lora
@@ -15,6 +17,7 @@ from pipeline.config.averaging import ExponentialAveraging
 from pipeline.config.optimizer import MuonOptimizer
 from pipeline.config.train import TrainParams
 from pipeline.errors import PipelineError
+from pipeline.schema.section import Section
 from pipeline.sweep.variants import Variant
 from tests.conftest import ROOT, tiny_params
 
@@ -87,8 +90,14 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "unknown section": (_set("trian", {}), "trian: unknown key; did you mean 'train'?"),
     "missing section": (_delete("task"), "task: is missing"),
     "wrong type": (_set("train.learning_rate", "fast"), "train.learning_rate: 'fast' should be a valid number, or auto"),
+    "an infinite rate": (_set("train.learning_rate", math.inf), "train.learning_rate: inf should be a finite number, or auto"),
+    "an infinite rate of a baseline": (_set("trained_baselines.lora", {"type": "lora", "learning_rate": -math.inf}), "trained_baselines.lora.learning_rate: -inf should be a finite number, or auto"),
+    "a rate beyond any number": (_set("train.learning_rate", 10**400), "should be a finite number, or auto"),
+    "an infinite clipping": (_set("train.max_grad_norm", math.inf), "train.max_grad_norm = inf should be a finite number"),
+    "no number for a chat template": (_set("task.chat_template_kwargs", {"share": math.nan}), "task.chat_template_kwargs: {'share': nan} holds what JSON has no form for; write finite numbers"),
     "a rate of nothing": (_set("train.learning_rate", 0), "train.learning_rate: 0 should be greater than 0"),
     "a search from high to low": (_set("train.learning_rate_search", {"lowest": 0.5}), "train.learning_rate_search: lowest: 0.5 has to be below highest: 0.1; set them apart"),
+    "a search of one rate": (_set("train.learning_rate_search", {"lowest": 0.01, "highest": 0.010001}), "train.learning_rate_search: lowest: 0.01 and highest: 0.010001 are one rate to three digits, which leaves nothing to search; set them apart"),
     "a search of one": (_set("train.learning_rate_search", {"candidates": 1}), "train.learning_rate_search.candidates = 1 should be greater than or equal to 2"),
     "a search of no steps": (_set("trained_baselines.lora", {"type": "lora", "learning_rate_search": {"share_of_steps": 0}}), "trained_baselines.lora.learning_rate_search.share_of_steps = 0 should be greater than 0"),
     "a search of what does not train": (_both(_set("prefix.kinds", ["state"]), _set("train.learning_rate", "auto"), _set("train.state_learning_rate", 1e-3)), "train.learning_rate: auto searches a rate at which nothing trains, since prefix.kinds: ['state'] leaves states alone, and train.state_learning_rate is theirs; set that to null, which follows the search, or give a number"),
@@ -168,6 +177,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "misspelt rank": (_set("trained_baselines.lora", {"type": "lora", "rnak": 4}), "trained_baselines.lora.rnak: unknown key; did you mean 'rank'?"),
     "a baseline of two lengths": (_set("trained_baselines.lora", {"type": "lora", "epochs": 1, "max_steps": 9}), "trained_baselines.lora: give epochs or max_steps, not both"),
     "one name for two baselines": (_set("trained_baselines.no_prefix", {"type": "lora"}), "trained_baselines.no_prefix: another baseline has this name"),
+    "a trained baseline called as all prefixes are": (_set("trained_baselines.prefix", {"type": "lora"}), "trained_baselines.prefix: 'prefix' is what the prefixes of the sweep are called as a method in the report's tables by budget; rename it"),
     "DVC's interpolation in a template": (_set("task.input_template", "{{ record }} costs ${{ key }}"), "task.input_template: '${{ key }}' is an interpolation to `dvc exp run -S`, which fails on it or replaces it; in Jinja2 write {{ '$' }} for the $"),
     "one that is never closed": (_set("task.target_template", "{{ value }} ${"), "task.target_template: '${' is an interpolation"),
     "one that is escaped for DVC": (_set("mlflow.experiment", "a \\${x}"), "mlflow.experiment: '${x}' is an interpolation to `dvc exp run -S`, which fails on it or replaces it; leave it out"),
@@ -203,6 +213,11 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a library's own folder of distractors": (_library(prefix={"distractors": {"count": 1}}), "library.prefix.distractors: those of a library are its other documents; write count and probability under library.distractors"),
     "a library of states": (_library(prefix={"kinds": ["state"]}), "library.prefix.kinds: states cannot stand beside others; use [attention], or null"),
     "a library whose prefixes are all frozen": (_library(prefix={"length": 4, "num_frozen_tokens": 4}), "library.prefix.num_frozen_tokens: 4 leaves nothing to train of 4 virtual tokens"),
+    "a library of an encoder": (_library(prefix={"parts": ["encoder"]}), "library.prefix.parts: ['encoder'] needs a model with an encoder, and a library needs a decoder alone; use null"),
+    "a head for each document": (_library(prefix={"modules_to_save": ["lm_head"]}), "library.prefix.modules_to_save: ['lm_head'] would be trained for each document"),
+    "a document's own demonstrations": (_library(prefix={"leave_one_out": True}), "library.prefix.leave_one_out: true hides training examples that a prefix started from, and a document's starts from its text; set it to false"),
+    "a rate for a document's states": (_library(train={"learning_rate": "auto", "state_learning_rate": 1e-3}), "library.train.state_learning_rate: 0.001 is of initial states, and prefixes that stand beside others have none; set it to null"),
+    "a quantized library, compiled": (_both(_library(train={"compile": True}), _set("model.quantization", {"library": "torchao", "bits": 8})), "library.train.compile: true does not go with model.quantization, whose layers are not compiled; set it to auto or false"),
     "a distilled library": (_library(train={"objective": {"type": "distillation", "teacher": "t", "path": "p"}}), "library.train.objective: a library is trained on the answers of self-study; leave it out"),
     "a library of classes": (_both(_library(), _set("task.type", "seq_cls"), _set("task.use_chat_template", False)), "library.documents: need a decoder alone, and task.type is seq_cls; leave library out"),
     "a library trained in two places": (_both(_library(train={"device": "cpu"}), _set("model.device_map", "auto")), "library.train.device: cpu does not go with model.device_map"),
@@ -333,6 +348,36 @@ def test_a_file_that_is_no_yaml_mapping(folder: Path, text: str, expected: str) 
     result = CliRunner().invoke(main, ["check"])
     assert result.exit_code == 1
     assert expected in result.stderr
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_no_key_of_any_section_takes_what_is_no_finite_number(value: float) -> None:
+    """One mistake at the key itself, which the sentences above tell."""
+    keys = [(section, key) for section in _sections(Section) for key in _numbers(section)]
+    assert len(keys) > 40
+    for section, key in keys:
+        is_list = _numbers(section)[key] == "array"
+        with pytest.raises(ValidationError) as refused:
+            section.model_validate({key: [value] if is_list else value})
+        own = [error for error in refused.value.errors() if error["loc"][0] == key]
+        assert [error["loc"] for error in own] == [(key, 0) if is_list else (key,)], section
+        assert "should be a finite number" in own[0]["msg"], (section, own)
+
+
+def _sections(kind: type[Section]) -> Iterator[type[Section]]:
+    for section in kind.__subclasses__():
+        yield section
+        yield from _sections(section)
+
+
+def _numbers(section: type[Section]) -> dict[str, str]:
+    """The keys that take numbers which need not be whole; "array" for a list of them."""
+    found = section.model_json_schema()["properties"]
+    return {
+        key: how.get("type", "number")
+        for key, how in found.items()
+        if "'type': 'number'" in str(how)
+    }
 
 
 def test_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -388,7 +388,9 @@ def test_a_version_says_which_engines_it_was_checked_with(
     copy: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.config import load_params
-    from pipeline.tracking.checked_engines import record_check
+    from pipeline.models.adapter import read_adapter
+    from pipeline.tracking.checked_engines import record_check, record_evaluation
+    from pipeline.tracking.runs import sha256
 
     monkeypatch.chdir(copy.root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy.root / 'mlflow.db'}")
@@ -396,8 +398,44 @@ def test_a_version_says_which_engines_it_was_checked_with(
     known = client(copy)
     told = known.get_model_version_by_alias("tiny", NAME).description or ""
     assert "- llama.cpp: keys differ by 1e-6\n- transformers: the evaluation of its run" in told
-    others = known.search_model_versions("name = 'tiny'")
-    assert sum("llama.cpp" in (version.description or "") for version in others) == 1
+
+    def with_llama_cpp() -> list[str]:
+        versions = known.search_model_versions("name = 'tiny'")
+        return [v.version for v in versions if "llama.cpp" in (v.description or "")]
+
+    (checked,) = with_llama_cpp()
+
+    # What a person wrote stays, around the text of ours and in its place.
+    ours = known.get_model_version("tiny", checked).description or ""
+    known.update_model_version("tiny", checked, f"For the shop.\n\n{ours}\n- Ask Ada.")
+    record_check(load_params(), [NAME], "llama.cpp", "keys differ\nby 2e-6")
+    text = known.get_model_version("tiny", checked).description or ""
+    assert text == f"For the shop.\n\n{ours.replace('by 1e-6', 'by 2e-6')}\n- Ask Ada."
+    known.update_model_version("tiny", checked, "For the shop.")
+    record_check(load_params(), [NAME], "llama.cpp", "keys differ by 3e-6")
+    version = known.get_model_version("tiny", checked)
+    assert version.description == "For the shop."
+    assert version.tags["checked.llama.cpp"] == "keys differ by 3e-6"
+
+    # The alias moves on to another prefix, of which nothing was found.
+    other = known.get_model_version_by_alias("tiny", "len2-random-seed0").version
+    known.set_registered_model_alias("tiny", NAME, other)
+    known.update_model_version("tiny", checked, ours)
+    record_check(load_params(), [NAME], "llama.cpp", "keys differ by 4e-6")
+    assert with_llama_cpp() == [checked]
+    # Trained again, it is no version yet.
+    kv = KVPrefix.load(f"data/train/{NAME}/prefix.safetensors")
+    kv.beginning_text(not kv.begins_text).save(f"data/train/{NAME}/prefix.safetensors")
+    record_check(load_params(), [NAME], "vllm", "the same text")
+    assert not any("vllm" in (v.description or "") for v in known.search_model_versions())
+
+    # An imported adapter is known by the prefix that it was registered as.
+    PrefixModel(tiny_model(), PrefixConfig(num_virtual_tokens=2)).save_pretrained("theirs")
+    read_adapter(Path("theirs")).save("theirs.safetensors")
+    record_evaluation(known, "tiny", other, sha256(Path("theirs.safetensors")))
+    adapters = params_of(baselines={"theirs": {"type": "adapter", "path": "theirs"}})
+    record_check(adapters, ["theirs"], "vllm", "the same text")
+    assert "- vllm: the same text" in (known.get_model_version("tiny", other).description or "")
 
 
 def test_a_store_that_is_none_is_a_warning(

@@ -4,22 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli.baseline_stages import BASELINE_STAGES
 from pipeline.cli.checked_params import checked_params
 from pipeline.cli.library_stages import LIBRARY_STAGES
 from pipeline.cli.names import completing
 from pipeline.cli.processes import run_training
-from pipeline.cli.stage_options import (
-    arguments_of,
-    baseline_options,
-    context_options,
-    drawn_by,
-    variant_options,
-)
+from pipeline.cli.stage_options import arguments_of, variant_options
 from pipeline.cli.sweep_progress import sweep_shown
 from pipeline.config import Params
 from pipeline.preflight.files import check_tokenized
-from pipeline.preflight.names import check_in_context
-from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.variants import Variant
 
 if TYPE_CHECKING:
@@ -156,84 +149,6 @@ def evaluate(**named: Any) -> None:
 
 
 @click.command()
-@click.argument("baseline", shell_complete=completing("baselines"))
-def baselines(baseline: str) -> None:
-    """Measure BASELINE on validation and the test splits into data/evaluate.
-
-    \b
-    python -m pipeline baselines no_prefix
-    """
-    params = checked_params()
-    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
-        from pipeline.stages import baselines as stage
-
-        stage.run(params, baseline)
-
-
-@click.command("in_context")
-@context_options
-def in_context(length: int, initialization: str) -> None:
-    """Measure the first tokens of an initialisation's text, untrained, into data/evaluate.
-
-    \b
-    python -m pipeline in_context --length 8 --initialization demonstrations
-    """
-    params = checked_params()
-    check_in_context(params, length, initialization)
-    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
-        from pipeline.stages import in_context as stage
-
-        stage.run(params, length, initialization)
-
-
-@click.command("baseline_start")
-@click.argument("baseline", shell_complete=completing("trained_baselines"))
-def baseline_start(baseline: str) -> None:
-    """Bring what the prefix of BASELINE starts from, where it has one, into data/baseline_start.
-
-    \b
-    python -m pipeline baseline_start prefix_and_lora
-    """
-    params = checked_params()
-    from pipeline.stages import baseline_start as stage
-
-    stage.run(params, baseline)
-
-
-@click.command("train_baseline")
-@baseline_options
-def train_baseline(baseline: str, seed: int, train_size: int | None) -> None:
-    """Train BASELINE, one of trained_baselines, into data/train.
-
-    \b
-    python -m pipeline train_baseline lora --seed 0
-    """
-    named = Baseline(baseline, seed=seed, train_size=train_size)
-
-    def run(params: Params, ranks: "Ranks") -> None:
-        from pipeline.stages import train_baseline as stage
-
-        stage.run(params, named, ranks)
-
-    run_training(run, ("train_baseline", baseline, *drawn_by(seed, train_size)), checked_params)
-
-
-@click.command("evaluate_baseline")
-@baseline_options
-def evaluate_baseline(baseline: str, seed: int, train_size: int | None) -> None:
-    """Measure a trained BASELINE on validation and the test splits into data/evaluate.
-
-    \b
-    python -m pipeline evaluate_baseline lora --seed 0
-    """
-    params = checked_params()
-    with sweep_shown(params, bars=len(params.evaluate.measured_splits)):
-        from pipeline.stages import evaluate_baseline as stage
-
-        stage.run(params, Baseline(baseline, seed=seed, train_size=train_size))
-
-
-@click.command()
 def report() -> None:
     """Compare all variants and baselines in data/report and in MLflow.
 
@@ -256,11 +171,7 @@ STAGES = (
     teach,
     train,
     evaluate,
-    baselines,
-    in_context,
-    baseline_start,
-    train_baseline,
-    evaluate_baseline,
+    *BASELINE_STAGES,
     *LIBRARY_STAGES,
     report,
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.baselines.trained import Weights
-from pipeline.comparison.budgets import PREFIX, best_within, budgets_of, reached
+from pipeline.comparison.budgets import best_within, budgets_of, reached
 from pipeline.comparison.histories import validations
 from pipeline.comparison.tables import (
     ShownTable,
@@ -18,6 +18,7 @@ from pipeline.comparison.tables import (
     sorted_by,
 )
 from pipeline.config import Params
+from pipeline.config.names import PREFIX
 from pipeline.metrics.table import METRICS
 
 TASKS = 100

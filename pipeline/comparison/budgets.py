@@ -18,9 +18,6 @@ MOST = 6
 _ALIKE = 1.05
 """Amounts whose ratio is below it are one budget: that of the largest."""
 
-PREFIX = "prefix"
-"""The method of every variant, whatever its length and its start."""
-
 
 def budgets_of(amounts: Iterable[float]) -> list[float]:
     """What to compare at: a quarter and a half of the least of these amounts, and the amounts.

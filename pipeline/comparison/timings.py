@@ -41,7 +41,7 @@ _NOTE = (
     "Wall-clock times of this machine; empty for what was restored and not run here. First token: "
     "from a query alone to the choice of its answer's first token, the prefix or text before it "
     "kept in the cache; the median of a few. Merged: with LoRA's matrices added to the weights, "
-    "which says the same but for rounding; of the last split alone."
+    "which says the same but for rounding; of one batch of the last split."
 )
 
 

@@ -90,6 +90,23 @@ def refuse_impossible_library(library: LibraryParams) -> None:
             "out"
         )
     prefix = library.prefix
+    _refuse_unlike_others(prefix)
+    if library.train.state_learning_rate is not None:
+        raise ValueError(
+            f"library.train.state_learning_rate: {library.train.state_learning_rate} is of initial "
+            "states, and prefixes that stand beside others have none; set it to null"
+        )
+    if prefix.num_frozen_tokens >= prefix.length:
+        raise ValueError(
+            f"library.prefix.num_frozen_tokens: {prefix.num_frozen_tokens} leaves nothing to train "
+            f"of {prefix.length} virtual tokens; lower it"
+        )
+    refuse_nothing_to_move(prefix, library.train, "library.")
+    _refuse_too_few(library)
+
+
+def _refuse_unlike_others(prefix: DocumentPrefix) -> None:
+    """Raise ValueError for what of the section `prefix` a document's prefix cannot have."""
     if prefix.distractors != DistractorParams():
         raise ValueError(
             "library.prefix.distractors: those of a library are its other documents; write count "
@@ -99,13 +116,21 @@ def refuse_impossible_library(library: LibraryParams) -> None:
         raise ValueError(
             "library.prefix.kinds: states cannot stand beside others; use [attention], or null"
         )
-    if prefix.num_frozen_tokens >= prefix.length:
+    if prefix.parts not in (None, ["decoder"]):
         raise ValueError(
-            f"library.prefix.num_frozen_tokens: {prefix.num_frozen_tokens} leaves nothing to train "
-            f"of {prefix.length} virtual tokens; lower it"
+            f"library.prefix.parts: {prefix.parts} needs a model with an encoder, and a library "
+            "needs a decoder alone; use null"
         )
-    refuse_nothing_to_move(prefix, library.train, "library.")
-    _refuse_too_few(library)
+    if prefix.modules_to_save:
+        raise ValueError(
+            f"library.prefix.modules_to_save: {prefix.modules_to_save} would be trained for each "
+            "document, and a model that has several prefixes at once uses one of each; use null"
+        )
+    if prefix.leave_one_out:
+        raise ValueError(
+            "library.prefix.leave_one_out: true hides training examples that a prefix started "
+            "from, and a document's starts from its text; set it to false"
+        )
 
 
 def _refuse_missing(library: LibraryParams) -> None:

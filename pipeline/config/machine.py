@@ -85,11 +85,14 @@ def refuse_impossible_processes(hardware: HardwareParams, model: Model, train: T
         )
 
 
-def refuse_compiling_others(model: Model, train: TrainParams) -> None:
-    """Raise ValueError for layers that are to be compiled and are not as transformers made them."""
+def refuse_compiling_others(model: Model, train: TrainParams, of: str = "") -> None:
+    """Raise ValueError for layers that are to be compiled and are not as transformers made them.
+
+    `of` is what stands before the section's name.
+    """
     for key, value in (("device_map", model.device_map), ("quantization", model.quantization)):
         if train.compile is True and value is not None:
             raise ValueError(
-                f"train.compile: true does not go with model.{key}, whose layers are not "
+                f"{of}train.compile: true does not go with model.{key}, whose layers are not "
                 "compiled; set it to auto or false"
             )

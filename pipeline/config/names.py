@@ -6,15 +6,26 @@ from collections.abc import Mapping
 from pipeline.config.baselines import UntrainedBaselines
 from pipeline.schema.section import Section
 
+PREFIX = "prefix"
+"""What prefixes are called, whatever their length and start, beside each trained baseline."""
+
 
 def refuse_taken_names(
-    baselines: UntrainedBaselines, initializations: Mapping[str, Section]
+    baselines: UntrainedBaselines,
+    trained: Mapping[str, Section],
+    initializations: Mapping[str, Section],
 ) -> None:
     """Raise ValueError for a baseline whose name would stand for two things.
 
     The others' names have their seed or length behind them. An adapter's, alone, is a variant's:
-    beside the initialisations in plots, and in MLflow the alias of a model's version.
+    beside the initialisations in plots, and in MLflow the alias of a model's version. A trained
+    baseline is a method in the report's tables by budget, as prefixes together are one.
     """
+    if PREFIX in trained:
+        raise ValueError(
+            f"trained_baselines.{PREFIX}: '{PREFIX}' is what the prefixes of the sweep are called "
+            "as a method in the report's tables by budget; rename it"
+        )
     for name, baseline in baselines.items():
         taken = None
         if name == "best":

@@ -47,6 +47,12 @@ from pipeline.config.self_study import (
 )
 from pipeline.config.serving import ServingParams
 from pipeline.config.sweep import SweepParams
+from pipeline.config.swept import (
+    refuse_too_large_sizes,
+    refuse_unfit_lengths,
+    refuse_unknown_initializations,
+    refuse_unknown_variants,
+)
 from pipeline.config.task import TaskParams
 from pipeline.config.taught import refuse_impossible_judges, refuse_impossible_teachers
 from pipeline.config.teachers import Teachers
@@ -87,13 +93,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
-        for name in self.sweep.initializations:
-            if name not in self.initializations:
-                known = ", ".join(self.initializations)
-                raise ValueError(
-                    f"sweep.initializations: '{name}' is not defined under initializations; "
-                    f"define it there or use one of: {known}"
-                )
+        refuse_unknown_initializations(self.sweep, self.initializations)
         return self
 
     @model_validator(mode="after")
@@ -108,7 +108,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
-        refuse_taken_names(self.baselines, self.initializations)
+        refuse_taken_names(self.baselines, self.trained_baselines, self.initializations)
         return self
 
     @model_validator(mode="after")
@@ -145,13 +145,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _train_sizes_exist(self) -> Self:
-        most = self.data.max_examples.train
-        largest = max(self.sweep.train_sizes, default=0)
-        if most is not None and largest > most:
-            raise ValueError(
-                f"sweep.train_sizes: {largest} is above data.max_examples.train = {most}; raise "
-                "that or lower the size"
-            )
+        refuse_too_large_sizes(self.sweep, self.data)
         return self
 
     @model_validator(mode="after")
@@ -187,6 +181,7 @@ class Params(Section):
         refuse_unfit_for_quantized(self.model, self.trained_baselines)
         refuse_impossible_processes(self.hardware, self.model, self.train)
         refuse_compiling_others(self.model, self.train)
+        refuse_compiling_others(self.model, self.library.train, "library.")
         del computing["kv_prefix"]  # which packs no rows
         refuse_attention_elsewhere(self.hardware, computing)
         return self
@@ -216,16 +211,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
-        longest = max(self.sweep.lengths)
-        for name in (*self.sweep.initializations, *self.sweep.in_context):
-            self.initializations[name].check_lengths(name, longest, self.kv_prefix.max_length)
-        shortest = min(self.sweep.lengths)
-        if self.prefix.num_frozen_tokens >= shortest:
-            raise ValueError(
-                f"prefix.num_frozen_tokens: {self.prefix.num_frozen_tokens} leaves nothing to "
-                f"train in a prefix of {shortest} virtual tokens; it must be below every length "
-                "in sweep.lengths"
-            )
+        refuse_unfit_lengths(self.sweep, self.initializations, self.kv_prefix, self.prefix)
         return self
 
     @model_validator(mode="after")
@@ -246,15 +232,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _trained_variants_exist(self) -> Self:
-        sweep = self.sweep
-        trained = {
-            f"data/train/len{length}-{name}-seed{seed}/prefix.safetensors"
-            for length in sweep.lengths
-            for name in sweep.initializations
-            for seed in sweep.seeds
-        }
-        for name, start in self.initializations.items():
-            start.check_path(name, trained)
+        refuse_unknown_variants(self.sweep, self.initializations)
         return self
 
     @model_validator(mode="after")

@@ -26,10 +26,11 @@ def _written(date: Any) -> Any:
 def _as_json(variables: Any) -> Any:
     # MLflow's models keep them so.
     try:
-        return json.loads(json.dumps(variables, default=_written))
+        return json.loads(json.dumps(variables, default=_written, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "holds what JSON has no form for; write numbers, texts, lists and mappings"
+            f"{variables!r} holds what JSON has no form for; write finite numbers, texts, "
+            "lists and mappings"
         ) from error
 
 

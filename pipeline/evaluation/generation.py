@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.evaluate import EvaluateParams
-from pipeline.data.batching import Example
+from pipeline.data.batching import Example, by_length
 from pipeline.data.measuring import in_order, over_batches
 from pipeline.data.rows import TokenizedRows, rows_of
 from pipeline.evaluation.batches import Apart, Group, groups
@@ -79,6 +79,23 @@ def measure_examples(
         )
         outcomes.update(zip(group.chosen, in_order(batches), strict=True))
     return [outcomes[i] for i in range(len(rows))]
+
+
+def one_batch(
+    model: PrefixModel, split: Dataset | TokenizedRows, params: EvaluateParams, max_tokens: int
+) -> list[int]:
+    """The places of the examples of one of the batches in which `measure_examples` measures.
+
+    It is the middle one by the length of its examples.
+    """
+    rows = rows_of(split, ["input_ids", "target_start"])
+    batches = [
+        [group.chosen[place] for place in batch]
+        for group in _groups(model, rows, params, max_tokens)
+        for batch in by_length(group.tokens, group.most, group.is_packed)
+    ]
+    batches.sort(key=lambda batch: int(rows.tokens[batch].max()))
+    return sorted(batches[len(batches) // 2])
 
 
 def add_batches(

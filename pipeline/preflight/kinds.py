@@ -15,7 +15,12 @@ def check_kinds(params: Params, folder: Path) -> None:
 
     The model's configuration is read, by transformers, only where something depends on it.
     """
-    wanted = [*_needing_states(params), *_refusing_states(params), *_needing_attention(params)]
+    wanted = [
+        *_needing_states(params),
+        *_refusing_states(params),
+        *_needing_attention(params),
+        *_of_library(params),
+    ]
     if not wanted:
         return
     # Milliseconds without: `python -m pipeline check` imports no transformers otherwise.
@@ -115,6 +120,30 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
                     "this model has states beside them; set prefix.kinds to [attention], or start "
                     "from a text",
                 )
+
+
+def _of_library(params: Params) -> Iterator[Rule]:
+    """Rules for a library, whose prefixes are keys and values that stand beside each other."""
+    library = params.library
+    if not library.documents:
+        return
+    yield (
+        lambda kinds: "attention" not in kinds,
+        "library.documents: their prefixes are keys and values, but no layer of this model "
+        "attends; set it to {}",
+    )
+    if library.prefix.kinds is None:
+        yield (
+            _has_states,
+            "library.prefix.kinds: null is for the states of this model too, which cannot stand "
+            "beside others; use [attention]",
+        )
+    if library.train.compile is True:
+        yield (
+            _has_states,
+            "library.train.compile: true is for packed rows, through which this model would carry "
+            "a state from one example into the next; set it to auto or false",
+        )
 
 
 def _of_another_length(params: Params, name: str, path: str, length: int) -> Iterator[Rule]:

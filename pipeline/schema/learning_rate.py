@@ -1,5 +1,6 @@
 """The learning rate of a training: a number, or `auto` for one that a search finds."""
 
+import sys
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,6 +14,8 @@ def _number_or_auto(value: Any) -> Any:
     # One sentence, where pydantic has one for each of the two.
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"{value!r} should be a valid number, or auto")
+    if value != "auto" and not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{value!r} should be a finite number, or auto")
     if value != "auto" and not value > 0:
         raise ValueError(f"{value!r} should be greater than 0")
     return value
@@ -51,11 +54,20 @@ class RateSearch(Section):
             raise ValueError(
                 f"lowest: {self.lowest:g} has to be below highest: {self.highest:g}; set them apart"
             )
+        if len(self.rates) < 2:
+            raise ValueError(
+                f"lowest: {self.lowest!r} and highest: {self.highest!r} are one rate to three "
+                "digits, which leaves nothing to search; set them apart"
+            )
         return self
 
     @property
     def rates(self) -> list[float]:
-        """The candidates, ascending, to three digits: the same on every machine."""
+        """The candidates, ascending, to three digits: the same on every machine.
+
+        Fewer than `candidates` where some are the same to three digits.
+        """
         ratio = self.highest / self.lowest
         shares = (number / (self.candidates - 1) for number in range(self.candidates))
-        return [float(f"{self.lowest * ratio**share:.3g}") for share in shares]
+        rates = (float(f"{self.lowest * ratio**share:.3g}") for share in shares)
+        return list(dict.fromkeys(rates))

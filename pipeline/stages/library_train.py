@@ -25,6 +25,7 @@ from pipeline.storage.atomic import atomic_folder
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.digest import digest_of_training
 from pipeline.training.distractors import Distractors
+from pipeline.training.left_out import LeftOut
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import write_results
 from pipeline.workspace import location, paths
@@ -57,6 +58,8 @@ def run(params: Params, name: str, of: Round) -> None:
     else:
         renderer = Renderer(params.task, load_tokenizer(paths.MODEL))
         start = document_start(library, name, frozen, renderer)
+    if library.prefix.kinds is not None:
+        start = start.of_kinds(tuple(library.prefix.kinds))
     # Said before any training: what cannot stand beside others is of no use in a library.
     composed(frozen, [start, start], [name, name])
     model.load_kv_prefix(start)
@@ -79,6 +82,12 @@ def run(params: Params, name: str, of: Round) -> None:
             checkpoints,
             params.memory.max_tokens_per_batch,
             beside=None if distractors is None else distractors.model_of,
+            left_out=LeftOut(
+                len(start),
+                library.prefix.token_dropout,
+                library.prefix.num_frozen_tokens,
+                library.prefix.seed,
+            ),
         )
 
         def save(aside: Path) -> None:

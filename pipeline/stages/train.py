@@ -56,7 +56,8 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     frozen, new = load_for_task(paths.MODEL, compute, task, variant.seed, params.device_map)
     config = prefix_config(params.prefix, variant.length, new)
     model = PrefixModel(frozen, config)
-    start = start_prefix(variant, model)
+    # Where validation chooses a start, machines may round to another choice.
+    start = ranks.from_first(start_prefix(variant, model).to("cpu"))
     model.load_kv_prefix(start)
     train, validation = (following(split, model.begins_text) for split in splits.values())
     left_out = left_out_of(params, variant, start)

@@ -1,7 +1,6 @@
 """Stage `train_baseline`: another way to adapt the model, by the training of the variants."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,7 +42,7 @@ def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
     splits = load_for_objective(paths.TOKENIZED / "splits", training.objective)
     splits["train"] = subset(splits["train"], baseline.train_size, baseline.seed)
     torch.manual_seed(baseline.seed)
-    start = _start_of(definition, baseline)
+    start = _start_of(definition, baseline, ranks)
     pretrained = PretrainedFolder(paths.MODEL, training, params.device_map, start)
     model = definition.adaptable(pretrained)
     train, validation = (
@@ -74,11 +73,15 @@ def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
 
 
 def _start_of(
-    definition: TrainedBaseline, baseline: Baseline
+    definition: TrainedBaseline, baseline: Baseline, ranks: Ranks
 ) -> Callable[[PrefixModel], KVPrefix] | None:
-    """The prefix that a baseline's own starts from; None for one that has none to train."""
+    """The prefix that a baseline's own starts from, the first process's in all of them.
+
+    None for one that has none to train.
+    """
     if definition.begins_from is None or baseline.seed is None:
         return None
     initialization, length = definition.begins_from
     variant = Variant(length, initialization, baseline.seed, baseline.train_size)
-    return partial(start_prefix, variant, folder=paths.BASELINE_START / baseline.family)
+    folder = paths.BASELINE_START / baseline.family
+    return lambda model: ranks.from_first(start_prefix(variant, model, folder).to("cpu"))

@@ -51,7 +51,8 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
     if not _is_served(params):
         return None
     settings = _settings(params, name)
-    parts = [sha256(prefix), params.mlflow.models, settings]
+    of_prefix = sha256(prefix)
+    parts = [of_prefix, params.mlflow.models, settings]
     entry = json.dumps(parts, sort_keys=True)
     digest = hashlib.sha256(entry.encode()).hexdigest()
     client = MlflowClient()
@@ -68,7 +69,7 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
     client.set_registered_model_alias(
         params.mlflow.model_name, alias_of(name), tags["model_version"]
     )
-    record_evaluation(client, params.mlflow.model_name, tags["model_version"])
+    record_evaluation(client, params.mlflow.model_name, tags["model_version"], of_prefix)
     return str(tags["model_id"])
 
 

@@ -82,7 +82,7 @@ def planned_rounds(search: RateSearch, steps: int) -> list[Round]:
     Each round has the same share of `search.share_of_steps` times `steps`, a candidate one step at
     the least and as many as the training itself at the most; the last has two candidates.
     """
-    counts = [search.candidates]
+    counts = [len(search.rates)]
     while counts[-1] > 2:
         counts.append(math.ceil(counts[-1] / 2))
     budget = search.share_of_steps * steps / len(counts)
@@ -130,6 +130,6 @@ def search_rate(
         if math.isfinite(best.loss):
             return FoundRate(best.rate, rounds)
     raise DivergedError(
-        f"learning_rate_search: all {search.candidates} rates from {search.lowest:g} to "
+        f"learning_rate_search: all {len(search.rates)} rates from {search.lowest:g} to "
         f"{search.highest:g} diverge; lower lowest, or start from another initialisation"
     )

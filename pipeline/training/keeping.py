@@ -7,7 +7,8 @@ from typing import NoReturn
 
 from pipeline.errors import DivergedError, StoppedError
 from pipeline.training.checkpoint import CheckpointFolder
-from pipeline.training.progress import Progress, random_states
+from pipeline.training.progress import Progress
+from pipeline.training.random_numbers import random_states
 from pipeline.training.step import Step
 
 

@@ -12,6 +12,7 @@ from pipeline.training.averaging import Average
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.halving import FoundRate
 from pipeline.training.loss_scale import LossScale
+from pipeline.training.random_numbers import restore_random_states
 from pipeline.training.trained import TrainedWeights
 
 MEASURED = ("validation/loss", "validation/kl")
@@ -198,25 +199,6 @@ class Progress:
     def _best(self) -> KVPrefix:
         assert isinstance(self.result.prefix, KVPrefix), "checkpoints are of prefixes"
         return self.result.prefix
-
-
-def random_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """Where torch's generators stand that a training on `device` draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def restore_random_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """The inverse of `random_states`."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-    if "mps" in states:
-        torch.mps.set_rng_state(states["mps"])
 
 
 def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

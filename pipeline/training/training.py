@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 
 import torch
@@ -35,13 +35,8 @@ from pipeline.training.optimizer import (
     planned_examples,
     planned_steps,
 )
-from pipeline.training.progress import (
-    MEASURED,
-    Progress,
-    TrainingResult,
-    random_states,
-    restore_random_states,
-)
+from pipeline.training.progress import MEASURED, Progress, TrainingResult
+from pipeline.training.random_numbers import RandomNumbers, random_states, restore_random_states
 from pipeline.training.rates import rate_keys, state_rate
 from pipeline.training.step import ModelOfStep, Step
 from pipeline.training.trained import trained_state
@@ -75,7 +70,7 @@ class Training:
     ) -> None:
         torch.manual_seed(seed)
         self._seed = seed
-        self._random = random_states(model.device)
+        self._random = RandomNumbers(model.device)
         self.model, self.validation, self.params = model, validation, params
         self.checkpoints, self.ranks = checkpoints, ranks
         self._log_step, self._validation_tokens, self._say = log_step, validation_tokens, say
@@ -90,7 +85,11 @@ class Training:
                 "lower it"
             )
         self.trainable = [p for p in model.parameters() if p.requires_grad]
-        rate = state_rate(model, params)
+        # Machines may differ in the last digit of what they start from, and rates follow the start:
+        # it is the first's before anything is derived from it.
+        ranks.copy_from_first([*self.trainable, *model.encoder.buffers()])
+        # Of the frozen model's own states, which each process has computed for itself.
+        rate = ranks.from_first(state_rate(model, params))
         if rate is not None:
             say(f"initial states train at a rate of {rate:g}")
         # What trains apart does so at the one rate that it is given.
@@ -129,17 +128,9 @@ class Training:
         """Whether no step is left."""
         return self.progress.is_finished or self.result.step >= self.steps
 
-    @contextmanager
-    def drawing(self) -> Iterator[None]:
+    def drawing(self) -> AbstractContextManager[None]:
         """Within it torch's random generators are this training's own, whoever takes turns."""
-        device = self.model.device
-        others = random_states(device)
-        restore_random_states(self._random, device)
-        try:
-            yield
-        finally:
-            self._random = random_states(device)
-            restore_random_states(others, device)
+        return self._random.drawn()
 
     def begin(self) -> None:
         """Go on from the last checkpoint, or measure the start.
@@ -158,8 +149,6 @@ class Training:
                 f"going on after step {self.result.step} of {self.steps}, from the checkpoint"
             )
         else:
-            # Machines may differ in the last digit of what they started from.
-            self.ranks.copy_from_first([*self.trainable, *self.model.encoder.buffers()])
             first = self._validate()
             refuse_divergence(0, first["validation/loss"], 0.0, self.params.peak_rate)
             self.result.history.append({"step": 0, **first})

@@ -25,7 +25,6 @@ class ShortTraining(Training):
     def begin(self) -> None:
         """Begin at the start, whose loss is that of all trials alike; nothing is compiled."""
         self.model.train()
-        self.ranks.copy_from_first([*self.trainable, *self.model.encoder.buffers()])
 
     @property
     def loss(self) -> float:

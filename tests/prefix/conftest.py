@@ -11,12 +11,9 @@ from tests import devices
 @pytest.fixture(autouse=True)
 def _on_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     device = torch.device(request.config.getoption("--device"))
-    if device.type == "mps" and request.path.name == "test_shared_prefix_attention.py":
+    if device.type == "mps" and request.node.get_closest_marker("float64"):
         pytest.skip("what it compares with is float64, which MPS has not")
-    of_a_cpu = (
-        request.path.name == "test_shared_prefix_attention.py" and "kernel" in request.node.name
-    )
-    if device.type != "cpu" and of_a_cpu:
+    if device.type != "cpu" and request.node.get_closest_marker("of_the_cpu"):
         pytest.skip("it is of a CPU's kernel, or of stand-ins for a card's; see benchmarks.cuda")
     monkeypatch.setattr(devices, "chosen", device)
     if device.type == "cpu":

@@ -27,6 +27,7 @@ Tensor = torch.Tensor
 Attention = Callable[[PackedAttentionCall], Tensor]
 FLOAT32 = StateKind("cpu", frozenset({torch.float32}), frozenset({16}))
 HAS_KERNEL = library.why_not_kernel(FLOAT32) is None
+pytestmark = pytest.mark.float64
 needs_kernel = pytest.mark.skipif(not HAS_KERNEL, reason="there is no C++ compiler here")
 
 
@@ -106,6 +107,7 @@ def assert_alike(found: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.of_the_cpu
 @needs_kernel
 @settings(max_examples=40, deadline=None)
 @given(problems(dims=(16, 48, 64)))
@@ -129,6 +131,7 @@ def cuda_operators() -> Iterator[None]:
         yield
 
 
+@pytest.mark.of_the_cpu
 @pytest.mark.parametrize("attention", [attention_by_varlen, attention_by_efficient])
 @pytest.mark.usefixtures("cuda_operators")
 @settings(max_examples=25, deadline=None)
@@ -152,6 +155,7 @@ def test_flex_attention_is_plain_attention(problem: tuple[list[Any], list[int]])
         assert_alike([attention_by_flex(call)], [plain(call)])
 
 
+@pytest.mark.of_the_cpu
 @needs_kernel
 def test_the_kernel_in_half_precision_rounds_as_little_as_it_can() -> None:
     generator = torch.Generator().manual_seed(0)
@@ -167,6 +171,7 @@ def test_the_kernel_in_half_precision_rounds_as_little_as_it_can() -> None:
         assert float((one - other).norm() / other.norm()) < 2**-8
 
 
+@pytest.mark.of_the_cpu
 @needs_kernel
 def test_the_kernels_bits_do_not_depend_on_the_threads() -> None:
     generator = torch.Generator().manual_seed(0)
@@ -215,7 +220,11 @@ def test_a_nan_goes_where_torchs_operators_let_it_go(
 
 
 @pytest.mark.parametrize(
-    "attention", [attention_by_operators, pytest.param(attention_by_kernel, marks=needs_kernel)]
+    "attention",
+    [
+        attention_by_operators,
+        pytest.param(attention_by_kernel, marks=[needs_kernel, pytest.mark.of_the_cpu]),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("which", range(5))
@@ -306,6 +315,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
+@pytest.mark.of_the_cpu
 @needs_kernel
 @pytest.mark.parametrize("cut", [0, 1000, -1])
 def test_a_kernel_file_that_was_cut_short_is_compiled_again(
@@ -322,6 +332,7 @@ def test_a_kernel_file_that_was_cut_short_is_compiled_again(
     assert [file.name for file in cache.iterdir()] == [path.name]
 
 
+@pytest.mark.of_the_cpu
 @needs_kernel
 @pytest.mark.parametrize("where", ["no home", "a file", "not to be written", "not to be seen"])
 def test_without_a_folder_to_keep_it_in_the_kernel_serves_all_the_same(
@@ -384,6 +395,7 @@ def test_without_a_compiler_torchs_operators_serve(monkeypatch: pytest.MonkeyPat
         library._library.cache_clear()
 
 
+@pytest.mark.of_the_cpu
 @pytest.mark.parametrize(
     ("device", "dtypes", "dims", "reason"),
     [

@@ -4,7 +4,6 @@ Where it cannot be compiled, the attention runs on torch's operators instead, mo
 """
 
 import ctypes
-import itertools
 import shutil
 import subprocess
 import weakref
@@ -16,7 +15,18 @@ import torch
 
 from pipeline.prefix.packed.call import PLAIN, PackedAttentionCall, StateKind, Tensor, Terms
 from pipeline.prefix.packed.kernel.compiling import kept_library
-from pipeline.prefix.packed.sight import Horizon
+from pipeline.prefix.packed.kernel.layout import (
+    LaidOutTerms,
+    integers,
+    laid_out,
+    pointer,
+    pointers,
+    sizes_of,
+    sizes_with,
+    starts_of,
+    states_of,
+    terms_of,
+)
 
 _COMPILERS = ("g++", "clang++", "c++")
 ROOM = 16
@@ -55,9 +65,9 @@ def attention_forward(call: PackedAttentionCall) -> tuple[Tensor, Tensor]:
     heads, tokens, dim = query.shape
     out = query.new_empty(tokens, heads, dim)
     lse = query.new_empty(heads, tokens, dtype=torch.float32)
-    outputs = _pointer(out), _pointer(lse)
-    starts = [_starts(call.lengths)]
-    _run("forward", _sizes_of(call), starts, _terms_of(call), _states(call), *outputs)
+    outputs = pointer(out), pointer(lse)
+    starts = [starts_of(call.lengths)]
+    _run("forward", sizes_of(call), starts, terms_of(call), states_of(call), *outputs)
     return out.transpose(0, 1), lse
 
 
@@ -69,11 +79,11 @@ def attention_backward(
         torch.empty_like(t.transpose(0, 1), memory_format=torch.contiguous_format)
         for t in ((call.query, call.key, call.value) if for_input else ())
     ]
-    *_, prefix_key, _ = states = _states(call)
+    *_, prefix_key, _ = states = states_of(call)
     prefix = [torch.empty(prefix_key.shape, dtype=torch.float32) for _ in range(2)]
-    outputs = _pointer(lse), _pointers(inputs or [None] * 3), _pointers(prefix)
-    starts = [_starts(call.lengths)]
-    _run("backward", _sizes_of(call), starts, _terms_of(call), [*states, grad, out], *outputs)
+    outputs = pointer(lse), pointers(inputs or [None] * 3), pointers(prefix)
+    starts = [starts_of(call.lengths)]
+    _run("backward", sizes_of(call), starts, terms_of(call), [*states, grad, out], *outputs)
     turned: list[Any] = [t.transpose(0, 1) for t in inputs] or [None] * 3
     return turned[0], turned[1], turned[2], prefix[0], prefix[1]
 
@@ -91,14 +101,14 @@ class KernelPrefix:
         states = [t.float().contiguous() for t in (key, value)]
         self.length = key.shape[1]
         self.address = getattr(library, f"prefix_{dtype}")(
-            _integers(_sizes(query, key.shape[0], states[0], 0)), *_laid_out(states)
+            integers(sizes_with(query, key.shape[0], states[0], 0)), *laid_out(states)
         )
         weakref.finalize(self, getattr(library, f"free_{dtype}"), self.address)
 
 
 def addresses_of(keys: Sequence[Tensor], values: Sequence[Tensor]) -> Any:
     """Where rows' keys and values lie, for `attention_to_cache`; the caller holds them."""
-    return _pointers([*keys, *values])
+    return pointers([*keys, *values])
 
 
 def attention_to_cache(
@@ -131,10 +141,10 @@ def attention_to_cache(
     out = query.new_empty(count, heads, dim)
     sizes = [count, heads, key.shape[0], dim, prefix.length, 0]
     sight = terms.sight
-    laid_out = _Terms.of(scaling, terms, None if sight is None else sight.of_tokens(counts))
+    own = LaidOutTerms.of(scaling, terms, None if sight is None else sight.of_tokens(counts))
     indices = [rooms, [tokens + 1 for tokens in counts]]
-    where = addresses, ctypes.c_void_p(prefix.address), _pointer(out)
-    _run("decode", sizes, indices, laid_out, [query, key, value], *where)
+    where = addresses, ctypes.c_void_p(prefix.address), pointer(out)
+    _run("decode", sizes, indices, own, [query, key, value], *where)
     return out.transpose(0, 1)
 
 
@@ -164,40 +174,11 @@ def kernel_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Ten
     return of
 
 
-class _Terms(ctypes.Structure):
-    """The kernel's struct of that name."""
-
-    _fields_ = (
-        *(("scale", ctypes.c_float), ("softcap", ctypes.c_float)),
-        *((name, ctypes.c_void_p) for name in ("own", "prefix", "sinks")),
-    )
-
-    @classmethod
-    def of(cls, scaling: float, terms: Terms, horizon: Horizon | None) -> "_Terms":
-        """Terms and the horizon of their sight, which live as long as it does."""
-        laid_out = cls(scaling, terms.softcap or 0.0)
-        held: list[Any] = []
-        if horizon is not None:
-            held += map(_integers, (horizon.own, horizon.prefix))
-            laid_out.own, laid_out.prefix = map(ctypes.addressof, held)
-        if terms.sinks is not None:
-            held.append(terms.sinks.detach().float().contiguous())
-            laid_out.sinks = held[-1].data_ptr()
-        laid_out.held = held
-        return laid_out
-
-
-def _terms_of(call: PackedAttentionCall) -> _Terms:
-    sight = call.terms.sight
-    horizon = None if sight is None else sight.of_row(call.lengths)
-    return _Terms.of(call.scaling, call.terms, horizon)
-
-
 def _run(
     name: str,
     sizes: list[int],
     indices: list[list[int]],
-    terms: "_Terms",
+    terms: LaidOutTerms,
     states: list[Tensor],
     *outputs: Any,
 ) -> None:
@@ -208,53 +189,12 @@ def _run(
     # Held until the call has returned, copies too.
     states = [t if t.stride(-1) == 1 else t.contiguous() for t in states]
     getattr(library, f"{name}_{dtype}")(
-        _integers(sizes),
-        *map(_integers, indices),
+        integers(sizes),
+        *map(integers, indices),
         ctypes.byref(terms),
-        *_laid_out(states),
+        *laid_out(states),
         *outputs,
     )
-
-
-def _laid_out(states: list[Tensor]) -> tuple[Any, Any]:
-    """Where states lie, and the strides of their first two axes."""
-    return _pointers(states), _integers([stride for t in states for stride in t.stride()[:2]])
-
-
-def _states(call: PackedAttentionCall) -> list[Tensor]:
-    assert call.prefix_key is not None, "no prefix is one of no virtual tokens here"
-    assert call.prefix_value is not None, "keys and values go together"
-    return [call.query, call.key, call.value, call.prefix_key, call.prefix_value]
-
-
-def _sizes_of(call: PackedAttentionCall) -> list[int]:
-    query, key, _, prefix_key, _ = _states(call)
-    return _sizes(query, key.shape[0], prefix_key, len(call.lengths))
-
-
-def _sizes(query: Tensor, kv_heads: int, prefix_key: Tensor, last: int) -> list[int]:
-    """The sizes that every function of the library takes, and a last one of its own."""
-    assert prefix_key.dtype == torch.float32, "the prefix is trained in float32"
-    heads, tokens, dim = query.shape
-    return [tokens, heads, kv_heads, dim, prefix_key.shape[1], last]
-
-
-def _starts(lengths: list[int]) -> list[int]:
-    """Where each example starts, and where the last one ends (`cu_seqlens`)."""
-    return [0, *itertools.accumulate(lengths)]
-
-
-def _integers(values: Sequence[int]) -> Any:
-    return (ctypes.c_int64 * len(values))(*values)
-
-
-def _pointers(tensors: Sequence[Tensor | None]) -> Any:
-    addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-    return (ctypes.c_void_p * len(addresses))(*addresses)
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
 
 
 @cache

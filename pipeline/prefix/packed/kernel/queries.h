@@ -4,7 +4,7 @@
 
 #include "vectors.h"
 
-// What scores are made of, and what is seen beyond causality; `library.py` lays it out.
+// What scores are made of, and what is seen beyond causality; `layout.py` lays it out.
 struct Terms {
   float scale, softcap;  // 0 for no softcap
   // Of each token the first of its example that it sees, and the first key of the prefix; both null
