@@ -7,7 +7,7 @@
 // Tokens that a row of weights is read for at once: as many as their sums have registers.
 constexpr int TOGETHER = LANES == 16 ? 8 : 4;
 constexpr int AHEAD = 1024;      // bytes that memory is asked for before they are needed
-constexpr int64_t PIECE = 64;    // rows of weights that a thread takes at once
+constexpr int64_t FEW = 64;      // rows of weights that one thread computes
 
 // Of `count` tokens `[count, in]` the products with a row of weights. The order of a token's sum
 // does not depend on how many tokens there are.
@@ -51,16 +51,16 @@ static void linear(int64_t tokens, int64_t in, int64_t out, const T* weights, co
                    const T* given, T* result) {
   Floats states(tokens * in);
   for (int64_t i = 0; i < tokens * in; i++) states[i] = widened(given[i]);
-#pragma omp parallel for schedule(static) if (out > PIECE)
-  for (int64_t begin = 0; begin < out; begin += PIECE)
-    for (int64_t i = begin; i < std::min(out, begin + PIECE); i++) {
-      const T* row = weights + i * in;
-      const float added = bias ? widened(bias[i]) : 0.0f;
-      for (int64_t t = 0; t < tokens;) {
-        float sums[TOGETHER];
-        const int count = products_of_most<TOGETHER>(row, &states[t * in], in, tokens - t, sums);
-        for (int u = 0; u < count; u++) narrowed(sums[u] + added, result[(t + u) * out + i]);
-        t += count;
-      }
+  // Contiguous rows for each thread, as many for each.
+#pragma omp parallel for schedule(static) if (out > FEW)
+  for (int64_t i = 0; i < out; i++) {
+    const T* row = weights + i * in;
+    const float added = bias ? widened(bias[i]) : 0.0f;
+    for (int64_t t = 0; t < tokens;) {
+      float sums[TOGETHER];
+      const int count = products_of_most<TOGETHER>(row, &states[t * in], in, tokens - t, sums);
+      for (int u = 0; u < count; u++) narrowed(sums[u] + added, result[(t + u) * out + i]);
+      t += count;
     }
+  }
 }
