@@ -241,6 +241,8 @@ class Workspace:
         python = self.commands / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{STAND_IN}" "$@"\n')
         python.chmod(0o755)
+        if forked := forking.commands():
+            (self.commands / "dvc").symlink_to(forked / "dvc")
 
     def edit(self, change: Callable[[dict[str, Any]], Any]) -> None:
         params = self.params
@@ -256,7 +258,9 @@ class Workspace:
             "DVC_NO_ANALYTICS": "1",
             "OMP_NUM_THREADS": "1",
         }
-        environment.pop("MLFLOW_TRACKING_URI", None)
+        # A workspace keeps what it compiles, or each of its stages would compile it anew.
+        for variable in ("MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE"):
+            environment.pop(variable, None)
         return environment
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
