@@ -21,7 +21,7 @@ def run_graph(
 ) -> None:
     """Run the stages of the variant with seed 0, and `more` before the report.
 
-    Afterwards this is the working folder, and no MLflow is in reach. `reports` is whether the report,
+    Afterwards this is the working folder, and no MLflow is in reach. `reports`: whether the report,
     the dearest, is made too.
     """
     monkeypatch.chdir(workspace.root)
