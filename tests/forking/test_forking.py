@@ -105,7 +105,10 @@ def test_a_line_of_code_ends_as_an_interpreter_s(tmp_path: Path, name: str) -> N
     for commands in (COMMANDS, REAL):
         done = subprocess.run(
             [f"{commands}/python", *LINES[name]],
-            **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True},
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         ended.append((done.returncode, done.stdout, done.stderr.splitlines()[-1:]))
     assert ended[0] == ended[1]
@@ -114,13 +117,16 @@ def test_a_line_of_code_ends_as_an_interpreter_s(tmp_path: Path, name: str) -> N
 def test_dvc_is_a_fork_too(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
     for command in (("init", "--no-scm"), ("stage", "list"), ("repro",), ("no-such-command",)):
-        ended = []
+        ended: list[tuple[int, str, str]] = []
         for commands in (COMMANDS, REAL):
             folder = tmp_path / str(len(ended))
             folder.mkdir(exist_ok=True)
             done = subprocess.run(
                 [f"{commands}/dvc", *command],
-                **{"cwd": folder, "env": environment, "capture_output": True, "text": True},
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
             )
             ended.append((done.returncode, done.stdout, done.stderr.replace(str(folder), "")))
         assert ended[0] == ended[1]
