@@ -77,7 +77,7 @@ class Held:
 def sweeping(workspace: Workspace, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """`python -m pipeline sweep` at work; it is gone afterwards."""
     process = subprocess.Popen(
-        ["python", "-m", "pipeline", "sweep", *arguments],
+        [sys.executable, "-m", "pipeline", "sweep", *arguments],
         cwd=workspace.root,
         env={**workspace.environment, "CI": "true"},
         stdout=subprocess.PIPE,
