@@ -78,7 +78,7 @@ class Extent:
     measured: int = 500
 
 
-MINIATURE = Extent(seeds=2, steps=3, batch=8, pretraining=10, rates=(0.03, 0.1), measured=20)
+MINIATURE = Extent(seeds=2, steps=2, batch=4, pretraining=2, rates=(0.03, 0.1), measured=20)
 
 
 @dataclass(frozen=True)

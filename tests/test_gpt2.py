@@ -29,7 +29,7 @@ def test_the_whole_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             train={**params["train"], "gradient_checkpointing": True},
         )
     )
-    run_graph(workspace, monkeypatch, 2, "random")
+    run_graph(workspace, monkeypatch, 2, "random", reports=False)
     for name in ("len2-random-seed0", "no_prefix"):
         measured = read_json(workspace.root / "data" / "evaluate" / name / "metrics.json")
         assert 0 < measured["test"]["loss"] < 10

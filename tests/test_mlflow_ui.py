@@ -3,7 +3,6 @@
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +79,7 @@ def printed(folder: Path) -> Iterator[dict[str, str]]:
     """The addresses that `python -m pipeline ui` prints, while it serves them; then Ctrl-C."""
     environment = {**Workspace(folder).environment, "PYTHONPATH": str(ROOT)}
     environment.pop("DISPLAY", None)
-    command = [sys.executable, "-u", "-m", "pipeline", "ui"]
+    command = ["python", "-m", "pipeline", "ui"]
     process = subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE
     )

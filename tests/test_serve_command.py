@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.real
 def command(workspace: Workspace, *arguments: str) -> "Iterator[tuple[subprocess.Popen[str], str]]":
     """The command, and the address that it says once it answers."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "serve", "--port", "0", *arguments],
+        ["python", "-m", "pipeline", "serve", "--port", "0", *arguments],
         cwd=workspace.root,
         env=workspace.environment,
         stderr=subprocess.PIPE,

@@ -65,14 +65,18 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def greedy(model: Any, tokenizer: Any, questions: list[str] = QUESTIONS) -> list[str]:
-    texts = []
+    """The text after each question; those of one length are rows of one batch, without padding."""
+    lengths: dict[int, list[str]] = {}
     for question in questions:
-        batch = tokenizer(question, return_tensors="pt")
+        lengths.setdefault(len(tokenizer.encode(question)), []).append(question)
+    texts: dict[str, str] = {}
+    for length, group in lengths.items():
+        batch = tokenizer(group, return_tensors="pt")
         ids = model.generate(
             **batch, max_new_tokens=8, do_sample=False, pad_token_id=tokenizer.eos_token_id
         )
-        texts.append(tokenizer.decode(ids[0, batch["input_ids"].shape[1] :]))
-    return texts
+        texts |= dict(zip(group, tokenizer.batch_decode(ids[:, length:]), strict=True))
+    return [texts[question] for question in questions]
 
 
 def test_the_same_text_in_peft_and_back(folder: Path, tmp_path: Path) -> None:

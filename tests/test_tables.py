@@ -64,8 +64,8 @@ def test_one_more_row_is_everywhere(copy: Workspace) -> None:
     copy.edit(lambda params: params["report"].update(sort_by="characters"))
     refused = copy.pipeline("check", check=False)
     assert "evaluate.metrics.0 = 'characters' should be 'exact_match'" in refused.stderr
-    program = shutil.copy(ROOT / "tests" / "one_more_row.py", copy.root)
-    copy.run(sys.executable, str(program))
+    shutil.copy(ROOT / "tests" / "one_more_row.py", copy.root)
+    copy.run("python", "-m", "one_more_row")
 
     folder = copy.root / "data" / "evaluate" / VARIANTS[0]
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]

@@ -2,11 +2,9 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +48,20 @@ def predictions(workspace: Workspace, name: str = NAME) -> list[dict[str, Any]]:
     path = workspace.root / "data" / "evaluate" / name / "predictions.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [row for row in rows if row["split"] == "test"]
+
+
+def elsewhere(
+    workspace: Workspace, code: str, *arguments: str, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Code in another folder, this project not on its path, with the workspace's MLflow store."""
+    store = f"sqlite:///{workspace.root / 'mlflow.db'}"
+    return subprocess.run(
+        ["python", "-I", "-c", code, *arguments],
+        cwd=workspace.root.parent,
+        env={**workspace.environment, "MLFLOW_TRACKING_URI": store, **variables},
+        capture_output=True,
+        text=True,
+    )
 
 
 def best(workspace: Workspace) -> str:
@@ -199,10 +211,8 @@ def test_the_cards_code_answers_without_this_project(
     assert "pipeline" not in code
     code = code.replace('adapter = "."', f"adapter = {str(exported)!r}")
     # -I: the workspace, and with it this project, is not on the path.
-    command = [sys.executable, "-I", "-c", code]
-    result = subprocess.run(command, cwd=finished.root, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == predictions(finished)[0]["prediction"] + "\n"
+    printed = finished.run("python", "-I", "-c", code).stdout
+    assert printed == predictions(finished)[0]["prediction"] + "\n"
 
 
 def test_the_card_states_data_params_and_metrics(finished: Workspace, exported: Path) -> None:
@@ -301,18 +311,14 @@ def test_the_mlflow_model_answers_as_generate_does(
         "text = sys.argv[1]\n"
         "print(json.dumps([model.predict([text]), model.predict([text], {'max_new_tokens': 1})]))\n"
     )
-    # Elsewhere: the model brings its code, and knows where the frozen model is.
-    elsewhere = finished.root.parent
-    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.root / 'mlflow.db'}"}
-    command = [sys.executable, "-I", "-c", code, row["input"]]
-    environment = {**os.environ, **store}
-    result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, env=environment)
+    # The model brings its code, and knows where the frozen model is.
+    result = elsewhere(finished, code, row["input"])
     assert result.returncode == 0, result.stderr
     whole, first = json.loads(result.stdout.splitlines()[-1])
     assert whole == [row["prediction"]]
     assert row["prediction"].startswith(first[0])
-    environment["FROZEN_MODEL"] = str(elsewhere)
-    result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, env=environment)
+    moved = str(finished.root.parent)
+    result = elsewhere(finished, code, row["input"], FROZEN_MODEL=moved)
     assert "the frozen model of this prefix is not here" in result.stderr
 
 
@@ -333,15 +339,7 @@ def test_requests_beside_each_other_get_the_answers_of_each_alone(finished: Work
         "    found = list(pool.map(lambda i: model.predict(*kinds[i % 7]), range(200)))\n"
         "print(sum(answer != alone[i % 7] for i, answer in enumerate(found)), 'differ')\n"
     )
-    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.root / 'mlflow.db'}"}
-    command = [sys.executable, "-I", "-c", code, predictions(finished)[0]["input"]]
-    result = subprocess.run(
-        command,
-        cwd=finished.root.parent,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **store},
-    )
+    result = elsewhere(finished, code, predictions(finished)[0]["input"])
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "0 differ"
 
@@ -369,15 +367,7 @@ def test_one_mlflow_model_answers_with_every_prefix_of_its_registered_model(
         "print(json.dumps([found[: len(names)], refused]))\n"
     )
     rows = {name: predictions(finished, name)[0] for name in names}
-    command = [sys.executable, "-I", "-c", code, rows[names[0]]["input"], *names]
-    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.root / 'mlflow.db'}"}
-    result = subprocess.run(
-        command,
-        cwd=finished.root.parent,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **store},
-    )
+    result = elsewhere(finished, code, rows[names[0]]["input"], *names)
     assert result.returncode == 0, result.stderr
     answers, refused = json.loads(result.stdout.splitlines()[-1])
     assert answers == [rows[name]["prediction"] for name in names]

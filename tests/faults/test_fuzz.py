@@ -20,8 +20,8 @@ from pipeline.cli.main import main
 from tests.conftest import ROOT
 from tests.faults.training_folder import faulty_params, make_training_folder, write_params
 
-PARAMS_CASES = int(os.environ.get("PARAMS_CASES", "500"))
-DATA_CASES = 150
+PARAMS_CASES = int(os.environ.get("PARAMS_CASES", "250"))
+DATA_CASES = 100
 
 pytestmark = pytest.mark.slow
 
@@ -155,7 +155,7 @@ def test_params(folder: Path, base: dict[str, Any], edits: list[Edit]) -> None:
     refuse_traceback("check")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(at=st.floats(0, 1), junk=st.binary(max_size=6), cut=st.integers(0, 40))
 def test_params_damaged_as_text(folder: Path, at: float, junk: bytes, cut: int) -> None:
     content = (ROOT / "params.yaml").read_bytes()

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from pipeline.training.compilation import missing_compiler
 from pipeline.training.loop import train_prefix
 from pipeline.training.progress import TrainingResult
 from pipeline.workspace.checkpoints import FILE
-from tests.conftest import CORPUS, DEAR, ROOT, tiny_model, tiny_tokenizer
+from tests import forking
+from tests.conftest import CORPUS, DEAR, REAL, ROOT, tiny_model, tiny_tokenizer
 from tests.prefix.encoders import build
 
 KILLS = int(os.environ.get("KILLS", "12"))
@@ -37,8 +37,14 @@ FEW = int(os.environ.get("KILLS", "3"))
 def killed(of: str, kills: int) -> list[dict[str, Any]]:
     """What becomes of a stage that is killed so often."""
     options = ("--of", of, "--kills", str(kills), "--seed", "7")
-    command = [sys.executable, "-m", "tests.faults.kills", *options]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    python = str((forking.commands() or REAL) / "python")
+    result = subprocess.run(
+        [python, "-m", "tests.faults.kills", *options],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     outcomes = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     assert len(outcomes) == kills

@@ -38,6 +38,8 @@ STAGES: dict[str, tuple[list[str], list[str]]] = {
 
 # Stages that write many files alike: `make test` fails each twentieth write, `make test-all` all.
 _STEP = dict.fromkeys(("inspect", "report"), int(os.environ.get("WRITES_STEP", "20")))
+# After which failures the stage runs again: `make test-all` after all, `make test` a third of them.
+_AGAIN = 1 if os.environ.get("WRITES_STEP") == "1" else 3
 
 pytestmark = pytest.mark.slow
 
@@ -126,13 +128,15 @@ def test_every_write_that_fails_is_named(finished_folder: Path, stage: str) -> N
     expected = content(finished_folder, outs)
     assert expected
     kinds = errors()
-    for failing in itertools.count(1, _STEP.get(stage, 1)):
+    for tried, failing in enumerate(itertools.count(1, _STEP.get(stage, 1))):
         forget_training(finished_folder)
         remove(finished_folder, outs)
         faults = Faults(finished_folder, failing, next(kinds))
         with injected(faults):
             result = CliRunner().invoke(main, command)
         refuse_damage(result, finished_folder, outs, expected)
+        if result.exit_code and tried % _AGAIN:
+            continue
         if result.exit_code:
             succeed(command)
         assert content(finished_folder, outs) == expected, faults.operations[failing - 1]

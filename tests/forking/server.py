@@ -1,8 +1,9 @@
-"""Imports the libraries of the stages once, and forks a child for every start of a module.
+"""Imports the libraries of a command once, and forks a child for every start.
 
-Runs as a script with the descriptor of a listening socket as its only argument, until its standard
-input closes. It imports nothing of `pipeline`, so that a child imports that from its own working
-folder, and it computes nothing: neither torch's autograd nor a pool of threads outlives a fork.
+Runs as a script with two arguments, the descriptor of a listening socket and a command (`python`,
+which is for stages, or `dvc`), until its standard input closes. It imports nothing of `pipeline`,
+so that a child imports that from its own working folder, and it computes nothing: neither torch's
+autograd nor a pool of threads outlives a fork.
 What children share, unlike real interpreters, is the seed of `hash` and the addresses of what is
 imported here.
 """
@@ -18,33 +19,60 @@ import selectors
 import signal
 import socket
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
-LIBRARIES = (
-    *("torch", "torch._dynamo", "torch.profiler._cupti_monitor", "transformers", "accelerate"),
-    *("transformers.generation.streamers", "transformers.models.llama.modeling_llama"),
-    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
-    *("mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
-    *("mlflow.store.model_registry.sqlalchemy_store", "datasets", "pandas", "scipy.stats"),
-    *("altair", "git", "nltk", "rouge_score.rouge_scorer", "sacrebleu", "gguf"),
-    *("click", "jinja2", "pydantic", "psutil", "ruamel.yaml", "tabulate"),
-)
-# Libraries read these while they are imported or loaded; PYTHONPATH alone is followed here.
+LIBRARIES = {
+    "python": (
+        *("torch", "torch._dynamo", "torch.profiler._cupti_monitor", "transformers", "accelerate"),
+        *("transformers.generation.streamers", "transformers.models.llama.modeling_llama"),
+        *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
+        *("mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
+        *("mlflow.store.model_registry.sqlalchemy_store", "datasets", "pandas", "scipy.stats"),
+        *("altair", "git", "nltk", "rouge_score.rouge_scorer", "sacrebleu", "gguf"),
+        *("click", "jinja2", "pydantic", "psutil", "ruamel.yaml", "tabulate"),
+        # What MLflow and pandas import when they are first asked for something.
+        *("IPython", "alembic.command", "sqlalchemy.dialects.sqlite", "logging.handlers"),
+        *("mlflow.models.display_utils", "mlflow.store.tracking.sqlalchemy_workspace_store"),
+        *("mlflow.store.model_registry.sqlalchemy_workspace_store", "pandas.io.formats.csvs"),
+        *("pandas.core.methods.to_dict", "pandas.core.reshape.reshape", "click_didyoumean"),
+    ),
+    "dvc": (
+        *("dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.status", "dvc.repo.commit"),
+        *("dvc.dvcfile", "dvc.stage.loader", "dvc.stage.cache", "dvc.stage.run", "dvc.parsing"),
+        *("dvc.utils.strictyaml", "dvc.analytics", "dvc.fs.dvc", "dvc.compare", "dvc_http"),
+        *("dvc_data.index", "dvc_data.hashfile.checkout", "dvc_data.hashfile.transfer"),
+        *("dulwich.repo", "dulwich.worktree", "scmrepo.git", "sqltrie.sqlite.sqlite", "diskcache"),
+        *("ruamel.yaml", "psutil", "orjson", "flufl.lock", "zc.lockfile"),
+    ),
+}
+# Libraries read these while they are imported or loaded; a child does as `FOLLOWED` say.
 READ_EARLY = (
     *("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "LD_", "MALLOC_", "CUDA_"),
     *("TORCH", "TRANSFORMERS_", "HF_", "MPL"),
 )
+FOLLOWED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 
 
 @dataclass
 class Request:
-    """A start of `python -m`, as the shim sends it."""
+    """A start of `python -m` or `python -c`, as the shim sends it."""
 
     arguments: list[str]
     folder: str
     environment: dict[str, str]
     ignored: list[int]
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether neither the working folder nor PYTHONPATH is on the path."""
+        return self.arguments[0] == "-I"
+
+    @property
+    def started(self) -> list[str]:
+        """`-m` or `-c`, the module or the code, and the arguments after it."""
+        return self.arguments[1:] if self.is_isolated else self.arguments
 
     def early(self) -> dict[str, str]:
         return _read_early(self.environment)
@@ -54,7 +82,7 @@ def _read_early(environment: "dict[str, str] | os._Environ[str]") -> dict[str, s
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith(READ_EARLY) and name != "PYTHONPATH"
+        if name.startswith(READ_EARLY) and name not in FOLLOWED
     }
 
 
@@ -153,21 +181,23 @@ def _received(connection: socket.socket) -> tuple[Request | None, list[int]]:
 
 def become(request: Request, set_by_imports: dict[str, str]) -> None:
     """Make this process what a fresh interpreter in the request's place would be."""
-    import numpy as np
-
     os.environ.clear()
     os.environ.update({**set_by_imports, **request.environment})
     os.chdir(request.folder)
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    how, _, *rest = request.started
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:1] = [request.folder, *filter(None, paths)]
-    sys.argv = ["-m", *request.arguments[1:]]
-    sys.orig_argv[:] = [sys.executable, "-m", *request.arguments]
+    own = [request.folder if how == "-m" else "", *filter(None, paths)]
+    sys.path[:1] = [] if request.is_isolated else own
+    sys.argv = [how, *rest]
+    sys.orig_argv[:] = [sys.executable, *request.arguments]
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in request.ignored:
         signal.signal(number, signal.SIG_IGN)
     # The one generator that would go on from where the server's stands: Python's own starts anew.
-    np.random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
 
 
 class End:
@@ -181,10 +211,14 @@ class End:
         self.code: int | None = None
         atexit.register(self._leave)
 
-    def run(self, module: str) -> None:
-        """Run a module as `python -m` does, and remember the exit code."""
+    def run(self, how: str, what: str) -> None:
+        """Run a module as `python -m` does, or code as `python -c`, and remember the exit code."""
         try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            if how == "-m":
+                runpy.run_module(what, run_name="__main__", alter_sys=True)
+            else:
+                module = sys.modules["__main__"] = types.ModuleType("__main__")
+                exec(compile(what, "<string>", "exec"), module.__dict__)
             self.code = 0
         except SystemExit as end:
             self.code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -200,18 +234,26 @@ class End:
             os._exit(self.code & 0xFF)
 
 
-def main(descriptor: int) -> None:
-    end = End()
-    server = Server(socket.socket(fileno=descriptor))
-    before = dict(os.environ)
-    for library in LIBRARIES:
-        importlib.import_module(library)
+def _prepare_stages() -> None:
     import torch
     from tqdm import tqdm
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+    # It compiles a thousand patterns when the first model is loaded.
+    get_checkpoint_conversion_mapping("llama")
     torch.set_num_threads(1)
     # Made here, it would be one for all children, and a killed one would hold it for good.
     assert not hasattr(tqdm, "_lock")
+
+
+def main(descriptor: int, command: str) -> None:
+    end = End()
+    server = Server(socket.socket(fileno=descriptor))
+    before = dict(os.environ)
+    for library in LIBRARIES[command]:
+        importlib.import_module(library)
+    if command == "python":
+        _prepare_stages()
     set_by_imports = {k: v for k, v in os.environ.items() if before.get(k) != v}
     threads = {task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")}
     # No thread outlives a fork. Arrow's allocator knows, and starts its own again.
@@ -222,8 +264,8 @@ def main(descriptor: int) -> None:
     gc.freeze()
     if request := server.serve():
         become(request, set_by_imports)
-        end.run(request.arguments[0])
+        end.run(*request.started[:2])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])

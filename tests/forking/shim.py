@@ -22,7 +22,7 @@ PASSED_ON = (
 def main(address: str, python: str, *arguments: str) -> None:
     # A signal that comes before the child is known waits until it is.
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-    if arguments[:1] != ("-m",) or not (child := _ask(address, arguments)):
+    if not _is_forked(arguments) or not (child := _ask(address, arguments)):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         os.execv(python, [python, *arguments])
     number, answers = child
@@ -38,13 +38,19 @@ def main(address: str, python: str, *arguments: str) -> None:
     _end_as(int(answers.readline() or _server_is_gone()))
 
 
+def _is_forked(arguments: tuple[str, ...]) -> bool:
+    """Whether a module or a line of code is to be run, isolated or not; other options are not."""
+    how = arguments[1:3] if arguments[:1] == ("-I",) else arguments[:2]
+    return len(how) == 2 and how[0] in ("-m", "-c")
+
+
 def _ask(address: str, arguments: tuple[str, ...]) -> "tuple[int, socket.SocketIO] | None":
     """The child's number and the stream of what follows; None for a real interpreter's work.
 
     That is also where a server is gone: the tests get slower, and stay right.
     """
     request = {
-        "arguments": arguments[1:],
+        "arguments": arguments,
         "folder": os.getcwd(),  # noqa: PTH109  # pathlib would take a third of the start
         "environment": dict(os.environ),
         "ignored": [int(s) for s in PASSED_ON if signal.getsignal(s) == signal.SIG_IGN],

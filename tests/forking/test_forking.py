@@ -1,4 +1,4 @@
-"""A forked start behaves as an interpreter's: streams, environment, exit codes and signals."""
+"""A forked start behaves as an interpreter's or DVC's: streams, environment, exit code, signals."""
 
 import os
 import shutil
@@ -82,6 +82,54 @@ def test_it_ends_as_an_interpreter_does(tmp_path: Path, name: str) -> None:
         output, errors = process.communicate("typed")
         outcomes.append((process.returncode, output, errors.splitlines()[-1:]))
     assert outcomes[0] == outcomes[1]
+
+
+LINES = {
+    "code": (
+        "-c",
+        "import sys; print(sys.argv, __name__, sys.path[0] == ''); sys.exit(4)",
+        "an",
+        "",
+    ),
+    "code on its own": (
+        *("-I", "-c", "import sys; print(sys.argv, '' in sys.path, 'more' in str(sys.path))", "x"),
+    ),
+    "code that fails": ("-c", "def f(): 1 / 0\nf()"),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_of_code_ends_as_an_interpreter_s(tmp_path: Path, name: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path / "more")}
+    ended = []
+    for commands in (COMMANDS, REAL):
+        done = subprocess.run(
+            [f"{commands}/python", *LINES[name]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        ended.append((done.returncode, done.stdout, done.stderr.splitlines()[-1:]))
+    assert ended[0] == ended[1]
+
+
+def test_dvc_is_a_fork_too(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
+    for command in (("init", "--no-scm"), ("stage", "list"), ("repro",), ("no-such-command",)):
+        ended: list[tuple[int, str, str]] = []
+        for commands in (COMMANDS, REAL):
+            folder = tmp_path / str(len(ended))
+            folder.mkdir(exist_ok=True)
+            done = subprocess.run(
+                [f"{commands}/dvc", *command],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            ended.append((done.returncode, done.stdout, done.stderr.replace(str(folder), "")))
+        assert ended[0] == ended[1]
 
 
 def test_it_is_a_fork(tmp_path: Path) -> None:

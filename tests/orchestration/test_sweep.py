@@ -179,6 +179,10 @@ def test_ctrl_c_stops_at_the_step_and_leaves_nobody(long: Workspace) -> None:
     stage = "train@4-corpus-0"
     process = started(long, stage)
     at_work(long, "len4-corpus-seed0")
+    # Another command of DVC meanwhile hears who is at work.
+    busy = Workspace(long.root).run("dvc", "repro", "--force", "--single-item", stage, check=False)
+    assert busy.returncode != 0
+    assert "is busy, it is being blocked by" in busy.stderr
     children = family(process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
@@ -212,19 +216,6 @@ def is_running(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def test_another_command_of_dvc_hears_who_is_at_work(long: Workspace) -> None:
-    stage = "train@4-random-0"
-    process = started(long, stage)
-    at_work(long, "len4-random-seed0")
-    try:
-        result = long.run("dvc", "repro", "--force", "--single-item", stage, check=False)
-        assert result.returncode != 0
-        assert "is busy, it is being blocked by" in result.stderr
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate()
 
 
 def test_logs_lie_where_neither_git_nor_dvc_looks(long: Workspace) -> None:

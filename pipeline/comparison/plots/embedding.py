@@ -34,7 +34,8 @@ class Embedding:
 
     def add(self, chart: Chart, title: str) -> Embedded:
         """A chart for the macro `chart` of the templates; `title` is what it shows, in words."""
-        spec = chart.to_dict()
+        # Altair checked each part when it was made; the whole once more takes as long as that.
+        spec = chart.to_dict(validate=False)
         for name, rows in spec.pop("datasets", {}).items():
             self._data[name] = columns_of(rows)
         # The page heads it.
