@@ -22,7 +22,6 @@ from tests.orchestration.clusters import cut_power, machines
 pytest.importorskip("ray")
 
 # Checkpoints are written aside: by when its power is cut a training may be some steps further.
-# Steps follow while the first checkpoint is held, and the last one's is written when a process ends.
 _GOES_ON = re.compile(r"^going on after step [1-4] of 4, from the checkpoint$", re.MULTILINE)
 
 _SECONDS = 400  # for a sweep, on a machine that is busy with other tests
