@@ -242,7 +242,9 @@ class Workspace:
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{STAND_IN}" "$@"\n')
         python.chmod(0o755)
         if forked := forking.commands():
-            (self.commands / "dvc").symlink_to(forked / "dvc")
+            dvc = self.commands / "dvc"
+            dvc.unlink(missing_ok=True)  # of another object for the same folder
+            dvc.symlink_to(forked / "dvc")
 
     def edit(self, change: Callable[[dict[str, Any]], Any]) -> None:
         params = self.params
