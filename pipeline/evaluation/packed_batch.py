@@ -10,6 +10,7 @@ from pipeline.loss.cross_entropy import token_losses
 from pipeline.prefix import PrefixModel
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.packed.cache import PackedCache
+from pipeline.prefix.packed.kernel.linear import kernel_linears
 from pipeline.prefix.packed.logits import packed_logits, packed_step
 
 
@@ -60,4 +61,6 @@ class PackedBatch:
             self._cache.advance()
             return logits
 
-        return decode(self._logits[firsts], step, most, ends, pick)
+        # Once for all tokens.
+        with kernel_linears(self._model):
+            return decode(self._logits[firsts], step, most, ends, pick)

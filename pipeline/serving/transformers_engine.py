@@ -3,9 +3,7 @@
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 
@@ -35,30 +33,13 @@ def serve(asked: Asked) -> None:
     """Load, listen, and answer until SIGTERM or Ctrl-C. Raises PipelineError for what is amiss."""
     listening = listen(asked.host, asked.port)
     with listening:
-        models = _in_a_thread_that_ends(lambda: load_models(asked))
+        # A thread that ends, and its threads of OpenMP with it, so that those of the thread that
+        # answers are the only ones. Where the threads of all pools are more than the cores, libgomp
+        # has each wait for the others asleep: a decoded token has some two hundred such waits, and
+        # took half as long again.
+        with ThreadPoolExecutor(1) as loading:
+            models = loading.submit(load_models, asked).result()
         run(models, asked, listening)
-
-
-def _in_a_thread_that_ends(load: Callable[[], Models]) -> Models:
-    """Load, with threads of OpenMP that end with it.
-
-    Those of the thread that answers are the only ones then. libgomp counts the threads of all
-    thread pools, and where they are more than the cores, each waits for the others asleep: a
-    decoded token has some two hundred such waits, and took half as long again.
-    """
-    found: Future[Models] = Future()
-
-    def run_once() -> None:
-        try:
-            found.set_result(load())
-        except BaseException as error:
-            found.set_exception(error)
-
-    loading = threading.Thread(target=run_once, name="loading", daemon=True)
-    loading.start()
-    models = found.result()
-    loading.join()
-    return models
 
 
 def run(models: Models, asked: Asked, listening: socket.socket) -> None:

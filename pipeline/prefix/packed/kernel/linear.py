@@ -30,7 +30,8 @@ def kernel_linears(model: nn.Module) -> Iterator[None]:
     nothing, nor within itself. Other threads wait for their turn with the model.
     """
     with turn_of(model):
-        most = most_tokens(next(model.parameters()).dtype)
+        first = next(model.parameters())
+        most = most_tokens(first.dtype) if first.device.type == "cpu" else 0
         if model in _within or not most:
             yield
             return
