@@ -13,6 +13,7 @@ from pipeline.cli.main import main
 from pipeline.config import Params, load_params
 from pipeline.errors import PipelineError
 from pipeline.inference.selection import choose, choose_prefix
+from pipeline.schema.learning_rate import RateSearch
 from pipeline.stages import (
     baseline_start,
     baselines,
@@ -202,6 +203,44 @@ def test_variants_and_baselines_have_the_same_metrics_in_mlflow(
                 subset="validation/loss"
             )
             assert [point.step for point in validations] == list(history["step"])
+
+
+def test_mlflow_lists_every_table_of_a_training_whose_rate_was_searched(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a tag of the run, to which the evaluation adds its own after those of the training."""
+    monkeypatch.chdir(done)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{done / 'mlflow.db'}")
+    params = load_params()
+    searched = {"learning_rate": "auto", "learning_rate_search": RateSearch(candidates=2)}
+    lora = params.trained_baselines["lora"].model_copy(update=searched)
+    logged = params.mlflow.model_copy(update={"experiment": "searched", "models": "none"})
+    params = params.model_copy(
+        update={
+            "train": params.train.model_copy(update=searched),
+            "trained_baselines": {"lora": lora},
+            "mlflow": logged,
+        }
+    )
+    variant, trained = Variant(2, "corpus", 7), Baseline("lora", seed=7)
+    train.run(params, variant)
+    evaluate.run(params, variant)
+    train_baseline.run(params, trained)
+    evaluate_baseline.run(params, trained)
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("searched")
+    assert experiment is not None
+    for name in (variant.name, trained.name):
+        (run,) = client.search_runs([experiment.experiment_id], f"tags.variant = '{name}'")
+        tables = {
+            table: client.load_table(experiment.experiment_id, f"{table}.json", [run.info.run_id])
+            for table in ("learning_rate_search", "scores", "predictions")
+        }
+        trials = read_json(paths.TRAIN / name / "metrics.json")["learning_rate_search"]
+        # Of validation and test: a row a metric of each, and their 4 and 5 examples.
+        rows_of = {"learning_rate_search": len(trials), "scores": 2 * len(METRICS)}
+        found = {table: len(shown) for table, shown in tables.items()}
+        assert found == {**rows_of, "predictions": 4 + 5}
 
 
 def test_the_text_in_the_context_is_where_a_variant_starts(

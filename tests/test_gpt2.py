@@ -7,13 +7,16 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.storage.records import read_json
+from pipeline.workspace import paths
 from tests.conftest import make_workspace, sweep_of, tiny_tokenizer
-from tests.graph_here import run_graph
+from tests.graph_here import run_graph, succeed
 
 pytestmark = pytest.mark.real
 
+VARIANT = "len2-random-seed0"
 
-def test_the_whole_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_a_variants_stages_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its attention would drop weights, which packed rows do not: training has it off."""
     torch.manual_seed(0)
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
@@ -30,8 +33,15 @@ def test_the_whole_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         )
     )
     run_graph(workspace, monkeypatch, 2, "random", reports=False)
-    for name in ("len2-random-seed0", "no_prefix"):
-        measured = read_json(workspace.root / "data" / "evaluate" / name / "metrics.json")
-        assert 0 < measured["test"]["loss"] < 10
-    trained = read_json(workspace.root / "data" / "train" / "len2-random-seed0" / "metrics.json")
+    losses = {}
+    for name in (VARIANT, "no_prefix"):
+        losses[name] = read_json(paths.EVALUATE / name / "metrics.json")["test"]["loss"]
+        assert 0 < losses[name] < 10
+    trained = read_json(paths.TRAIN / VARIANT / "metrics.json")
     assert trained["validation/best_loss"] < trained["validation/initial_loss"]
+    succeed("export", "adapter", "--variant", VARIANT)
+    config = read_json(Path("adapter", "adapter_config.json"))
+    assert (config["num_virtual_tokens"], config["num_layers"]) == (2, 2)
+    card = Path("adapter", "README.md").read_text()
+    assert f"# {VARIANT}\n" in card
+    assert f"{losses[VARIANT]:.4f}" in card

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from pipeline.config import Params
 from pipeline.config.load import read_yaml
 from pipeline.errors import PipelineError
+from pipeline.orchestration.lock_file import LockFile
 from pipeline.standing import last_runs, lock_file
 from pipeline.standing.last_runs import LastRuns
 from pipeline.standing.lock_file import stages_of
@@ -104,6 +105,22 @@ def test_what_is_written_otherwise_is_read_as_yaml(text: str, tmp_path: Path) ->
     lock.write_bytes(text.encode())
     expected = read_yaml(lock).get("stages") or {}
     assert without_commands(stages_of(lock)) == without_commands(expected)
+
+
+def test_a_rate_with_an_exponent_is_as_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python and DVC write 1e22: nothing of it is left to YAML, nor to DVC's own writer."""
+    lock = tmp_path / "dvc.lock"
+    stage, out = "train_at_rate@2-a-0-1e+22", "data/train/len2-a-seed0-lr1e+22/metrics.json"
+    lock.write_text(ODD.partition("  train@2")[0])
+    with lock.open("a") as file:
+        file.write(f"  {stage}:\n    cmd: x\n    outs:\n    - path: {out}\n      size: 7\n")
+    expected = without_commands(read_yaml(lock)["stages"])
+    for name in ("YAML", "read_yaml"):
+        monkeypatch.delattr(lock_file, name)
+    assert dict(stages_of(lock)) == expected
+    assert list(LockFile(lock, {})._found() or ()) == [stage]
 
 
 @pytest.mark.parametrize(

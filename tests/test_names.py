@@ -1,6 +1,7 @@
 """A name that params.yaml takes is one that MLflow takes, and finds again."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.config.mlflow import MLflowParams
 from pipeline.tracking import store
+from pipeline.tracking.named_prefixes import NamedPrefixes
 from pipeline.tracking.runs import flatten
 
 REFUSED = ("", " ", "a/b", "a:b", ".", "..", "..a", "a?b", "a" * 257, "a\nb", "\x00")
@@ -80,3 +82,10 @@ def test_artifacts_of_a_temporary_workspace_stay_below_mlruns(
     below = made[name].removeprefix(f"{(tmp_path / 'mlruns').as_uri()}/")
     assert "/" not in below
     assert below.strip(".")
+
+
+@pytest.mark.parametrize("name", ["", "len8-random-seed0-lr0.01", "len8-random-seed0-lr0_01"])
+def test_a_served_version_answers_to_its_name_and_its_alias(name: str) -> None:
+    """Itself: neither is looked up, nor loaded beside it."""
+    own: Any = object()
+    assert NamedPrefixes(own, {"variant": "len8-random-seed0-lr0.01"}).generator(name) is own

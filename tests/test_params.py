@@ -153,6 +153,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a further rate of nothing": (_set("sweep.learning_rates", [0.1, 0]), "sweep.learning_rates.1 = 0 should be greater than 0"),
     "a further rate without end": (_set("sweep.learning_rates", [float("inf")]), "sweep.learning_rates.0 = inf should be a finite number"),
     "a further rate that is no number": (_set("sweep.learning_rates", [float("nan")]), "sweep.learning_rates.0 = nan should be a finite number"),
+    "a further rate beyond any number": (_set("sweep.learning_rates", [10**400]), "should be a finite number"),
     "a further rate without a point": (_set("sweep.learning_rates", [1]), "sweep.learning_rates.0: 1 should be written with a point, as 1.0"),
     "a further rate twice": (_set("sweep.learning_rates", [1e-2, 0.01]), "sweep.learning_rates lists 0.01 twice"),
     "the rate of all again": (_set("sweep.learning_rates", [5e-3]), "sweep.learning_rates: 0.005 is train.learning_rate, at which every variant trains in any case; leave it out of the list"),

@@ -10,7 +10,7 @@ from pipeline.comparison.budget_tables import budget_tables
 from pipeline.comparison.drawn_by_dvc import both_losses, loss_by_length
 from pipeline.comparison.loss_curves import loss_curves
 from pipeline.comparison.over_seeds import over_seeds
-from pipeline.comparison.plots.by_setting import by_learning_rate
+from pipeline.comparison.plots.by_setting import by_learning_rate, by_train_size
 from pipeline.comparison.plots.subject import Subject
 from pipeline.comparison.plots.table import pictures
 from pipeline.comparison.rate_tables import rate_tables
@@ -72,6 +72,7 @@ def test_a_rate_that_is_searched_has_a_column_beside_them(
         assert each.table.headers == ["", "auto", "0.02"]
         assert all(row[1].removesuffix(" *").endswith(" at 0.0464") for row in each.table.rows)
         assert all(sum(cell.endswith(" *") for cell in row) == 1 for row in each.table.rows)
+        assert ". The column auto is at the rates that searches found" in each.table.note
 
 
 def test_further_rates_compete_by_budget_and_stay_out_of_pictures_of_one_rate(
@@ -96,6 +97,13 @@ def test_further_rates_compete_by_budget_and_stay_out_of_pictures_of_one_rate(
     assert len(both_losses(params)) == len(both_losses(with_rates()))
 
 
+def shapes(chart: dict[str, Any]) -> dict[str, str]:
+    """Of the baselines in a picture's legend."""
+    legend = {one["label"]: one["shape"] for one in chart["usermeta"]["legend"]}
+    marked = " (baseline)"
+    return {k.removesuffix(marked): shape for k, shape in legend.items() if k.endswith(marked)}
+
+
 def test_a_picture_shows_the_score_against_the_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +120,10 @@ def test_a_picture_shows_the_score_against_the_rate(
     assert points == dict(zip(trained["name"], trained["learning_rate"], strict=True))
     # Another method's rates are no place among those of prefixes.
     assert {row["name"] for row in rows if row["mark"] == "level"} == {"no_prefix", "lora"}
+    assert shapes(chart) == {"no_prefix": "stroke", "lora": "stroke"}
+    # There it has one: the examples that it was trained on.
+    by_size = shapes(by_train_size(subject).to_dict())
+    assert by_size["no_prefix"] == "stroke" != by_size["lora"]
 
 
 def test_the_page_has_the_tables_where_there_are_rates(

@@ -93,8 +93,6 @@ def sweep(
     if dry:
         click.echo("\n".join(would_run(targets, force)) or "nothing would run")
         return
-    # What `inspect` and `report` would remove of their own inputs, whose hashes are known by then.
-    remove_unlisted(params)
     if address is None:
         workplace = _here(workers, params)
     else:
@@ -107,6 +105,7 @@ def sweep(
             force=force,
             together=together,
             same_seed=params.task.is_classification,
+            remove_unlisted=lambda: remove_unlisted(params),
         )
     click.echo(outcome.sentence())
 

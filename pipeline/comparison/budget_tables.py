@@ -10,6 +10,7 @@ from pipeline.baselines.trained import Weights
 from pipeline.comparison.budgets import best_within, budgets_of, reached
 from pipeline.comparison.histories import validations
 from pipeline.comparison.tables import (
+    BEST_MARK,
     ShownTable,
     TitledTable,
     shown_bytes,
@@ -23,8 +24,6 @@ from pipeline.metrics.table import METRICS
 
 TASKS = 100
 """The tasks that the table of serving counts the bytes of."""
-
-_BEST = " *"
 
 
 def budget_tables(seeds: pd.DataFrame, params: Params) -> list[TitledTable]:
@@ -130,7 +129,7 @@ def _reached(
             shown_name(row),
             f"{took[row['name']]:,.0f}" if whole else f"{took[row['name']]:,.1f}",
             *(
-                loss.shown(value) + (_BEST if value == lowest[budget] else "")
+                loss.shown(value) + (BEST_MARK if value == lowest[budget] else "")
                 if value == value
                 else ""
                 for budget, value in losses.loc[row["name"]].items()
@@ -164,7 +163,7 @@ def _best_within(cost: str, settings: pd.DataFrame, params: Params) -> TitledTab
     rows = [
         [
             f"≤ {shown(row['budget'])}",
-            f"{row['method']}{_BEST if row['is_best'] else ''}",
+            f"{row['method']}{BEST_MARK if row['is_best'] else ''}",
             str(row["name"]),
             shown(row[cost]),
             METRICS[params.report.sort_by].shown(row[params.report.chosen_by]),

@@ -3,12 +3,11 @@
 import pandas as pd
 
 from pipeline.comparison.choice import best_first, setting_of
-from pipeline.comparison.tables import ShownTable, TitledTable, sorted_by, with_spread
+from pipeline.comparison.tables import BEST_MARK, ShownTable, TitledTable, sorted_by, with_spread
 from pipeline.config import Params
 from pipeline.metrics.table import METRICS
 from pipeline.sweep.grid import sweep
 
-_BEST = " *"
 _SEARCHED = "auto"
 
 
@@ -55,7 +54,7 @@ def _table(
             cell = with_spread(setting, split, metric)
             if setting["rate"] == _SEARCHED:
                 cell += f" at {setting['learning_rate']:g}"
-            cells[setting["rate"]] = cell + (_BEST if setting["name"] == best[row] else "")
+            cells[setting["rate"]] = cell + (BEST_MARK if setting["name"] == best[row] else "")
         rows.append([row, *(cells[head] for head in heads)])
     title = f"{split} {METRICS[metric].title}"
     return TitledTable(f"{title} by learning rate", ShownTable(["", *heads], rows, _note(params)))
@@ -72,7 +71,7 @@ def _note(params: Params) -> str:
     said = (
         f"{own[0]} is train.learning_rate"
         if own
-        else "auto is at the rates that searches found, the median over seeds"
+        else "The column auto is at the rates that searches found, the median over seeds"
     )
     return (
         f"*: the best rate of the row by {sorted_by(params)}; where that is the lowest or the "

@@ -11,6 +11,9 @@ from tabulate import tabulate
 from pipeline.config import Params
 from pipeline.metrics.table import METRICS
 
+BEST_MARK = " *"
+"""Stands behind what is best within a row, a column or a budget."""
+
 
 @dataclass(frozen=True)
 class ShownTable:

@@ -17,5 +17,5 @@ class TrainedVariant(SavedPrefixStart):
             raise ValueError(
                 f"initializations.{name}.path: '{self.path}' is no other variant's prefix; "
                 "it looks like data/train/len8-random-seed0/prefix.safetensors, with length, "
-                "initialisation and seed out of sweep"
+                "initialisation and seed out of sweep: one at train.learning_rate, on all examples"
             )

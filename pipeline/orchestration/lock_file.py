@@ -21,7 +21,7 @@ from pipeline.storage.records import read_json, write_json
 
 _HEAD = "schema: '2.0'\nstages:\n"
 # `  train@8-random-0:`, and all below it, which is indented by more; an empty line is a text's.
-_STAGE = re.compile(r"  ([\w@./-]+):\n(?:(?:    .*)?\n)*")
+_STAGE = re.compile(r"  ([\w@./+-]+):\n(?:(?:    .*)?\n)*")
 
 
 class LockFile:

@@ -13,6 +13,9 @@ from pipeline.orchestration.scheduler import Scheduler
 from pipeline.orchestration.shown import Shown
 from pipeline.orchestration.stopping import stoppable
 
+_READ_ALL = frozenset(("inspect", "report"))
+"""The stages that read what all variants and baselines left."""
+
 
 def run_sweep(
     targets: tuple[str, ...],
@@ -22,11 +25,14 @@ def run_sweep(
     force: bool = False,
     together: int = 1,
     same_seed: bool = False,
+    remove_unlisted: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run what `dvc repro` would run of targets (none: all) by the workers of a pool.
 
     `workers` is their number; `together` the most trainings that one of them does at once, with
     `same_seed` of one seed alone.
+    `remove_unlisted` removes outputs of what params.yaml no longer lists: called before anything is
+    hashed, where the plan has a stage that reads those of all.
 
     Raises:
         PipelineError: when a stage failed, or DVC is busy with what a stage would write.
@@ -40,6 +46,9 @@ def run_sweep(
             stoppable() as asked,
             Shown(plan.stages, workers) as show,
         ):
+            if not _READ_ALL.isdisjoint(plan.stages):
+                # They would remove it of their own inputs, whose hashes are known by then.
+                remove_unlisted()
             scheduler = Scheduler(repository, plan, open_pool, asked, show, together, same_seed)
             outcome = scheduler.run()
     except DvcException as error:

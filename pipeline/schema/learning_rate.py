@@ -28,6 +28,8 @@ LearningRate = Annotated[Rate | Literal["auto"], BeforeValidator(_number_or_auto
 def _with_a_point(value: Any) -> Any:
     # DVC writes a number as it stands in params.yaml: 1 and 1.0 would be two names of one rate.
     if type(value) is int and value > 0:
+        if value > sys.float_info.max:
+            raise ValueError(f"{value} should be a finite number")
         raise ValueError(f"{value} should be written with a point, as {float(value)}")
     return value
 

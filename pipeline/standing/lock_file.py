@@ -19,11 +19,11 @@ from ruamel.yaml.error import YAMLError
 from pipeline.config.load import read_yaml
 
 # `  train@8-random-0:`, and all below it, which is indented by more.
-_STAGE = re.compile(r"^  ([\w@./-]+):\n((?:(?:   .*)?\n)*)", re.MULTILINE)
+_STAGE = re.compile(r"^  ([\w@./+-]+):\n((?:(?:   .*)?\n)*)", re.MULTILINE)
 # `    deps:`, and all below it: lists start at the same column, other values further right.
 _PART = re.compile(r"^    (\w+):((?: .*)?\n(?:(?:     .*|    - .*)?\n)*)", re.MULTILINE)
 # `    - path: data/model`, and its plain `md5`, `size`, ...; what needs quotes is no such line.
-_FILE = re.compile(r"    - path: ([\w./@-]+)\n((?:      \w+: [\w.]+\n)*)")
+_FILE = re.compile(r"    - path: ([\w./@+-]+)\n((?:      \w+: [\w.]+\n)*)")
 _OF_A_FILE = re.compile(r"      (\w+): ([\w.]+)\n")
 _NUMBERS = ("size", "nfiles")
 

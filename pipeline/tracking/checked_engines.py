@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from pipeline.config import Params
-from pipeline.models.adapter import read_adapter
+from pipeline.tracking.adapter_prefix import adapter_prefix
 from pipeline.tracking.runs import sha256
 from pipeline.tracking.store import prepare, told
 from pipeline.workspace import paths
@@ -85,14 +84,7 @@ def _sha256_of(params: Params, name: str) -> str | None:
     """The SHA-256 of a prefix as it is registered; None for one that is not there."""
     baseline = params.baselines.get(name)
     if baseline is not None and baseline.is_variant:
-        return _adapter_sha256(Path(baseline.path))
+        with adapter_prefix(Path(baseline.path)) as prefix:
+            return sha256(prefix)
     path = paths.TRAIN / name / "prefix.safetensors"
     return sha256(path) if path.exists() else None
-
-
-def _adapter_sha256(folder: Path) -> str:
-    """The SHA-256 of the prefix file that a PEFT adapter is registered as."""
-    with tempfile.TemporaryDirectory() as aside:
-        prefix = Path(aside) / "prefix.safetensors"
-        read_adapter(folder).save(prefix)
-        return sha256(prefix)

@@ -39,7 +39,7 @@ class NamedPrefixes:
         An alias is looked up for each request, and a version loaded once. Raises MlflowException,
         which a client is told, where there is none, or it is of another frozen model.
         """
-        if name in ("", self._settings["variant"]):
+        if not name or alias_of(name) == alias_of(self._settings["variant"]):
             return self._own
         registered = self._settings["registered_model"]
         try:

@@ -19,9 +19,9 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from pipeline.config import Params
-from pipeline.models.adapter import read_adapter
 from pipeline.storage.records import write_json
 from pipeline.sweep.variants import BEST
+from pipeline.tracking.adapter_prefix import adapter_prefix
 from pipeline.tracking.aliases import alias_of
 from pipeline.tracking.checked_engines import record_evaluation
 from pipeline.tracking.frozen_copy import frozen_model_sha256
@@ -75,9 +75,7 @@ def register_model(params: Params, name: str, run_id: str, prefix: Path) -> str 
 
 def register_adapter(params: Params, name: str, run_id: str, folder: Path) -> str | None:
     """As `register_model`, for the prefix in a PEFT adapter folder."""
-    with tempfile.TemporaryDirectory() as aside:
-        prefix = Path(aside) / "prefix.safetensors"
-        read_adapter(folder).save(prefix)
+    with adapter_prefix(folder) as prefix:
         return register_model(params, name, run_id, prefix)
 
 

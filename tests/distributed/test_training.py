@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pipeline.prefix import KVPrefix
 from pipeline.stages import train as stage
 from pipeline.workspace import paths
 from tests.conftest import DEAR, ROOT
-from tests.distributed.trainings import TRAININGS, alone
+from tests.distributed.trainings import STAGE, TRAININGS, alone, tensors_of
 from tests.faults.training_folder import (
     VARIANT,
     faulty_params,
@@ -41,14 +42,22 @@ _ENVIRONMENT = {
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
-    """What one process gives, and each of two that torchrun started."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For the trainings, with a folder in which the stage can run, and another one like it."""
     folder = tmp_path_factory.mktemp("trainings")
-    expected = alone(folder)
+    _make(folder / STAGE)
+    shutil.copytree(folder / STAGE, folder / "alone")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(made: Path) -> tuple[dict[str, Any], list[Any]]:
+    """What one process gives, and each of two that torchrun started."""
+    expected = alone(made)
     command = ("torchrun", "--nproc-per-node", "2", "-m", "tests.distributed.trainings")
     torchrun = Path(sys.executable).parent / command[0]
     done = subprocess.run(
-        [torchrun, *command[1:], folder],
+        [torchrun, *command[1:], made],
         cwd=ROOT,
         env=_ENVIRONMENT,
         capture_output=True,
@@ -57,7 +66,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], l
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("going on after step 3 of 6") == 2
-    return expected, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return expected, [json.loads((made / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", [*TRAININGS, "resumed", "begun by one"])
@@ -92,12 +101,24 @@ def test_trainings_differ_where_they_should(results: Any) -> None:
     assert len(set(ends)) == len(ends) - 4
 
 
+def test_the_stage_trains_in_two_processes_what_it_does_in_one(made: Path, results: Any) -> None:
+    """A variant that starts from a text, by what the first of them wrote."""
+    with working_in(made / "alone"):
+        expected = _train_alone()
+    with working_in(made / STAGE):
+        _assert_close(_trained(), expected)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    (tmp_path / "inputs").mkdir()
-    make_training_folder(tmp_path)
+    _make(tmp_path)
     with working_in(tmp_path):
         yield tmp_path
+
+
+def _make(folder: Path) -> None:
+    (folder / "inputs").mkdir(parents=True)
+    make_training_folder(folder)
 
 
 def _write(folder: Path, processes: int) -> None:
@@ -112,7 +133,16 @@ def _train_alone() -> KVPrefix:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
             patch.setenv(name, _ENVIRONMENT[name])
         stage.run(load_params(), VARIANT)
+    return _trained()
+
+
+def _trained() -> KVPrefix:
     return KVPrefix.load(paths.TRAIN / VARIANT.name / "prefix.safetensors")
+
+
+def _assert_close(found: KVPrefix, expected: KVPrefix) -> None:
+    for ours, theirs in zip(tensors_of(found), tensors_of(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def _start() -> "subprocess.Popen[str]":
@@ -170,7 +200,4 @@ def test_a_killed_process_ends_all_and_the_next_command_goes_on(folder: Path) ->
 
     _write(folder, 1)
     found = _train_alone()
-    for ours, theirs in zip(
-        (*found.keys, *found.values), (*expected.keys, *expected.values), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    _assert_close(found, expected)

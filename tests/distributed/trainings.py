@@ -3,7 +3,7 @@
 torchrun --nproc-per-node 2 -m tests.distributed.trainings FOLDER
 
 runs them all, and writes of each process a JSON file `FOLDER/<rank>.json`: for each name the
-training's numbers.
+training's numbers. And the stage `train` in `FOLDER/stage`, made before.
 """
 
 import json
@@ -18,6 +18,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from pipeline.config import load_params
 from pipeline.config.train import TrainParams
 from pipeline.data.teacher import TEACHER_IDS, TEACHER_LOG_PROBS
 from pipeline.distributed.joining import joined
@@ -25,13 +26,17 @@ from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.distributed.sharding import is_sharded, shard_frozen_model
 from pipeline.errors import StoppedError
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel, kv_prefix_from_text
+from pipeline.stages import train
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.loop import train_prefix
 from pipeline.training.trained import TrainedWeights
 from tests.conftest import CORPUS, tiny_model, tiny_tokenizer
+from tests.faults.training_folder import VARIANT, working_in
 from tests.hybrids import qwen3_next
 
 STEPS, STOPPED_AFTER = 6, 3
+STAGE = "stage"
+"""Where the stage `train` runs, below the folder of all."""
 # Three micro-batches of 3 and 1 example and one of 3 in each pass over 7: with two processes one
 # gets fewer examples, or none.
 _TRAIN = {"batch_size": 3, "gradient_accumulation_steps": 2, "learning_rate": 1e-2}
@@ -182,7 +187,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 
 def main(folder: Path) -> None:
-    """Every training in this process's place among the others."""
+    """Every training in this process's place among the others, the stage last."""
     torch.set_num_threads(1)
     with joined() as ranks:
         found: dict[str, Any] = {name: numbers(ranks, **how) for name, how in TRAININGS.items()}
@@ -192,6 +197,8 @@ def main(folder: Path) -> None:
         one = CheckpointFolder(folder / "one", "digest", 2)
         found["begun by one"] = numbers(ranks, checkpoints=one)
         stopped(ranks, CheckpointFolder(folder / "left", "digest", 2))
+        with working_in(folder / STAGE):
+            train.run(load_params(), VARIANT, ranks)
         (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
 
 

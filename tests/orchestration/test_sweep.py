@@ -5,12 +5,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from dvc.repo import Repo
+from dvc.rwlock import rwlock
 
 from tests.conftest import DEAR, WHOLE_SWEEPS, Workspace, copied, sweep_of
 from tests.sweep_runs import VARIANTS, ran, runs
@@ -60,6 +63,21 @@ def test_two_workers_leave_what_a_serial_run_leaves(copy: Workspace) -> None:
     assert "up to date" in copy.run("dvc", "status").stdout
 
 
+def test_what_is_listed_no_longer_goes_once_a_sweep_looks_at_all(copy: Workspace) -> None:
+    """Not while another command may write it, nor by a sweep of stages that do not look at it."""
+    copy.edit(lambda params: params["sweep"].update(lengths=[4]))
+    gone = [copy.root / "data" / stage / VARIANTS[0] for stage in ("train", "evaluate")]
+    assert copy.pipeline("sweep", "train@4-corpus-0").stdout.startswith("everything is up to date")
+    assert all(map(Path.exists, gone))
+    repo, trained = Repo(str(copy.root)), str(copy.root / "data" / "train")
+    with rwlock(repo.tmp_dir, repo.fs, "another", [], [trained], hardlink=False):
+        busy = copy.pipeline("sweep", check=False)
+    assert "is busy, it is being blocked by" in busy.stderr
+    assert all(map(Path.exists, gone))
+    copy.pipeline("sweep", "inspect")
+    assert not any(map(Path.exists, gone))
+
+
 def test_a_failure_costs_what_needs_it_alone(copy: Workspace) -> None:
     def change(params: dict[str, Any]) -> None:
         params["sweep"] = sweep_of([2], ["huge", "zero"])
@@ -106,8 +124,10 @@ def long(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Works
     return workspace
 
 
-def started(workspace: Workspace, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+@contextmanager
+def started(workspace: Workspace, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A sweep at work, which a failed assertion does not leave behind."""
+    with subprocess.Popen(
         ["python", "-m", "pipeline", "sweep", *arguments],
         cwd=workspace.root,
         env=workspace.environment,
@@ -115,7 +135,11 @@ def started(workspace: Workspace, *arguments: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def until(is_true: Callable[[], Any]) -> Any:
@@ -165,10 +189,10 @@ def assert_as_without_company(workspace: Workspace, stage: str) -> None:
 @DEAR
 def test_a_killed_worker_costs_its_time_since_the_checkpoint(long: Workspace) -> None:
     stage = "train@2-corpus-0"
-    process = started(long, stage)
-    at_work(long, "len2-corpus-seed0")
-    worker_of(process, stage).kill()
-    output, errors = process.communicate()
+    with started(long, stage) as process:
+        at_work(long, "len2-corpus-seed0")
+        worker_of(process, stage).kill()
+        output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "1 stage ran" in output
     assert re.search(r"going on after step \d+0 of 600", log_of(long, stage))
@@ -177,15 +201,16 @@ def test_a_killed_worker_costs_its_time_since_the_checkpoint(long: Workspace) ->
 
 def test_ctrl_c_stops_at_the_step_and_leaves_nobody(long: Workspace) -> None:
     stage = "train@4-corpus-0"
-    process = started(long, stage)
-    at_work(long, "len4-corpus-seed0")
-    # Another command of DVC meanwhile hears who is at work.
-    busy = Workspace(long.root).run("dvc", "repro", "--force", "--single-item", stage, check=False)
-    assert busy.returncode != 0
-    assert "is busy, it is being blocked by" in busy.stderr
-    children = family(process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
+    with started(long, stage) as process:
+        at_work(long, "len4-corpus-seed0")
+        # Another command of DVC meanwhile hears who is at work.
+        again = ("repro", "--force", "--single-item", stage)
+        busy = Workspace(long.root).run("dvc", *again, check=False)
+        assert busy.returncode != 0
+        assert "is busy, it is being blocked by" in busy.stderr
+        children = family(process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
     assert "goes on from there" in errors
     assert f"{stage}: stopped by SIGTERM after step " in errors
@@ -200,12 +225,12 @@ def test_ctrl_c_stops_at_the_step_and_leaves_nobody(long: Workspace) -> None:
 @DEAR
 def test_a_killed_sweep_leaves_nobody_and_dvc_goes_on(long: Workspace) -> None:
     stage = "train@2-random-0"
-    process = started(long, stage)
-    at_work(long, "len2-random-seed0")
-    children = family(process)
-    process.kill()
-    until(lambda: not any(map(is_running, children)))
-    process.communicate()
+    with started(long, stage) as process:
+        at_work(long, "len2-random-seed0")
+        children = family(process)
+        process.kill()
+        until(lambda: not any(map(is_running, children)))
+        process.communicate()
     output = long.run("dvc", "repro", stage).stdout
     assert "going on after step" in output
     assert_as_without_company(long, stage)

@@ -1,6 +1,7 @@
 """A few tokens through linear layers by the kernel: torch's numbers, each its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,22 +72,34 @@ def test_layers_are_the_kernel_s_within_it_and_torch_s_again_after_it(
     assert model[2].weight.grad is not None
 
 
-def test_the_kernel_serves_a_few_tokens_of_the_dtypes_that_it_has() -> None:
-    assert most_tokens(torch.float32) >= 1
-    assert most_tokens(torch.bfloat16) >= 1
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """What this processor serves is asked once a process."""
+    most_tokens.cache_clear()
+    yield
+    most_tokens.cache_clear()
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+@pytest.mark.usefixtures("asked_anew")
+def test_the_kernel_serves_a_few_tokens_of_the_dtypes_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, has_instructions: bool
+) -> None:
+    operators = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: has_instructions)
+    monkeypatch.setattr(torch.ops, "mkldnn", operators)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert most_tokens(torch.float32) == 8
+    assert most_tokens(torch.bfloat16) == (4 if has_instructions else 64)
     assert most_tokens(torch.float16) == 0
     model = nn.Linear(8, 8).half()
     with kernel_linears(model):
         assert "forward" not in model.__dict__
 
 
+@pytest.mark.usefixtures("asked_anew")
 def test_a_torch_without_onednn_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.ops, "mkldnn", object())
-    most_tokens.cache_clear()
     model = nn.Linear(8, 8)
-    try:
-        with kernel_linears(model):
-            assert "forward" not in model.__dict__
-    finally:
-        most_tokens.cache_clear()
+    with kernel_linears(model):
+        assert "forward" not in model.__dict__

@@ -42,7 +42,7 @@ def _by_cost(subject: Subject, cost: Cost) -> Chart:
     name, label, unit = _COSTS[cost]
     settings = subject.plain
     paid = settings[cost] > 0
-    shown = series_of(settings, points=set(settings.loc[paid, "initialization"]))
+    shown = series_of(settings, paid)
     costs = {row["name"]: number(row[cost]) for row in settings.to_dict("records")}
     rows: list[Row] = [
         {**row, "x": costs[row["name"]], "cost": f"{costs[row['name']]:,} {unit}"}

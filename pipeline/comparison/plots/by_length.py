@@ -18,8 +18,8 @@ _SPREAD = 0.3
 def by_length(subject: Subject) -> Chart:
     """A line for each initialisation, intervals and seeds; what has no length is level."""
     settings = subject.plain
-    shown = series_of(settings)
     at_a_length = (settings["kind"] == "variant") | _are_texts(subject)
+    shown = series_of(settings, at_a_length)
     lengths = sorted({int(length) for length in settings.loc[at_a_length, "length"]})
     points = [*subject.rows(settings[at_a_length]), *subject.runs(settings[at_a_length])]
     drawn = {row["series"] for row in points}

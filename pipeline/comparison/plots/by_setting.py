@@ -55,8 +55,8 @@ def _against(
     `places` are those of settings on the horizontal axis, `padding` the pixels beside the outer
     ones; other settings are level.
     """
-    shown = series_of(settings)
     has_place = settings["name"].isin(places)
+    shown = series_of(settings, has_place)
     is_variant = settings["kind"] == "variant"
     lengths = sorted({int(length) for length in settings.loc[has_place & is_variant, "length"]})
     rows: list[Row] = []

@@ -1,6 +1,6 @@
 """What all pictures have in common: colours, shapes, scales and fonts."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,19 +43,19 @@ def series_label(kind: str, family: str) -> str:
     return family if kind == "variant" else f"{family} (baseline)"
 
 
-def series_of(table: pd.DataFrame, points: Collection[str] = ()) -> list[Series]:
+def series_of(table: pd.DataFrame, has_place: "pd.Series[bool] | None" = None) -> list[Series]:
     """The series of a summary table, variants first; the same families always look alike.
 
-    A baseline is a level line without marks, unless it has several lengths or training sizes, or
-    is one of those that `points` names.
+    `has_place` says of each row whether it is a point of the picture. A baseline without one is a
+    level line without marks.
     """
     variants = sorted(set(table.loc[table["kind"] == "variant", "initialization"]))
     baselines = sorted(set(table.loc[table["kind"] == "baseline", "initialization"]))
     shown = [series(index, name) for index, name in enumerate(variants)]
     for index, name in enumerate(baselines):
-        rows = table[(table["kind"] == "baseline") & (table["initialization"] == name)]
-        has_places = rows["length"].nunique() > 1 or bool(rows["train_size"].notna().any())
-        shape = SHAPES[-1 - index % len(SHAPES)] if has_places or name in points else "stroke"
+        own = (table["kind"] == "baseline") & (table["initialization"] == name)
+        is_drawn = has_place is not None and bool(has_place[own].any())
+        shape = SHAPES[-1 - index % len(SHAPES)] if is_drawn else "stroke"
         dash = _BASELINE_DASHES[index % len(_BASELINE_DASHES)]
         shown.append(Series(series_label("baseline", name), BASELINE_COLOUR, dash, shape))
     return shown
