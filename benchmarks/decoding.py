@@ -1,8 +1,8 @@
 """`python -m benchmarks.decoding`: processor time of a decoded token, with the kernel and without.
 
 The frozen model of params.yaml after a prefix, in this process and on one thread by default. The
-ways take turns, and processor time is counted: other processes cost both alike. `linear layers by
-torch` and `by the kernel` are for any number of rows, where decoding takes the kernel for a few
+ways take turns, and processor time is counted: other processes cost both alike. `layers by torch`
+and `by the kernel` are for any number of rows, where decoding takes the kernel for a few
 (`most_tokens`), so that the table shows where it should end. The floor is that of reading every
 weight once. Without a C++ compiler there is no kernel, and torch is measured alone.
 """
@@ -22,7 +22,8 @@ from pipeline.config import load_params
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import kv_prefix_from_text
-from pipeline.prefix.packed.kernel import linear
+from pipeline.prefix.packed.kernel.few_tokens import bound
+from pipeline.prefix.packed.kernel.loading import kernel_lanes
 from pipeline.prefix.packed.running import Beginning, RunningRows, Stem
 from pipeline.schema.compute import Compute
 from pipeline.sources.model import fetch_model
@@ -30,7 +31,7 @@ from pipeline.workspace import paths
 
 TEXT = "Answer the question in as few words as you can. " * 8
 DTYPES = ("float32", "bfloat16")
-WAYS = {"linear layers by torch": 0, "by the kernel": 1 << 30}
+WAYS = {"layers by torch": 0, "by the kernel": 1 << 30}
 """How many rows the kernel serves."""
 INPUT = "Area - land: 91 sq km\n\nAlba, Geography: what is the Area - land?"
 
@@ -66,8 +67,8 @@ def floor(model: PreTrainedModel) -> float:
 def main(rows: str, steps: int, rounds: int, threads: int, dtype: str) -> None:
     """Print milliseconds of processor time a step: median, least and most."""
     torch.set_num_threads(threads)
-    has_kernel = linear.kernel_lanes() is not None
-    if not has_kernel:
+    ways = {name: most for name, most in WAYS.items() if not most or kernel_lanes() is not None}
+    if len(ways) < len(WAYS):
         click.echo(
             "note: without a C++ compiler that works (g++, clang++ or c++) there is no kernel; "
             "torch is measured alone",
@@ -77,12 +78,15 @@ def main(rows: str, steps: int, rounds: int, threads: int, dtype: str) -> None:
         fetch_model(load_params().model, paths.MODEL)
     tokenizer = load_tokenizer(paths.MODEL)
     ids = tokenizer(INPUT)["input_ids"]
-    table = [row for name in dtype.split(",") for row in _rows(name, rows, ids, steps, rounds)]
-    headers = ["dtype", "rows", *_ways(), "weights read once"]
+    dtypes = dtype.split(",")
+    table = [row for name in dtypes for row in _rows(name, ways, rows, ids, steps, rounds)]
+    headers = ["dtype", "rows", *ways, "weights read once"]
     print(tabulate(table, headers, tablefmt="github", disable_numparse=True))
 
 
-def _rows(dtype: str, rows: str, ids: list[int], steps: int, rounds: int) -> Iterator[list[str]]:
+def _rows(
+    dtype: str, named: dict[str, int], rows: str, ids: list[int], steps: int, rounds: int
+) -> Iterator[list[str]]:
     model = load_frozen_model(
         paths.MODEL, Compute.model_validate({"device": "cpu", "dtype": dtype})
     )
@@ -91,7 +95,7 @@ def _rows(dtype: str, rows: str, ids: list[int], steps: int, rounds: int) -> Ite
     for count in map(int, rows.split(",")):
         ways: dict[str, Callable[[], float]] = {
             name: partial(_with, most, model, stem, ids, count, steps)
-            for name, most in _ways().items()
+            for name, most in named.items()
         }
         ways["weights read once"] = partial(floor, model)
         found: dict[str, list[float]] = {name: [] for name in ways}
@@ -103,14 +107,10 @@ def _rows(dtype: str, rows: str, ids: list[int], steps: int, rounds: int) -> Ite
         yield row
 
 
-def _ways() -> dict[str, int]:
-    return WAYS if linear.kernel_lanes() is not None else {"linear layers by torch": 0}
-
-
 def _with(
     most: int, model: PreTrainedModel, stem: Stem, ids: list[int], count: int, steps: int
 ) -> float:
-    with mock.patch.object(linear, "most_tokens", return_value=most):
+    with mock.patch.object(bound, "most_tokens", return_value=most):
         return milliseconds(model, stem, ids, count, steps)
 
 

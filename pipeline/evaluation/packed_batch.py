@@ -10,7 +10,7 @@ from pipeline.loss.cross_entropy import token_losses
 from pipeline.prefix import PrefixModel
 from pipeline.prefix.architecture.devices import on_its_layers
 from pipeline.prefix.packed.cache import PackedCache
-from pipeline.prefix.packed.kernel.linear import kernel_linears
+from pipeline.prefix.packed.kernel.few_tokens.layers import kernel_layers
 from pipeline.prefix.packed.logits import packed_logits, packed_step
 
 
@@ -62,5 +62,5 @@ class PackedBatch:
             return logits
 
         # Once for all tokens.
-        with kernel_linears(self._model):
+        with kernel_layers(self._model):
             return decode(self._logits[firsts], step, most, ends, pick)

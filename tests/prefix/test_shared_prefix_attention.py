@@ -16,7 +16,7 @@ from pipeline.prefix.packed.backends import backend_for, shared_prefix_attention
 from pipeline.prefix.packed.call import PackedAttentionCall, StateKind
 from pipeline.prefix.packed.efficient import attention_by_efficient
 from pipeline.prefix.packed.flex import attention_by_flex
-from pipeline.prefix.packed.kernel import compiling, library
+from pipeline.prefix.packed.kernel import compiling, library, loading
 from pipeline.prefix.packed.kernel.attention import attention_by_kernel
 from pipeline.prefix.packed.kernel.decoding import KernelRow, KernelRows
 from pipeline.prefix.packed.operators import attention_by_operators
@@ -270,10 +270,10 @@ def test_a_nan_is_not_lost_in_decoding(which: int) -> None:
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A user's cache folder of this test's own, and a process that has loaded no kernel."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    library._library.cache_clear()
+    loading.kernel_library.cache_clear()
     yield tmp_path / "prefix-tuning"
     monkeypatch.undo()
-    library._library.cache_clear()
+    loading.kernel_library.cache_clear()
 
 
 def kernel_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -282,13 +282,13 @@ def kernel_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert library.why_not_kernel(FLOAT32) is None
     (kept,) = compiling.cache_folder().glob(f"attention-{compiling._digest(compiler())}-*.so")  # type: ignore[union-attr]
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
-    library._library.cache_clear()
+    loading.kernel_library.cache_clear()
     cache.mkdir()
     return Path(shutil.copy(kept, cache))
 
 
 def compiler() -> str:
-    return next(filter(None, map(shutil.which, library._COMPILERS)))
+    return next(filter(None, map(shutil.which, loading._COMPILERS)))
 
 
 def right(path: Path) -> bool:
@@ -310,7 +310,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return subprocess.CompletedProcess(command, 0)
 
     assert library.why_not_kernel(FLOAT32) is None
-    ready = Path(library._library()._name)
+    ready = Path(loading.kernel_library()._name)
     monkeypatch.setattr(compiling.subprocess, "run", running)
     return commands
 
@@ -326,7 +326,7 @@ def test_a_kernel_file_that_was_cut_short_is_compiled_again(
     assert library.why_not_kernel(FLOAT32) is None
     assert len(compiled) == 1
     assert right(path)
-    library._library.cache_clear()
+    loading.kernel_library.cache_clear()
     assert library.why_not_kernel(FLOAT32) is None
     assert len(compiled) == 1, "the mended file is kept"
     assert [file.name for file in cache.iterdir()] == [path.name]
@@ -383,7 +383,7 @@ def test_what_the_compiler_says_is_said(cache: Path, monkeypatch: pytest.MonkeyP
 
 def test_without_a_compiler_torchs_operators_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    library._library.cache_clear()
+    loading.kernel_library.cache_clear()
     try:
         assert "needs a C++ compiler" in str(library.why_not_kernel(FLOAT32))
         generator = torch.Generator().manual_seed(0)
@@ -392,7 +392,7 @@ def test_without_a_compiler_torchs_operators_serve(monkeypatch: pytest.MonkeyPat
         assert_alike(found, outcome(plain, states, [4, 5]))
     finally:
         monkeypatch.undo()
-        library._library.cache_clear()
+        loading.kernel_library.cache_clear()
 
 
 @pytest.mark.of_the_cpu

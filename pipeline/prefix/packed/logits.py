@@ -23,7 +23,7 @@ from pipeline.prefix.packed import masks
 from pipeline.prefix.packed.backends import shared_prefix_attention
 from pipeline.prefix.packed.cache import PackedCache
 from pipeline.prefix.packed.call import PackedAttentionCall, Terms
-from pipeline.prefix.packed.kernel.linear import kernel_linears
+from pipeline.prefix.packed.kernel.few_tokens.layers import kernel_layers
 from pipeline.prefix.packed.masks import NotPackableError
 from pipeline.prefix.packed.packing import Packing
 from pipeline.prefix.packed.sight import Sight
@@ -111,7 +111,7 @@ def next_logits_of_row(
         for row in part.cache.rows
     ]
     keep = torch.arange(len(tokens), device=tokens.device)
-    with kernel_linears(frozen_model):
+    with kernel_layers(frozen_model):
         return _packed(frozen_model, tokens, positions, packing, keep)
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from pipeline.prefix.architecture.devices import input_device, on_its_layers
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.packed.cache import PackedCache
-from pipeline.prefix.packed.kernel.linear import kernel_linears
+from pipeline.prefix.packed.kernel.few_tokens.layers import kernel_layers
 from pipeline.prefix.packed.logits import (
     logits_of_row,
     next_logits_of_row,
@@ -73,7 +73,7 @@ class RunningRows:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Within it tokens follow faster, and all that other threads ask of the model waits."""
-        with packed_attention_on(self._model), kernel_linears(self._model):
+        with packed_attention_on(self._model), kernel_layers(self._model):
             yield
 
     @property

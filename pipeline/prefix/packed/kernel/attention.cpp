@@ -17,8 +17,11 @@
 
 #include "backward.h"
 #include "decode.h"
+#include "decoder_layer.h"
 #include "forward.h"
+#include "gated.h"
 #include "linear.h"
+#include "norm.h"
 
 // `sizes`: tokens, heads, kv_heads, dim, prefix, examples. `strides`: of heads and tokens for each
 // of the states, in the order of the arguments.
@@ -79,6 +82,41 @@ static void run_decode(const int64_t* sizes, const int64_t* rooms, const int64_t
       static_cast<T*>(out));
 }
 
+// `outs`, `weights` and `biases` of each layer, biases null where there is none.
+template <class T>
+static void run_linear(int64_t tokens, int64_t in, int64_t layers, const int64_t* outs,
+                       void* const* weights, void* const* biases, const void* given, void* result) {
+  linear(tokens, in, layers, outs, reinterpret_cast<const T* const*>(weights),
+         reinterpret_cast<const T* const*>(biases), static_cast<const T*>(given),
+         static_cast<T*>(result));
+}
+
+template <class T>
+static void run_before(const void* layer, int64_t tokens, const void* given, const void* cos,
+                       const void* sin, void* result) {
+  before_attention(*static_cast<const DecoderLayer<T>*>(layer), tokens,
+                   static_cast<const T*>(given), static_cast<const T*>(cos),
+                   static_cast<const T*>(sin), static_cast<T*>(result));
+}
+template <class T>
+static void run_after(const void* layer, int64_t tokens, const void* given, const void* attended,
+                      void* result) {
+  after_attention(*static_cast<const DecoderLayer<T>*>(layer), tokens,
+                  static_cast<const T*>(given), static_cast<const T*>(attended),
+                  static_cast<T*>(result));
+}
+
+// `sizes`: in, middle, out, activation. `data`: weights and bias of gate, up and down.
+template <class T>
+static void run_gated(const int64_t* sizes, void* const* data, int64_t tokens, const void* given,
+                      void* result) {
+  const auto layer = [&](int i) {
+    return Layer<T>{static_cast<const T*>(data[2 * i]), static_cast<const T*>(data[2 * i + 1])};
+  };
+  gated(tokens, sizes[0], sizes[1], sizes[2], sizes[3], layer(0), layer(1), layer(2),
+        static_cast<const T*>(given), static_cast<T*>(result));
+}
+
 extern "C" {
 int lanes() { return LANES; }
 void forward_float32(const int64_t* a, const int64_t* b, const Terms* c, void* const* d,
@@ -113,14 +151,40 @@ void decode_bfloat16(const int64_t* a, const int64_t* b, const int64_t* c, const
                      void* const* e, const int64_t* f, void* const* g, const void* h, void* i) {
   run_decode<BFloat16>(a, b, c, d, e, f, g, h, i);
 }
-void linear_float32(int64_t tokens, int64_t in, int64_t out, const void* weights, const void* bias,
-                    const void* states, void* result) {
-  linear(tokens, in, out, static_cast<const float*>(weights), static_cast<const float*>(bias),
-         static_cast<const float*>(states), static_cast<float*>(result));
+void linear_float32(int64_t a, int64_t b, int64_t c, const int64_t* d, void* const* e,
+                    void* const* f, const void* g, void* h) {
+  run_linear<float>(a, b, c, d, e, f, g, h);
 }
-void linear_bfloat16(int64_t tokens, int64_t in, int64_t out, const void* weights, const void* bias,
-                     const void* states, void* result) {
-  linear(tokens, in, out, static_cast<const BFloat16*>(weights), static_cast<const BFloat16*>(bias),
-         static_cast<const BFloat16*>(states), static_cast<BFloat16*>(result));
+void linear_bfloat16(int64_t a, int64_t b, int64_t c, const int64_t* d, void* const* e,
+                     void* const* f, const void* g, void* h) {
+  run_linear<BFloat16>(a, b, c, d, e, f, g, h);
+}
+void norm_float32(int64_t a, int64_t b, float c, int64_t d, const float* e, const void* f,
+                  void* g) {
+  norm(a, b, c, d != 0, e, static_cast<const float*>(f), static_cast<float*>(g));
+}
+void norm_bfloat16(int64_t a, int64_t b, float c, int64_t d, const float* e, const void* f,
+                   void* g) {
+  norm(a, b, c, d != 0, e, static_cast<const BFloat16*>(f), static_cast<BFloat16*>(g));
+}
+void gated_float32(const int64_t* a, void* const* b, int64_t c, const void* d, void* e) {
+  run_gated<float>(a, b, c, d, e);
+}
+void gated_bfloat16(const int64_t* a, void* const* b, int64_t c, const void* d, void* e) {
+  run_gated<BFloat16>(a, b, c, d, e);
+}
+void before_float32(const void* a, int64_t b, const void* c, const void* d, const void* e,
+                    void* f) {
+  run_before<float>(a, b, c, d, e, f);
+}
+void before_bfloat16(const void* a, int64_t b, const void* c, const void* d, const void* e,
+                     void* f) {
+  run_before<BFloat16>(a, b, c, d, e, f);
+}
+void after_float32(const void* a, int64_t b, const void* c, const void* d, void* e) {
+  run_after<float>(a, b, c, d, e);
+}
+void after_bfloat16(const void* a, int64_t b, const void* c, const void* d, void* e) {
+  run_after<BFloat16>(a, b, c, d, e);
 }
 }

@@ -4,17 +4,13 @@ Where it cannot be compiled, the attention runs on torch's operators instead, mo
 """
 
 import ctypes
-import shutil
-import subprocess
 import weakref
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from pipeline.prefix.packed.call import PLAIN, PackedAttentionCall, StateKind, Tensor, Terms
-from pipeline.prefix.packed.kernel.compiling import kept_library
 from pipeline.prefix.packed.kernel.layout import (
     LaidOutTerms,
     integers,
@@ -27,12 +23,10 @@ from pipeline.prefix.packed.kernel.layout import (
     states_of,
     terms_of,
 )
+from pipeline.prefix.packed.kernel.loading import NAMES, kernel_library
 
-_COMPILERS = ("g++", "clang++", "c++")
 ROOM = 16
 """What a row's room is a multiple of: the floats of the widest vector."""
-
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def why_not_kernel(kind: StateKind) -> str | None:
@@ -42,11 +36,11 @@ def why_not_kernel(kind: StateKind) -> str | None:
     """
     if kind.device != "cpu":
         return f"the CPU's kernel does not serve {kind.device}"
-    if len(kind.dtypes) > 1 or not kind.dtypes <= _NAMES.keys():
-        return f"the CPU's kernel takes {' or '.join(_NAMES.values())}"
+    if len(kind.dtypes) > 1 or not kind.dtypes <= NAMES.keys():
+        return f"the CPU's kernel takes {' or '.join(NAMES.values())}"
     if len(kind.head_dims) > 1:
         return "the CPU's kernel takes one head size for queries, keys and values"
-    library = _library()
+    library = kernel_library()
     if isinstance(library, str):
         return f"the CPU's kernel {library}"
     lanes, dim = library.lanes(), min(kind.head_dims)
@@ -97,7 +91,7 @@ class KernelPrefix:
     """
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        library, dtype = _library(), _NAMES[query.dtype]
+        library, dtype = kernel_library(), NAMES[query.dtype]
         states = [t.float().contiguous() for t in (key, value)]
         self.length = key.shape[1]
         self.address = getattr(library, f"prefix_{dtype}")(
@@ -148,32 +142,6 @@ def attention_to_cache(
     return out.transpose(0, 1)
 
 
-def kernel_lanes() -> int | None:
-    """Floats of the vectors that the kernel computes with; None where there is no kernel."""
-    library = _library()
-    return None if isinstance(library, str) else int(library.lanes())
-
-
-def kernel_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """A linear layer of a contiguous `weight` `[out, in]`, for states `[..., in]` of its dtype.
-
-    What a call asks of a layer is asked once: of one token it would be a good part of the time.
-    The layer must not change while its function is in use.
-    """
-    function = getattr(_library(), f"linear_{_NAMES[weight.dtype]}")
-    (out, size), address = weight.shape, weight.data_ptr()
-    bias_address = None if bias is None else bias.data_ptr()
-
-    def of(states: Tensor) -> Tensor:
-        states = states.contiguous()
-        result = states.new_empty(*states.shape[:-1], out)
-        count, where = states.numel() // size, (states.data_ptr(), result.data_ptr())
-        function(count, size, out, address, bias_address, *where)
-        return result
-
-    return of
-
-
 def _run(
     name: str,
     sizes: list[int],
@@ -183,9 +151,9 @@ def _run(
     *outputs: Any,
 ) -> None:
     """Call the library's function for the dtype of `states`, of which the first is the query."""
-    library = _library()
+    library = kernel_library()
     assert not isinstance(library, str), "asked of `why_not_kernel` before"
-    dtype = _NAMES[states[0].dtype]
+    dtype = NAMES[states[0].dtype]
     # Held until the call has returned, copies too.
     states = [t if t.stride(-1) == 1 else t.contiguous() for t in states]
     getattr(library, f"{name}_{dtype}")(
@@ -195,25 +163,3 @@ def _run(
         *laid_out(states),
         *outputs,
     )
-
-
-@cache
-def _library() -> Any:
-    """The compiled kernel; why there is none, a clause, where it cannot be compiled or loaded."""
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if compiler is None:
-        return f"needs a C++ compiler ({', '.join(_COMPILERS)}), of which there is none"
-    try:
-        library = kept_library(compiler)
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines()
-        return f"needs a C++ compiler that works; {compiler} said: {lines[-1] if lines else error}"
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"could not be compiled or loaded ({error})"
-    for dtype in _NAMES.values():
-        # Addresses, which are wider than the integers that ctypes takes results for.
-        getattr(library, f"prefix_{dtype}").restype = ctypes.c_void_p
-        getattr(library, f"free_{dtype}").argtypes = [ctypes.c_void_p]
-        linear = getattr(library, f"linear_{dtype}")
-        linear.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 4
-    return library

@@ -6,8 +6,9 @@
 
 // Tokens that a row of weights is read for at once: as many as their sums have registers.
 constexpr int TOGETHER = LANES == 16 ? 8 : 4;
-constexpr int AHEAD = 1024;      // bytes that memory is asked for before they are needed
+constexpr int AHEAD = 8192;      // bytes that memory is asked for before they are needed
 constexpr int64_t FEW = 64;      // rows of weights that one thread computes
+constexpr int64_t CHUNK = 32;    // rows of weights that are kept for all tokens
 
 // Of `count` tokens `[count, in]` the products with a row of weights. The order of a token's sum
 // does not depend on how many tokens there are.
@@ -44,23 +45,52 @@ static inline int products_of_most(const T* row, const float* states, int64_t in
   return COUNT;
 }
 
-// `[tokens, in]` times weights `[out, in]` turned, and the bias `[out]` if there is one: sums are
-// float32, and rounded once.
-template <class T>
-static void linear(int64_t tokens, int64_t in, int64_t out, const T* weights, const T* bias,
-                   const T* given, T* result) {
-  Floats states(tokens * in);
-  for (int64_t i = 0; i < tokens * in; i++) states[i] = widened(given[i]);
-  // Contiguous rows for each thread, as many for each.
-#pragma omp parallel for schedule(static) if (out > FEW)
-  for (int64_t i = 0; i < out; i++) {
-    const T* row = weights + i * in;
-    const float added = bias ? widened(bias[i]) : 0.0f;
-    for (int64_t t = 0; t < tokens;) {
+// `take(row, token, product)` of each token with each of `count` rows of weights. The rows stay in
+// the processor's cache for all tokens, a few of which stay in the one nearest to it.
+template <class T, class Take>
+static inline void each_product(const T* rows, int64_t count, int64_t tokens, int64_t in,
+                                const float* states, Take take) {
+  for (int64_t t = 0, done = 0; t < tokens; t += done)
+    for (int64_t i = 0; i < count; i++) {
       float sums[TOGETHER];
-      const int count = products_of_most<TOGETHER>(row, &states[t * in], in, tokens - t, sums);
-      for (int u = 0; u < count; u++) narrowed(sums[u] + added, result[(t + u) * out + i]);
-      t += count;
+      done = products_of_most<TOGETHER>(rows + i * in, states + t * in, in, tokens - t, sums);
+      for (int64_t u = 0; u < done; u++) take(i, t + u, sums[u]);
+    }
+}
+
+template <class T> static Floats widened(const T* states, int64_t count) {
+  Floats result(count);
+  for (int64_t i = 0; i < count; i++) result[i] = widened(states[i]);
+  return result;
+}
+
+static inline float added_to(const float* bias, int64_t i) { return bias ? bias[i] : 0.0f; }
+static inline float added_to(const BFloat16* bias, int64_t i) {
+  return bias ? widened(bias[i]) : 0.0f;
+}
+
+// Layers of the same states: `[tokens, in]` times weights `[outs[l], in]` turned, and the bias
+// `[outs[l]]` if there is one; results `[tokens, outs[l]]` one after another. Sums are float32, and
+// rounded once.
+template <class T>
+static void linear(int64_t tokens, int64_t in, int64_t layers, const int64_t* outs,
+                   const T* const* weights, const T* const* biases, const T* given, T* result) {
+  const Floats states = widened(given, tokens * in);
+  int64_t rows = 0;
+  for (int64_t l = 0; l < layers; l++) rows += outs[l];
+#pragma omp parallel if (rows > FEW)
+  {
+    T* to = result;
+    for (int64_t l = 0; l < layers; l++) {
+      const int64_t out = outs[l];
+      // Contiguous rows for each thread, as many for each.
+#pragma omp for schedule(static) nowait
+      for (int64_t first = 0; first < out; first += CHUNK)
+        each_product(weights[l] + first * in, std::min(CHUNK, out - first), tokens, in,
+                     states.data(), [=](int64_t i, int64_t t, float sum) {
+                       narrowed(sum + added_to(biases[l], first + i), to[t * out + first + i]);
+                     });
+      to += tokens * out;
     }
   }
 }

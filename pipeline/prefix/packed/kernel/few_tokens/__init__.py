@@ -1,0 +1,1 @@
+"""Layers of a few decoded tokens, which the kernel computes faster than torch."""
