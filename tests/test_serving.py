@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.inference.continuations import Batch
 from pipeline.inference.decoding import Decoding
 from pipeline.serving.batching.scheduler import QueueFullError, Scheduler
 from pipeline.serving.batching.text import GrowingText
@@ -28,6 +30,18 @@ TEXTS = ("size: 3 km", "x", "What is the area of Alba, in square kilometres?", "
 def server() -> Iterator[Served]:
     with served(tiny_models()) as running:
         yield running
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens that take as long as those of a model which somebody would serve."""
+    step = Batch.step
+
+    def slow(batch: Batch[Any]) -> None:
+        time.sleep(0.005)
+        step(batch)
+
+    monkeypatch.setattr(Batch, "step", slow)
 
 
 def turns(text: str) -> Any:
@@ -183,6 +197,7 @@ def test_models_and_health_and_metrics(server: Served) -> None:
     assert "serve_running 0.0" in text
 
 
+@pytest.mark.usefixtures("slowly")
 def test_a_client_that_goes_away_frees_its_row(server: Served) -> None:
     settings: Any = {"prompt": "size", "extra_body": {"ignore_eos": True}, "max_tokens": 400}
     stream = server.client().completions.create(model="one", stream=True, **settings)
@@ -195,6 +210,7 @@ def test_a_client_that_goes_away_frees_its_row(server: Served) -> None:
     assert server.scheduler.cached_tokens == 0
 
 
+@pytest.mark.usefixtures("slowly")
 def test_more_than_may_wait_is_refused() -> None:
     models = tiny_models()
     with served(models, max_running=1, max_waiting=2) as running:
@@ -213,6 +229,7 @@ def test_more_than_may_wait_is_refused() -> None:
         assert client.completions.create(model="one", prompt="x").choices[0].text
 
 
+@pytest.mark.usefixtures("slowly")
 def test_what_was_taken_is_finished_when_nothing_more_is() -> None:
     models = tiny_models()
     with served(models) as running:
