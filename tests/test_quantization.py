@@ -25,6 +25,7 @@ from pipeline.models.frozen import load_frozen_model
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.models.quantization import FILE, is_quantized, read_quantization
 from pipeline.prefix import PrefixConfig, PrefixError, PrefixModel, kv_prefix_from_tokens
+from pipeline.prefix.packed.running import Beginning, RunningRows, Stem
 from pipeline.schema.compute import Compute
 from pipeline.sources.model import fetch_model
 from pipeline.training.compilation import compile_where_it_pays
@@ -137,6 +138,16 @@ def test_linear_layers_are_kept_in_fewer_bytes_and_lose_little(folder: Path, who
     scheme = read_quantization(folder)
     assert scheme is not None
     assert 0 < error < (0.02 if scheme.bits == 8 else 0.25)
+
+
+@torch.inference_mode()
+def test_a_token_is_decoded_as_it_is_read(folder: Path) -> None:
+    """What is quantized has no numbers where a weight's address says."""
+    model = load_frozen_model(folder, EXACT)
+    rows = RunningRows(model)
+    rows.join([Beginning(Stem(None), [5, 9, 30], 4)])
+    expected = model(torch.tensor([[5, 9, 30, 7]])).logits[0, -1:]
+    torch.testing.assert_close(rows.step([7]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_prefix_says_which_quantized_model_it_is_of(whole: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, PreTrainedModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 
 from pipeline.prefix import PrefixConfig, PrefixModel, random_kv_prefix
 from pipeline.prefix.packed.kernel.few_tokens import bound, linear
@@ -157,7 +157,7 @@ def test_rms_norms_however_they_are_written(name: str, dtype: torch.dtype) -> No
     sizes = torch.tensor([1e-2, 1.0, 100.0])[:, None]
     # Of a token, heads are rows of their own, and need not lie one after another.
     states = torch.randn(1, 4, 3, 24).mul(sizes).to(dtype).transpose(1, 2)
-    model = nn.Sequential(nn.Linear(24, 24).to(dtype), norm)
+    model = nn.Sequential(nn.Linear(24, 24).to(dtype), norm).eval()
     with kernel_layers(model):
         assert ("forward" in norm.__dict__) is is_served
     if not is_served:
@@ -176,7 +176,7 @@ def _mlp(activation: str, has_bias: bool, kind: type[LlamaMLP] = LlamaMLP) -> Ll
     settings = {"hidden_size": 40, "intermediate_size": 67, "num_attention_heads": 4}
     torch.manual_seed(0)
     mlp = kind(LlamaConfig(**settings, mlp_bias=has_bias, hidden_act=activation))
-    return mlp.requires_grad_(False)
+    return mlp.requires_grad_(False).eval()
 
 
 @pytest.mark.usefixtures("few")
@@ -219,13 +219,17 @@ class Clamped(LlamaMLP):
 @pytest.mark.usefixtures("few")
 @torch.no_grad()
 def test_an_mlp_that_computes_something_else_is_left_alone() -> None:
-    clamped, squared = _mlp("silu", False, Clamped), _mlp("relu2", False)
+    clamped, squared, clipped = (
+        _mlp("silu", False, Clamped),
+        _mlp("relu2", False),
+        _mlp("gelu_10", False),
+    )
     watched, seen = _mlp("silu", False), []
     watched.gate_proj.register_forward_hook(lambda *call: seen.append(call))
     hooked = _mlp("silu", False)
     hooked.register_forward_hook(lambda *call: -call[-1])
     states = torch.randn(2, 40) * 30
-    for mlp in (clamped, squared, watched, hooked):
+    for mlp in (clamped, squared, clipped, watched, hooked):
         expected = mlp(states)
         with kernel_layers(mlp):
             assert "forward" not in mlp.__dict__
@@ -260,27 +264,31 @@ def test_every_architecture_decodes_what_it_decodes_without_the_kernel(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize(
-    ("name", "kinds"),
-    [
-        ("llama", ("DecoderLayer", "MLP", "Norm")),
-        ("mistral", ("DecoderLayer", "MLP", "Norm")),
-        ("qwen2", ("DecoderLayer", "MLP", "Norm")),
-        ("qwen3", ("DecoderLayer", "MLP", "Norm")),
-        ("gemma", ("DecoderLayer", "MLP", "Norm")),
-        ("gemma3_text", ("MLP", "Norm")),
-        ("olmo2", ("MLP", "Norm")),
-    ],
-)
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "gemma", "granite"])
 @DTYPES
-def test_what_common_architectures_are_made_of_is_served(
-    name: str, kinds: tuple[str, ...], dtype: torch.dtype
-) -> None:
+def test_the_layers_of_common_architectures_are_served_whole(name: str, dtype: torch.dtype) -> None:
     model = build(name).to(dtype)
-    parts = [module for module in model.modules() if type(module).__name__.endswith(kinds)]
+    before = model.config._attn_implementation
+    assert _served_layers(model) == 2
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "olmo2", "exaone4"])
+@DTYPES
+def test_of_others_the_norms_and_mlps_are_served(name: str, dtype: torch.dtype) -> None:
+    model = build(name).to(dtype)
+    parts = [part for part in model.modules() if type(part).__name__.endswith(("MLP", "Norm"))]
     assert len(parts) > 6
     with kernel_layers(model):
         assert [type(part).__name__ for part in parts if "forward" not in part.__dict__] == []
+
+
+class ClampedLayer(LlamaDecoderLayer):
+    """One that shows what it does at large states alone."""
+
+    def forward(self, *given: Any, **named: Any) -> torch.Tensor:
+        return super().forward(*given, **named).clamp(-5.0, 5.0)
 
 
 def _served_layers(model: PreTrainedModel) -> int:
@@ -312,7 +320,10 @@ def test_a_layer_that_does_more_than_its_parts_say_is_no_layer_of_the_kernel(
     watched, seen = build("llama"), []
     watched.model.layers[0].self_attn.register_forward_hook(lambda *call: seen.append(call))
     assert _served_layers(watched) == 1
-    for model in (_changed(attention_multiplier=0.3), watched):
+    clamped = build("llama")
+    clamped.model.layers[1].__class__ = ClampedLayer
+    assert _served_layers(clamped) == 1
+    for model in (_changed(attention_multiplier=0.3), watched, clamped):
         found = {}
         for most in (0, MOST):
             monkeypatch.setattr(bound, "most_tokens", lambda dtype, most=most: most)
@@ -333,6 +344,113 @@ def test_layers_answer_the_model_s_own_generation_as_without_the_kernel() -> Non
         found = model.generate(ids, **asked), model(ids, attention_mask=mask).logits
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("few")
+@DTYPES
+@torch.inference_mode()
+def test_a_hook_that_does_nothing_changes_no_bit(dtype: torch.dtype) -> None:
+    """Its layer is computed part by part, then, as a padded call before may have it."""
+    for name in ("llama", "qwen3"):
+        model = build(name, {"hidden_size": 64}).to(dtype)
+        found = [_decoded(model, Stem(None))]
+        for layer in model.model.layers:
+            layer.self_attn.register_forward_pre_hook(lambda *call: None)
+        assert _served_layers(model) == 0
+        found.append(_decoded(model, Stem(None)))
+        torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("few")
+@torch.no_grad()
+def test_modules_are_called_as_they_were() -> None:
+    """By keyword, with more arguments, with states of another width, in training."""
+
+    class Scaled(LlamaRMSNorm):
+        def forward(self, states: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+            normed = super().forward(states)
+            return normed if gate is None else normed * gate
+
+    torch.manual_seed(0)
+    norm, linear_layer, mlp = Scaled(40).eval(), nn.Linear(40, 8).eval(), _mlp("silu", False)
+    states = torch.randn(2, 40)
+    asked: list[Callable[[], torch.Tensor]] = [
+        lambda: norm(states, states),
+        lambda: norm(states, gate=states),
+        lambda: norm(states[:, :1]),
+        lambda: linear_layer(input=states),
+        lambda: mlp(x=states),
+    ]
+    expected = [ask() for ask in asked]
+    with kernel_layers(nn.ModuleList([linear_layer, norm, mlp])):
+        assert "forward" in norm.__dict__
+        for ask, own in zip(asked, expected, strict=True):
+            torch.testing.assert_close(ask(), own)
+        with pytest.raises(RuntimeError):
+            linear_layer(states[:, :39])
+    without = nn.Sequential(nn.Linear(8, 8), nn.RMSNorm(8)).eval()
+    with kernel_layers(without):
+        assert "forward" not in without[1].__dict__
+    trained = _mlp("silu", False).train()
+    with kernel_layers(trained):
+        assert "forward" not in trained.__dict__
+
+
+@pytest.mark.usefixtures("few")
+@torch.inference_mode()
+def test_the_model_s_own_attention_is_left_to_it() -> None:
+    """What no interface has a name for: the layers compute themselves."""
+    model, ids = build("llama"), torch.tensor([[5, 9]])
+    model.set_attn_implementation("eager")
+    expected = model(ids, use_cache=False).logits
+    with kernel_layers(model):
+        torch.testing.assert_close(model(ids, use_cache=False).logits, expected)
+
+
+class Tripled(LlamaMLP):
+    """What it does beside its layers' names does not show while they are zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 3
+
+
+@pytest.mark.usefixtures("few")
+@torch.no_grad()
+def test_weights_that_show_nothing_decide_nothing() -> None:
+    for kind, is_served in ((LlamaMLP, True), (Tripled, False)):
+        mlp = _mlp("silu", False, kind)
+        weight, states = mlp.down_proj.weight.clone(), torch.randn(2, 40)
+        for shown in (torch.zeros_like(weight), weight * torch.nan):
+            mlp.down_proj.weight.copy_(shown)
+            with kernel_layers(mlp):
+                assert "forward" not in mlp.__dict__
+        mlp.down_proj.weight.copy_(weight)
+        expected = mlp(states)
+        with kernel_layers(mlp):
+            assert ("forward" in mlp.__dict__) is is_served
+            torch.testing.assert_close(mlp(states), expected)
+
+
+@pytest.mark.usefixtures("few")
+@torch.no_grad()
+def test_a_setting_that_has_changed_is_tried_again() -> None:
+    norm = LlamaRMSNorm(24, eps=1e-6).eval()
+    model, states = nn.Sequential(nn.Linear(24, 24), norm).eval(), torch.randn(2, 24) * 0.1
+    for epsilon in (1e-6, 0.5):
+        norm.variance_epsilon = epsilon
+        expected = norm(states)
+        with kernel_layers(model):
+            torch.testing.assert_close(norm(states), expected)
+
+
+@pytest.mark.usefixtures("few")
+@torch.no_grad()
+def test_states_that_are_changed_in_place_are_others() -> None:
+    model, states = Attention().eval(), torch.randn(1, 2, 16)
+    expected = model.q_proj(states), model.k_proj(states * 2)
+    with kernel_layers(model):
+        found = model.q_proj(states), model.k_proj(states.mul_(2))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.fixture

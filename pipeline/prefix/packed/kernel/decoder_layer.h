@@ -25,14 +25,17 @@ static void rotate(int64_t tokens, int64_t heads, int64_t dim, const Norm& by, c
   if (by.scale)
     norm(tokens * heads, dim, by.epsilon, by.rounds_first, by.scale, states, states);
   const int64_t half = dim / 2;
-  Floats turned(dim);
+  // Products stand in memory before they are summed: contracted into one instruction with the sum,
+  // they would not round as the model's own do.
+  Floats straight(dim), turned(dim);
   for (int64_t t = 0; t < tokens; t++, cos += dim, sin += dim)
     for (int64_t h = 0; h < heads; h++, states += dim) {
-      for (int64_t d = 0; d < dim; d++) {
-        const float other = d < half ? -widened(states[d + half]) : widened(states[d - half]);
-        turned[d] = as<T>(widened(states[d]) * widened(cos[d])) + as<T>(other * widened(sin[d]));
+      for (int64_t d = 0; d < dim; d++) straight[d] = as<T>(widened(states[d]) * widened(cos[d]));
+      for (int64_t d = 0; d < half; d++) {
+        turned[d] = as<T>(-widened(states[d + half]) * widened(sin[d]));
+        turned[d + half] = as<T>(widened(states[d]) * widened(sin[d + half]));
       }
-      for (int64_t d = 0; d < dim; d++) narrowed(turned[d], states[d]);
+      for (int64_t d = 0; d < dim; d++) narrowed(straight[d] + turned[d], states[d]);
     }
 }
 

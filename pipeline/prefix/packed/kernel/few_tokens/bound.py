@@ -18,23 +18,32 @@ class Bound:
     dtype: torch.dtype
     tokens: int
 
-    def holds(self, states: Tensor, size: int) -> bool:
-        """Whether states `[..., size]` are few enough; no gradient goes through the kernel."""
+    def holds(self, states: Any, size: int, rows: int = 1) -> bool:
+        """Whether states `[..., size]` are those of few tokens, of `rows` rows at the most each.
+
+        No gradient goes through the kernel.
+        """
         return (
-            states.numel() <= self.tokens * size
+            isinstance(states, Tensor)
             and states.dtype == self.dtype
+            and states.shape[-1] == size
+            and states.numel() <= self.tokens * rows * size
             and not torch.is_grad_enabled()
         )
 
     def serves(self, layer: Any) -> TypeGuard[nn.Linear]:
         """Whether something is a plain linear layer of these."""
-        # What quantizes, adapts or moves weights has classes or a forward of its own.
-        return type(layer) is nn.Linear and is_plain(layer) and self.has(layer.weight)
+        # What adapts or moves weights has classes or a forward of its own.
+        if type(layer) is not nn.Linear or not is_plain(layer) or not self.has(layer.weight):
+            return False
+        return layer.bias is None or self.has(layer.bias)
 
-    def has(self, weight: Tensor) -> bool:
+    def has(self, weight: Any) -> bool:
         """Whether a weight is as the kernel takes it."""
-        is_here = weight.device.type == "cpu" and weight.dtype == self.dtype
-        return is_here and weight.is_contiguous()
+        # What is quantized is of a class that has no numbers at its address.
+        if type(weight) not in (Tensor, nn.Parameter) or weight.device.type != "cpu":
+            return False
+        return weight.dtype == self.dtype and weight.is_contiguous()
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -46,7 +55,7 @@ def is_plain(module: nn.Module) -> bool:
 def bound_of(model: nn.Module) -> Bound | None:
     """The bound of a model's layers; None where the kernel has nothing to bring."""
     first = next(model.parameters(), None)
-    if first is None or first.device.type != "cpu":
+    if first is None or first.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
     most = most_tokens(first.dtype)
     return Bound(first.dtype, most) if most else None

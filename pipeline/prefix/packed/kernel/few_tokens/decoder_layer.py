@@ -5,11 +5,10 @@ shows. Its attention is called as its class calls it.
 """
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -18,51 +17,64 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pipeline.prefix.packed.call import Tensor
 from pipeline.prefix.packed.kernel.few_tokens.bound import Bound
+from pipeline.prefix.packed.kernel.few_tokens.forward import Forward, Forwards
+from pipeline.prefix.packed.kernel.few_tokens.gated import refuse_zeros
 from pipeline.prefix.packed.kernel.few_tokens.layer_parts import (
     LaidOutLayer,
     LayerParts,
     parts_of,
 )
-from pipeline.prefix.packed.kernel.few_tokens.trial import agree, drawn_states
+from pipeline.prefix.packed.kernel.few_tokens.trial import Verdicts, agree, drawn_states
 from pipeline.prefix.packed.kernel.loading import NAMES, kernel_library
 
 _TRIAL = "few_tokens_trial"
-# Small ones show what is added to them, which does not depend on their size.
-_SIZES = (1.0, 1e-2, 1e-3)
+# Small ones show what is added to them, which does not depend on their size; large ones a clamp.
+_SIZES = (1.0, 1e-2, 1e-3, 1e3)
 
-# Of each what it tells its attention beside what it is told; None for one that is not served.
-_tried: WeakKeyDictionary[nn.Module, dict[torch.dtype, dict[str, Any] | None]]
-_tried = WeakKeyDictionary()
+_OF_THE_LAYER = ("attention_mask", "position_embeddings", "past_key_values")
+"""What an attention function is not told by keyword."""
+
+_Told = dict[str, Any]
+"""What a layer's class tells its attention beside what it is told."""
+
+_verdicts = Verdicts[_Told]()
 
 
-def decoder_layer_forwards(
-    model: nn.Module, bound: Bound
-) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """A model's decoder layers that the kernel knows, and the forward of each by it."""
-    for module in model.modules():
+def decoder_layer_forwards(modules: Iterable[nn.Module], bound: Bound) -> Forwards:
+    """The decoder layers that the kernel knows."""
+    for module in modules:
         parts = parts_of(module, bound)
         if parts is not None:
-            told = _tried.setdefault(module, {})
-            if bound.dtype not in told:
-                told[bound.dtype] = _told_by(module, parts, bound.dtype)
-            if (own := told[bound.dtype]) is not None:
-                yield module, _forward(module, parts, bound, own)
+            trial = partial(_told_by, module, parts, bound.dtype)
+            told = _verdicts.of(module, bound.dtype, trial)
+            if told is not None:
+                yield module, _forward(module, parts, bound, told)
 
 
 class _ByKernel:
     """A decoder layer's function of states `[1, tokens, size]`."""
 
-    def __init__(self, layer: Any, parts: LayerParts, told: dict[str, Any]) -> None:
+    def __init__(self, layer: Any, parts: LayerParts, told: _Told) -> None:
         library, name = kernel_library(), NAMES[parts.linears[0].weight.dtype]
         self._before = getattr(library, f"before_{name}")
         self._after = getattr(library, f"after_{name}")
         self._laid_out = LaidOutLayer.of(parts)
         self._address = ctypes.addressof(self._laid_out)
-        self._attention, self._told = layer.self_attn, told
+        self._module, self._told = layer.self_attn, told
         self._config, self._heads, self._dim = layer.self_attn.config, parts.heads, parts.head_dim
 
+    @property
+    def attention(self) -> Any:
+        """The function that the model's attention is switched to; None for its own."""
+        return ALL_ATTENTION_FUNCTIONS.get(self._config._attn_implementation)
+
     def __call__(
-        self, states: Tensor, rotation: tuple[Tensor, ...], attention_mask: Any, **kwargs: Any
+        self,
+        attention: Any,
+        states: Tensor,
+        rotation: tuple[Tensor, ...],
+        attention_mask: Any,
+        **kwargs: Any,
     ) -> Tensor:
         tokens, given, dim = states.shape[1], states.data_ptr(), self._dim
         projected = states.new_empty(tokens * sum(self._heads) * dim)
@@ -73,42 +85,31 @@ class _ByKernel:
             strides = (0, dim, count * dim, 1)
             heads.append(projected.as_strided((1, count, tokens, dim), strides, first))
             first += tokens * count * dim
-        attend = ALL_ATTENTION_FUNCTIONS[self._config._attn_implementation]
         told = self._told | kwargs
-        attended = attend(self._attention, *heads, attention_mask, **told)[0]
+        attended = attention(self._module, *heads, attention_mask, **told)[0]
         attended, result = attended.contiguous(), torch.empty_like(states)
         self._after(self._address, tokens, given, attended.data_ptr(), result.data_ptr())
         return result
 
 
-def _forward(
-    layer: Any, parts: LayerParts, bound: Bound, told: dict[str, Any]
-) -> Callable[..., Any]:
-    own, by_kernel, size, dim = (
-        layer.forward,
-        _ByKernel(layer, parts, told),
-        parts.size,
-        parts.head_dim,
-    )
+def _forward(layer: Any, parts: LayerParts, bound: Bound, told: _Told) -> Forward:
+    own, by_kernel = layer.forward, _ByKernel(layer, parts, told)
+    size, dim = parts.size, parts.head_dim
 
-    def forward(
-        hidden_states: Tensor,
-        attention_mask: Any = None,
-        *others: Any,
-        position_embeddings: Any = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> Any:
+    def forward(*given: Any, **named: Any) -> Any:
+        rotation = named.get("position_embeddings")
         if (
-            not others
-            and past_key_values is None
-            and isinstance(position_embeddings, tuple)
-            and bound.holds(hidden_states, size)
-            and _are_one_row(hidden_states, position_embeddings, dim)
+            len(given) == 1
+            and named.get("past_key_values") is None
+            and isinstance(rotation, tuple)
+            and bound.holds(given[0], size)
+            and _are_one_row(given[0], rotation, dim)
+            and (attention := by_kernel.attention) is not None
         ):
-            return by_kernel(hidden_states, position_embeddings, attention_mask, **kwargs)
-        kwargs |= {"position_embeddings": position_embeddings, "past_key_values": past_key_values}
-        return own(hidden_states, attention_mask, *others, **kwargs)
+            others = {name: value for name, value in named.items() if name not in _OF_THE_LAYER}
+            mask = named.get("attention_mask")
+            return by_kernel(attention, given[0], rotation, mask, **others)
+        return own(*given, **named)
 
     return forward
 
@@ -126,11 +127,12 @@ def _are_one_row(states: Tensor, rotation: tuple[Tensor, ...], dim: int) -> bool
     )
 
 
-def _told_by(layer: Any, parts: LayerParts, dtype: torch.dtype) -> dict[str, Any] | None:
+def _told_by(layer: Any, parts: LayerParts, dtype: torch.dtype) -> _Told | None:
     """What a layer's class tells its attention; None where it computes something else.
 
     Both are tried with an attention that mixes no tokens, and remembers what it was given.
     """
+    refuse_zeros(parts.linears)
     states = drawn_states(parts.size, dtype, _SIZES)
     # No two alike, so that pairs of another form show.
     cos = drawn_states(parts.head_dim, dtype, [1.0] * len(_SIZES))
@@ -138,15 +140,18 @@ def _told_by(layer: Any, parts: LayerParts, dtype: torch.dtype) -> dict[str, Any
     own, by_kernel = list[_Call](), list[_Call]()
     config = layer.self_attn.config
     before = config._attn_implementation
-    config._attn_implementation = _TRIAL
+    # Not by the property, which would change the configurations below it as well.
+    config._attn_implementation_internal = _TRIAL
     try:
         is_one = agree(
             lambda given: layer.forward(given, position_embeddings=rotation, calls=own),
-            lambda given: _ByKernel(layer, parts, {})(given, rotation, None, calls=by_kernel),
+            lambda given: _ByKernel(layer, parts, {})(
+                _remember, given, rotation, None, calls=by_kernel
+            ),
             states,
         )
     finally:
-        config._attn_implementation = before
+        config._attn_implementation_internal = before
     if not is_one or len(own) != 1:
         return None
     for one, other in zip(own[0].heads, by_kernel[0].heads, strict=True):
@@ -165,7 +170,7 @@ class _Call:
     """Query, key and value that an attention was given, and what it was told."""
 
     heads: tuple[Tensor, Tensor, Tensor]
-    told: dict[str, Any]
+    told: _Told
 
 
 def _given(heads: Tensor, _: Tensor) -> Tensor:

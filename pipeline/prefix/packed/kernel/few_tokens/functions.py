@@ -1,7 +1,7 @@
-"""The kernel's functions of a few tokens; whoever makes one holds the weights that it reads.
+"""The kernel's functions of a few tokens.
 
-What a call asks of a layer is asked once: of one token it would be a good part of the time. Weights
-must not move while a function is in use.
+What a call asks of a layer is asked once: of one token it would be a good part of the time. A
+function reads the tensors that were a layer's weights when it was made, and keeps them.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")
 
 def linear_function(layers: Sequence[nn.Linear]) -> Callable[[Tensor], list[Tensor]]:
     """Layers of the same states `[..., in]`, of contiguous weights of one dtype."""
-    weights = [layer.weight for layer in layers]
+    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    outs, size = [len(weight) for weight in weights], weights[0].shape[1]
     function = getattr(kernel_library(), f"linear_{NAMES[weights[0].dtype]}")
-    size, outs = weights[0].shape[1], [weight.shape[0] for weight in weights]
-    laid_out = integers(outs), pointers(weights), pointers([layer.bias for layer in layers])
+    laid_out = integers(outs), pointers(weights), pointers(biases)
     count, total = len(outs), sum(outs)
 
     def of(states: Tensor) -> list[Tensor]:
@@ -35,6 +35,7 @@ def linear_function(layers: Sequence[nn.Linear]) -> Callable[[Tensor], list[Tens
         parts = result.split([tokens * out for out in outs])
         return [part.view(*leading, out) for part, out in zip(parts, outs, strict=True)]
 
+    of.__dict__["held"] = weights, biases
     return of
 
 
@@ -62,12 +63,11 @@ def gated_function(
     gate: nn.Linear, up: nn.Linear, down: nn.Linear, activation: str
 ) -> Callable[[Tensor], Tensor]:
     """A gated MLP of states `[..., in]`, of contiguous weights of one dtype."""
-    layers = gate, up, down
+    tensors = [tensor for layer in (gate, up, down) for tensor in (layer.weight, layer.bias)]
     function = getattr(kernel_library(), f"gated_{NAMES[gate.weight.dtype]}")
-    middle, size = gate.weight.shape
-    out = down.weight.shape[0]
+    (middle, size), out = gate.weight.shape, len(down.weight)
     sizes = integers([size, middle, out, ACTIVATIONS.index(activation)])
-    data = pointers([t for layer in layers for t in (layer.weight, layer.bias)])
+    data = pointers(tensors)
 
     def of(states: Tensor) -> Tensor:
         states = states.contiguous()
@@ -75,4 +75,5 @@ def gated_function(
         function(sizes, data, states.numel() // size, states.data_ptr(), result.data_ptr())
         return result
 
+    of.__dict__["held"] = tensors
     return of

@@ -3,9 +3,9 @@
 One is known by its layers' names, and tried once: what its class does beside them shows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -13,8 +13,14 @@ from torch.nn import functional as F
 
 from pipeline.prefix.packed.call import Tensor
 from pipeline.prefix.packed.kernel.few_tokens.bound import Bound, is_plain
+from pipeline.prefix.packed.kernel.few_tokens.forward import Forwards, forward_of
 from pipeline.prefix.packed.kernel.few_tokens.functions import gated_function
-from pipeline.prefix.packed.kernel.few_tokens.trial import agree, drawn_states
+from pipeline.prefix.packed.kernel.few_tokens.trial import (
+    UndecidedError,
+    Verdicts,
+    agree,
+    drawn_states,
+)
 
 _LAYERS = ("gate_proj", "up_proj", "down_proj")
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,27 +28,28 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": lambda states: F.gelu(states, approximate="tanh"),
     "gelu": F.gelu,
 }
+# Large ones show what is clamped.
+_SIZES = (1.0, 30.0, 1e3)
 
-_tried: WeakKeyDictionary[nn.Module, dict[torch.dtype, str | None]] = WeakKeyDictionary()
+_activations, _verdicts = Verdicts[str](), Verdicts[str]()
 
 
-def gated_forwards(
-    model: nn.Module, bound: Bound
-) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-    """A model's gated MLPs, and the forward of each by the kernel."""
-    for module in model.modules():
-        if (activation := gated_activation(module, bound)) is not None:
-            yield module, _forward(module, activation, bound)
+def gated_forwards(modules: Iterable[nn.Module], bound: Bound) -> Forwards:
+    """The gated MLPs that the kernel knows."""
+    for module in modules:
+        activation = gated_activation(module, bound)
+        if activation is not None:
+            layers, trial = gated_layers(module), partial(_tried, module, activation)
+            if _verdicts.of(module, bound.dtype, trial) is not None:
+                function = gated_function(*layers, activation)
+                yield module, forward_of(module.forward, function, bound, layers[0].in_features)
 
 
 def gated_activation(module: Any, bound: Bound) -> str | None:
-    """The name of an MLP's activation; None for what is no gated MLP that the kernel knows."""
+    """The name of the activation of what looks like a gated MLP; None for all else."""
     if not isinstance(module, nn.Module) or not _may_be_one(module, bound):
         return None
-    names = _tried.setdefault(module, {})
-    if bound.dtype not in names:
-        names[bound.dtype] = _activation_of(module)
-    return names[bound.dtype]
+    return _activations.of(module, bound.dtype, lambda: _activation_of(module))
 
 
 def gated_layers(module: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
@@ -52,7 +59,10 @@ def gated_layers(module: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
 
 def _may_be_one(module: nn.Module, bound: Bound) -> bool:
     parts = module._modules
-    if parts.keys() != {*_LAYERS, "act_fn"} or module._parameters or not is_plain(module):
+    if parts.keys() != {*_LAYERS, "act_fn"} or module._parameters or module.training:
+        return False
+    activation = parts["act_fn"]
+    if activation is None or not is_plain(module) or not is_plain(activation):
         return False
     if not all(bound.serves(parts[name]) for name in _LAYERS):
         return False
@@ -61,22 +71,27 @@ def _may_be_one(module: nn.Module, bound: Bound) -> bool:
 
 
 def _activation_of(module: Any) -> str | None:
-    grid = torch.linspace(-10, 10, 401)[None]
-    layers = gated_layers(module)
-    weight = layers[0].weight
-    states = drawn_states(weight.shape[1], weight.dtype, (1.0, 1.0, 20.0))
+    # Two rows, since some clip what is large.
+    grid = torch.stack([torch.linspace(-10, 10, 401), torch.linspace(-100, 100, 401)])
     for name, activation in _ACTIVATIONS.items():
         if agree(module.act_fn, activation, grid):
-            return name if agree(module.forward, gated_function(*layers, name), states) else None
+            return name
     return None
 
 
-def _forward(module: Any, activation: str, bound: Bound) -> Callable[[Tensor], Tensor]:
-    own, layers = module.forward, gated_layers(module)
-    by_kernel, size = gated_function(*layers, activation), layers[0].in_features
+def _tried(module: Any, activation: str) -> str | None:
+    """The activation again, where the module computes what its parts say."""
+    layers = gated_layers(module)
+    refuse_zeros(layers)
+    weight = layers[0].weight
+    states = drawn_states(weight.shape[1], weight.dtype, _SIZES)
+    return (
+        activation if agree(module.forward, gated_function(*layers, activation), states) else None
+    )
 
-    def forward(states: Tensor) -> Tensor:
-        result: Tensor = by_kernel(states) if bound.holds(states, size) else own(states)
-        return result
 
-    return forward
+def refuse_zeros(layers: Iterable[nn.Linear]) -> None:
+    """Raise UndecidedError for a layer whose weights begin with zeros, as some are initialised."""
+    for layer in layers:
+        if not layer.weight[0].any():
+            raise UndecidedError

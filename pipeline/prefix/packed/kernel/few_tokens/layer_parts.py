@@ -48,13 +48,13 @@ class LayerParts:
 def parts_of(layer: nn.Module, bound: Bound) -> LayerParts | None:
     """The parts of a module; None for what has others, or one that the kernel does not know."""
     parts = layer._modules
-    if parts.keys() != _LAYER or layer._parameters or not is_plain(layer):
+    if parts.keys() != _LAYER or layer._parameters or not is_plain(layer) or layer.training:
         return None
     attention: Any = parts["self_attn"]
     inner = attention._modules
     if inner.keys() not in (_ATTENTION, _ATTENTION | _HEAD_NORMS):
         return None
-    if attention._parameters or not is_plain(attention):
+    if attention._parameters or not is_plain(attention) or not hasattr(attention, "config"):
         return None
     activation, dim = gated_activation(parts["mlp"], bound), getattr(attention, "head_dim", None)
     projections = [inner[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
@@ -106,7 +106,7 @@ class _Layer(ctypes.Structure):
 
 
 class LaidOutLayer(ctypes.Structure):
-    """The kernel's struct `DecoderLayer`; what it points to lives as long as it does."""
+    """The kernel's struct `DecoderLayer`, which keeps the tensors that it points to."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("size", "heads", "kv_heads", "dim", "middle")),
@@ -125,8 +125,8 @@ class LaidOutLayer(ctypes.Structure):
         for i, (norm, scale) in enumerate(zip(parts.norms, scales, strict=True)):
             if norm is not None and scale is not None:
                 made.norms[i] = _Norm(scale.data_ptr(), norm[0].epsilon, norm[0].rounds_first)
-        for i, layer in enumerate(parts.linears):
-            bias = None if layer.bias is None else layer.bias.data_ptr()
-            made.linears[i] = _Layer(layer.weight.data_ptr(), bias)
-        made.held = parts, scales
+        tensors = [(layer.weight, layer.bias) for layer in parts.linears]
+        for i, (weight, bias) in enumerate(tensors):
+            made.linears[i] = _Layer(weight.data_ptr(), None if bias is None else bias.data_ptr())
+        made.held = scales, tensors
         return made

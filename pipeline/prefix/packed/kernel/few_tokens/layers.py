@@ -16,16 +16,16 @@ from weakref import WeakSet
 from torch import nn
 
 from pipeline.prefix.architecture.turns import turn_of
-from pipeline.prefix.packed.kernel.few_tokens.bound import bound_of
+from pipeline.prefix.packed.kernel.few_tokens.bound import Bound, bound_of
 from pipeline.prefix.packed.kernel.few_tokens.decoder_layer import decoder_layer_forwards
+from pipeline.prefix.packed.kernel.few_tokens.forward import Forwards
 from pipeline.prefix.packed.kernel.few_tokens.gated import gated_forwards
 from pipeline.prefix.packed.kernel.few_tokens.linear import linear_forwards
 from pipeline.prefix.packed.kernel.few_tokens.norm import norm_forwards
 
 _within: WeakSet[nn.Module] = WeakSet()
 
-_KINDS = (decoder_layer_forwards, gated_forwards, linear_forwards, norm_forwards)
-"""What a model is made of, from the whole to its parts, of which most do not know the whole."""
+_KINDS = gated_forwards, linear_forwards, norm_forwards
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def kernel_layers(model: nn.Module) -> Iterator[None]:
             yield
             return
         # All of them are found before one has another forward.
-        forwards = list(chain.from_iterable(kind(model, bound) for kind in _KINDS))
+        forwards = list(_forwards(model, bound))
         _within.add(model)
         for layer, forward in forwards:
             layer.__dict__["forward"] = forward
@@ -51,3 +51,11 @@ def kernel_layers(model: nn.Module) -> Iterator[None]:
             for layer, _ in forwards:
                 layer.__dict__.pop("forward", None)
             _within.discard(model)
+
+
+def _forwards(model: nn.Module, bound: Bound) -> Forwards:
+    """Of whole decoder layers, and of what stands in none that the kernel knows."""
+    layers = dict(decoder_layer_forwards(model.modules(), bound))
+    inner = {module for layer in layers for module in layer.modules()}
+    others = [module for module in model.modules() if module not in inner]
+    return chain(layers.items(), *(kind(others, bound) for kind in _KINDS))

@@ -1,21 +1,22 @@
 """RMS norms by the kernel (Zhang and Sennrich 2019, arXiv 1910.07467).
 
 Models write them in ways of their own: the weight as it is or above 1, scaled in the dtype or in
-float32. So each is tried once, on random states, and served in the way that gives its numbers.
+float32. So each is tried once, with random states and a random weight, and served in the way that
+gives its numbers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
+from torch.func import functional_call
 
 from pipeline.prefix.packed.call import Tensor
 from pipeline.prefix.packed.kernel.few_tokens.bound import Bound, is_plain
+from pipeline.prefix.packed.kernel.few_tokens.forward import Forwards, forward_of
 from pipeline.prefix.packed.kernel.few_tokens.functions import norm_function
-from pipeline.prefix.packed.kernel.few_tokens.trial import agree, drawn_states
+from pipeline.prefix.packed.kernel.few_tokens.trial import Verdicts, agree, drawn_states
 
 _EPSILONS = ("variance_epsilon", "eps", "epsilon")
 # Of a few tokens a norm may have as many rows as they have heads.
@@ -39,55 +40,48 @@ class NormForm:
         return norm_function(self.scale(weight), self.epsilon, self.rounds_first, weight.dtype)
 
 
-_tried: WeakKeyDictionary[nn.Module, dict[torch.dtype, NormForm | None]] = WeakKeyDictionary()
+_verdicts = Verdicts[NormForm]()
 
 
-def norm_forwards(
-    model: nn.Module, bound: Bound
-) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-    """A model's RMS norms, and the forward of each by the kernel."""
-    for module in model.modules():
+def norm_forwards(modules: Iterable[nn.Module], bound: Bound) -> Forwards:
+    """The RMS norms that the kernel knows."""
+    for module in modules:
         if (form := norm_form(module, bound)) is not None:
-            yield module, _forward(module, form, bound)
+            weight: Any = module.weight
+            function = form.function(weight)
+            yield module, forward_of(module.forward, function, bound, len(weight), _ROWS)
 
 
 def norm_form(module: Any, bound: Bound) -> NormForm | None:
     """How a module is written; None for what is no norm that the kernel knows."""
     if not isinstance(module, nn.Module) or not _may_be_one(module, bound):
         return None
-    forms = _tried.setdefault(module, {})
-    if bound.dtype not in forms:
-        forms[bound.dtype] = _form_of(module)
-    return forms[bound.dtype]
+    return _verdicts.of(module, bound.dtype, lambda: _form_of(module))
 
 
 def _may_be_one(module: nn.Module, bound: Bound) -> bool:
     if module._parameters.keys() != {"weight"} or module._modules or not is_plain(module):
         return False
-    weight = module.weight
-    return isinstance(weight, Tensor) and weight.ndim == 1 and bound.has(weight)
+    weight = module._parameters["weight"]
+    return bound.has(weight) and weight is not None and weight.ndim == 1
 
 
 def _form_of(module: Any) -> NormForm | None:
-    weight = module.weight
-    epsilons = [getattr(module, name) for name in _EPSILONS if hasattr(module, name)]
-    # Small ones show what is added to their square.
-    states = drawn_states(weight.shape[0], weight.dtype, (1.0, 1e-3, 30.0))
-    for epsilon in epsilons:
+    size, dtype = len(module.weight), module.weight.dtype
+    # As they begin, weights of 1 or 0 would hide where it rounds.
+    weight = drawn_states(size, dtype, [1.0])[0, 0]
+    # Small states show what is added to their square.
+    states = drawn_states(size, dtype, (1.0, 1e-3, 30.0, 1e3))
+    found = [getattr(module, name, None) for name in _EPSILONS]
+    for epsilon in (value for value in found if isinstance(value, float)):
         for above in (0.0, 1.0):
             for rounds_first in (True, False):
                 form = NormForm(epsilon, above, rounds_first)
-                if agree(module.forward, form.function(weight), states, exactly=True):
+                if agree(
+                    lambda given: functional_call(module, {"weight": weight}, (given,)),
+                    form.function(weight),
+                    states,
+                    exactly=True,
+                ):
                     return form
     return None
-
-
-def _forward(module: Any, form: NormForm, bound: Bound) -> Callable[[Tensor], Tensor]:
-    own, size = module.forward, module.weight.shape[0] * _ROWS
-    by_kernel = form.function(module.weight)
-
-    def forward(states: Tensor) -> Tensor:
-        result: Tensor = by_kernel(states) if bound.holds(states, size) else own(states)
-        return result
-
-    return forward
