@@ -12,7 +12,7 @@ from pipeline.prefix.packed.call import Tensor
 Found = TypeVar("Found")
 
 # Of the norm of each token: some roundings of the dtype.
-_TOLERANCES = {torch.bfloat16: 4e-3}
+_TOLERANCES = {torch.bfloat16: 6e-3}
 _TOLERANCE = 1e-5
 # Of a norm alone, whose sums hardly differ: a number in some hundreds rounds the other way.
 _CLOSE = {torch.bfloat16: 5e-4}
