@@ -47,7 +47,7 @@ def is_ready() -> bool:
 def run(trial: Trial) -> Line:
     """A trial's line; what it says meanwhile is shown nowhere, unless it fails.
 
-    Keys: `trial` (its identity), `steps` and `best_step`, `parameters` that were trained,
+    Keys: `trial` (its identity), `device` (its name), `steps` and `best_step`, `parameters` that were trained,
     `seconds` of training with its validations, `step_seconds` (median of those without),
     `validation` (pairs of a step and its loss), `train` (each step's loss), `scores` by split, and
     `total_seconds`. Of a failed one `trial` and `error`.
@@ -75,6 +75,7 @@ def _run(trial: Trial) -> Line:
         history = found.result.history
         return {
             "trial": trial.identity,
+            "device": _device_name(frozen.device),
             "steps": found.result.step,
             "best_step": found.result.best_step,
             "parameters": found.parameters,
@@ -88,6 +89,10 @@ def _run(trial: Trial) -> Line:
             "train": [round(row["train/loss"], 4) for row in history if "train/loss" in row],
             "scores": _scores(trial, found.model),
         }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 class _Clock:

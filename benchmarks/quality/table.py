@@ -93,7 +93,8 @@ def _averaged(lines: Sequence[Line]) -> dict[str, Any]:
 def _measured(line: Line) -> dict[str, float]:
     """What a line has of `MEASURED`, and more."""
     found: dict[str, float] = {LOSS: dict(line["validation"])[line["best_step"]]}
-    if line["step_seconds"] is not None:
+    # Of processes beside each other it says how many there were.
+    if line["step_seconds"] is not None and line["trial"].get("alone"):
         found["ms a step"] = 1000 * line["step_seconds"]
     scores = {
         f"{_SPLITS[split]} {_METRICS[metric]}": score
