@@ -49,7 +49,7 @@ def _rows(folder: Path, number: int, evaluated: int) -> list[dict[str, str | flo
     _write(folder / "validation.jsonl", 1000, 1)
     _write(folder / "test.jsonl", evaluated, 2)
     with (folder / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(_params(), file)
+        YAML(typ="safe").dump(params(), file)
     _stage(folder, "fetch_model")
     alone = measured(["-c", _LOADED], folder)
     rows = [
@@ -98,7 +98,8 @@ def _write(path: Path, number: int, seed: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def _params() -> dict[str, object]:
+def params() -> dict[str, object]:
+    """Those of a training on examples of `TOKENS` tokens."""
     files = {split: f"{split}.jsonl" for split in ("train", "validation", "test")}
     return {
         "model": {"source": "local", "path": "model", "dtype": "float32"},
@@ -119,7 +120,7 @@ def _params() -> dict[str, object]:
             "in_context": [],
         },
         "kv_prefix": {"max_length": 16},
-        "prefix": {},
+        "prefix": {"distractors": {"path": "data/model/config.json"}},
         "teachers": {},
         "train": {
             "objective": {"type": "target", "path": "data/tokenized/splits/train"},

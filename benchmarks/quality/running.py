@@ -47,10 +47,10 @@ def is_ready() -> bool:
 def run(trial: Trial) -> Line:
     """A trial's line; what it says meanwhile is shown nowhere, unless it fails.
 
-    Keys: `trial` (its identity), `device` (its name), `steps` and `best_step`, `parameters` that were trained,
-    `seconds` of training with its validations, `step_seconds` (median of those without),
-    `validation` (pairs of a step and its loss), `train` (each step's loss), `scores` by split, and
-    `total_seconds`. Of a failed one `trial` and `error`.
+    Keys: `trial` (its identity), `device` (its name), `steps` and `best_step`, `parameters` that
+    were trained, `seconds` of training with its validations, `step_seconds` (median of those
+    without), `validation` (pairs of a step and its loss), `train` (each step's loss), `scores` by
+    split, and `total_seconds`. Of a failed one `trial` and `error`.
     """
     said = io.StringIO()
     began = time.perf_counter()
