@@ -80,8 +80,8 @@ def agree(
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
         return False
     bounds, default = (_CLOSE, _CLOSELY) if exactly else (_TOLERANCES, _TOLERANCE)
-    off = (found.double() - expected.double()).norm(dim=-1)
-    sizes = expected.double().norm(dim=-1)
+    off = (found.float() - expected.float()).norm(dim=-1)
+    sizes = expected.float().norm(dim=-1)
     if not (sizes.isfinite() & (sizes > 0)).all():
         raise UndecidedError
     return bool((off <= bounds.get(states.dtype, default) * sizes).all())
