@@ -130,6 +130,37 @@ def test_a_client_that_leaves_frees_its_slot(url: str) -> None:
     assert text_of(ask(url, SHORT, QUESTIONS[0]))
 
 
+async def _one_answer_a_connection(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """An engine that tires of a connection just when its next request has come."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    size = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+    await reader.readexactly(int(size.split(b":")[1]))
+    chunk = {"content": "a", "tokens": [5], "timings": {"cache_n": 1}, "stop": True}
+    body = f"data: {json.dumps(chunk)}\n\n" if b"/completion" in head else "{}"
+    told = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: keep-alive\r\n\r\n"
+    writer.write((told + body).encode())
+    await writer.drain()
+    await reader.read(1)
+    writer.close()
+
+
+def test_no_request_is_lost_with_a_connection_that_the_engine_closes(proxy: Proxy) -> None:
+    prefix = ServedPrefix("one", state="one", placeholders=(7,))
+
+    async def answers() -> list[str]:
+        engine = await asyncio.start_server(_one_answer_a_connection, "127.0.0.1", 0)
+        port = engine.sockets[0].getsockname()[1]
+        prompts: Any = proxy._prompts
+        mine = Proxy(f"http://127.0.0.1:{port}", 1, 64, {}, prompts, 8, 8)
+        async with engine, mine._client:
+            asked = [mine.slots.answer(prefix, [5], {}) for _ in range(3)]
+            return [chunk["content"] for each in asked async for chunk in each]
+
+    assert asyncio.run(answers()) == ["a"] * 3
+
+
 def test_a_signal_ends_the_command_and_its_engine(llama_cpp_project: Params) -> None:
     before = set(psutil.Process().children())
     with socket.socket() as free:

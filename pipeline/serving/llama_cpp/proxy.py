@@ -26,6 +26,8 @@ from pipeline.serving.refusals import Refusal, unknown_model
 
 # No bound on how long a slow machine computes; one on how long a server takes to be reached.
 _TIMEOUT = httpx2.Timeout(None, connect=10.0)
+# A connection that waits for its next request may be closed by the server just when it comes.
+_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
 
 
 class Proxy:
@@ -55,7 +57,7 @@ class Proxy:
     ) -> None:
         self._context, self._max_new_tokens = context, max_new_tokens
         self._prefixes, self._prompts = prefixes, prompts
-        self._client = httpx2.AsyncClient(base_url=url, timeout=_TIMEOUT)
+        self._client = httpx2.AsyncClient(base_url=url, timeout=_TIMEOUT, limits=_LIMITS)
         self.slots = Slots(self._client, slots, max_waiting)
         self.metrics = _metrics_of(self.slots)
         self._listing = Listing(prefixes)
