@@ -8,6 +8,7 @@
 constexpr int TOGETHER = LANES == 16 ? 8 : 4;
 constexpr int AHEAD = 8192;      // bytes that memory is asked for before they are needed
 constexpr int64_t FEW = 64;      // rows of weights that one thread computes
+constexpr size_t NEAREST = 32 << 10;  // bytes of a processor's nearest cache, at the least
 constexpr int64_t CHUNK = 32;    // rows of weights that are kept for all tokens
 
 // Of `count` tokens `[count, in]` the products with a row of weights. The order of a token's sum
@@ -50,10 +51,14 @@ static inline int products_of_most(const T* row, const float* states, int64_t in
 template <class T, class Take>
 static inline void each_product(const T* rows, int64_t count, int64_t tokens, int64_t in,
                                 const float* states, Take take) {
+  const bool fit = TOGETHER * in * sizeof(float) <= NEAREST;
   for (int64_t t = 0, done = 0; t < tokens; t += done)
     for (int64_t i = 0; i < count; i++) {
       float sums[TOGETHER];
-      done = products_of_most<TOGETHER>(rows + i * in, states + t * in, in, tokens - t, sums);
+      const T* row = rows + i * in;
+      const float* from = states + t * in;
+      done = fit ? products_of_most<TOGETHER>(row, from, in, tokens - t, sums)
+                 : products_of_most<TOGETHER / 2>(row, from, in, tokens - t, sums);
       for (int64_t u = 0; u < done; u++) take(i, t + u, sums[u]);
     }
 }
