@@ -4,7 +4,7 @@
 
 #include "gated.h"
 
-// A norm's scale, null for no norm; `layout.py` of few_tokens lays all of this out.
+// A norm's scale, null for no norm; `few_tokens/layer_parts.py` lays all of this out.
 struct Norm {
   const float* scale;
   float epsilon;

@@ -24,11 +24,6 @@ static inline Vector activated(Vector x, int64_t activation) {
   return x;
 }
 
-// The weights of a layer, and its bias or null.
-template <class T> struct Layer {
-  const T *weights, *bias;
-};
-
 // down(activation(gate(x)) * up(x)) of x `[tokens, in]`: gate and up `[middle, in]`, down
 // `[out, middle]`. Each step rounds as an operation of the dtype does.
 template <class T>
@@ -56,11 +51,6 @@ static void gated(int64_t tokens, int64_t in, int64_t middle, int64_t out, int64
           weighed[t * middle + first + i] = as<T>(as<T>(open[i]) * ups[t * LANES + i]);
       }
     }
-#pragma omp for schedule(static)
-    for (int64_t first = 0; first < out; first += CHUNK)
-      each_product(down.weights + first * middle, std::min(CHUNK, out - first), tokens, middle,
-                   weighed.data(), [=](int64_t i, int64_t t, float sum) {
-                     narrowed(sum + added_to(down.bias, first + i), result[t * out + first + i]);
-                   });
+    share_rows(down, tokens, middle, out, weighed.data(), result);
   }
 }

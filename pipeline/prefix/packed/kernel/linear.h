@@ -28,9 +28,7 @@ static inline void products_of(const T* row, const float* states, int64_t in, fl
     }
   }
   for (int t = 0; t < COUNT; t++) {
-    const Vector sum = sums[t][0] + sums[t][1];
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+    float total = summed(sums[t][0] + sums[t][1]);
     for (int64_t rest = j; rest < in; rest++) total += widened(row[rest]) * states[t * in + rest];
     out[t] = total;
   }
@@ -74,9 +72,26 @@ static inline float added_to(const BFloat16* bias, int64_t i) {
   return bias ? widened(bias[i]) : 0.0f;
 }
 
-// Layers of the same states: `[tokens, in]` times weights `[outs[l], in]` turned, and the bias
-// `[outs[l]]` if there is one; results `[tokens, outs[l]]` one after another. Sums are float32, and
-// rounded once.
+// The weights of a layer `[out, in]`, and its bias `[out]` or null.
+template <class T> struct Layer {
+  const T *weights, *bias;
+};
+
+// `[tokens, in]` times the weights turned, and the bias, as `[tokens, out]`: sums are float32, and
+// rounded once. The threads of a region share the rows, contiguous and as many for each.
+template <class T>
+static inline void share_rows(Layer<T> layer, int64_t tokens, int64_t in, int64_t out,
+                              const float* states, T* result) {
+#pragma omp for schedule(static) nowait
+  for (int64_t first = 0; first < out; first += CHUNK)
+    each_product(layer.weights + first * in, std::min(CHUNK, out - first), tokens, in, states,
+                 [=](int64_t i, int64_t t, float sum) {
+                   const float biased = sum + added_to(layer.bias, first + i);
+                   narrowed(biased, result[t * out + first + i]);
+                 });
+}
+
+// Layers of the same states; results `[tokens, outs[l]]` one after another.
 template <class T>
 static void linear(int64_t tokens, int64_t in, int64_t layers, const int64_t* outs,
                    const T* const* weights, const T* const* biases, const T* given, T* result) {
@@ -86,16 +101,7 @@ static void linear(int64_t tokens, int64_t in, int64_t layers, const int64_t* ou
 #pragma omp parallel if (rows > FEW)
   {
     T* to = result;
-    for (int64_t l = 0; l < layers; l++) {
-      const int64_t out = outs[l];
-      // Contiguous rows for each thread, as many for each.
-#pragma omp for schedule(static) nowait
-      for (int64_t first = 0; first < out; first += CHUNK)
-        each_product(weights[l] + first * in, std::min(CHUNK, out - first), tokens, in,
-                     states.data(), [=](int64_t i, int64_t t, float sum) {
-                       narrowed(sum + added_to(biases[l], first + i), to[t * out + first + i]);
-                     });
-      to += tokens * out;
-    }
+    for (int64_t l = 0; l < layers; to += tokens * outs[l++])
+      share_rows<T>({weights[l], biases[l]}, tokens, in, outs[l], states.data(), to);
   }
 }

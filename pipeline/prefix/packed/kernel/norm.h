@@ -23,8 +23,7 @@ static void norm(int64_t tokens, int64_t size, float epsilon, bool rounds_first,
       const Vector states = load(given + i);
       sums += states * states;
     }
-    float sum = 0.0f;
-    for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
+    float sum = summed(sums);
     for (; i < size; i++) sum += widened(given[i]) * widened(given[i]);
     const float by = 1.0f / std::sqrt(sum / size + epsilon);
     for (i = 0; i < size; i++) {

@@ -38,6 +38,11 @@ static inline Vector load(const BFloat16* from) {
   return reinterpret_cast<Vector&>(bits);
 }
 static inline void store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
+static inline float summed(Vector v) {
+  float sum = 0.0f;
+  for (int l = 0; l < LANES; l++) sum += v[l];
+  return sum;
+}
 static inline int64_t padded(int64_t n, int to) { return (n + to - 1) / to * to; }
 
 // ---- bfloat16 and float32 states ------------------------------------------------------------

@@ -5,12 +5,6 @@
 #include "keys.h"
 #include "queries.h"
 
-static float summed(Vector v) {
-  float sum = 0.0f;
-  for (int l = 0; l < LANES; l++) sum += v[l];
-  return sum;
-}
-
 // Of scores `from` to `count`.
 static inline float highest(const float* scores, int64_t count, float so_far, int64_t from = 0) {
   Vector tops = Vector{} + so_far;

@@ -5,16 +5,27 @@ function reads the tensors that were a layer's weights when it was made, and kee
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from pipeline.prefix.packed.call import Tensor
 from pipeline.prefix.packed.kernel.layout import integers, pointers
 from pipeline.prefix.packed.kernel.loading import NAMES, kernel_library
 
-ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+}
 """By the names of transformers' `ACT2FN`, in the kernel's order."""
+
+
+def number_of(activation: str) -> int:
+    """What the kernel knows an activation by."""
+    return list(ACTIVATIONS).index(activation)
 
 
 def linear_function(layers: Sequence[nn.Linear]) -> Callable[[Tensor], list[Tensor]]:
@@ -66,7 +77,7 @@ def gated_function(
     tensors = [tensor for layer in (gate, up, down) for tensor in (layer.weight, layer.bias)]
     function = getattr(kernel_library(), f"gated_{NAMES[gate.weight.dtype]}")
     (middle, size), out = gate.weight.shape, len(down.weight)
-    sizes = integers([size, middle, out, ACTIVATIONS.index(activation)])
+    sizes = integers([size, middle, out, number_of(activation)])
     data = pointers(tensors)
 
     def of(states: Tensor) -> Tensor:

@@ -3,18 +3,16 @@
 One is known by its layers' names, and tried once: what its class does beside them shows.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from pipeline.prefix.packed.call import Tensor
 from pipeline.prefix.packed.kernel.few_tokens.bound import Bound, is_plain
 from pipeline.prefix.packed.kernel.few_tokens.forward import Forwards, forward_of
-from pipeline.prefix.packed.kernel.few_tokens.functions import gated_function
+from pipeline.prefix.packed.kernel.few_tokens.functions import ACTIVATIONS, gated_function
 from pipeline.prefix.packed.kernel.few_tokens.trial import (
     UndecidedError,
     Verdicts,
@@ -23,15 +21,10 @@ from pipeline.prefix.packed.kernel.few_tokens.trial import (
 )
 
 _LAYERS = ("gate_proj", "up_proj", "down_proj")
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu_pytorch_tanh": lambda states: F.gelu(states, approximate="tanh"),
-    "gelu": F.gelu,
-}
 # Large ones show what is clamped.
 _SIZES = (1.0, 30.0, 1e3)
 
-_activations, _verdicts = Verdicts[str](), Verdicts[str]()
+_activations, _verdicts = Verdicts[str](), Verdicts[bool]()
 
 
 def gated_forwards(modules: Iterable[nn.Module], bound: Bound) -> Forwards:
@@ -40,7 +33,7 @@ def gated_forwards(modules: Iterable[nn.Module], bound: Bound) -> Forwards:
         activation = gated_activation(module, bound)
         if activation is not None:
             layers, trial = gated_layers(module), partial(_tried, module, activation)
-            if _verdicts.of(module, bound.dtype, trial) is not None:
+            if _verdicts.of(module, bound.dtype, trial):
                 function = gated_function(*layers, activation)
                 yield module, forward_of(module.forward, function, bound, layers[0].in_features)
 
@@ -73,21 +66,19 @@ def _may_be_one(module: nn.Module, bound: Bound) -> bool:
 def _activation_of(module: Any) -> str | None:
     # Two rows, since some clip what is large.
     grid = torch.stack([torch.linspace(-10, 10, 401), torch.linspace(-100, 100, 401)])
-    for name, activation in _ACTIVATIONS.items():
+    for name, activation in ACTIVATIONS.items():
         if agree(module.act_fn, activation, grid):
             return name
     return None
 
 
-def _tried(module: Any, activation: str) -> str | None:
-    """The activation again, where the module computes what its parts say."""
+def _tried(module: Any, activation: str) -> bool:
+    """Whether a module computes what its parts say."""
     layers = gated_layers(module)
     refuse_zeros(layers)
     weight = layers[0].weight
     states = drawn_states(weight.shape[1], weight.dtype, _SIZES)
-    return (
-        activation if agree(module.forward, gated_function(*layers, activation), states) else None
-    )
+    return agree(module.forward, gated_function(*layers, activation), states)
 
 
 def refuse_zeros(layers: Iterable[nn.Linear]) -> None:

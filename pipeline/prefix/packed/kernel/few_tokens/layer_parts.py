@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.prefix.packed.call import Tensor
 from pipeline.prefix.packed.kernel.few_tokens.bound import Bound, is_plain
-from pipeline.prefix.packed.kernel.few_tokens.functions import ACTIVATIONS
+from pipeline.prefix.packed.kernel.few_tokens.functions import number_of
 from pipeline.prefix.packed.kernel.few_tokens.gated import gated_activation, gated_layers
 from pipeline.prefix.packed.kernel.few_tokens.norm import NormForm, norm_form
 
@@ -25,7 +25,7 @@ class LayerParts:
     Attributes:
         norms: those of the input, the MLP, the query's and the key's heads; None for none.
         linears: query, key, value, output, gate, up, down.
-        activation: by its name in `ACTIVATIONS`.
+        activation: by its name in `functions.ACTIVATIONS`.
     """
 
     norms: Sequence[tuple[NormForm, Tensor] | None]
@@ -119,7 +119,7 @@ class LaidOutLayer(ctypes.Structure):
     def of(cls, parts: LayerParts) -> "LaidOutLayer":
         """The parts as they are now: their weights are not copied, and the norms' scales are."""
         heads, kv_heads, _ = parts.heads
-        middle, activation = parts.linears[4].out_features, ACTIVATIONS.index(parts.activation)
+        middle, activation = parts.linears[4].out_features, number_of(parts.activation)
         made = cls(parts.size, heads, kv_heads, parts.head_dim, middle, activation)
         scales = [None if norm is None else norm[0].scale(norm[1]) for norm in parts.norms]
         for i, (norm, scale) in enumerate(zip(parts.norms, scales, strict=True)):
