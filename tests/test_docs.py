@@ -36,9 +36,16 @@ class _Read(HTMLParser):
         self.anchors: set[str] = set()
         self.links: list[str] = []
         self.loaded: list[str] = []
+        self.cells: list[str] = []
+        self._tag = ""
         self.feed(html)
 
+    def handle_data(self, data: str) -> None:
+        if self._tag in ("th", "td"):
+            self.cells.append(data)
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._tag = tag
         found = {key: value for key, value in attrs if value}
         self.anchors |= {found[key] for key in ("id", "name") if key in found}
         if tag == "a" and "href" in found:
@@ -74,6 +81,12 @@ def broken(page: Path, root: Path = ROOT) -> list[str]:
         if not there or (anchor and target.suffix == ".md" and anchor not in read(target).anchors):
             found.append(link)
     return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_table_has_its_headings(page: Path) -> None:
+    """One that lost them shows the line of dashes below them as its first row."""
+    assert not [cell for cell in read(page).cells if re.fullmatch(r":?-{3,}:?", cell.strip())]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

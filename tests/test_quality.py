@@ -13,10 +13,11 @@ import torch
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from benchmarks.quality import folder, workers
+from benchmarks.quality import curves, folder, workers
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.results import Line, appending, read_lines
-from benchmarks.quality.trials import STUDIES, Base, Trial, in_order
+from benchmarks.quality.study import STUDIES, Curves
+from benchmarks.quality.trials import Base, Trial, in_order
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix
 from tests.conftest import ROOT
@@ -237,6 +238,41 @@ def test_trials_become_lines_and_lines_a_table(
     assert text.endswith("<!-- lengths ends. -->\nmore\n")
     assert "| method   | length   | trained   | train size   | seeds   |" in text
     assert "Failed: {'method': 'prefix'" in text
+
+
+def test_losses_are_drawn_over_the_passes_of_the_trainings_that_a_study_names(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(curves, "picture", lambda _, __, rows, *___, **____: drawn.extend(rows))
+    named = Curves(of={"train.epochs": 2}, series=["method", "length"])
+    keys: list[dict[str, Any]] = [
+        {"train.epochs": 2},
+        {"train.epochs": 1},
+        {"train.epochs": 2, "method": "lora"},
+    ]
+    trials = [base.trial("here", False, seed, own) for own in keys for seed in (0, 1)]
+    lines = [_trained(trial, loss=float(trial.seed)) for trial in trials[:4]]
+    assert curves.draw_curves(named, "Which?", trials, lines, tmp_path / "no.png")
+    found = [(row["series"], row["panel"], row["x"], row["y"]) for row in drawn]
+    # Means over the seeds and over each pass; nothing of one pass, nor of what has no line.
+    own = "prefix, length 16"
+    assert found == [
+        (own, "training loss", 1.0, 2.5),
+        (own, "training loss", 2.0, 6.5),
+        (own, "validation loss", 1.0, 8.5),
+        (own, "validation loss", 2.0, 7.5),
+    ]
+    assert not curves.draw_curves(named, "Which?", trials, lines[2:], tmp_path / "no.png")
+
+
+def _trained(trial: Trial, loss: float) -> Line:
+    return {
+        "trial": trial.identity,
+        "steps": 4,
+        "train": [1 + loss, 3 + loss, 5 + loss, 7 + loss],
+        "validation": [[0, 9 + loss], [2, 8 + loss], [4, 7 + loss]],
+    }
 
 
 def _keep_starts(monkeypatch: pytest.MonkeyPatch, kept: list[Any]) -> None:

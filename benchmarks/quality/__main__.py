@@ -9,7 +9,8 @@ import click
 from ruamel.yaml import YAML
 
 from benchmarks.quality.results import Line, appending, read_lines
-from benchmarks.quality.trials import STUDIES, Base, Trial, in_order
+from benchmarks.quality.study import STUDIES
+from benchmarks.quality.trials import Base, Trial, in_order
 from pipeline.errors import PipelineError
 
 _RESULTS = Path("benchmarks/results/quality")

@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.quality.curves import draw_curves
 from benchmarks.quality.plot import draw
 from benchmarks.quality.results import Line
+from benchmarks.quality.study import read_study
 from benchmarks.quality.table import failures, frame, markdown
-from benchmarks.quality.trials import Base, read_study, trials_of
+from benchmarks.quality.trials import Base, trials_of
 from pipeline.storage.records import read_text, write_text
 
 
@@ -23,10 +25,14 @@ def show(studies: Sequence[Path], lines: Sequence[Line], page: Path, base: Base)
         trials = [trial for _, trial in trials_of(path, study, base)]
         table = frame(study, trials, lines)
         section = [] if table.empty else [markdown(table)]
+        pictures = page.with_suffix("")
         if study.plot is not None and not table.empty:
-            picture = page.with_suffix("") / f"{name}.png"
-            draw(study.plot, study.question, table, picture)
-            section.append(f"![{study.question}]({picture.relative_to(page.parent).as_posix()})")
+            draw(study.plot, study.question, table, pictures / f"{name}.png")
+            section.append(f"![{study.question}]({pictures.name}/{name}.png)")
+        if study.curves is not None and draw_curves(
+            study.curves, study.question, trials, lines, pictures / f"{name}_curves.png"
+        ):
+            section.append(f"![Losses by pass]({pictures.name}/{name}_curves.png)")
         section += [f"Failed: {sentence}" for sentence in failures(trials, lines)]
         if section:
             text = _put(text, name, "\n\n".join(section))

@@ -1,13 +1,14 @@
 """The results of a study as curves, in the style of the report's pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from benchmarks.quality.study import Plot
 from benchmarks.quality.table import heading
-from benchmarks.quality.trials import Plot
 from pipeline.comparison.plots.panels import in_panels
 from pipeline.comparison.plots.still import save
 from pipeline.comparison.plots.style import Series, finished, look, number, series
@@ -20,26 +21,48 @@ def draw(plot: Plot, question: str, table: pd.DataFrame, path: Path) -> None:
     """Write a picture with a panel for each measurement, and a curve for each series."""
     x = heading(plot.x)
     # A setting without it has no place.
-    table = table[table[x].notna()]
-    labels = table.apply(lambda row: _label(row, plot), axis=1)
-    shown = [series(place, label) for place, label in enumerate(dict.fromkeys(labels))]
+    settings = table[table[x].notna()].to_dict("records")
+    labels = [label_of([(key, own[heading(key)]) for key in plot.series]) for own in settings]
     panels = [name for name in _PANELS if name in table]
     rows = [
         row
         for name in panels
-        for label, setting in zip(labels, table.to_dict("records"), strict=True)
+        for label, setting in zip(labels, settings, strict=True)
         if (row := _row(label, name, setting, x))["y"] is not None
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save(_chart(plot, question, rows, panels, shown), path, _DPI)
+    ticks = sorted({row["x"] for row in rows})
+    picture(path, question, rows, panels, plot.title, ticks, plot.logarithmic)
 
 
-def _label(row: "pd.Series[Any]", plot: Plot) -> str:
-    parts = [(name, row[name]) for name in map(heading, plot.series)]
-    known = [(name, part) for name, part in parts if part is not None and part == part]
+def label_of(setting: Sequence[tuple[str, Any]]) -> str:
+    """What a legend calls a series, by its keys and their values; those it lacks are left out."""
+    known = [(key, part) for key, part in setting if part is not None and part == part]
     return ", ".join(
-        str(part) if isinstance(part, str) else f"{name} {part:g}" for name, part in known
+        str(part) if isinstance(part, str) else f"{heading(key)} {part:g}" for key, part in known
     )
+
+
+def picture(
+    path: Path,
+    question: str,
+    rows: Sequence[dict[str, Any]],
+    panels: Sequence[str],
+    title: str,
+    ticks: Sequence[float],
+    logarithmic: bool = False,
+) -> None:
+    """Write rows as curves in panels.
+
+    Args:
+        rows: each with `series`, `panel`, `x`, `y`, and where it spreads to, `low` and `high`.
+        title: of the horizontal axis, which has `ticks`.
+    """
+    shown = [series(i, label) for i, label in enumerate(dict.fromkeys(r["series"] for r in rows))]
+    scale = alt.Scale(type="log" if logarithmic else "linear", nice=False, padding=12)
+    axis = alt.Axis(values=list(ticks), format="~g")
+    x = alt.X("x:Q", title=title, scale=scale, axis=axis)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(_chart(x, question, list(rows), panels, shown), path, _DPI)
 
 
 def _row(label: str, name: str, setting: dict[Any, Any], x: str) -> dict[str, Any]:
@@ -57,11 +80,12 @@ def _row(label: str, name: str, setting: dict[Any, Any], x: str) -> dict[str, An
 
 
 def _chart(
-    plot: Plot, question: str, rows: list[dict[str, Any]], panels: list[str], shown: list[Series]
+    x: alt.X,
+    question: str,
+    rows: list[dict[str, Any]],
+    panels: Sequence[str],
+    shown: Sequence[Series],
 ) -> Any:
-    ticks = sorted({row["x"] for row in rows})
-    scale = alt.Scale(type="log" if plot.logarithmic else "linear", nice=False, padding=12)
-    x = alt.X("x:Q", title=plot.title, scale=scale, axis=alt.Axis(values=ticks, format="~g"))
     colours = look(shown)
     base = alt.Chart()
     lines = {name: colours[name] for name in ("color", "strokeDash")}

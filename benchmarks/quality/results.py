@@ -1,7 +1,7 @@
 """The lines of results: a JSON object a trial, written as soon as there is one."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ def read_lines(path: Path) -> list[Line]:
         except ValueError:
             continue
     return found
+
+
+def line_of(identity: dict[str, Any], lines: Sequence[Line]) -> Line | None:
+    """The last line of a trial that did not fail, if there is one."""
+    done = (line for line in reversed(lines) if "error" not in line)
+    return next((line for line in done if line["trial"] == identity), None)
 
 
 def appending(path: Path) -> Callable[[Line], None]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.quality.results import Line
-from benchmarks.quality.trials import Study, Trial
+from benchmarks.quality.results import Line, line_of
+from benchmarks.quality.study import Study
+from benchmarks.quality.trials import Trial
 
 LOSS = "validation loss"
 _SPLITS = {"test": "test", "test_unseen": "unseen"}
@@ -31,13 +32,12 @@ def frame(study: Study, trials: Sequence[Trial], lines: Sequence[Line]) -> pd.Da
     its mean over seeds and, as `<name> ±`, their standard deviation. Where the study chooses by
     validation the chosen settings alone.
     """
-    by_trial = [(line["trial"], line) for line in lines if "error" not in line]
     found: dict[tuple[Any, ...], list[Line]] = {}
     for trial in trials:
-        own = [line for identity, line in by_trial if identity == trial.identity]
-        if own:
+        line = line_of(trial.identity, lines)
+        if line is not None:
             setting = tuple(_shown(trial.value(key)) for key in study.rows)
-            found.setdefault(setting, []).append(own[-1])
+            found.setdefault(setting, []).append(line)
     columns = [heading(key) for key in study.rows]
     rows = [
         {**dict(zip(columns, setting, strict=True)), **_averaged(own)}

@@ -6,20 +6,18 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from benchmarks.quality.study import Keys, Study, first_mistake, read_study
 from pipeline.baselines.trained import Beginning, TrainedBaseline
 from pipeline.config import Params
 from pipeline.config.compose import composed
-from pipeline.config.load import read_yaml
 from pipeline.config.train import TrainParams
 from pipeline.errors import PipelineError
-from pipeline.schema.section import Section
 
-STUDIES = Path(__file__).with_name("studies")
 _BASE = Path(__file__).with_name("base.yaml")
 
 PREFIX = "prefix"
@@ -28,59 +26,6 @@ PREFIX = "prefix"
 _OF_A_PREFIX = ("length", "start", "trained")
 _OWN = ("method", *_OF_A_PREFIX, "seed", "train_size", "alone")
 """The keys of a trial that are no keys of params.yaml."""
-
-Keys = dict[str, Any]
-Seed = Annotated[int, Field(ge=0)]
-
-
-class Group(Section):
-    """Trials that differ in what `vary` lists, every combination of it.
-
-    `set` and `vary` take keys of params.yaml with dots between them, and a trial's own: `method`
-    (prefix, or a key of `trained_baselines`), `length`, `start` (a key of `initializations`),
-    `trained` (keys or values, where the others stay as they start) and `train_size`.
-    """
-
-    seeds: Annotated[dict[Seed, int], Field(min_length=1)]
-    """Each seed's place in the order of all trials: the lowest are tried first."""
-
-    set: Keys = Field(default_factory=dict)
-    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    alone: bool = False
-    """Whether nothing else computes meanwhile, so that its times can be compared."""
-
-
-class Plot(Section):
-    """A curve for each combination of `series`, against the key `x`."""
-
-    x: str
-    title: str
-    series: Annotated[list[str], Field(min_length=1)]
-    logarithmic: bool = True
-
-
-class Study(Section):
-    """A question, the trials that answer it, and how their results are shown.
-
-    `rows` are the keys that tell a table's rows apart; seeds are averaged. Of the rows that differ
-    in the key `chosen_by_validation` alone one stays, that with the lowest loss on validation.
-    """
-
-    question: str
-    rows: Annotated[list[str], Field(min_length=1)]
-    chosen_by_validation: str | None = None
-    plot: Plot | None = None
-    set: Keys = Field(default_factory=dict)
-    groups: Annotated[list[Group], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _shows_rows(self) -> Self:
-        drawn = [] if self.plot is None else [self.plot.x, *self.plot.series]
-        chosen = [] if self.chosen_by_validation is None else [self.chosen_by_validation]
-        for key in (*drawn, *chosen):
-            if key not in self.rows:
-                raise ValueError(f"rows: lacks {key}, which the plot or the choice names")
-        return self
 
 
 @dataclass(frozen=True)
@@ -186,16 +131,8 @@ class Base:
         try:
             params = Params.model_validate(raw)
         except ValidationError as error:
-            raise PipelineError(f"{where}: {_first(error)}") from error
+            raise PipelineError(f"{where}: {first_mistake(error)}") from error
         return Trial(seed=seed, changes=changes, params=params, alone=alone, **own)
-
-
-def read_study(path: Path) -> Study:
-    """One study file. Raises PipelineError with the first mistake."""
-    try:
-        return Study.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise PipelineError(f"{path}: {_first(error)}") from error
 
 
 def trials_of(path: Path, study: Study, base: Base) -> Iterator[tuple[int, Trial]]:
@@ -219,13 +156,6 @@ def in_order(paths: Sequence[Path], base: Base) -> list[Trial]:
         if all(trial.identity != other.identity for other in found):
             found.append(trial)
     return found
-
-
-def _first(error: ValidationError) -> str:
-    """The first mistake, and where it is."""
-    mistake = error.errors(include_input=False)[0]
-    message = mistake["msg"].removeprefix("Value error, ")
-    return ": ".join(filter(None, [".".join(map(str, mistake["loc"])), message]))
 
 
 def _at(raw: Mapping[str, Any], key: str) -> Any:
