@@ -39,8 +39,14 @@ def main() -> None:
             connection.setblocking(False)
             held.append(connection)
     print("open", flush=True)
+    states = ["waits"] * len(held)
     for _ in sys.stdin:
-        print(json.dumps(collections.Counter(map(state_of, held))), flush=True)
+        # What was read once is not there a second time.
+        states = [
+            state_of(connection) if state == "waits" else state
+            for connection, state in zip(held, states, strict=True)
+        ]
+        print(json.dumps(collections.Counter(states)), flush=True)
 
 
 if __name__ == "__main__":

@@ -115,11 +115,12 @@ def test_requests_beyond_the_bound_are_refused_in_openai_s_form() -> None:
     with served(tiny_models(), patience=300, max_connections=64) as running:
         expected = right_answer(running)
         with held(running, bodies=1000) as others:
-            reply = httpx2.get(f"{running.url}/v1/models")
+            reply = httpx2.get(f"{running.url}/v1/models", timeout=60)
             assert reply.status_code == 503
             assert reply.json()["error"]["code"] == "too_many_connections"
             assert reply.headers["retry-after"] == "1"
-            assert states(others) == {"waits": 60, "503": 940}  # one of sixteen is for refusals
+            # One of sixteen is for refusals; those of the last may be on their way.
+            until(lambda: states(others) == {"waits": 60, "503": 940})
             assert running.connections <= 64
         until(lambda: running.connections == 0)
         answers_rightly(running, expected)
