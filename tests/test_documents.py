@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import Environment
+from jinja2.meta import find_undeclared_variables
 from ruamel.yaml import YAML
 
 from pipeline.cli.main import main
@@ -40,6 +42,30 @@ def test_a_params_snippet_replaces_its_sections(snippet: str, tmp_path: Path) ->
     with (tmp_path / "params.yaml").open("w") as file:
         yaml.dump(params, file)
     assert load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("snippet", snippets("yaml", "task:"))
+def test_a_snippet_s_starts_name_columns_of_its_task(snippet: str) -> None:
+    """Templates over the columns of other data would end `check` and `kv_prefix`."""
+    yaml = YAML(typ="safe")
+    default = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = {**default, **yaml.load(snippet)}
+    starts = params["initializations"].values()
+    needed = _columns(*(start["template"] for start in starts if start.get("template")))
+    columns = _columns(*params["task"].values())
+    # The default data's own, whichever of them a task reads.
+    known = {"record", "question", "answer", "topic", "section", "country"}
+    assert needed <= (known if columns <= known else columns)
+
+
+def _columns(*templates: Any) -> set[str]:
+    parse = Environment().parse
+    return {
+        name
+        for template in templates
+        if isinstance(template, str)
+        for name in find_undeclared_variables(parse(template))
+    }
 
 
 @pytest.mark.parametrize("snippet", snippets("python", "frozen_model = AutoModel"))

@@ -31,7 +31,7 @@ def test_two_people_on_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_temporary_copy_knows_its_home() -> None:
-    home = Path("/work/project")
+    home = Path("/home/someone/project")
     copy = home / ".dvc" / "tmp" / "exps" / "tmpabc"
     assert location.home(copy) == home
     assert location.is_temporary(copy)
