@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from pipeline.cli.main import main
 from pipeline.config import Params, load_params
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergedError, PipelineError
 from pipeline.inference.selection import choose, choose_prefix
 from pipeline.schema.learning_rate import RateSearch
 from pipeline.stages import (
@@ -203,6 +203,20 @@ def test_variants_and_baselines_have_the_same_metrics_in_mlflow(
                 subset="validation/loss"
             )
             assert [point.step for point in validations] == list(history["step"])
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"), [("lora", "learning_rate"), ("both", "learning_rate prefix_learning_rate")]
+)
+def test_a_baseline_that_diverges_names_its_own_keys(
+    done: Path, monkeypatch: pytest.MonkeyPatch, name: str, keys: str
+) -> None:
+    monkeypatch.chdir(done)
+    raw = YAML(typ="safe").load((done / "params.yaml").read_text())
+    raw["trained_baselines"][name]["learning_rate"] = 1e30
+    named = " or ".join(rf"trained_baselines\.{name}\.{key}" for key in keys.split())
+    with pytest.raises(DivergedError, match=f"^{named}: at step "):
+        train_baseline.run(Params.model_validate(raw), Baseline(name, seed=7))
 
 
 def test_mlflow_lists_every_table_of_a_training_whose_rate_was_searched(

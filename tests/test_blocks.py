@@ -1,5 +1,6 @@
 """Layers' keys and values move as `train.optimizer` and its rates say, and resume as they were."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -242,14 +243,35 @@ def test_resumed_is_uninterrupted(row: str, tmp_path: Path) -> None:
 def test_a_model_that_attends_nowhere_is_told(tmp_path: Path) -> None:
     Mamba2Config(num_hidden_layers=1).save_pretrained(tmp_path)
     raw = tiny_params(tmp_path)
-    for key, value, shown in (
-        ("optimizer", {"type": "muon"}, "optimizer.type: muon"),
-        ("relative_rates", True, "relative_rates: true"),
+    of_blocks = "is of keys and values, but no layer of this model attends; set it to"
+    of_tokens = "is of virtual tokens, but no layer of this model attends to any; set it to"
+    idle = "nothing trains, since no layer of this model attends, and train.state_learning_rate: "
+    own_rate = {"state_learning_rate": 0.01}
+    for changes, expected in (
+        ({"train": {"optimizer": {"type": "muon"}}}, f"train.optimizer.type: muon {of_blocks}"),
+        ({"train": {"relative_rates": True}}, f"train.relative_rates: true {of_blocks} false"),
+        ({"prefix": {"prefix_dropout": 0.1}}, f"prefix.prefix_dropout: 0.1 {of_tokens} 0"),
+        ({"prefix": {"token_dropout": 0.1}}, f"prefix.token_dropout: 0.1 {of_tokens} 0"),
+        ({"prefix": {"prefix_projection": True}}, f"prefix.prefix_projection: true {of_tokens}"),
+        (
+            {"prefix": {"prefix_always_visible": True}},
+            f"prefix.prefix_always_visible: true {of_tokens} false",
+        ),
+        (
+            {"train": {**own_rate, "learning_rate": "auto"}},
+            f"train.learning_rate: auto searches a rate at which {idle}0.01 is that of states; "
+            "set that to null, which follows it",
+        ),
+        (
+            {"train": own_rate, "sweep": {"learning_rates": [0.5]}},
+            f"sweep.learning_rates: [0.5] are rates at which {idle}0.01 is that of states",
+        ),
     ):
-        params = Params.model_validate({**raw, "train": {**raw["train"], key: value}})
-        expected = f"train.{shown} is of keys and values, but no layer of this model attends; set"
-        with pytest.raises(PipelineError, match=expected):
+        sections = {name: {**raw[name], **own} for name, own in changes.items()}
+        params = Params.model_validate({**raw, **sections})
+        with pytest.raises(PipelineError, match=f"^{re.escape(expected)}"):
             check_kinds(params, tmp_path)
+    check_kinds(Params.model_validate(raw), tmp_path)
 
 
 def test_mlflow_is_told() -> None:

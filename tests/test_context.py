@@ -155,6 +155,16 @@ def _matched(params: dict[str, Any]) -> None:
     params["sweep"]["initializations"] = ["few"]
 
 
+def _trained(**definition: Any) -> Edit:
+    return lambda params: params.update(trained_baselines={"other": definition})
+
+
+def _chosen(params: dict[str, Any]) -> None:
+    # Beside the sweep: its cache is computed all the same.
+    params["initializations"]["chosen"] = {"type": "chosen_demonstrations", "path": "data/raw"}
+    params["kv_prefix"]["max_length"] = 23
+
+
 def _said_by_the_system(params: dict[str, Any]) -> None:
     # 8 of the text and 29 of the turns around it.
     turns = {"use_chat_template": True, "system_prompt": ""}
@@ -187,6 +197,22 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "a size of more examples than there are": (
         lambda p: p["sweep"].update(train_sizes=[4, 5]),
         "sweep.train_sizes: 5 is above the 4 examples of the training split; lower it",
+    ),
+    "a prompt": (
+        _trained(type="prompt_tuning", num_virtual_tokens=23),
+        "task.max_length: the longest example of train has 42 tokens, which after the 23 of "
+        "trained_baselines.other are more than the model's context of 64 positions; lower "
+        "trained_baselines.other.num_virtual_tokens or lower task.max_length",
+    ),
+    "a prefix beside LoRA": (
+        _trained(type="prefix_and_lora", initialization="random", length=23),
+        "lower trained_baselines.other.length or lower task.max_length",
+    ),
+    "what demonstrations are chosen by": (
+        _chosen,
+        "initializations.chosen: is chosen by validation examples, of which the longest has 42 "
+        "tokens, after as many as kv_prefix.max_length: 23, and both are more than the model's "
+        "context of 64 positions; lower kv_prefix.max_length or task.max_length",
     ),
     "a text that examples are read after": (
         _matched,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline.baselines.full_fine_tuning import FullFineTuning, WeightRates
 from pipeline.baselines.table import TRAINED_BASELINES
 from pipeline.config import load_params
+from pipeline.config.averaging import ExponentialAveraging
 from pipeline.config.objective import DistillationObjective
 from pipeline.config.train import TrainParams
 from pipeline.errors import DivergedError, StoppedError
@@ -129,8 +130,11 @@ def test_a_candidate_that_diverges_is_just_worse() -> None:
     found, _ = search_of(lambda rate, _: math.inf if rate > 0.005 else 1 / rate, RateSearch())
     assert found == 0.00464
     # In a longer training alone: what did well in a shorter one is left.
-    found, _ = search_of(lambda rate, steps: math.inf if steps > 10 else 1 / rate, RateSearch())
-    assert found == 0.1
+    found, _ = search_of(
+        lambda rate, steps: math.inf if steps > 10 and rate > 0.005 else 1 / rate, RateSearch()
+    )
+    # The two of the last round are out of it, however well they did in the rounds before.
+    assert found == 0.0215
     with pytest.raises(
         DivergedError, match=r"learning_rate_search: all 7 rates from 0\.001 to 0\.1"
     ):
@@ -142,6 +146,11 @@ def test_a_trials_schedule_is_a_whole_one() -> None:
     short = trial_params(params, 0.5, 3, 12)
     assert (short.peak_rate, short.max_steps, short.epochs, short.warmup_steps) == (0.5, 3, None, 1)
     assert short.eval_every_steps is short.early_stopping_patience is None
+    # A mean of the weights looks as far back, as a share of the steps.
+    averaged = auto(averaging={"type": "ema", "decay": 0.9})
+    assert trial_params(averaged, 0.5, 3, 12).averaging == ExponentialAveraging(
+        type="ema", decay=0.9**4
+    )
 
 
 # The search before a training.

@@ -14,13 +14,15 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.cli.main import main
 from pipeline.config import load_params
 from pipeline.config.library import Together
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergedError, PipelineError
 from pipeline.library.arrangements import arrangements
 from pipeline.models.shared import load_frozen_model
 from pipeline.prefix import KVPrefix, PrefixError, PrefixModel
 from pipeline.preflight.kinds import check_kinds
 from pipeline.stages import library_together, library_tokenize, library_train
 from pipeline.storage.records import read_json, write_jsonl
+from pipeline.training import divergence
+from pipeline.training.training import Training
 from pipeline.training.validation import target_loss_of
 from pipeline.workspace import paths
 from tests.conftest import ROOT, tiny_params
@@ -118,6 +120,17 @@ def test_the_second_round_may_go_on_from_the_first(inside: Path) -> None:
         prefix("among", "kenya").keys, prefix("alone", "kenya").keys, strict=True
     ):
         assert one.equal(other)
+
+
+def test_a_training_that_diverges_names_the_library_s_key(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Any loss counts as one that exploded, and the start is not asked for its own.
+    monkeypatch.setattr(divergence, "_EXPLODED", 1e-3)
+    edited(inside, lambda p: p["library"]["train"].update(learning_rate=1.0))
+    monkeypatch.setattr(Training, "begin", lambda training: training.model.train())
+    with pytest.raises(DivergedError, match=r"^library\.train\.learning_rate: at step 1 "):
+        library_train.run(load_params(), "kenya", "alone")
 
 
 def test_a_documents_training_drops_tokens(inside: Path) -> None:

@@ -30,6 +30,7 @@ class PrefixAndLora(WithLora):
     prefix_learning_rate: Rate = 5e-3
 
     weights: ClassVar[Weights] = Weights.BESIDE
+    length_key: ClassVar[str | None] = "length"
 
     @property
     def begins_from(self) -> Beginning:

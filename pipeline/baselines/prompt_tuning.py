@@ -44,6 +44,7 @@ class PromptTuning(TrainedBaseline):
     init_text: Annotated[str, Field(min_length=1)] | None = None
 
     weights: ClassVar[Weights] = Weights.UNCHANGED
+    length_key: ClassVar[str | None] = "num_virtual_tokens"
 
     @model_validator(mode="after")
     def _a_text_to_start_from(self) -> Self:

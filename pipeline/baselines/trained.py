@@ -72,6 +72,9 @@ class TrainedBaseline(Section):
     weights: ClassVar[Weights]
     """What becomes of the pretrained model's weights."""
 
+    length_key: ClassVar[str | None] = None
+    """The key that says how many virtual tokens stand before every input; None where none do."""
+
     @model_validator(mode="after")
     def _one_duration(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:
@@ -93,6 +96,11 @@ class TrainedBaseline(Section):
     def begins_from(self) -> Beginning | None:
         """Where a prefix starts that it trains; None for what trains none, or draws its own."""
         return None
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many stand before every input."""
+        return 0 if self.length_key is None else getattr(self, self.length_key)
 
     @abstractmethod
     def adaptable(self, pretrained: Pretrained) -> "PrefixModel":

@@ -10,6 +10,11 @@ from pipeline.schema.section import Count, Fraction, GivenPath, Section, distinc
 
 _SUFFIX = ".safetensors"
 _IN_FOLDER = "prefix.safetensors"
+# What is of virtual tokens that inputs attend to, and what each is where nothing is asked of them.
+_OF_TOKENS = {
+    **{"num_frozen_tokens": 0, "prefix_always_visible": False, "prefix_projection": False},
+    **{"prefix_dropout": 0, "token_dropout": 0, "leave_one_out": False},
+}
 
 
 def prefix_files(folder: Path) -> dict[str, Path]:
@@ -91,6 +96,15 @@ class PrefixParams(Section):
         """Whether it is for the initial states of recurrent layers, and no attention layer."""
         return self.kinds is not None and set(self.kinds) == {"state"}
 
+    @property
+    def given_for_tokens(self) -> list[tuple[str, str, str]]:
+        """The keys that ask for something of virtual tokens: key, value, and what asks for none."""
+        return [
+            (key, str(getattr(self, key)).lower(), str(unset).lower())
+            for key, unset in _OF_TOKENS.items()
+            if getattr(self, key) != unset
+        ]
+
     @model_validator(mode="after")
     def _hidden_size_needs_projection(self) -> Self:
         if self.encoder_hidden_size is not None and not self.prefix_projection:
@@ -113,19 +127,10 @@ class PrefixParams(Section):
 
     @model_validator(mode="after")
     def _states_have_no_tokens(self) -> Self:
-        if not self.has_states_alone:
-            return self
-        for key, unset in (
-            ("num_frozen_tokens", 0),
-            ("prefix_always_visible", False),
-            ("prefix_projection", False),
-            ("prefix_dropout", 0),
-            ("token_dropout", 0),
-            ("leave_one_out", False),
-        ):
-            if (value := getattr(self, key)) != unset:
+        if self.has_states_alone:
+            for key, value, unset in self.given_for_tokens:
                 raise ValueError(
-                    f"{key}: {str(value).lower()} is of virtual tokens that inputs attend to, and "
-                    f"kinds: [state] has none; set it to {str(unset).lower()}, or add attention"
+                    f"{key}: {value} is of virtual tokens that inputs attend to, and "
+                    f"kinds: [state] has none; set it to {unset}, or add attention"
                 )
         return self

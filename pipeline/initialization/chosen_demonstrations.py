@@ -3,11 +3,14 @@
 from collections import deque
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from pipeline.initialization.context import CacheContext
 from pipeline.initialization.from_examples import ExampleStart, Rows
 from pipeline.schema.section import Count
+from pipeline.workspace import paths
 
 _TRAIN, _VALIDATION = "train.jsonl", "validation.jsonl"
 
@@ -28,6 +31,16 @@ class ChosenDemonstrations(ExampleStart):
 
     stands_in_context: ClassVar[bool] = True
     needs_causal_lm: ClassVar[bool] = True
+    validates_cache: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _chooses_of_what_is_there(self) -> Self:
+        if self.chosen > self.max_examples:
+            raise ValueError(
+                f"chosen: {self.chosen} is above max_examples: {self.max_examples}, of which they "
+                "are chosen; lower it"
+            )
+        return self
 
     def rows(self, context: CacheContext) -> Rows:
         """The chosen rows, best first, and after them those that were not.
@@ -41,7 +54,7 @@ class ChosenDemonstrations(ExampleStart):
         shown: list[dict[str, Any]] = []
         _, begins_text = self.shown_tokens(context, list(waiting)[:1])
         examples = context.validation(folder / _VALIDATION, self.examples, begins_text)
-        most = self.chosen * self.candidates
+        most = min(self.chosen * self.candidates, sum(range(len(waiting) + 1)))
         tell(
             f"{context.name}: chooses {self.chosen} of at most {most} demonstrations by the loss "
             f"of {self.examples} validation examples"
@@ -58,11 +71,11 @@ class ChosenDemonstrations(ExampleStart):
         return [*shown, *waiting]
 
     def check_path(self, name: str, trained: Collection[str]) -> None:
-        """Raise ValueError for a file: the validation split is to be watched beside it."""
-        if Path(self.path).suffix == ".jsonl":
+        """Raise ValueError for any other place than the data's: both splits are to be watched."""
+        if Path(self.path) != paths.RAW_DATA:
             raise ValueError(
-                f"initializations.{name}.path: '{self.path}' is one file, and {self.type} reads "
-                f"{_TRAIN} and {_VALIDATION}; name the folder of both, data/raw"
+                f"initializations.{name}.path: '{self.path}' is not the folder of {_TRAIN} and "
+                f"{_VALIDATION}, which {self.type} reads; use {paths.RAW_DATA.as_posix()}"
             )
 
     def _has_room(self, context: CacheContext, shown: Rows) -> bool:

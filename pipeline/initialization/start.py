@@ -55,6 +55,10 @@ class Start(Section):
     """Whether its virtual tokens come from training examples, of which `prefix.leave_one_out`
     hides each from itself."""
 
+    validates_cache: ClassVar[bool] = False
+    """Whether validation examples are read after its cache, of up to `kv_prefix.max_length`
+    tokens."""
+
     reads_targets: ClassVar[bool] = False
     """Whether training examples are read after its text with their targets."""
 

@@ -11,6 +11,7 @@ from pipeline.config import Params
 from pipeline.config.data import FileData
 from pipeline.config.model import LocalModel
 from pipeline.errors import PipelineError
+from pipeline.preflight.beside_variants import check_trained_examples, check_trained_lengths
 from pipeline.preflight.context import check_examples, check_lengths
 from pipeline.preflight.kinds import check_kinds
 from pipeline.preflight.model import check_model_fits_task
@@ -37,6 +38,7 @@ def check_files(params: Params) -> list[str]:
     if last.is_current("fetch_model"):
         if (config := _model_config()) is not None:
             check_lengths(params, config)
+            check_trained_lengths(params, config)
             check_room(params, config, _token_counter())
         _corpora_are_long_enough(params)
     else:
@@ -99,6 +101,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
             if isinstance(config, dict):
                 check_model_fits_task(params, config)
                 check_lengths(params, config)
+                check_trained_lengths(params, config)
                 check_kinds(params, Path(params.model.path))
 
 
@@ -119,6 +122,7 @@ def check_tokenized(params: Params) -> None:
     config = _model_config()
     if config is not None:
         check_examples(params, config, statistics, _token_counter())
+        check_trained_examples(params, config, statistics)
 
 
 def _corpora_are_long_enough(params: Params) -> None:

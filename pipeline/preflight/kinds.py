@@ -56,22 +56,31 @@ def _needing_states(params: Params) -> Iterator[Rule]:
 def _needing_attention(params: Params) -> Iterator[Rule]:
     if "attention" in (params.prefix.kinds or ()):
         yield (
-            lambda kinds: "attention" not in kinds,
+            _has_states_alone,
             f"prefix.kinds: {params.prefix.kinds} names attention, but no layer of this model "
             "attends; use null",
         )
-    if params.prefix.num_frozen_tokens:
+    for key, value, unset in params.prefix.given_for_tokens:
         yield (
-            lambda kinds: "attention" not in kinds,
-            f"prefix.num_frozen_tokens: {params.prefix.num_frozen_tokens} virtual tokens are to "
-            "stay as they start, but no layer of this model attends to any; set it to 0",
+            _has_states_alone,
+            f"prefix.{key}: {value} is of virtual tokens, but no layer of this model attends to "
+            f"any; set it to {unset}",
         )
     for key, value, unset in given_for_blocks(params.train):
         yield (
-            lambda kinds: "attention" not in kinds,
+            _has_states_alone,
             f"train.{key}: {str(value).lower()} is of keys and values, but no layer of this model "
             f"attends; set it to {str(unset).lower()}",
         )
+    states_rate = params.train.state_learning_rate
+    if states_rate is None or params.task.is_classification:
+        return
+    idle = "nothing trains, since no layer of this model attends, and train.state_learning_rate: "
+    idle += f"{states_rate} is that of states; set that to null, which follows"
+    if params.train.learning_rate == "auto":
+        yield _has_states_alone, f"train.learning_rate: auto searches a rate at which {idle} it"
+    if rates := params.sweep.learning_rates:
+        yield _has_states_alone, f"sweep.learning_rates: {rates} are rates at which {idle} each"
 
 
 def _refusing_states(params: Params) -> Iterator[Rule]:
@@ -128,7 +137,7 @@ def _of_library(params: Params) -> Iterator[Rule]:
     if not library.documents:
         return
     yield (
-        lambda kinds: "attention" not in kinds,
+        _has_states_alone,
         "library.documents: their prefixes are keys and values, but no layer of this model "
         "attends; set it to {}",
     )
@@ -155,6 +164,10 @@ def _of_another_length(params: Params, name: str, path: str, length: int) -> Ite
             f"tokens, which can be neither cut nor stretched to {others[0]}; use sweep.lengths: "
             f"[{length}], or prefix.kinds: [attention]",
         )
+
+
+def _has_states_alone(kinds: tuple[str, ...]) -> bool:
+    return "attention" not in kinds
 
 
 def _has_states(kinds: tuple[str, ...]) -> bool:

@@ -12,6 +12,7 @@ from pipeline.data.beginning import following
 from pipeline.data.rendering import Renderer
 from pipeline.data.rows import rows_of
 from pipeline.data.splits import load_split
+from pipeline.errors import DivergedError
 from pipeline.library.start import document_start
 from pipeline.loss.for_model import loss_columns
 from pipeline.models.shared import load_frozen_model
@@ -25,6 +26,7 @@ from pipeline.storage.atomic import atomic_folder
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.digest import digest_of_training
 from pipeline.training.distractors import Distractors
+from pipeline.training.divergence import in_section
 from pipeline.training.left_out import LeftOut
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import write_results
@@ -77,18 +79,21 @@ def run(params: Params, name: str, of: Round) -> None:
         distractors = Distractors(model, kvs, drawn, seed, longest, "library.distractors")
     checkpoints = _checkpoints(params, name, of, start, others)
     with checkpoints.locked():
-        result = train_prefix(
-            *(model, train, validation, library.train, library.prefix.seed, lambda *_: None),
-            checkpoints,
-            params.memory.max_tokens_per_batch,
-            beside=None if distractors is None else distractors.model_of,
-            left_out=LeftOut(
-                len(start),
-                library.prefix.token_dropout,
-                library.prefix.num_frozen_tokens,
-                library.prefix.seed,
-            ),
-        )
+        try:
+            result = train_prefix(
+                *(model, train, validation, library.train, library.prefix.seed, lambda *_: None),
+                checkpoints,
+                params.memory.max_tokens_per_batch,
+                beside=None if distractors is None else distractors.model_of,
+                left_out=LeftOut(
+                    len(start),
+                    library.prefix.token_dropout,
+                    library.prefix.num_frozen_tokens,
+                    library.prefix.seed,
+                ),
+            )
+        except DivergedError as error:
+            raise in_section(error, {"train.": "library.train."}) from error
 
         def save(aside: Path) -> None:
             result.prefix.save(aside / _PREFIX)

@@ -28,6 +28,7 @@ from pipeline.sweep.variants import Variant
 from pipeline.tracking.training_run import TrainingRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.distractors import Distractors, read_distractors
+from pipeline.training.divergence import in_section
 from pipeline.training.identity import training_digest
 from pipeline.training.left_out import LeftOut
 from pipeline.training.loop import train_prefix
@@ -136,7 +137,7 @@ def as_listed(variant: Variant, error: PipelineError) -> PipelineError:
     """An error of a training, where it is of a further rate by the key that lists it."""
     if variant.learning_rate is None or not isinstance(error, DivergedError):
         return error
-    return DivergedError(str(error).replace("train.learning_rate", "sweep.learning_rates"))
+    return in_section(error, {"train.learning_rate": "sweep.learning_rates"})
 
 
 def checkpoints_of(params: Params, variant: Variant, start: KVPrefix) -> CheckpointFolder:

@@ -11,13 +11,14 @@ from pipeline.data.beginning import following
 from pipeline.data.for_objective import load_for_objective
 from pipeline.data.subset import subset
 from pipeline.distributed.ranks import ALONE, Ranks
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergedError, PipelineError
 from pipeline.models.for_variant import start_prefix
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.variants import Variant
+from pipeline.training.divergence import in_section
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import write_results
 from pipeline.training.trained import TrainedWeights
@@ -49,17 +50,20 @@ def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
         following(splits[name], model.begins_text) for name in ("train", "validation")
     )
     clock = TrainingClock(lambda step, metrics: None)
-    result = train_prefix(
-        model,
-        train,
-        validation,
-        training,
-        baseline.seed,
-        clock.log_step,
-        validation_tokens=params.memory.max_tokens_per_batch,
-        ranks=ranks,
-        apart=definition.rate_apart(model),
-    )
+    try:
+        result = train_prefix(
+            model,
+            train,
+            validation,
+            training,
+            baseline.seed,
+            clock.log_step,
+            validation_tokens=params.memory.max_tokens_per_batch,
+            ranks=ranks,
+            apart=definition.rate_apart(model),
+        )
+    except DivergedError as error:
+        raise _of_definition(error, baseline.family, definition) from error
     if not ranks.is_first:
         return
     clock.record(baseline.name, **result.search_times)
@@ -70,6 +74,18 @@ def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
         definition.save(model, aside / WEIGHTS, pretrained)
 
     write_results(paths.TRAIN / baseline.name, model, result, len(train), save)
+
+
+def _of_definition(error: DivergedError, name: str, definition: TrainedBaseline) -> DivergedError:
+    """An error of a training, by the keys of the definition, which gives the rates."""
+    own = [
+        f"trained_baselines.{name}.{key}"
+        for key in type(definition).model_fields
+        if key.endswith("learning_rate")
+    ]
+    search = f"trained_baselines.{name}.learning_rate_search"
+    renamed = {"train.learning_rate_search": search, "train.learning_rate": " or ".join(own)}
+    return in_section(error, renamed)
 
 
 def _start_of(

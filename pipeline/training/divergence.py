@@ -1,5 +1,8 @@
 """When a training's numbers are of no more use."""
 
+import re
+from collections.abc import Mapping
+
 from pipeline.errors import DivergedError
 
 # Nats per target token; a uniform guess over a vocabulary of a million tokens costs 14.
@@ -26,3 +29,13 @@ def refuse_divergence(
         f"{named}: at step {step} the loss is {loss} and the gradient's norm {norm} with a rate of "
         f"{rate:g}; lower it, or give more warmup_steps"
     )
+
+
+def in_section(error: DivergedError, sections: Mapping[str, str]) -> DivergedError:
+    """The same error of a training whose keys stand elsewhere than in `train`.
+
+    `sections` has what stands in place of each beginning of a key, as `train.learning_rate`; the
+    first that fits counts.
+    """
+    beginnings = "|".join(map(re.escape, sections))
+    return DivergedError(re.sub(rf"\b({beginnings})", lambda found: sections[found[1]], str(error)))

@@ -106,6 +106,9 @@ def search_rate(
 ) -> FoundRate:
     """The rate among the candidates whose short trainings end with the lowest validation loss.
 
+    None of them is one that diverged in any round: where those of the last round did, the best of
+    an earlier one is found.
+
     Args:
         search: the candidates, and what the search may cost.
         steps: of the training that the rate is for.
@@ -125,11 +128,12 @@ def search_rate(
                 known[rate, planned.steps] = trial_of(rate, planned)
         rounds.append([known[rate, planned.steps] for rate in left])
         rates = [trial.rate for trial in sorted(rounds[-1], key=lambda trial: trial.loss)]
+    # The training is longer than any trial: what diverged in one will in it.
+    diverged = {trial.rate for trial in known.values() if not math.isfinite(trial.loss)}
     for trials in reversed(rounds):
-        best = min(trials, key=lambda trial: trial.loss)
-        if math.isfinite(best.loss):
-            return FoundRate(best.rate, rounds)
+        if left_over := [trial for trial in trials if trial.rate not in diverged]:
+            return FoundRate(min(left_over, key=lambda trial: trial.loss).rate, rounds)
     raise DivergedError(
-        f"learning_rate_search: all {len(search.rates)} rates from {search.lowest:g} to "
+        f"train.learning_rate_search: all {len(search.rates)} rates from {search.lowest:g} to "
         f"{search.highest:g} diverge; lower lowest, or start from another initialisation"
     )

@@ -6,6 +6,7 @@ AdamW moves every number by about its rate, whatever its gradient. Keys are numb
 
 import math
 
+from pipeline.config.optimizer import MuonOptimizer
 from pipeline.config.train import TrainParams
 from pipeline.prefix import PrefixModel
 
@@ -31,9 +32,15 @@ def state_rate(model: PrefixModel, params: TrainParams) -> float | None:
     return float(f"{params.adamw_rate * size:.2g}")
 
 
-def rate_keys(model: PrefixModel, params: TrainParams) -> tuple[str, ...]:
-    """The keys of `train` that set the rates at which something of a model trains."""
+def rate_keys(model: PrefixModel, params: TrainParams, is_searched: bool) -> tuple[str, ...]:
+    """The keys of `train` that set the rates at which something of a model trains.
+
+    Of a rate that was searched it is the end of what was tried.
+    """
+    keys = ["learning_rate_search.highest" if is_searched else "learning_rate"]
+    if isinstance(params.optimizer, MuonOptimizer) and params.optimizer.adamw_learning_rate:
+        keys.append("optimizer.adamw_learning_rate")
     if params.state_learning_rate is None or not model.state_parameters:
-        return ("learning_rate",)
+        return tuple(keys)
     has_others = len(list(model.encoder.parameters())) > len(model.state_parameters)
-    return (*(["learning_rate"] if has_others else []), "state_learning_rate")
+    return (*(keys if has_others else []), "state_learning_rate")

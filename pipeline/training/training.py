@@ -189,7 +189,7 @@ class Training:
         come to before is kept beside its checkpoint.
         """
         try:
-            keys = rate_keys(self.model, self.params)
+            keys = rate_keys(self.model, self.params, self.result.search is not None)
             refuse_divergence(step.number, step.loss, step.gradient_norm, step.rate, keys)
         except DivergedError as error:
             self._keeping.give_up(error, step)

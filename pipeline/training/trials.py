@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from pipeline.config.averaging import ExponentialAveraging
 from pipeline.config.train import TrainParams
 from pipeline.distributed.ranks import Ranks
 from pipeline.errors import DivergedError, StoppedError
@@ -38,9 +39,19 @@ ShortTrainingOf = Callable[[TrainParams], ShortTraining]
 
 
 def trial_params(params: TrainParams, rate: float, steps: int, of_steps: int) -> TrainParams:
-    """The params of a short training: a whole schedule, with its share of the warm-up."""
+    """The params of a short training: a whole schedule, with its share of the warm-up.
+
+    An exponential mean of the weights looks as far back as that of the whole training does, as a
+    share of the steps. Reaching over a whole short training it would favour rates too high for the
+    long one, of which it averages the leaps.
+    """
+    averaging = params.averaging
+    if isinstance(averaging, ExponentialAveraging):
+        decay = averaging.decay ** (of_steps / steps)
+        averaging = averaging.model_copy(update={"decay": decay})
     return params.model_copy(
         update={
+            "averaging": averaging,
             "learning_rate": rate,
             "max_steps": steps,
             "epochs": None,
