@@ -207,3 +207,17 @@ def test_trainings_on_fewer_examples_are_compared_with_none(
         "lora": "unchanged, with matrices beside them",
     }
     assert len(tables) == 4
+
+
+def test_an_adapter_from_elsewhere_is_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = sweep_with_lora()
+    seeds, _ = tables_of(tmp_path, params, monkeypatch)
+    adapter = seeds[seeds["kind"] == "variant"].head(1).assign(name="theirs", train_size=None)
+    raw = params.model_dump()
+    raw["baselines"]["theirs"] = {"type": "adapter", "path": "adapters/theirs"}
+    both = pd.concat([seeds, adapter], ignore_index=True)
+    found = trained_settings(both, Params.model_validate(raw))
+    assert list(found["name"]) == list(trained_settings(seeds, params)["name"])
+    assert "prefix" in set(found["method"])

@@ -81,7 +81,8 @@ def trained_settings(seeds: pd.DataFrame, params: Params) -> pd.DataFrame:
     # A further rate of `sweep.learning_rates` is a setting like others.
     subsets = tuple(f"-train{size}" for size in params.sweep.train_sizes)
     is_whole = ~seeds["name"].str.endswith(subsets)
-    is_prefix = seeds["kind"] == "variant"
+    # An adapter from elsewhere is a prefix that was not trained here.
+    is_prefix = (seeds["kind"] == "variant") & ~seeds["name"].isin([*params.baselines])
     is_trained = seeds["initialization"].isin([*params.trained_baselines])
     found = seeds[is_whole & (is_prefix | is_trained)].reset_index(drop=True)
     named = zip(found["kind"], found["initialization"], strict=True)
