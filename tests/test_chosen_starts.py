@@ -2,11 +2,13 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from pipeline.config import Params, load_params
 from pipeline.config.load import read_yaml
@@ -18,6 +20,7 @@ from pipeline.models.for_initialization import ForInitialization
 from pipeline.models.for_variant import ForVariant, start_prefix
 from pipeline.models.frozen import load_frozen_model
 from pipeline.models.prefixed import prefixed_model
+from pipeline.models.trainable import prefix_config
 from pipeline.prefix import (
     KVPrefix,
     PrefixConfig,
@@ -26,12 +29,14 @@ from pipeline.prefix import (
     mean_kv_prefix,
     untrained_loss,
 )
-from pipeline.stages import kv_prefix
-from pipeline.storage.records import read_jsonl
+from pipeline.stages import baselines, kv_prefix, train
+from pipeline.storage.records import read_json, read_jsonl
 from pipeline.sweep.variants import Variant
 from pipeline.training.validation import target_loss_of
 from pipeline.workspace import paths
+from tests.conftest import tiny_model
 from tests.faults.training_folder import make_training_folder, working_in, write_params
+from tests.hybrids import lfm2
 from tests.prefix.test_initializers import equal
 
 P = 20
@@ -186,6 +191,63 @@ def test_the_best_chunk_has_the_lowest_loss_at_every_length(params: Params, leng
     tokens = params.initializations["best"].tokens(ForVariant(Variant(length, "best", 0), model))
     model.detach()
     assert tokens == chunks[losses.index(min(losses))]
+
+
+def windows() -> PreTrainedModel:
+    """A model whose window hides a prefix from the ends of inputs."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 512}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(vocab_size=260, sliding_window=16, **sizes, **heads)
+    return MistralForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("model", "section"),
+    [
+        (tiny_model, {"layers": [0]}),
+        (lfm2, {"kinds": ["attention"]}),
+        (windows, {"prefix_always_visible": True}),
+    ],
+    ids=["layers", "kinds", "windows"],
+)
+def test_a_start_is_judged_as_the_prefix_that_trains(
+    folder: Path,
+    model: Callable[[], PreTrainedModel],
+    section: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The chunk is chosen, and the baseline measured, as training measures it at step 0."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    variant = Variant(4, "best", 0)
+    with working_in(tmp_path):
+        model().save_pretrained(paths.MODEL)
+        raw = read_yaml(Path("params.yaml"))
+        raw["prefix"] = {"distractors": raw["prefix"]["distractors"], **section}
+        raw["train"] |= {"max_steps": 1, "warmup_steps": 0}
+        raw["baselines"] = {"start": {"type": "untrained", "path": "data/kv_prefix/best"}}
+        raw["baselines"]["start"]["length"] = 4
+        write_params(tmp_path, raw)
+        params = load_params()
+        kv_prefix.run(params, "best")
+        train.run(params, variant)
+        baselines.run(params, "start")
+        begun = read_json(paths.TRAIN / variant.name / "metrics.json")["validation/initial_loss"]
+        measured = read_json(paths.EVALUATE / "start" / "metrics.json")["validation"]["loss"]
+        assert measured == pytest.approx(begun, rel=1e-6)
+        stored = stored_tokens(paths.KV_PREFIX / "best")["tokens"]
+        losses = [loss_in_training(params, stored[at : at + 4]) for at in range(0, 5 * P, P)]
+        assert begun == pytest.approx(min(losses), rel=1e-6)
+
+
+def loss_in_training(params: Params, tokens: list[int]) -> float:
+    """Of a start from tokens before the first step."""
+    model = PrefixModel(frozen_model(params), prefix_config(params.prefix, len(tokens), ()))
+    model.load_kv_prefix(kv_prefix_from_tokens(model.frozen_model, tokens))
+    return target_loss_of(model.eval(), load_split(paths.TOKENIZED / "splits", "validation"), 512)
 
 
 def test_the_mean_of_chunks_is_cut_to_a_shorter_one(params: Params) -> None:

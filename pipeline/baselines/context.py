@@ -77,10 +77,16 @@ class MeasureContext(Protocol):
         """The same text before every input."""
 
     def start(self, initialization: str, length: int) -> "KVPrefix":
-        """The prefix that a variant of an initialisation starts from, with the seed 0.
+        """The prefix that a variant of an initialisation trains from, with the seed 0.
+
+        Of the layers and kinds that `prefix` names.
 
         Raises PipelineError or PrefixError when what it is made from is missing or does not fit.
         """
+
+    @property
+    def starts_always_visible(self) -> bool:
+        """Whether sliding-window layers see it from any distance."""
 
     def room_before(self, prompt: SharedPrompt) -> int | None:
         """The tokens that the longest input leaves free for what stands before it.

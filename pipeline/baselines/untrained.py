@@ -20,13 +20,14 @@ class Before:
 
     `kv` is None for nothing; `follow` gives a split's examples after it, where they are not those
     after any prefix; `until` ends an answer besides the end of a turn; `facts` are for
-    `metrics.json`.
+    `metrics.json`; `prefix_always_visible` shows it to sliding-window layers from any distance.
     """
 
     kv: "KVPrefix | None"
     follow: "Callable[[Dataset], Dataset] | None" = None
     until: str | None = None
     facts: Mapping[str, int] = field(default_factory=dict)
+    prefix_always_visible: bool = False
 
 
 class UntrainedBaseline(Section):

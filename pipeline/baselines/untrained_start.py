@@ -22,7 +22,8 @@ class UntrainedStart(UntrainedBaseline):
 
     def choices(self, context: MeasureContext) -> Iterator[Before]:
         """The start of a variant, where it is drawn the one with the seed 0."""
-        yield Before(context.start(self.initialization, self.length))
+        kv = context.start(self.initialization, self.length)
+        yield Before(kv, prefix_always_visible=context.starts_always_visible)
 
     @property
     def initialization(self) -> str:

@@ -14,7 +14,7 @@ class BestChunk(WholeChunks):
     """The KV cache of one of the chunks: with its first p tokens the first `examples` of the
     validation split have the lowest loss, untrained.
 
-    Every length chooses for itself, when its variant trains.
+    Every length chooses for itself, when its variant trains, by the layers and kinds that train.
     """
 
     type: Literal["best_chunk"]
@@ -31,10 +31,11 @@ class BestChunk(WholeChunks):
         from pipeline.prefix import untrained_loss
         from pipeline.progress.bar import following
 
+        model, config = context.frozen_model, context.prefix_config
         examples = context.validation(self.examples)
         chunks = self.chunk_tokens(context)
         losses = [
-            untrained_loss(context.frozen_model, self.prefix_of(context, tokens), examples)
+            untrained_loss(model, self.prefix_of(context, tokens), examples, config)
             for tokens in following(chunks, "choose a chunk", "chunk")
         ]
         return chunks[losses.index(min(losses))]

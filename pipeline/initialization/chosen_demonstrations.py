@@ -21,7 +21,8 @@ class ChosenDemonstrations(ExampleStart):
     Each is the one of `candidates` that, after those chosen before it, gives the first `examples`
     of the validation split the lowest loss, untrained, with as much of them as
     `kv_prefix.max_length` holds. Those after them stand in the order of a seeded shuffle. A shorter
-    prefix is cut at its end, so that it keeps what was chosen first.
+    prefix is cut at its end, so that it keeps what was chosen first. One choice serves all
+    variants, so that it is by the text in the context, whatever layers and kinds train.
     """
 
     type: Literal["chosen_demonstrations"]

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pipeline.prefix import KVPrefix
+    from pipeline.prefix import KVPrefix, PrefixConfig
     from pipeline.prefix.architecture.shapes import CacheShapes
     from pipeline.prefix.parameters.flat import Shapes
 
@@ -101,6 +101,10 @@ class StartContext(Protocol):
         Cut from `cached`; of a model that keeps states computed anew, since a state that has read
         more tokens says nothing of what it was before.
         """
+
+    @property
+    def prefix_config(self) -> "PrefixConfig":
+        """The prefix that the variant trains."""
 
     @property
     def keeps_states(self) -> bool:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.config import Params
 from pipeline.inspection.words import words_of
 from pipeline.models.definition import read_definition
 from pipeline.models.for_variant import ForVariant
+from pipeline.models.trainable import start_config
 from pipeline.prefix import PrefixModel
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
@@ -16,24 +17,32 @@ from pipeline.workspace import paths
 COLUMNS = ("initialization", "length", "seed", "origin", "token", "id", "word")
 
 
-def words_of_start(variant: Variant, model: PrefixModel) -> tuple[str, list[int] | None]:
+def words_of_start(
+    params: Params, variant: Variant, frozen_model: PreTrainedModel
+) -> tuple[str, list[int] | None]:
     """What a variant's virtual tokens came from, in words, and the id of each where it has one.
 
     Raises PipelineError or PrefixError when what the start is made from is missing.
     """
     definition = read_definition(paths.KV_PREFIX / variant.initialization)
-    return definition.origin(), definition.tokens(ForVariant(variant, model))
+    model = PrefixModel(frozen_model, start_config(params.prefix, variant.length))
+    try:
+        return definition.origin(), definition.tokens(ForVariant(variant, model))
+    finally:
+        model.detach()
 
 
-def origins(params: Params, model: PrefixModel, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+def origins(
+    params: Params, frozen_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> pd.DataFrame:
     """A row for each virtual token of every start (initialisation, length, and seed if it has one).
 
     Columns: `COLUMNS`. A start of no text (noise, zeros, an earlier prefix) has one row, without
-    token, id and word. Any prefix in the `model` will do.
+    token, id and word.
     """
     rows: list[dict[str, object]] = []
     for variant, seed in _starts(params):
-        origin, ids = words_of_start(variant, model)
+        origin, ids = words_of_start(params, variant, frozen_model)
         start = {
             "initialization": variant.initialization,
             "length": variant.length,

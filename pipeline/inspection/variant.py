@@ -43,7 +43,7 @@ def prefix_of(params: Params, name: str, load: Loader, split: str, most: int | N
     start, origin, words = None, "trained elsewhere", None
     if variant is not None:
         start = _start(params, variant, frozen, new)
-        origin, ids = words_of_start(variant, model)
+        origin, ids = words_of_start(params, variant, frozen)
         words = None if ids is None else words_of(tokenizer, ids)
     examples = []
     if most is not None:

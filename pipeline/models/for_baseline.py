@@ -24,7 +24,8 @@ from pipeline.errors import PipelineError
 from pipeline.models.for_variant import start_prefix
 from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
+from pipeline.models.trainable import start_config
+from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.architecture.context import context_of
 from pipeline.schema.placing import Placed
 from pipeline.sweep.variants import Variant
@@ -110,11 +111,16 @@ class ForBaseline:
 
     def start(self, initialization: str, length: int) -> KVPrefix:
         """What `train` would start from, in the precision of `evaluate`."""
-        model = PrefixModel(self.frozen_model, PrefixConfig(num_virtual_tokens=length))
+        model = PrefixModel(self.frozen_model, start_config(self.params.prefix, length))
         try:
-            return start_prefix(Variant(length, initialization, 0), model)
+            return model.chosen_of(start_prefix(Variant(length, initialization, 0), model))
         finally:
             model.detach()
+
+    @property
+    def starts_always_visible(self) -> bool:
+        """`prefix.prefix_always_visible`."""
+        return self.params.prefix.prefix_always_visible
 
     def _prompt(self, key: str, placed: Placed) -> ContextPrompt:
         return ContextPrompt(key, placed, Renderer(self.params.task, self.tokenizer))

@@ -14,7 +14,7 @@ from pipeline.data.splits import load_split
 from pipeline.models.definition import read_definition
 from pipeline.models.first_tokens import KEPT, begins_text, first_tokens, stored_tokens
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.prefix import KVPrefix, PrefixModel
+from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
 from pipeline.prefix.architecture.shapes import CacheShapes
 from pipeline.prefix.parameters.flat import Shapes
 from pipeline.sweep.variants import Variant
@@ -73,10 +73,16 @@ class ForVariant:
         return first_tokens(self._kept, self.length, self.frozen_model)
 
     @property
+    def prefix_config(self) -> PrefixConfig:
+        """The prefix in the model."""
+        config = self.model.prefix_config
+        assert config is not None, "a variant trains a prefix"
+        return config
+
+    @property
     def keeps_states(self) -> bool:
         """Whether the prefix has states."""
-        config = self.model.prefix_config
-        kinds = None if config is None else config.kinds
+        kinds = self.prefix_config.kinds
         return self.model.keeps_states and (kinds is None or "state" in kinds)
 
     @property

@@ -18,3 +18,9 @@ def prefix_config(params: PrefixParams, length: int, new: tuple[str, ...]) -> Pr
         modules_to_save=new if modules is None else tuple(modules),
         **named,
     )
+
+
+def start_config(params: PrefixParams, length: int) -> PrefixConfig:
+    """The prefix that such a training begins with, of any length, as it is measured untrained."""
+    any_length = params.model_copy(update={"num_frozen_tokens": 0})
+    return prefix_config(any_length, length, ()).untrained(length)

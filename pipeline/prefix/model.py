@@ -74,6 +74,15 @@ class PrefixModel(InjectedModel):
             self.begins_text = begins_text
             self._composed_of = kv.metadata.get(COMPOSED_OF)
 
+    def chosen_of(self, kv: KVPrefix) -> KVPrefix:
+        """What of a prefix this model would start from: of its layers, parts and kinds.
+
+        Raises PrefixError for one that lacks some of it.
+        """
+        if self._places is not None:
+            kv = of_places(kv, self._places)
+        return self.encoder.chosen_of(kv)
+
     @torch.no_grad()
     def kv_prefix(self) -> KVPrefix | None:
         """The prefix of the current parameters, float32, apart from them; None without one."""

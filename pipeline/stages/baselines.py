@@ -30,7 +30,7 @@ def run(params: Params, name: str) -> None:
     definition = params.baselines[name]
     context = ForBaseline(params)
     before = _best(definition.choices(context), context)
-    model = prefixed_model(context.frozen_model, before.kv)
+    model = prefixed_model(context.frozen_model, before.kv, before.prefix_always_visible)
     measure_splits(
         model,
         context.tokenizer,
@@ -62,7 +62,7 @@ def _best(choices: Iterator[Before], context: ForBaseline) -> Before:
 
 
 def _loss(before: Before, validation: Dataset, context: ForBaseline) -> float:
-    model = prefixed_model(context.frozen_model, before.kv).eval()
+    model = prefixed_model(context.frozen_model, before.kv, before.prefix_always_visible).eval()
     split = validation if before.follow is None else before.follow(validation)
     loss = target_loss_of(model, split, context.params.memory.max_tokens_per_batch)
     model.detach()

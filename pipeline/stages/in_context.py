@@ -18,7 +18,7 @@ def run(params: Params, length: int, initialization: str) -> None:
     """Write data/evaluate/in_context_<initialization>-len<length>.
 
     The KV cache of a text as a prefix gives the logits of the text in the context: this is where
-    the variants of that length and initialisation start.
+    the variants of that length and initialisation start, if they train all layers and kinds of it.
     """
     use_backend(params.hardware.attention)
     baseline = Baseline(IN_CONTEXT + initialization, length=length)

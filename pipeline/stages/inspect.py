@@ -25,7 +25,7 @@ def run(params: Params) -> None:
         wanted.split,
         wanted.examples,
     )
-    write_csv(paths.STARTS, origins(params, prefix.model, prefix.tokenizer))
+    write_csv(paths.STARTS, origins(params, prefix.model.frozen_model, prefix.tokenizer))
     found = look_into(prefix, params.memory.max_tokens_per_batch, title="inspect")
     prefix.model.detach()
     with atomic_folder(paths.BEST_INSPECTION) as folder:

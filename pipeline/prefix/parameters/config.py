@@ -98,3 +98,13 @@ class PrefixConfig:
                     f"layers is {list(self.layers)}; give different indices from 0 on, or None"
                 )
             object.__setattr__(self, "layers", chosen)
+
+    def untrained(self, num_virtual_tokens: int) -> "PrefixConfig":
+        """Where such a prefix stands and how it is seen, without what is of its training alone."""
+        return PrefixConfig(
+            num_virtual_tokens,
+            layers=self.layers,
+            parts=self.parts,
+            kinds=self.kinds,
+            prefix_always_visible=self.prefix_always_visible,
+        )

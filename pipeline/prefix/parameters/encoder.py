@@ -88,17 +88,24 @@ class PrefixEncoder(nn.Module):
             values=tuple(F.dropout(value, drop) for value in kv.values),
         )
 
+    def chosen_of(self, kv: KVPrefix) -> KVPrefix:
+        """What of a prefix the configuration's `layers` and `kinds` ask for.
+
+        Raises PrefixError for one that lacks some of it.
+        """
+        kinds = kinds_of(self.shapes, self.states)
+        if kv.kinds != kinds:
+            kv = kv.of_kinds(kinds)
+        return kv if self.config.layers is None else kv.of_layers(self.config.layers)
+
     def load(self, kv: KVPrefix) -> None:
         """Start from a prefix, of which the configuration's `layers` and `kinds` are taken.
 
         Raises PrefixError when it has another length or other shapes.
         """
-        kinds, had = kinds_of(self.shapes, self.states), kv.kinds
-        if kv.kinds != kinds:
-            kv = kv.of_kinds(kinds)
-        if self.config.layers is not None:
-            kv = kv.of_layers(self.config.layers)
-        elif kv.layers != self.layers:
+        had = kv.kinds
+        kv = self.chosen_of(kv)
+        if self.config.layers is None and kv.layers != self.layers:
             if kv.layers is None:
                 raise PrefixError(
                     "the prefix is for every layer, the model attends in "
@@ -231,6 +238,10 @@ class NoEncoder(nn.Module):
 
     def load(self, kv: KVPrefix) -> None:
         """Raise PrefixError: there is nothing to load into."""
+        self.chosen_of(kv)
+
+    def chosen_of(self, kv: KVPrefix) -> KVPrefix:
+        """Raise PrefixError as `load` does."""
         raise PrefixError(
             f"the model has no prefix that could start from one of {len(kv)} virtual tokens; make "
             f"it with PrefixConfig(num_virtual_tokens={len(kv)})"

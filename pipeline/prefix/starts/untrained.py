@@ -11,11 +11,15 @@ from pipeline.prefix.architecture.parts import takes
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
 from pipeline.prefix.model import PrefixModel
+from pipeline.prefix.parameters.config import PrefixConfig
 
 
 @torch.no_grad()
 def untrained_loss(
-    frozen_model: PreTrainedModel, kv: KVPrefix, examples: Sequence[tuple[Sequence[int], int]]
+    frozen_model: PreTrainedModel,
+    kv: KVPrefix,
+    examples: Sequence[tuple[Sequence[int], int]],
+    config: PrefixConfig | None = None,
 ) -> float:
     """The cross-entropy of a decoder's targets after a prefix, in nats per target token.
 
@@ -23,13 +27,17 @@ def untrained_loss(
         frozen_model: a decoder; it is left as it is.
         kv: the prefix.
         examples: of each the token ids as they follow the prefix, and where its target begins.
+        config: of what a training from it would begin with: the prefix is measured in the `layers`
+            and of the `kinds` that it names alone, and as visible. None for all of it, where a text
+            would stand.
 
     Raises:
         PrefixError: for no example, and for a model without a place for the prefix.
     """
     if not examples:
         raise PrefixError("no example whose target could be predicted; give at least one")
-    model = PrefixModel(frozen_model, config_holding(frozen_model, kv)).eval()
+    measured = config_holding(frozen_model, kv) if config is None else config.untrained(len(kv))
+    model = PrefixModel(frozen_model, measured).eval()
     model.load_kv_prefix(kv)
     try:
         losses = [_loss(model, ids, start) for ids, start in examples]
