@@ -180,6 +180,21 @@ def test_the_seconds_of_a_search_come_before_all_steps(
     assert lora[1:6] == ["120.2", "", "", "4.000", "2.100"]
 
 
+def test_the_seconds_of_a_start_come_before_all_steps_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = sweep_with_lora()
+    seeds, _ = tables_of(tmp_path, params, monkeypatch)
+    timings = {f"{name}-seed0": {"training_seconds": 60.0} for name in seeds["name"]}
+    before = {"start_seconds": 14.9, "search_seconds": 30.0}
+    timings["lora-seed0"] = {"training_seconds": 120.2, **before}
+    found = within_seconds(seeds, timings, params)
+    assert found is not None
+    lora = next(row for row in found.table.rows if row[0].startswith("lora"))
+    assert lora[1:6] == ["120.2", "", "", "4.000", "2.100"]
+    assert "kv_prefix computed, once for all variants, is not in it" in found.table.note
+
+
 def test_what_compares_nothing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = params_of(
         sweep={"lengths": [2], "initializations": ["corpus"]}, report={"resamples": 100}

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from pipeline.config.load import read_yaml
 from pipeline.data.beginning import following
 from pipeline.data.splits import load_split
 from pipeline.errors import PipelineError
+from pipeline.initialization.prefix_file import PrefixFile
+from pipeline.inspection.origins import origins
+from pipeline.inspection.variant import prefix_of
 from pipeline.models.first_tokens import KEPT, stored_tokens
 from pipeline.models.for_initialization import ForInitialization
 from pipeline.models.for_variant import ForVariant, start_prefix
@@ -29,11 +33,13 @@ from pipeline.prefix import (
     mean_kv_prefix,
     untrained_loss,
 )
-from pipeline.stages import baselines, kv_prefix, train
+from pipeline.prefix.chosen import tokens_in
+from pipeline.stages import baselines, kv_prefix, train, train_together
 from pipeline.storage.records import read_json, read_jsonl
 from pipeline.sweep.variants import Variant
 from pipeline.training.validation import target_loss_of
 from pipeline.workspace import paths
+from pipeline.workspace.timings import read_timing
 from tests.conftest import tiny_model
 from tests.faults.training_folder import make_training_folder, working_in, write_params
 from tests.hybrids import lfm2
@@ -193,6 +199,21 @@ def test_the_best_chunk_has_the_lowest_loss_at_every_length(params: Params, leng
     assert tokens == chunks[losses.index(min(losses))]
 
 
+@pytest.fixture
+def to_train(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, Any]]:
+    """Params of short trainings in a folder of their own, without MLflow."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with working_in(tmp_path):
+        raw = read_yaml(Path("params.yaml"))
+        raw["train"] |= {"max_steps": 1, "warmup_steps": 0}
+        raw["train"]["learning_rate_search"] = {"candidates": 2}
+        yield raw
+
+
 def windows() -> PreTrainedModel:
     """A model whose window hides a prefix from the ends of inputs."""
     torch.manual_seed(0)
@@ -212,35 +233,24 @@ def windows() -> PreTrainedModel:
     ids=["layers", "kinds", "windows"],
 )
 def test_a_start_is_judged_as_the_prefix_that_trains(
-    folder: Path,
-    model: Callable[[], PreTrainedModel],
-    section: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Callable[[], PreTrainedModel], section: dict[str, Any], to_train: dict[str, Any]
 ) -> None:
     """The chunk is chosen, and the baseline measured, as training measures it at step 0."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     variant = Variant(4, "best", 0)
-    with working_in(tmp_path):
-        model().save_pretrained(paths.MODEL)
-        raw = read_yaml(Path("params.yaml"))
-        raw["prefix"] = {"distractors": raw["prefix"]["distractors"], **section}
-        raw["train"] |= {"max_steps": 1, "warmup_steps": 0}
-        raw["baselines"] = {"start": {"type": "untrained", "path": "data/kv_prefix/best"}}
-        raw["baselines"]["start"]["length"] = 4
-        write_params(tmp_path, raw)
-        params = load_params()
-        kv_prefix.run(params, "best")
-        train.run(params, variant)
-        baselines.run(params, "start")
-        begun = read_json(paths.TRAIN / variant.name / "metrics.json")["validation/initial_loss"]
-        measured = read_json(paths.EVALUATE / "start" / "metrics.json")["validation"]["loss"]
-        assert measured == pytest.approx(begun, rel=1e-6)
-        stored = stored_tokens(paths.KV_PREFIX / "best")["tokens"]
-        losses = [loss_in_training(params, stored[at : at + 4]) for at in range(0, 5 * P, P)]
-        assert begun == pytest.approx(min(losses), rel=1e-6)
+    model().save_pretrained(paths.MODEL)
+    to_train["prefix"] |= section
+    start = {"type": "untrained", "path": "data/kv_prefix/best", "length": 4}
+    write_params(Path(), {**to_train, "baselines": {"start": start}})
+    params = load_params()
+    kv_prefix.run(params, "best")
+    train.run(params, variant)
+    baselines.run(params, "start")
+    begun = read_json(paths.TRAIN / variant.name / "metrics.json")["validation/initial_loss"]
+    measured = read_json(paths.EVALUATE / "start" / "metrics.json")["validation"]["loss"]
+    assert measured == pytest.approx(begun, rel=1e-6)
+    stored = stored_tokens(paths.KV_PREFIX / "best")["tokens"]
+    losses = [loss_in_training(params, stored[at : at + 4]) for at in range(0, 5 * P, P)]
+    assert begun == pytest.approx(min(losses), rel=1e-6)
 
 
 def loss_in_training(params: Params, tokens: list[int]) -> float:
@@ -248,6 +258,81 @@ def loss_in_training(params: Params, tokens: list[int]) -> float:
     model = PrefixModel(frozen_model(params), prefix_config(params.prefix, len(tokens), ()))
     model.load_kv_prefix(kv_prefix_from_tokens(model.frozen_model, tokens))
     return target_loss_of(model.eval(), load_split(paths.TOKENIZED / "splits", "validation"), 512)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the prefixes that a choice measured, each of which takes a moment."""
+    lengths: list[int] = []
+
+    def slowly(frozen_model: Any, kv: KVPrefix, *others: Any) -> float:
+        lengths.append(len(kv))
+        time.sleep(0.02)
+        return untrained_loss(frozen_model, kv, *others)
+
+    monkeypatch.setattr("pipeline.prefix.untrained_loss", slowly)
+    return lengths
+
+
+BEST = (Variant(4, "best", 0), Variant(6, "best", 0))
+TOGETHER: dict[str, dict[str, dict[str, Any]]] = {
+    "together": {},
+    "layers": {"prefix": {"layers": [1]}},
+    "rates": {"train": {"learning_rate": "auto"}},
+}
+
+
+@pytest.mark.parametrize("what", TOGETHER)
+def test_variants_choose_once_and_it_counts_as_their_training(
+    what: str, to_train: dict[str, Any], measured: list[int]
+) -> None:
+    """Together, and where they turn out to train one after another."""
+    for section, keys in TOGETHER[what].items():
+        to_train[section] |= keys
+    write_params(Path(), to_train)
+    shown = Variant(4, "shown", 0)
+    train_together.run(load_params(), [*BEST, shown])
+    assert measured == [*[4] * 5, *[6] * 5]
+    for variant in BEST:
+        timed = read_timing(variant.name)
+        assert 0.1 <= timed["start_seconds"] < timed["training_seconds"]
+    assert "start_seconds" not in read_timing(shown.name)
+    # A training that is taken up again chooses again, which is its own.
+    shutil.rmtree(paths.TRAIN)
+    train.run(load_params(), BEST[0])
+    timed = read_timing(BEST[0].name)
+    assert 0.1 <= timed["start_seconds"] < timed["training_seconds"]
+
+
+def test_looking_into_a_prefix_chooses_nothing_again(
+    to_train: dict[str, Any], measured: list[int]
+) -> None:
+    variant = BEST[0]
+    to_train["sweep"] |= {"lengths": [4], "initializations": ["best"]}
+    write_params(Path(), to_train)
+    params = load_params()
+    train.run(params, variant)
+    expected = start_of(params, "best", 4)
+    trained = KVPrefix.load(paths.TRAIN / variant.name / "prefix.safetensors")
+    measured.clear()
+    prefix = prefix_of(params, variant.name, lambda _: trained, "validation", None)
+    assert prefix.start is not None
+    equal(prefix.start, expected, 1e-6)
+    table = origins(params, prefix.model.frozen_model, prefix.tokenizer)
+    assert measured == []
+    assert list(table["word"]) == prefix.words
+    # What nothing trained from is chosen, once.
+    shutil.rmtree(paths.TRAIN)
+    again = origins(params, prefix.model.frozen_model, prefix.tokenizer)
+    assert measured == [4] * 5
+    assert again.equals(table)
+    # A prefix that starts from a trained one was not chosen to be those tokens.
+    assert tokens_in(trained.metadata) == list(table["id"])
+    assert tokens_in(trained[:2].metadata) is None
+    trained.save(paths.KV_PREFIX / "best" / KEPT)
+    start = PrefixFile.model_validate({"type": "prefix_file", "path": "trained.safetensors"})
+    model = PrefixModel(frozen_model(params), PrefixConfig(4))
+    assert tokens_in(start.start(ForVariant(variant, model)).metadata) is None
 
 
 def test_the_mean_of_chunks_is_cut_to_a_shorter_one(params: Params) -> None:

@@ -377,7 +377,9 @@ def test_the_stage_hides_them_in_its_training(
             assert left_out.demonstrations == tokens_of(kept[:150].metadata)
             assert set(left_out.demonstrations) <= set(given[1]["id"])
             # Beside it a start that holds none of them.
-            member = train_together._prepared(params, Variant(2, "random", 0), tiny_model(), ())
+            other = Variant(2, "random", 0)
+            model = train_together._model(params, other, tiny_model(), ())
+            member = train_together._started(params, other, model)
             assert member.left_out == LeftOut(2, 0.25)
         finally:
             (folder / "params.yaml").write_text(before)

@@ -26,6 +26,10 @@ TASKS = 100
 """The tasks that the table of serving counts the bytes of."""
 
 
+_BEFORE_STEPS = ("start_seconds", "search_seconds")
+"""What of a training's seconds comes before all its steps."""
+
+
 def budget_tables(seeds: pd.DataFrame, params: Params) -> list[TitledTable]:
     """The tables of the report: at equal steps, parameters and bytes, and what serving costs.
 
@@ -52,16 +56,18 @@ def within_seconds(
     measured = validations(params)
     timed = measured["run"].map(lambda run: timings.get(run, {}))
     took = timed.map(lambda figures: figures.get("training_seconds")).astype(float)
-    searched = timed.map(lambda figures: figures.get("search_seconds", 0.0))
+    before = timed.map(lambda figures: sum(figures.get(part, 0.0) for part in _BEFORE_STEPS))
     # From the end, so that the last step is at what the training took, to the digit.
     left = (measured["steps"] - measured["step"]) / measured["steps"].clip(lower=1)
-    measured = measured.assign(took=took, spent=took - (took - searched) * left)
+    measured = measured.assign(took=took, spent=took - (took - before) * left)
     measured = measured.dropna(subset=["took"])
     note = (
         "The lowest validation loss (nats per target token) within so many seconds of training, by "
-        "the trainings' history.csv and the seconds of the whole training: first those of a search "
-        "of its rate, the others spread evenly over its steps; a training that was resumed counts "
-        "from there. Budgets are what the settings took, and a half and a quarter of the least. "
+        "the trainings' history.csv and the seconds of the whole training: first those of choosing "
+        "or computing its start and of a search of its rate, the others spread evenly over its "
+        "steps; a training that was resumed counts from there. What the stage kv_prefix computed, "
+        "once for all variants, is not in it. Budgets are what the settings took, and a half and a "
+        "quarter of the least. "
     )
     return _reached(
         "Within the same seconds of training",

@@ -29,6 +29,7 @@ TABLE, PICTURE, PAGE = "timings.md", "quality_by_training_seconds.png", "timings
 
 _FIGURES = {
     "training_seconds": "training (s)",
+    "start_seconds": "of these, making the start (s)",
     "search_seconds": "of these, the rate's search (s)",
     "training_tokens_per_second": "training (tokens/s)",
     "evaluation_seconds": "evaluation (s)",

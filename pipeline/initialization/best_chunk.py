@@ -23,11 +23,18 @@ class BestChunk(WholeChunks):
     needs_causal_lm: ClassVar[bool] = True
 
     def start(self, context: StartContext) -> "KVPrefix":
-        """What the first p tokens of the best chunk are."""
-        return self.prefix_of(context, self.tokens(context))
+        """What the first p tokens of the best chunk are; its metadata say which these are."""
+        from pipeline.prefix.chosen import note
+
+        tokens = self.tokens(context)
+        start = self.prefix_of(context, tokens)
+        start.metadata.update(note(tokens))
+        return start
 
     def tokens(self, context: StartContext) -> list[int]:
         """These tokens; of several chunks with one loss the first one's."""
+        if context.chosen_tokens is not None:
+            return context.chosen_tokens
         from pipeline.prefix import untrained_loss
         from pipeline.progress.bar import following
 

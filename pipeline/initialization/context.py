@@ -92,6 +92,13 @@ class StartContext(Protocol):
         """The token ids that `cached` was computed of, where it was."""
 
     @property
+    def chosen_tokens(self) -> "list[int] | None":
+        """The token ids that a training of the variant chose to start from, once it is there.
+
+        None where it is yet to choose.
+        """
+
+    @property
     def cached_begins_text(self) -> bool:
         """Whether what the stage `kv_prefix` kept begins a text (BOS)."""
 

@@ -42,6 +42,11 @@ class Random(Start):
         """Each seed has its own noise."""
         return True
 
+    @property
+    def is_made_by_model(self) -> bool:
+        """Whether the model reads the texts that statistics are taken of."""
+        return self.statistics != "standard"
+
     def origin(self) -> str:
         """Noise."""
         if self.statistics == "standard":

@@ -23,6 +23,11 @@ class ReadAfterText(TextStart):
     needs_causal_lm: ClassVar[bool] = True
     chooses_tokens: ClassVar[bool] = True
 
+    @property
+    def is_made_by_model(self) -> bool:
+        """The model reads inputs after the text."""
+        return True
+
     def corpus(self, context: CacheContext) -> Corpus:
         """The file's text, and its first `corpus_tokens`, to choose from."""
         text = read_text_file(context.name, self.path)

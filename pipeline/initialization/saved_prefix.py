@@ -27,6 +27,7 @@ class SavedPrefixStart(Start):
 
         Raises PipelineError for states at another.
         """
+        from pipeline.prefix.chosen import CHOSEN
         from pipeline.prefix.starts.reshaped import stretched_kv_prefix
 
         kv = context.cached
@@ -38,7 +39,10 @@ class SavedPrefixStart(Start):
                 f"which can be neither cut nor stretched to {context.length}; list it in a sweep "
                 f"of lengths: [{len(kv)}], or set prefix.kinds: [attention]"
             )
-        return stretched_kv_prefix(kv, context.length)
+        start = stretched_kv_prefix(kv, context.length)
+        # Training has moved it from what it was chosen to start from.
+        start.metadata.pop(CHOSEN, None)
+        return start
 
     def origin(self) -> str:
         """The file, whose virtual tokens are no text's any more."""

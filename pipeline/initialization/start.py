@@ -81,6 +81,14 @@ class Start(Section):
         """Whether each seed has a start of its own."""
         return False
 
+    @property
+    def is_made_by_model(self) -> bool:
+        """Whether the model has more to read than the tokens kept when a variant's training begins.
+
+        What that takes is counted as the training's.
+        """
+        return False
+
     def origin(self) -> str:
         """What its virtual tokens come from, in a few words."""
         return f"{self.type} of {self.path}"

@@ -34,6 +34,11 @@ class WholeChunks(TextStart):
         tokens = [token for at in starts for token in [*begin, *body[at : at + room]]]
         return Corpus(text, tokens, begins_text=bool(count))
 
+    @property
+    def is_made_by_model(self) -> bool:
+        """The model reads the chunks."""
+        return True
+
     def cached(self, context: CacheContext) -> Cached:
         """The chunks' tokens, which are read when a variant trains."""
         corpus = self.corpus(context)

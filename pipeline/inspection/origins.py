@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.config import Params
 from pipeline.inspection.words import words_of
 from pipeline.models.definition import read_definition
-from pipeline.models.for_variant import ForVariant
+from pipeline.models.for_variant import trained_start
 from pipeline.models.trainable import start_config
 from pipeline.prefix import PrefixModel
 from pipeline.sweep.variants import Variant
@@ -27,7 +27,7 @@ def words_of_start(
     definition = read_definition(paths.KV_PREFIX / variant.initialization)
     model = PrefixModel(frozen_model, start_config(params.prefix, variant.length))
     try:
-        return definition.origin(), definition.tokens(ForVariant(variant, model))
+        return definition.origin(), definition.tokens(trained_start(variant, model))
     finally:
         model.detach()
 

@@ -11,7 +11,8 @@ from pipeline.inspection.inputs import spread_evenly
 from pipeline.inspection.looking import Prefix
 from pipeline.inspection.origins import words_of_start
 from pipeline.inspection.words import words_of
-from pipeline.models.for_variant import start_prefix
+from pipeline.models.definition import read_definition
+from pipeline.models.for_variant import trained_start
 from pipeline.models.prefixed import prefixed_model
 from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
@@ -57,7 +58,8 @@ def _start(
     """The prefix before training, of the layers and parts that were trained."""
     model = PrefixModel(frozen, prefix_config(params.prefix, variant.length, new))
     try:
-        model.load_kv_prefix(start_prefix(variant, model))
+        definition = read_definition(paths.KV_PREFIX / variant.initialization)
+        model.load_kv_prefix(definition.start(trained_start(variant, model)))
         return model.kv_prefix()
     finally:
         model.detach()

@@ -1,5 +1,6 @@
 """The prefix that a variant's training starts from."""
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.models.first_tokens import KEPT, begins_text, first_tokens, stored
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.prefix import KVPrefix, PrefixConfig, PrefixModel
 from pipeline.prefix.architecture.shapes import CacheShapes
+from pipeline.prefix.chosen import tokens_in
 from pipeline.prefix.parameters.flat import Shapes
 from pipeline.sweep.variants import Variant
 from pipeline.workspace import paths
@@ -31,6 +33,29 @@ def start_prefix(variant: Variant, model: PrefixModel, folder: Path | None = Non
     return read_definition(folder or _folder(variant)).start(ForVariant(variant, model, folder))
 
 
+def timed_start(
+    variant: Variant, model: PrefixModel, folder: Path | None = None
+) -> tuple[KVPrefix, float | None]:
+    """The same on the CPU, and the seconds that it took to make.
+
+    None for one that is only read, or drawn as it comes.
+    """
+    began = time.perf_counter()
+    start = start_prefix(variant, model, folder).to("cpu")
+    seconds = time.perf_counter() - began
+    return start, seconds if read_definition(folder or _folder(variant)).is_made_by_model else None
+
+
+def trained_start(variant: Variant, model: PrefixModel) -> "ForVariant":
+    """What the start of a variant is made from again, once it may be trained.
+
+    What its training chose stands as chosen: a choice takes long, and may round otherwise here.
+    """
+    path = paths.TRAIN / variant.name / "prefix.safetensors"
+    chosen = tokens_in(KVPrefix.load(path).metadata) if path.exists() else None
+    return ForVariant(variant, model, chosen_tokens=chosen)
+
+
 def shows_examples(variant: Variant) -> bool:
     """Whether the virtual tokens that a variant starts from come from training examples."""
     return read_definition(_folder(variant)).shows_examples
@@ -43,6 +68,7 @@ class ForVariant:
     variant: Variant
     model: PrefixModel
     folder: Path | None = None
+    chosen_tokens: list[int] | None = None
 
     @property
     def _kept(self) -> Path:

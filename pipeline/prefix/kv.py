@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedConfig
 
 from pipeline.prefix import kv_choice
 from pipeline.prefix.caches import filled
+from pipeline.prefix.chosen import CHOSEN
 from pipeline.prefix.demonstrated import cut
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv_checks import refuse_empty, refuse_unlike
@@ -88,6 +89,7 @@ class KVPrefix:
             kv.metadata.pop(_BEGINS_TEXT, None)
         if len(kv) != len(self):
             kv.metadata.pop(COMPOSED_OF, None)
+            kv.metadata.pop(CHOSEN, None)
         cut(kv.metadata, chosen)
         return kv
 

@@ -11,6 +11,7 @@ from pipeline.prefix.architecture.fitting import config_holding
 from pipeline.prefix.architecture.parts import of_places
 from pipeline.prefix.architecture.shapes import adapter_shapes
 from pipeline.prefix.architecture.turns import turn_of
+from pipeline.prefix.chosen import CHOSEN
 from pipeline.prefix.composition import composed
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.files.peft_format import load_adapter, save_adapter
@@ -19,6 +20,9 @@ from pipeline.prefix.injected_model import InjectedModel
 from pipeline.prefix.kv import COMPOSED_OF, KVPrefix
 from pipeline.prefix.parameters.config import PrefixConfig
 from pipeline.prefix.parameters.encoder import PrefixEncoder
+
+_KEPT = (COMPOSED_OF, CHOSEN)
+"""What metadata say of a start that is true of what is trained from it too."""
 
 
 class PrefixModel(InjectedModel):
@@ -55,7 +59,7 @@ class PrefixModel(InjectedModel):
         super().__init__(frozen_model, config, encoder)
         self.begins_text = False
         """Whether the prefix begins a text, so that inputs have no BOS (`KVPrefix.begins_text`)."""
-        self._composed_of: str | None = None
+        self._told: dict[str, str] = {}
 
     def load_kv_prefix(self, kv: KVPrefix) -> None:
         """Start from a prefix, exactly, with or without `prefix_projection`.
@@ -72,7 +76,7 @@ class PrefixModel(InjectedModel):
                 kv = of_places(kv, self._places)
             self.encoder.load(kv)
             self.begins_text = begins_text
-            self._composed_of = kv.metadata.get(COMPOSED_OF)
+            self._told = {key: kv.metadata[key] for key in _KEPT if key in kv.metadata}
 
     def chosen_of(self, kv: KVPrefix) -> KVPrefix:
         """What of a prefix this model would start from: of its layers, parts and kinds.
@@ -91,8 +95,7 @@ class PrefixModel(InjectedModel):
             if kv is None:
                 return None
             kv.metadata.update(provenance(self.frozen_model))
-            if self._composed_of is not None:
-                kv.metadata[COMPOSED_OF] = self._composed_of
+            kv.metadata.update(self._told)
             kv.modules.update(self.heads.tensors())
             return kv.beginning_text(self.begins_text).detached()
 

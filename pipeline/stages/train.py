@@ -17,7 +17,7 @@ from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.distributed.sharding import shard_frozen_model
 from pipeline.errors import DivergedError, PipelineError
 from pipeline.loss.for_model import loss_columns
-from pipeline.models.for_variant import shows_examples, start_prefix
+from pipeline.models.for_variant import shows_examples, timed_start
 from pipeline.models.frozen import resolve_device
 from pipeline.models.shared import load_for_task
 from pipeline.models.trainable import prefix_config
@@ -58,7 +58,8 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
     config = prefix_config(params.prefix, variant.length, new)
     model = PrefixModel(frozen, config)
     # Where validation chooses a start, machines may round to another choice.
-    start = ranks.from_first(start_prefix(variant, model).to("cpu"))
+    start, start_seconds = timed_start(variant, model)
+    start = ranks.from_first(start)
     model.load_kv_prefix(start)
     train, validation = (following(split, model.begins_text) for split in splits.values())
     left_out = left_out_of(params, variant, start)
@@ -82,7 +83,7 @@ def run(params: Params, variant: Variant, ranks: Ranks = ALONE) -> None:
         except DivergedError as error:
             raise as_listed(variant, error) from error
         metrics = write_variant(variant, model, result, len(train))
-        clock.record(variant.name, **result.search_times)
+        clock.record(variant.name, **result.search_times, start_seconds=start_seconds)
         tracking.finish(paths.TRAIN / variant.name, metrics)
     if distractors is not None:
         distractors.detach()

@@ -1,7 +1,7 @@
 """Stage `train` of several variants at once, on one frozen model."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from pipeline.data.beginning import following
 from pipeline.data.task_type import task_of
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.errors.memory import is_out_of_memory
-from pipeline.models.for_variant import start_prefix
+from pipeline.models.for_variant import timed_start
 from pipeline.models.shared import load_for_task
 from pipeline.models.trainable import prefix_config
 from pipeline.prefix import PrefixError, PrefixModel
@@ -41,38 +41,57 @@ def run(params: Params, variants: Sequence[Variant]) -> None:
             written.
     """
     variants = list(dict.fromkeys(variants))
-    use_backend(params.hardware.attention)
-    task = task_of(paths.TOKENIZED / "splits")
-    seed, places = variants[0].seed, params.device_map
-    frozen, new = load_for_task(paths.MODEL, params.train, task, seed, places)
     failed: dict[str, PipelineError | PrefixError] = {}
-    group = []
-    for variant in variants:
-        try:
-            group.append(_prepared(params, variant, frozen, new))
-        except (PipelineError, PrefixError) as error:
-            failed[variant.name] = error
-    reason = _why_not_packed(group)
-    if params.prefix.distractors.count:
-        reason = "prefix.distractors stand beside one variant's prefix at a time"
-    if any(_settings(params, member.variant).learning_rate == "auto" for member in group):
-        reason = "train.learning_rate: auto searches the rate of one variant at a time"
+    reason = _why_alone(params, variants)
     if reason is None:
-        _train(params, group, failed)
-    else:
+        use_backend(params.hardware.attention)
+        task = task_of(paths.TOKENIZED / "splits")
+        seed, places = variants[0].seed, params.device_map
+        frozen, new = load_for_task(paths.MODEL, params.train, task, seed, places)
+        models: dict[Variant, PrefixModel] = {}
+        for variant in variants:
+            with _told(failed, variant):
+                models[variant] = _model(params, variant, frozen, new)
+        variants = [*models]
+        reason = _why_not_packed(models.values())
+        if reason is None:
+            group = []
+            for variant, model in models.items():
+                with _told(failed, variant):
+                    group.append(_started(params, variant, model))
+            _train(params, group, failed)
+        del frozen, models
+    if reason is not None:
+        # No start was made so far: each makes its own.
         print(f"{reason}: these variants train one after another")
-        chosen = [member.variant for member in group]
-        group.clear()
-        del frozen
-        for variant in chosen:
+        for variant in variants:
             try:
-                train.run(params, variant)
+                with _told(failed, variant):
+                    train.run(params, variant)
             except StoppedError as error:
                 raise _all_of({**failed, variant.name: error}) from error
-            except (PipelineError, PrefixError) as error:
-                failed[variant.name] = error
     if failed:
         raise _all_of(failed)
+
+
+@contextmanager
+def _told(failed: dict[str, PipelineError | PrefixError], variant: Variant) -> Iterator[None]:
+    """Keep a variant's error for the end; what stops it stops all."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except (PipelineError, PrefixError) as error:
+        failed[variant.name] = error
+
+
+def _why_alone(params: Params, variants: Sequence[Variant]) -> str | None:
+    """Why these params train one variant at a time, whatever the model; None where they do not."""
+    if any(_settings(params, variant).learning_rate == "auto" for variant in variants):
+        return "train.learning_rate: auto searches the rate of one variant at a time"
+    if params.prefix.distractors.count:
+        return "prefix.distractors stand beside one variant's prefix at a time"
+    return None
 
 
 @dataclass
@@ -83,28 +102,33 @@ class _Member:
     model: PrefixModel
     checkpoints: CheckpointFolder
     left_out: LeftOut
+    start_seconds: float | None
 
 
-def _prepared(
+def _model(
     params: Params, variant: Variant, frozen: PreTrainedModel, new: tuple[str, ...]
-) -> _Member:
+) -> PrefixModel:
     # An encoder draws its first weights: those that it would draw alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(variant.seed)
-        model = PrefixModel(frozen, prefix_config(params.prefix, variant.length, new))
-    start = start_prefix(variant, model)
+        return PrefixModel(frozen, prefix_config(params.prefix, variant.length, new))
+
+
+def _started(params: Params, variant: Variant, model: PrefixModel) -> _Member:
+    start, seconds = timed_start(variant, model)
     model.load_kv_prefix(start)
     checkpoints = train.checkpoints_of(params, variant, start)
-    return _Member(variant, model, checkpoints, train.left_out_of(params, variant, start))
+    left_out = train.left_out_of(params, variant, start)
+    return _Member(variant, model, checkpoints, left_out, seconds)
 
 
 def _settings(params: Params, variant: Variant) -> TrainParams:
     return params.train.at(variant.learning_rate)
 
 
-def _why_not_packed(group: Sequence[_Member]) -> str | None:
+def _why_not_packed(models: Iterable[PrefixModel]) -> str | None:
     """Why not even the shortest example of any variant is packed; None where one is."""
-    reasons = [member.model.why_not_packed(tokens=1) for member in group]
+    reasons = [model.why_not_packed(tokens=1) for model in models]
     return None if not reasons or None in reasons else reasons[0]
 
 
@@ -146,7 +170,9 @@ class _Run:
         """Write what the training came to, and end all that is held."""
         variant, model = self._member.variant, self._member.model
         metrics = train.write_variant(variant, model, self.training.result, self._train_size)
-        self._clock.record(variant.name, self.training.seconds)
+        self._clock.record(
+            variant.name, self.training.seconds, start_seconds=self._member.start_seconds
+        )
         self._tracking.finish(paths.TRAIN / variant.name, metrics)
         self._held.close()
         train.leave(variant, model, self._member.checkpoints)

@@ -19,7 +19,8 @@ LogStep = Callable[[int, Mapping[str, float]], None]
 def record_timing(name: str, **figures: float) -> None:
     """Add figures to those of a variant or baseline; one of the same key is replaced.
 
-    Keys in use: `training_seconds`, of which `search_seconds` were the search of the learning rate,
+    Keys in use: `training_seconds`, of which `start_seconds` made the start, where it is chosen or
+    computed when training begins, and `search_seconds` were the search of the learning rate,
     `training_tokens_per_second`, `evaluation_seconds`, `decoding_tokens_per_second`,
     `first_token_ms`, and the last two with `merged_` before them, of matrices that were merged into
     the weights.
@@ -66,19 +67,23 @@ class TrainingClock:
         seconds: float | None = None,
         search_seconds: float | None = None,
         seconds_before: float = 0.0,
+        start_seconds: float | None = None,
     ) -> None:
         """Write what this training took: `seconds`, by default the time until now.
 
-        Of it `search_seconds` were the search of the rate, and `seconds_before` are to be added,
-        since an earlier process took them.
+        Of it `search_seconds` were the search of the rate. To be added are `seconds_before`, since
+        an earlier process took them, and `start_seconds`, which made the start before this clock.
         """
         if seconds is None:
             seconds = time.perf_counter() - self._began
-        figures = {"training_seconds": seconds + seconds_before}
+        figures = {"training_seconds": seconds + seconds_before + (start_seconds or 0.0)}
         if search_seconds is not None:
             figures["search_seconds"] = search_seconds
+        if start_seconds is not None:
+            figures["start_seconds"] = start_seconds
         if self._speeds:
             figures["training_tokens_per_second"] = median(self._speeds)
-        # A training without a search leaves nothing of one before it.
-        others = {k: v for k, v in read_timing(name).items() if k != "search_seconds"}
+        # A training without a search, or a start of its own, leaves nothing of one before it.
+        parts = ("search_seconds", "start_seconds")
+        others = {key: value for key, value in read_timing(name).items() if key not in parts}
         _write(name, {**others, **figures})

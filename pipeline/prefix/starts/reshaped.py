@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from pipeline.prefix.chosen import CHOSEN
 from pipeline.prefix.demonstrated import DEMONSTRATIONS
 from pipeline.prefix.errors import PrefixError
 from pipeline.prefix.kv import KVPrefix
@@ -44,5 +45,6 @@ def stretched_kv_prefix(kv: KVPrefix, num_virtual_tokens: int) -> KVPrefix:
     index = torch.arange(num_virtual_tokens) * len(kv) // num_virtual_tokens
     longer = unflatten(flatten(kv)[index], kv.shapes)
     states = {name: keys[index] for name, keys in kv.states.items()}
-    metadata = {key: text for key, text in kv.metadata.items() if key != DEMONSTRATIONS}
+    of_tokens = (DEMONSTRATIONS, CHOSEN)
+    metadata = {key: text for key, text in kv.metadata.items() if key not in of_tokens}
     return replace(kv, keys=longer.keys, values=longer.values, states=states, metadata=metadata)
