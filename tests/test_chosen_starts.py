@@ -34,8 +34,16 @@ from pipeline.prefix import (
     untrained_loss,
 )
 from pipeline.prefix.chosen import tokens_in
-from pipeline.stages import baselines, kv_prefix, train, train_together
+from pipeline.stages import (
+    baseline_start,
+    baselines,
+    kv_prefix,
+    train,
+    train_baseline,
+    train_together,
+)
 from pipeline.storage.records import read_json, read_jsonl
+from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.variants import Variant
 from pipeline.training.validation import target_loss_of
 from pipeline.workspace import paths
@@ -301,6 +309,19 @@ def test_variants_choose_once_and_it_counts_as_their_training(
     shutil.rmtree(paths.TRAIN)
     train.run(load_params(), BEST[0])
     timed = read_timing(BEST[0].name)
+    assert 0.1 <= timed["start_seconds"] < timed["training_seconds"]
+
+
+def test_a_start_that_trains_beside_lora_is_chosen_once_and_counts_too(
+    to_train: dict[str, Any], measured: list[int]
+) -> None:
+    both = {"type": "prefix_and_lora", "initialization": "best", "length": 4, "rank": 2}
+    write_params(Path(), {**to_train, "trained_baselines": {"both": both}})
+    params = load_params()
+    baseline_start.run(params, "both")
+    train_baseline.run(params, Baseline("both", seed=0))
+    assert measured == [4] * 5
+    timed = read_timing("both-seed0")
     assert 0.1 <= timed["start_seconds"] < timed["training_seconds"]
 
 

@@ -1,6 +1,6 @@
 """Stage `train_baseline`: another way to adapt the model, by the training of the variants."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from pipeline.data.for_objective import load_for_objective
 from pipeline.data.subset import subset
 from pipeline.distributed.ranks import ALONE, Ranks
 from pipeline.errors import DivergedError, PipelineError
-from pipeline.models.for_variant import start_prefix
+from pipeline.models.for_variant import timed_start
 from pipeline.models.pretrained import PretrainedFolder
 from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.packed.backends import use_backend
@@ -66,7 +66,8 @@ def run(params: Params, baseline: Baseline, ranks: Ranks = ALONE) -> None:
         raise _of_definition(error, baseline.family, definition) from error
     if not ranks.is_first:
         return
-    clock.record(baseline.name, **result.search_times)
+    seconds = None if start is None else start.seconds
+    clock.record(baseline.name, **result.search_times, start_seconds=seconds)
     assert isinstance(result.prefix, TrainedWeights), "what is kept is more than a prefix"
     result.prefix.restore(model)
 
@@ -88,16 +89,29 @@ def _of_definition(error: DivergedError, name: str, definition: TrainedBaseline)
     return in_section(error, renamed)
 
 
-def _start_of(
-    definition: TrainedBaseline, baseline: Baseline, ranks: Ranks
-) -> Callable[[PrefixModel], KVPrefix] | None:
+@dataclass
+class _Start:
     """The prefix that a baseline's own starts from, the first process's in all of them.
 
-    None for one that has none to train.
+    `seconds` are those that it took to make, as `timed_start` has them, once it is asked for.
     """
+
+    variant: Variant
+    folder: Path
+    ranks: Ranks
+    seconds: float | None = None
+
+    def __call__(self, model: PrefixModel) -> KVPrefix:
+        start, self.seconds = timed_start(self.variant, model, self.folder)
+        made: KVPrefix = self.ranks.from_first(start)
+        return made
+
+
+def _start_of(definition: TrainedBaseline, baseline: Baseline, ranks: Ranks) -> _Start | None:
+    """What a baseline's own prefix starts from; None for one that has none to train."""
     if definition.begins_from is None or baseline.seed is None:
         return None
     initialization, length = definition.begins_from
     variant = Variant(length, initialization, baseline.seed, baseline.train_size)
     folder = paths.BASELINE_START / baseline.family
-    return lambda model: ranks.from_first(start_prefix(variant, model, folder).to("cpu"))
+    return _Start(variant, folder, ranks)
