@@ -247,7 +247,7 @@ def test_a_model_that_attends_nowhere_is_told(tmp_path: Path) -> None:
     of_tokens = "is of virtual tokens, but no layer of this model attends to any; set it to"
     idle = "nothing trains, since no layer of this model attends, and train.state_learning_rate: "
     own_rate = {"state_learning_rate": 0.01}
-    for changes, expected in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"train": {"optimizer": {"type": "muon"}}}, f"train.optimizer.type: muon {of_blocks}"),
         ({"train": {"relative_rates": True}}, f"train.relative_rates: true {of_blocks} false"),
         ({"prefix": {"prefix_dropout": 0.1}}, f"prefix.prefix_dropout: 0.1 {of_tokens} 0"),
@@ -266,7 +266,8 @@ def test_a_model_that_attends_nowhere_is_told(tmp_path: Path) -> None:
             {"train": own_rate, "sweep": {"learning_rates": [0.5]}},
             f"sweep.learning_rates: [0.5] are rates at which {idle}0.01 is that of states",
         ),
-    ):
+    ]
+    for changes, expected in wrong:
         sections = {name: {**raw[name], **own} for name, own in changes.items()}
         params = Params.model_validate({**raw, **sections})
         with pytest.raises(PipelineError, match=f"^{re.escape(expected)}"):
