@@ -266,8 +266,15 @@ EDITS: dict[str, tuple[Callable[[Workspace], None], set[str]]] = {
     ),
     "a corpus to study": (_study_a_corpus, {"self_study@notes", "held_out@notes"}),
     "a learning rate": (_change_learning_rate, {*_points(2, 4), "inspect", "report"}),
-    "the kinds of a prefix": (_leave_out_states, {*_points(2, 4), "inspect", "report"}),
-    "distractors": (_mix_in_distractors, {*_points(2, 4), "inspect", "report"}),
+    # A baseline may be what variants of this prefix begin with, untrained.
+    "the kinds of a prefix": (
+        _leave_out_states,
+        {*_points(2, 4), "baselines@no_prefix", "inspect", "report"},
+    ),
+    "distractors": (
+        _mix_in_distractors,
+        {*_points(2, 4), "baselines@no_prefix", "inspect", "report"},
+    ),
     "a distractor": (_change_distractor, {*_points(2, 4), "inspect", "report"}),
     "the learning rate of states": (_train_states_faster, {*_points(2, 4), "inspect", "report"}),
     "a teacher": (_add_teacher, {"teach@rules"}),

@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 from benchmarks.quality import curves, folder, workers
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.results import Line, appending, read_lines
-from benchmarks.quality.study import STUDIES, Curves
+from benchmarks.quality.study import STUDIES, Curves, read_study
+from benchmarks.quality.table import frame
 from benchmarks.quality.trials import Base, Trial, in_order
 from pipeline.errors import PipelineError
 from pipeline.prefix import KVPrefix
@@ -264,6 +265,29 @@ def test_losses_are_drawn_over_the_passes_of_the_trainings_that_a_study_names(
         (own, "validation loss", 2.0, 7.5),
     ]
     assert not curves.draw_curves(named, "Which?", trials, lines[2:], tmp_path / "no.png")
+
+
+def test_a_row_is_chosen_by_the_seeds_that_its_rivals_have_too(base: Base, tmp_path: Path) -> None:
+    vary = {"train.learning_rate": [0.02, 0.04]}
+    path = write(
+        tmp_path / "a.yaml",
+        rows=["method", "train.learning_rate"],
+        chosen_by_validation="train.learning_rate",
+        groups=[{"seeds": {0: 0, 1: 1}, "vary": vary}],
+    )
+    trials = in_order([path], base)
+    # The second seed is a lucky one, and only the first rate has it.
+    losses = {(0.02, 0): 1.0, (0.02, 1): 0.0, (0.04, 0): 0.9}
+    lines = [
+        {**_trained(trial, losses[key] - 7), "best_step": 4, "step_seconds": None, "scores": {},
+         "parameters": 8}
+        for trial in trials
+        if (key := (trial.value("train.learning_rate"), trial.seed)) in losses
+    ]  # fmt: skip
+    found = frame(read_study(path), trials, lines)
+    assert list(found["learning rate"]) == [0.04]
+    assert list(found["seeds"]) == [1]
+    assert found["validation loss"].item() == pytest.approx(0.9)
 
 
 def _trained(trial: Trial, loss: float) -> Line:

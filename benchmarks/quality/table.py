@@ -1,6 +1,6 @@
 """The results of a study as a table: a row for each setting, its seeds averaged."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -44,9 +44,11 @@ def frame(study: Study, trials: Sequence[Trial], lines: Sequence[Line]) -> pd.Da
         for setting, own in found.items()
     ]
     table = pd.DataFrame(rows, columns=None if rows else [*columns, "seeds"])
-    if study.chosen_by_validation is None or table.empty:
-        return table
-    return _chosen(table, [c for c in columns if c != heading(study.chosen_by_validation)])
+    if study.chosen_by_validation is not None and not table.empty:
+        by_seed = [{line["trial"]["seed"]: _loss(line) for line in own} for own in found.values()]
+        others = [c for c in columns if c != heading(study.chosen_by_validation)]
+        table = _chosen(table, by_seed, others)
+    return table
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -75,7 +77,8 @@ def failures(trials: Sequence[Trial], lines: Sequence[Line]) -> Iterator[str]:
 def _shown(value: Any) -> Any:
     """A value that a table can hold and tell from others."""
     if isinstance(value, list):
-        return f"{value[0]} to {value[-1]}" if len(value) > 1 else str(value[0])
+        are_consecutive = len(value) > 2 and value[-1] - value[0] == len(value) - 1
+        return f"{value[0]} to {value[-1]}" if are_consecutive else ", ".join(map(str, value))
     return value if isinstance(value, int | float | str) or value is None else str(value)
 
 
@@ -92,7 +95,7 @@ def _averaged(lines: Sequence[Line]) -> dict[str, Any]:
 
 def _measured(line: Line) -> dict[str, float]:
     """What a line has of `MEASURED`, and more."""
-    found: dict[str, float] = {LOSS: dict(line["validation"])[line["best_step"]]}
+    found = {LOSS: _loss(line)}
     # Of processes beside each other it says how many there were.
     if line["step_seconds"] is not None and line["trial"].get("alone"):
         found["ms a step"] = 1000 * line["step_seconds"]
@@ -105,10 +108,28 @@ def _measured(line: Line) -> dict[str, float]:
     return found | scores
 
 
-def _chosen(table: pd.DataFrame, others: Sequence[str]) -> pd.DataFrame:
-    """Of the rows that are alike in `others` the one with the lowest loss on validation."""
-    groups = table.groupby(list(others), dropna=False, sort=False)
-    return table.loc[groups[LOSS].idxmin()].reset_index(drop=True)
+def _loss(line: Line) -> float:
+    """The lowest on validation."""
+    return float(dict(line["validation"])[line["best_step"]])
+
+
+def _chosen(
+    table: pd.DataFrame, by_seed: Sequence[Mapping[int, float]], others: Sequence[str]
+) -> pd.DataFrame:
+    """Of the rows that are alike in `others` the one with the lowest loss on validation.
+
+    It is that of the seeds that all of them have, where there are such: no row is chosen for its
+    seeds. `by_seed` has the losses of each row.
+    """
+    chosen = []
+    for _, group in table.groupby(list(others), dropna=False, sort=False):
+        shared = set.intersection(*(set(by_seed[row]) for row in group.index))
+        losses = {
+            row: mean(loss for seed, loss in by_seed[row].items() if seed in shared or not shared)
+            for row in group.index
+        }
+        chosen.append(min(losses, key=losses.__getitem__))
+    return table.loc[chosen].reset_index(drop=True)
 
 
 def _with_deviation(table: pd.DataFrame, name: str) -> Iterator[str]:
