@@ -165,32 +165,23 @@ def test_seconds_are_spread_over_the_steps(tmp_path: Path, monkeypatch: pytest.M
     assert {row[0] for row in only.table.rows} == {"lora (baseline)", "len2-random"}
 
 
-def test_the_seconds_of_a_search_come_before_all_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "before",
+    [{"search_seconds": 44.9}, {"start_seconds": 14.9, "search_seconds": 30.0}],
+    ids=["a search", "a start and a search"],
+)
+def test_the_seconds_of_what_is_before_a_training_come_before_all_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, float]
 ) -> None:
     params = sweep_with_lora()
     seeds, _ = tables_of(tmp_path, params, monkeypatch)
     timings = {f"{name}-seed0": {"training_seconds": 60.0} for name in seeds["name"]}
-    timings["lora-seed0"] = {"training_seconds": 120.2, "search_seconds": 44.9}
+    timings["lora-seed0"] = {"training_seconds": 120.2, **before}
     found = within_seconds(seeds, timings, params)
     assert found is not None
     lora = next(row for row in found.table.rows if row[0].startswith("lora"))
     # Its 30 steps take 75.3 s: within 60 s it has done six, and validated the start alone. Of the
     # last the sum of what came before is above 120.2 by a digit.
-    assert lora[1:6] == ["120.2", "", "", "4.000", "2.100"]
-
-
-def test_the_seconds_of_a_start_come_before_all_steps_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params = sweep_with_lora()
-    seeds, _ = tables_of(tmp_path, params, monkeypatch)
-    timings = {f"{name}-seed0": {"training_seconds": 60.0} for name in seeds["name"]}
-    before = {"start_seconds": 14.9, "search_seconds": 30.0}
-    timings["lora-seed0"] = {"training_seconds": 120.2, **before}
-    found = within_seconds(seeds, timings, params)
-    assert found is not None
-    lora = next(row for row in found.table.rows if row[0].startswith("lora"))
     assert lora[1:6] == ["120.2", "", "", "4.000", "2.100"]
     assert "kv_prefix computed, once for all variants, is not in it" in found.table.note
 

@@ -8,7 +8,12 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.preflight.context import Statistics, check_inputs_after, context_of
+from pipeline.preflight.context import (
+    Statistics,
+    check_inputs_after,
+    context_of,
+    longest_example,
+)
 
 
 def check_trained_lengths(params: Params, config: Mapping[str, Any]) -> None:
@@ -38,9 +43,7 @@ def check_trained_examples(
     context = context_of(config)
     if context is None:
         return
-    row = statistics["validation"]
-    both = int(row["input_tokens_max"]) + int(row["target_tokens_max"])
-    longest = int(row.get("tokens_max", min(both, params.task.max_length)))
+    longest = longest_example(statistics["validation"], params)
     before = params.kv_prefix.max_length
     # The stage `kv_prefix` runs for all of them, in the sweep or not.
     for name, start in params.initializations.items():

@@ -135,9 +135,8 @@ def check_examples(
             continue
         train = statistics["train"]
         what = "example" if start.reads_targets else "input"
-        inputs, targets = int(train["input_tokens_max"]), int(train["target_tokens_max"])
-        whole = int(train.get("tokens_max", min(inputs + targets, params.task.max_length)))
-        read = whole if start.reads_targets else inputs
+        whole = longest_example(train, params)
+        read = whole if start.reads_targets else int(train["input_tokens_max"])
         if before + read > context:
             raise PipelineError(
                 f"initializations.{name}.corpus_tokens: the longest {what} of train has {read} "
@@ -173,6 +172,12 @@ def _check_teachers(
                 )
 
 
+def longest_example(row: Mapping[str, float], params: Params) -> int:
+    """The tokens of a split's longest example, or what they are at the most."""
+    both = int(row["input_tokens_max"]) + int(row["target_tokens_max"])
+    return int(row.get("tokens_max", min(both, params.task.max_length)))
+
+
 def check_inputs_after(
     before: int,
     what: str,
@@ -195,8 +200,7 @@ def check_inputs_after(
     if context is None:
         return
     for split, row in statistics.items():
-        read, written = int(row["input_tokens_max"]), int(row["target_tokens_max"])
-        whole = int(row.get("tokens_max", min(read + written, params.task.max_length)))
+        read, whole = int(row["input_tokens_max"]), longest_example(row, params)
         if before + whole > context:
             raise PipelineError(
                 f"task.max_length: the longest example of {split} has {whole} tokens, which after "
