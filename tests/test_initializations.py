@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
@@ -67,6 +68,28 @@ def test_an_initialisation_starts_a_variant(
     assert starts[0].keys[1].equal(starts[1].keys[1])
     drawn_by_seed = name in ("random", "like_inputs", "like_words", "drawn")
     assert starts[0].keys[1].equal(starts[2].keys[1]) is not drawn_by_seed
+
+
+@pytest.mark.parametrize("name", ["attended", "matched"])
+def test_what_reads_after_a_text_judges_by_the_layers_that_train(
+    copy: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(copy.root)
+    copy.edit(lambda p: p["initializations"].update({name: TYPES[name]}))
+    copy.edit(lambda p: p["sweep"]["initializations"].append(name))
+    frozen = load_frozen_model(paths.MODEL, load_base(copy))
+    kv_prefix.run(load_params(), name)
+    kept: dict[tuple[int, ...] | None, tuple[torch.Tensor, ...]] = {}
+    for layers in (None, (0,), (1,)):
+        model = PrefixModel(frozen, PrefixConfig(num_virtual_tokens=4, layers=layers))
+        model.load_kv_prefix(start_prefix(Variant(4, name, 0), model))
+        kv = model.kv_prefix()
+        assert kv is not None
+        kept[layers] = kv.keys
+        model.detach()
+    # What a query asks for in the first layer depends on nothing before it; in the second it does.
+    assert [len(keys) for keys in kept.values()] == [2, 1, 1]
+    assert not torch.allclose(kept[1,][0], kept[None][1], atol=1e-5)
 
 
 def load_base(workspace: Workspace) -> Any:

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -137,6 +140,26 @@ def test_what_ends_a_process_is_a_line_and_ends_no_other(base: Base) -> None:
     assert [line["trial"]["seed"] for line in lines] == [0, 1, 2]
     assert lines[1]["error"] == "BrokenProcessPool: it ended"
     assert worker.renewed == 1
+
+
+_AT_WORK = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from benchmarks.quality.ending import end_with_starter
+
+pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_starter)
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(time.sleep, 600).result()
+"""
+
+
+def test_a_study_that_is_killed_leaves_no_process_at_work() -> None:
+    with subprocess.Popen([sys.executable, "-c", _AT_WORK], stdout=subprocess.PIPE) as study:
+        assert study.stdout is not None
+        worker = psutil.Process(int(study.stdout.readline()))
+        study.kill()
+        worker.wait(60)
 
 
 def test_no_trial_begins_that_would_last_too_long(base: Base) -> None:

@@ -14,6 +14,7 @@ from datasets import concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from benchmarks.quality.ending import end_with_starter
 from benchmarks.quality.methods import trained
 from benchmarks.quality.results import Line
 from benchmarks.quality.trials import Trial
@@ -32,6 +33,7 @@ from pipeline.workspace import paths
 
 def begin(folder: Path, trial: Trial) -> None:
     """Make this process ready for trials in `folder`: the model of `trial` is loaded."""
+    end_with_starter()
     os.chdir(folder)
     logging.set_verbosity_error()
     torch.set_num_threads(1)

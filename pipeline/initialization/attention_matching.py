@@ -27,7 +27,8 @@ class AttentionMatching(ReadAfterText):
 
         examples = context.examples(self.examples)
         with self.whole(context) as whole:
-            return attention_matching(whole, context.cached, context.length, examples)
+            text = whole.chosen_of(context.cached)
+            return attention_matching(whole, text, context.length, examples)
 
     def tokens(self, context: StartContext) -> None:
         """None: every head keeps tokens of its own."""

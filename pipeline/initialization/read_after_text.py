@@ -36,11 +36,14 @@ class ReadAfterText(TextStart):
 
     @contextmanager
     def whole(self, context: StartContext) -> "Iterator[PrefixModel]":
-        """The model with the whole text before its inputs."""
-        from pipeline.prefix import PrefixConfig, PrefixModel
+        """The model with the whole text before its inputs, where the variant's prefix will be.
+
+        In its layers, and as visible: in the others nothing of the text will be there to attend to.
+        """
+        from pipeline.prefix import PrefixModel
 
         corpus = context.cached
-        config = PrefixConfig(num_virtual_tokens=len(corpus))
+        config = context.prefix_config.untrained(len(corpus))
         whole = PrefixModel(context.frozen_model, config).eval()
         whole.load_kv_prefix(corpus)
         try:

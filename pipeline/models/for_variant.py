@@ -24,7 +24,7 @@ from pipeline.workspace import paths
 
 
 def start_prefix(variant: Variant, model: PrefixModel, folder: Path | None = None) -> KVPrefix:
-    """The prefix that a variant's training starts from, of the variant's length, for all layers.
+    """The prefix that a variant's training starts from, of its length, for at least its layers.
 
     Its initialisation is the one that the stage `kv_prefix` was run with, which DVC watches for
     the stage `train`; `folder` is another place of what that stage wrote. Raises PipelineError or

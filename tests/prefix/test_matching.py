@@ -28,16 +28,21 @@ EXAMPLES = torch.randint(4, 260, (24, 12), generator=DRAW).tolist()
 HELD_OUT = torch.randint(4, 260, (24, 12), generator=DRAW).tolist()
 
 
-def prefixed(model: PreTrainedModel, kv: KVPrefix) -> PrefixModel:
-    found = PrefixModel(model, PrefixConfig(num_virtual_tokens=len(kv))).eval()
+def prefixed(
+    model: PreTrainedModel, kv: KVPrefix, layers: tuple[int, ...] | None = None
+) -> PrefixModel:
+    found = PrefixModel(model, PrefixConfig(num_virtual_tokens=len(kv), layers=layers)).eval()
     found.load_kv_prefix(kv)
     return found
 
 
-def states_after(model: PreTrainedModel, kv: KVPrefix) -> torch.Tensor:
+def states_after(
+    model: PreTrainedModel, kv: KVPrefix, layers: tuple[int, ...] | None = None
+) -> torch.Tensor:
     """Last hidden states of held-out examples after a prefix."""
+    held_out = torch.tensor(HELD_OUT)
     with torch.no_grad():
-        after = prefixed(model, kv)(input_ids=torch.tensor(HELD_OUT), output_hidden_states=True)
+        after = prefixed(model, kv, layers)(input_ids=held_out, output_hidden_states=True)
     return after.hidden_states[-1]
 
 
@@ -56,6 +61,27 @@ def test_with_all_tokens_it_is_the_text(name: str) -> None:
     model = build(name)
     kv = kv_prefix_from_tokens(model, TEXT[:20])
     equal(attention_matching(prefixed(model, kv), kv, 20, EXAMPLES[:3]), kv, 1e-5)
+
+
+@pytest.mark.parametrize("layers", [(1,), (2,), (0, 2)])
+def test_a_text_in_some_layers_is_matched_there(layers: tuple[int, ...]) -> None:
+    model = sharp_model(num_hidden_layers=3)
+    text = kv_prefix_from_tokens(model, TEXT)
+    kv = text.of_layers(layers)
+    whole = prefixed(model, kv, layers)
+    equal(attention_matching(whole, kv, len(kv), EXAMPLES[:3]), kv, 1e-5)
+    matched = attention_matching(whole, kv, 12, EXAMPLES)
+    assert matched.layers == layers
+    expected = states_after(model, kv, layers)
+    errors = [
+        float((states_after(model, compact, layers) - expected).square().mean())
+        for compact in (
+            matched,
+            attention_matching(prefixed(model, text), text, 12, EXAMPLES),
+            kv[:12],
+        )
+    ]
+    assert errors[0] < min(errors[1:])
 
 
 @pytest.mark.parametrize("p", [4, 12])

@@ -39,10 +39,10 @@ class _Layer:
 def reference_queries(
     model: PrefixModel, kv: KVPrefix, examples: Sequence[Sequence[int]], most: int
 ) -> list[ReferenceQueries]:
-    """Of each attention layer the queries of examples that have the whole text before them.
+    """Of each layer of a text's cache the queries of examples that have the text before them.
 
     Args:
-        model: holds the whole text's KV cache as its prefix.
+        model: holds the whole text's KV cache as its prefix, in all layers or some.
         kv: that prefix.
         examples: token ids of each example.
         most: queries kept of a key-value head, evenly spaced over all.
@@ -60,35 +60,41 @@ def reference_queries(
             "AttentionInterface, so what it gives cannot be matched; choose tokens (most_attended)"
         )
     tokens = sum(map(len, examples))
-    layers = [_Layer() for _ in kv.keys]
+    attending = list(model.cache_shapes.attention)
+    layers = {index: _Layer() for _, index in kv.places}
     at = 0
 
     def note(call: AttentionCall) -> None:
         nonlocal at
-        if at == len(layers):
+        if at == len(attending):
             raise PrefixError(
                 f"{name} attends more often than it caches keys, so they cannot be matched"
             )
-        layer = layers[at]
-        seen = _seen(call, kv.keys[at], kv.values[at], name)
+        index = attending[at]
+        at += 1
+        cached = kv.layer(index)
+        if cached is None:
+            return
+        layer = layers[index]
+        seen = _seen(call, *cached, name)
         count = seen[0].shape[1]
         stride = -(-tokens * (count // call.query.shape[2]) // most)
         chosen = torch.arange(-layer.queries % stride, count, stride)
         layer.parts.append(tuple(part[:, chosen].cpu() for part in seen))
         layer.queries += count
-        at += 1
 
     with routed(model.frozen_model, note):
         for ids in examples:
             at = 0
             model(input_ids=torch.tensor([list(ids)], device=model.device))
-            if at < len(layers):
+            if at < len(attending):
                 raise PrefixError(
-                    f"{name} attends in {at} of the {len(layers)} layers with keys within reach of "
-                    "transformers' AttentionInterface, so the others cannot be matched"
+                    f"{name} attends in {at} of the {len(attending)} layers with keys within reach "
+                    "of transformers' AttentionInterface, so the others cannot be matched"
                 )
     return [
-        ReferenceQueries(*(torch.cat(p, 1) for p in zip(*x.parts, strict=True))) for x in layers
+        ReferenceQueries(*(torch.cat(part, 1) for part in zip(*layer.parts, strict=True)))
+        for layer in layers.values()
     ]
 
 
