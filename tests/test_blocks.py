@@ -245,7 +245,7 @@ def test_a_model_that_attends_nowhere_is_told(tmp_path: Path) -> None:
     raw = tiny_params(tmp_path)
     of_blocks = "is of keys and values, but no layer of this model attends; set it to"
     of_tokens = "is of virtual tokens, but no layer of this model attends to any; set it to"
-    idle = "nothing trains, since no layer of this model attends, and train.state_learning_rate: "
+    idle = "nothing trains, since no layer of this model attends, and train.state_learning_rate is "
     own_rate = {"state_learning_rate": 0.01}
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"train": {"optimizer": {"type": "muon"}}}, f"train.optimizer.type: muon {of_blocks}"),
@@ -259,12 +259,13 @@ def test_a_model_that_attends_nowhere_is_told(tmp_path: Path) -> None:
         ),
         (
             {"train": {**own_rate, "learning_rate": "auto"}},
-            f"train.learning_rate: auto searches a rate at which {idle}0.01 is that of states; "
-            "set that to null, which follows it",
+            f"train.learning_rate: auto searches a rate at which {idle}theirs; set that to null, "
+            "which follows the search",
         ),
         (
             {"train": own_rate, "sweep": {"learning_rates": [0.5]}},
-            f"sweep.learning_rates: [0.5] are rates at which {idle}0.01 is that of states",
+            f"sweep.learning_rates: [0.5] are rates at which {idle}theirs; set that to null, which "
+            "follows each rate",
         ),
     ]
     for changes, expected in wrong:

@@ -1,15 +1,11 @@
-"""Learning rates that the sweep lists: which of them would train nothing new."""
+"""Learning rates that the sweep lists beside the one of `train`."""
 
-from pipeline.config.prefix import PrefixParams
 from pipeline.config.sweep import SweepParams
-from pipeline.config.task import TaskParams
 from pipeline.config.train import TrainParams
 
 
-def refuse_idle_rates(
-    sweep: SweepParams, train: TrainParams, prefix: PrefixParams, task: TaskParams
-) -> None:
-    """Raise ValueError for a listed rate at which variants train anyway, or nothing trains.
+def refuse_further_rates(sweep: SweepParams, train: TrainParams) -> None:
+    """Raise ValueError for a listed rate at which variants train anyway.
 
     And for no list at all: DVC has no default for it.
     """
@@ -22,12 +18,4 @@ def refuse_idle_rates(
         raise ValueError(
             f"sweep.learning_rates: {train.learning_rate} is train.learning_rate, at which every "
             "variant trains in any case; leave it out of the list"
-        )
-    leaves_states_alone = prefix.has_states_alone and not task.is_classification
-    if sweep.learning_rates and leaves_states_alone and train.state_learning_rate is not None:
-        raise ValueError(
-            f"sweep.learning_rates: {sweep.learning_rates} are rates at which nothing trains, "
-            f"since prefix.kinds: {prefix.kinds} leaves states alone, and "
-            "train.state_learning_rate is theirs; set that to null, which follows each rate, or "
-            "the list to []"
         )

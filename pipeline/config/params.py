@@ -16,8 +16,9 @@ from pipeline.config.compared import (
 )
 from pipeline.config.data import CorpusData, DataParams, FileData
 from pipeline.config.evaluate import NO_TEACHER, EvaluateParams
-from pipeline.config.further_rates import refuse_idle_rates
+from pipeline.config.further_rates import refuse_further_rates
 from pipeline.config.hardware import HardwareParams
+from pipeline.config.idle_rates import refuse_idle_rates
 from pipeline.config.initializations import Initializations
 from pipeline.config.inspection import InspectionParams
 from pipeline.config.kinds import refuse_unused_kinds
@@ -226,7 +227,8 @@ class Params(Section):
     @model_validator(mode="after")
     def _kinds_are_used(self) -> Self:
         refuse_unused_kinds(self.prefix, self.train, self.task)
-        refuse_idle_rates(self.sweep, self.train, self.prefix, self.task)
+        refuse_further_rates(self.sweep, self.train)
+        refuse_idle_rates(self.prefix, self.train, self.sweep, self.task)
         refuse_nothing_to_move(self.prefix, self.train)
         return self
 

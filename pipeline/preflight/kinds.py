@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.config import Params
 from pipeline.config.blocks import given_for_blocks
+from pipeline.config.idle_rates import idle_rates
 from pipeline.errors import PipelineError
 from pipeline.preflight.saved_prefix import is_without_states, length_with_states
 from pipeline.sweep.variants import Variant
@@ -72,15 +73,9 @@ def _needing_attention(params: Params) -> Iterator[Rule]:
             f"train.{key}: {str(value).lower()} is of keys and values, but no layer of this model "
             f"attends; set it to {str(unset).lower()}",
         )
-    states_rate = params.train.state_learning_rate
-    if states_rate is None or params.task.is_classification:
-        return
-    idle = "nothing trains, since no layer of this model attends, and train.state_learning_rate: "
-    idle += f"{states_rate} is that of states; set that to null, which follows"
-    if params.train.learning_rate == "auto":
-        yield _has_states_alone, f"train.learning_rate: auto searches a rate at which {idle} it"
-    if rates := params.sweep.learning_rates:
-        yield _has_states_alone, f"sweep.learning_rates: {rates} are rates at which {idle} each"
+    reason = "no layer of this model attends"
+    for sentence in idle_rates(params.train, params.sweep, params.task, reason):
+        yield _has_states_alone, sentence
 
 
 def _refusing_states(params: Params) -> Iterator[Rule]:
