@@ -162,8 +162,7 @@ def _check_teachers(
                 raise PipelineError(
                     f"teachers.{name}.splits: the data have no split '{split}'; leave it out"
                 )
-            row = statistics[split]
-            whole = int(row.get("tokens_max", params.task.max_length))
+            whole = longest_example(statistics[split], params)
             if before + whole > context:
                 raise PipelineError(
                     f"teachers.{name}.path: the longest example of {split} has {whole} tokens, "
