@@ -8,7 +8,7 @@ from pipeline.schema.section import Fraction, Section
 
 
 class ExponentialAveraging(Section):
-    """The mean after a step: `decay` times the mean before it, and 1 - `decay` times the weights."""
+    """The mean after a step: `decay` of the mean before it, and 1 - `decay` of the weights."""
 
     type: Literal["ema"]
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.9
