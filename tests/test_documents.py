@@ -44,6 +44,21 @@ def test_a_params_snippet_replaces_its_sections(snippet: str, tmp_path: Path) ->
     assert load_params(tmp_path / "params.yaml")
 
 
+@pytest.mark.parametrize("section", ["self_study", "teachers", "library", "trained_baselines"])
+def test_what_params_yaml_shows_of_an_empty_section_is_valid(section: str, tmp_path: Path) -> None:
+    """The comment above it, without its marks, in place of `section: {}`."""
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    shown = re.search(rf"^#   {section}:\n(?:#     .*\n)+", text, flags=re.MULTILINE)
+    assert shown
+    section_of = re.sub(r"^#   ", "", shown[0], flags=re.MULTILINE)
+    filled = text.replace(f"\n{section}: {{}}\n", f"\n{section_of}")
+    assert filled != text
+    (tmp_path / "params.yaml").write_text(filled, encoding="utf-8")
+    assert getattr(load_params(tmp_path / "params.yaml"), section) != getattr(
+        load_params(ROOT / "params.yaml"), section
+    )
+
+
 @pytest.mark.parametrize("snippet", snippets("yaml", "task:"))
 def test_a_snippet_s_starts_name_columns_of_its_task(snippet: str) -> None:
     """Templates over the columns of other data would end `check` and `kv_prefix`."""

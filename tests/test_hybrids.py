@@ -314,6 +314,12 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         "prefix.leave_one_out: true hides keys and values of a training example, which the states "
         "of this model have read too; set it to false",
     ),
+    "states beside other documents'": (
+        lfm2,
+        {"prefix": {"distractors": {"path": "inputs/others", "count": 1}}},
+        "prefix.distractors.count: 1 needs prefixes of keys and values, and this model has states "
+        "too, which cannot stand beside others; set prefix.kinds to [attention], or count to 0",
+    ),
     "a trained variant of another length": (
         lfm2,
         {
@@ -361,7 +367,10 @@ def test_what_a_model_cannot_do_is_told_before_any_work(
     (tmp_path / "inputs").mkdir()
     kv = kv_of(started(model))
     kv.save(tmp_path / "inputs" / "earlier")
-    kv.of_kinds(("attention",)).save(tmp_path / "inputs" / "attending")
+    attending = kv.of_kinds(("attention",))
+    attending.save(tmp_path / "inputs" / "attending")
+    (tmp_path / "inputs" / "others").mkdir()
+    attending.save(tmp_path / "inputs" / "others" / "one.safetensors")
     for split in ("train.jsonl", "validation.csv", "test.parquet"):
         (tmp_path / "inputs" / split).write_text("{}")
     (tmp_path / "texts").mkdir()

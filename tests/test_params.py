@@ -262,7 +262,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "distractors never": (_set("prefix", {"distractors": {"path": "others", "probability": 0.0}}), "prefix.distractors.probability = 0.0 should be greater than 0"),
     "every token dropped": (_set("prefix.token_dropout", 1.0), "prefix.token_dropout = 1.0 should be less than 1"),
     "token dropout of states": (_set("prefix", {"kinds": ["state"], "token_dropout": 0.1}), "token_dropout: 0.1 is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to 0, or add attention"),
-    "no demonstration to leave out": (_set("prefix.leave_one_out", True), "prefix.leave_one_out: true hides training examples that a prefix started from, and no initialisation in sweep.initializations is of type demonstrations; add one, or set it to false"),
+    "no demonstration to leave out": (_set("prefix.leave_one_out", True), "prefix.leave_one_out: true hides training examples that a prefix started from, and no initialisation in sweep.initializations is of type demonstrations or chosen_demonstrations; add one, or set it to false"),
     "demonstrations of an encoder-decoder": (_both(_set("prefix.leave_one_out", True), lambda p: p["task"].update(type="seq2seq_lm", use_chat_template=False)), "prefix.leave_one_out: true needs inputs and targets in one text, and task.type: seq2seq_lm reads them apart; set it to false"),
     "everything frozen": (_set("prefix.num_frozen_tokens", 2), "prefix.num_frozen_tokens: 2 leaves nothing to train"),
 }  # fmt: skip

@@ -62,7 +62,7 @@ def init(
     """Write a project into FOLDER that compares prefixes on your own data.
 
     Columns, task and sizes are guessed from the data; each guess is printed, and stands in
-    FOLDER/params.yaml beside its key. The project has its own copy of the code, and its own git
+    FOLDER/params.yaml above its key. The project has its own copy of the code, and its own git
     and DVC repository, in which `dvc repro` runs.
 
     \b

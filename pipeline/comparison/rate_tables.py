@@ -14,8 +14,8 @@ _SEARCHED = "auto"
 def rate_tables(seeds: pd.DataFrame, params: Params) -> list[TitledTable]:
     """A table for what is chosen by and what is judged by, and for the losses beside them.
 
-    `seeds` is the table over seeds. A row is a length and a start, a column a rate. None where the
-    sweep lists no rates.
+    `seeds` is the table over seeds. A row is a length and a start, a column a rate. No table where
+    the sweep lists no rates.
     """
     if not params.sweep.learning_rates:
         return []

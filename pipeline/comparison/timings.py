@@ -102,7 +102,7 @@ def write_timings(
 def first_token(table: pd.DataFrame, timings: Mapping[str, Mapping[str, float]]) -> list[str]:
     """How long a query waits with the best prefix, without one, and after a text, in a sentence.
 
-    None where the best prefix was not measured here.
+    No sentence where the best prefix was not measured here.
     """
     timed = [
         (row, timings[row["name"]]["first_token_ms"])

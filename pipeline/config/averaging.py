@@ -8,7 +8,7 @@ from pipeline.schema.section import Fraction, Section
 
 
 class ExponentialAveraging(Section):
-    """Each step's mean is `decay` times that of the step before, and for the rest its weights."""
+    """The mean after a step: `decay` of the mean before it, and 1 - `decay` of the weights."""
 
     type: Literal["ema"]
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.9

@@ -26,6 +26,6 @@ def refuse_nothing_to_leave_out(
     if not any(starts[name].shows_examples for name in sweep.initializations):
         raise ValueError(
             "prefix.leave_one_out: true hides training examples that a prefix started from, and "
-            "no initialisation in sweep.initializations is of type demonstrations; add one, or set "
-            "it to false"
+            "no initialisation in sweep.initializations is of type demonstrations or "
+            "chosen_demonstrations; add one, or set it to false"
         )

@@ -13,9 +13,10 @@ from pipeline.schema.section import Sha256
 class Model(Watched):
     """What the frozen model of every source has.
 
-    Stages read `device_map` at run time, and no stage but `fetch_model`, whose output it does not
-    change, depends on it: where the model lies changes results by their rounding alone. What
-    `quantization` changes is written into the model's folder, which all others depend on.
+    Stages read `device_map` at run time. None depends on it but `fetch_model`, whose output it does
+    not change, and the report, which shows it: where the model lies changes results by their
+    rounding alone. What `quantization` changes is written into the model's folder, which all others
+    depend on.
     """
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"

@@ -37,21 +37,14 @@ class CorpusText(TextStart):
         return first_tokens(context, text, kept, bool(count))
 
     def check_text(self, name: str, tokens_in: Callable[[str], int], needed: int) -> None:
-        """Raise PipelineError for a file that is there and too short, or no UTF-8."""
-        path = Path(self.path)
-        if not path.exists():
+        """Raise PipelineError for a file that is there and too short, or no text file."""
+        if not Path(self.path).exists():
             return
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise PipelineError(
-                f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"
-            ) from error
-        found = tokens_in(text) - self.skip_tokens
+        found = tokens_in(read_text_file(name, self.path)) - self.skip_tokens
         # A chat template only adds tokens: the text alone may be a little too short then.
         if found < needed and not self.use_chat_template:
             raise PipelineError(
-                f"initializations.{name}.path: '{path}' has {found} tokens, fewer than "
+                f"initializations.{name}.path: '{self.path}' has {found} tokens, fewer than "
                 f"kv_prefix.max_length = {needed}; use a longer text or lower kv_prefix.max_length"
             )
 

@@ -103,12 +103,19 @@ def first_tokens(
 
 
 def read_text_file(name: str, path: str) -> str:
-    """The text of the user's file. Raises PipelineError when it is missing, no UTF-8, or empty."""
+    """The text of the user's file.
+
+    Raises PipelineError when it is missing, a folder, no UTF-8, or empty.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise PipelineError(
             f"initializations.{name}.path: there is no file '{path}'; name an existing text file"
+        ) from error
+    except IsADirectoryError as error:
+        raise PipelineError(
+            f"initializations.{name}.path: '{path}' is a folder; name a text file"
         ) from error
     except UnicodeDecodeError as error:
         raise PipelineError(

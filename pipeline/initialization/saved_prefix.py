@@ -17,7 +17,8 @@ class SavedPrefixStart(Start):
     def cached(self, context: CacheContext) -> Cached:
         """The prefix as it was saved.
 
-        Raises PrefixError when there is none, or it is not of this model.
+        Raises PrefixError when there is none, and for an adapter that is not of this model;
+        whether a file is, shows when a variant starts from it.
         """
         kv = self._read(context)
         return Cached(kv, f"{len(kv)} virtual tokens of {self.path}")

@@ -97,6 +97,13 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
             "prefix.leave_one_out: true hides keys and values of a training example, which the "
             "states of this model have read too; set it to false",
         )
+    if (count := params.prefix.distractors.count) and params.prefix.kinds is None:
+        yield (
+            _has_states,
+            f"prefix.distractors.count: {count} needs prefixes of keys and values, and this model "
+            "has states too, which cannot stand beside others; set prefix.kinds to [attention], or "
+            "count to 0",
+        )
     # The stage `kv_prefix` runs for all of them, in the sweep or not.
     for name, start in params.initializations.items():
         if start.chooses_tokens:

@@ -138,13 +138,15 @@ def _encoded(path: Path, text: str) -> bytes:
 def read_text(path: Path, newline: str | None = None) -> str:
     """UTF-8 text, without a byte-order mark; ends of lines as `open` has them by `newline`.
 
-    Raises PipelineError when it is missing or none.
+    Raises PipelineError when it is missing, a folder, or none.
     """
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as file:
             return file.read()
     except FileNotFoundError as error:
         raise _missing(path) from error
+    except IsADirectoryError as error:
+        raise PipelineError(f"{path}: is a folder, where a text file is asked for") from error
     except UnicodeDecodeError as error:
         raise PipelineError(
             f"{path}: is not UTF-8 text (byte {error.start}); a stage's file is made again by "
