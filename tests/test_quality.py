@@ -15,9 +15,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 from ruamel.yaml import YAML
+from scipy.stats import ttest_ind
 
 from benchmarks.quality import curves, folder, workers
 from benchmarks.quality.__main__ import main
+from benchmarks.quality.differences import differences
 from benchmarks.quality.results import Line, appending, read_lines
 from benchmarks.quality.study import STUDIES, Curves, read_study
 from benchmarks.quality.table import frame
@@ -311,6 +313,37 @@ def test_a_row_is_chosen_by_the_seeds_that_its_rivals_have_too(base: Base, tmp_p
     assert list(found["learning rate"]) == [0.04]
     assert list(found["seeds"]) == [1]
     assert found["validation loss"].item() == pytest.approx(0.9)
+
+
+def test_methods_are_compared_with_intervals_over_seeds(base: Base, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.yaml",
+        rows=["method", "train_size"],
+        compares="method",
+        groups=[
+            {"seeds": {0: 0, 1: 1, 2: 2}, "vary": {"method": ["prefix", "lora"]}},
+            {
+                "seeds": {0: 3},
+                "set": {"train_size": 8},
+                "vary": {"method": ["prefix", "lora"]},
+            },
+        ],
+    )
+    study = read_study(path)
+    losses = {"prefix": [1.0, 1.1, 1.3], "lora": [2.0, 2.4, 2.5]}
+    trials = in_order([path], base)
+    lines = [
+        {**_trained(trial, losses[trial.method][trial.seed] - 7), "best_step": 4,
+         "step_seconds": None, "scores": {}, "parameters": 8}
+        for trial in trials
+    ]  # fmt: skip
+    found = differences(study, frame(study, trials, lines))
+    # One seed says nothing of the next.
+    assert found["difference"].tolist() == ["prefix - lora"]
+    expected = ttest_ind(*losses.values(), equal_var=False).confidence_interval()
+    assert found["validation loss"].tolist() == [
+        f"-1.167 [{expected.low:.3f}, {expected.high:.3f}]"
+    ]
 
 
 def _trained(trial: Trial, loss: float) -> Line:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.quality.curves import draw_curves
+from benchmarks.quality.differences import differences
 from benchmarks.quality.plot import draw
 from benchmarks.quality.results import Line
 from benchmarks.quality.study import read_study
-from benchmarks.quality.table import failures, frame, markdown
+from benchmarks.quality.table import as_markdown, failures, frame, markdown
 from benchmarks.quality.trials import Base, trials_of
 from pipeline.storage.records import read_text, write_text
 
@@ -25,6 +26,9 @@ def show(studies: Sequence[Path], lines: Sequence[Line], page: Path, base: Base)
         trials = [trial for _, trial in trials_of(path, study, base)]
         table = frame(study, trials, lines)
         section = [] if table.empty else [markdown(table)]
+        if study.compares is not None and not table.empty:
+            apart = differences(study, table)
+            section += [] if apart.empty else [as_markdown(apart)]
         pictures = page.with_suffix("")
         if study.plot is not None and not table.empty:
             draw(study.plot, study.question, table, pictures / f"{name}.png")

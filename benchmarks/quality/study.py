@@ -58,6 +58,7 @@ class Study(Section):
     question: str
     rows: Annotated[list[str], Field(min_length=1)]
     chosen_by_validation: str | None = None
+    compares: str | None = None
     plot: Plot | None = None
     curves: Curves | None = None
     set: Keys = Field(default_factory=dict)
@@ -66,10 +67,12 @@ class Study(Section):
     @model_validator(mode="after")
     def _shows_rows(self) -> Self:
         drawn = [] if self.plot is None else [self.plot.x, *self.plot.series]
-        chosen = [] if self.chosen_by_validation is None else [self.chosen_by_validation]
-        for key in (*drawn, *chosen):
+        others = filter(None, (self.chosen_by_validation, self.compares))
+        for key in (*drawn, *others):
             if key not in self.rows:
-                raise ValueError(f"rows: lacks {key}, which the plot or the choice names")
+                raise ValueError(
+                    f"rows: lacks {key}, which the plot, the choice or the comparison names"
+                )
         return self
 
 

@@ -58,11 +58,12 @@ def markdown(table: pd.DataFrame) -> str:
         if name in shown:
             shown[name] = list(_with_deviation(table, name))
     shown = shown.map(lambda value: f"{value:g}" if isinstance(value, float) else value)
-    return (
-        shown.replace("nan", "")
-        .fillna("")
-        .to_markdown(index=False, disable_numparse=True, tablefmt="github")
-    )
+    return as_markdown(shown.replace("nan", "").fillna(""))
+
+
+def as_markdown(shown: pd.DataFrame) -> str:
+    """A table of what is shown as it is."""
+    return shown.to_markdown(index=False, disable_numparse=True, tablefmt="github")
 
 
 def failures(trials: Sequence[Trial], lines: Sequence[Line]) -> Iterator[str]:
@@ -132,11 +133,15 @@ def _chosen(
     return table.loc[chosen].reset_index(drop=True)
 
 
+def rounded(name: str, value: float) -> str:
+    """A value of one of `MEASURED`, with as many digits as it is shown with."""
+    return f"{value:.{_DIGITS[name.rpartition(' ')[2]]}f}"
+
+
 def _with_deviation(table: pd.DataFrame, name: str) -> Iterator[str]:
-    digits = _DIGITS[name.rpartition(" ")[2]]
     for value, deviation in zip(table[name], table[f"{name} ±"], strict=True):
         if value != value:
             yield ""
         else:
-            spread = "" if deviation != deviation else f" ± {deviation:.{digits}f}"
-            yield f"{value:.{digits}f}{spread}"
+            spread = "" if deviation != deviation else f" ± {rounded(name, deviation)}"
+            yield f"{rounded(name, value)}{spread}"
