@@ -98,6 +98,18 @@ def test_the_best_within_a_budget_is_chosen_on_validation() -> None:
     ]
 
 
+def test_settings_that_cost_nearly_the_same_are_within_one_budget() -> None:
+    """A start that notes which tokens were chosen takes a few bytes more, not another budget."""
+    noted = pd.DataFrame([("noted", "prefix", 410, 1.9, 2.0)], columns=SETTINGS.columns)
+    settings = pd.concat([SETTINGS, noted], ignore_index=True)
+    found = best_within(settings, "stored_bytes", params_of())
+    of_prefixes = found[found["method"] == "prefix"]
+    assert list(zip(of_prefixes["budget"], of_prefixes["name"], strict=True))[:2] == [
+        (100, "len2"),
+        (410, "noted"),
+    ]
+
+
 def sweep_with_lora(**trained: Any) -> Params:
     return params_of(
         trained_baselines=trained or {"lora": {"type": "lora"}},

@@ -181,7 +181,7 @@ def _best_within(cost: str, settings: pd.DataFrame, params: Params) -> TitledTab
     note = (
         f"Of each method the best setting by {sorted_by(params)} among those that cost no more "
         "than the budget; *: the best of all methods by it. Budgets are the settings' own costs, "
-        "without those that change nothing."
+        "of those that are nearly the same the largest, without those that change nothing."
     )
     heads = ["budget", "method", "best setting", head, sorted_by(params), *_score_heads(params)]
     return TitledTable(title, ShownTable(heads, rows, note))
