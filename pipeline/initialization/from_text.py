@@ -1,7 +1,7 @@
 """What the initialisations have in common that start from the KV cache of a text."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,3 +117,25 @@ def read_text_file(name: str, path: str) -> str:
     if not text.strip():
         raise PipelineError(f"initializations.{name}.path: '{path}' is empty")
     return text
+
+
+def tokens_of_file(name: str, path: str, tokens_in: Callable[[str], int]) -> int | None:
+    """The tokens of the user's file; None where it is not there, as a stage's output may be.
+
+    `tokens_in` counts a text's tokens. Raises PipelineError when it is no UTF-8, or empty.
+    """
+    return tokens_in(read_text_file(name, path)) if Path(path).is_file() else None
+
+
+def refuse_too_few_to_cache(
+    name: str, path: str, tokens_in: Callable[[str], int], cached_tokens: int, skipped: int = 0
+) -> None:
+    """Raise PipelineError for a file whose tokens after those `skipped` are not as many as are
+    prefilled, `kv_prefix.max_length`; one that is not there passes."""
+    whole = tokens_of_file(name, path, tokens_in)
+    if whole is not None and whole - skipped < cached_tokens:
+        raise PipelineError(
+            f"initializations.{name}.path: '{path}' has {whole - skipped} tokens, fewer than "
+            f"kv_prefix.max_length = {cached_tokens}; use a longer text or lower "
+            "kv_prefix.max_length"
+        )

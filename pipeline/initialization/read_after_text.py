@@ -5,8 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pipeline.errors import PipelineError
 from pipeline.initialization.context import CacheContext, StartContext
-from pipeline.initialization.from_text import Corpus, TextStart, read_text_file
+from pipeline.initialization.from_text import (
+    Corpus,
+    TextStart,
+    read_text_file,
+    tokens_of_file,
+)
 from pipeline.schema.section import Count
 from pipeline.storage.records import read_text
 
@@ -65,4 +71,15 @@ class ReadAfterText(TextStart):
                 f"sweep.lengths: {longest} is above initializations.{name}.corpus_tokens = "
                 f"{self.corpus_tokens}, of which the prefix is chosen; raise that or lower "
                 "the length"
+            )
+
+    def check_text(
+        self, name: str, tokens_in: Callable[[str], int], cached_tokens: int, longest: int
+    ) -> None:
+        """Raise PipelineError for a file that is there and has fewer tokens than a prefix."""
+        found = tokens_of_file(name, self.path, tokens_in)
+        if found is not None and found < longest:
+            raise PipelineError(
+                f"initializations.{name}.path: '{self.path}' has {found} tokens, of which the "
+                f"{longest} of a prefix cannot be chosen; use a longer text or a shorter prefix"
             )

@@ -16,6 +16,7 @@ from pipeline.preflight.context import check_examples, check_lengths
 from pipeline.preflight.kinds import check_kinds
 from pipeline.preflight.model import check_model_fits_task
 from pipeline.preflight.self_study import check_held_out, check_room
+from pipeline.preflight.texts import check_texts
 from pipeline.standing.last_runs import LastRuns
 from pipeline.storage.records import read_json
 from pipeline.workspace import paths
@@ -40,7 +41,8 @@ def check_files(params: Params) -> list[str]:
             check_lengths(params, config)
             check_trained_lengths(params, config)
             check_room(params, config, _token_counter())
-        _corpora_are_long_enough(params)
+        if _VOCABULARY.exists():
+            check_texts(params, _token_counter())
     else:
         waiting.append("lengths and corpora are checked against the model after fetch_model")
     if last.is_current("fetch_data"):
@@ -123,14 +125,6 @@ def check_tokenized(params: Params) -> None:
     if config is not None:
         check_examples(params, config, statistics, _token_counter())
         check_trained_examples(params, config, statistics)
-
-
-def _corpora_are_long_enough(params: Params) -> None:
-    if not _VOCABULARY.exists():
-        return
-    tokens_in = _token_counter()
-    for name, definition in params.initializations.items():
-        definition.check_text(name, tokens_in, params.kv_prefix.max_length)
 
 
 def _token_counter() -> Callable[[str], int]:
