@@ -314,6 +314,17 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         "prefix.leave_one_out: true hides keys and values of a training example, which the states "
         "of this model have read too; set it to false",
     ),
+    "a layer that there is not": (
+        lfm2,
+        {"prefix": {"layers": [1, 3]}},
+        "prefix.layers: names 3, but the model's layers are 0 to 2; leave it out, or use null",
+    ),
+    "a prompt, whose states would be left out": (
+        lfm2,
+        {"trained_baselines": {"words": {"type": "prompt_tuning"}}},
+        "trained_baselines.words: prompt_tuning is of keys and values, and this model has states "
+        "beside them; leave it out",
+    ),
     "a trained variant of another length": (
         lfm2,
         {

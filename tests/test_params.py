@@ -235,6 +235,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "no kind of prefix": (_set("prefix", {"kinds": []}), "prefix.kinds = [] should have at least 1 item"),
     "an unknown kind of prefix": (_set("prefix", {"kinds": ["memory"]}), "prefix.kinds.0 = 'memory' should be 'attention' or 'state'"),
     "a kind of prefix twice": (_set("prefix", {"kinds": ["state", "state"]}), "kinds lists one twice: state, state"),
+    "a layer twice": (_set("prefix", {"layers": [1, 0, 1]}), "layers lists one twice: 1, 0, 1"),
     "a sink in states": (_set("prefix", {"kinds": ["state"], "num_frozen_tokens": 1}), "num_frozen_tokens: 1 is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to 0, or add attention"),
     "windows over states": (_set("prefix", {"kinds": ["state"], "prefix_always_visible": True}), "prefix_always_visible: true is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to false, or add attention"),
     "a projection to states": (_set("prefix", {"kinds": ["state"], "prefix_projection": True}), "prefix_projection: true is of virtual tokens that inputs attend to, and kinds: [state] has none; set it to false, or add attention"),

@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.preflight.beside_variants import check_trained_examples, check_trained_lengths
 from pipeline.preflight.context import check_examples, check_lengths
 from pipeline.preflight.kinds import check_kinds
+from pipeline.preflight.layers import check_layers
 from pipeline.preflight.model import check_model_fits_task
 from pipeline.preflight.self_study import check_held_out, check_room
 from pipeline.preflight.texts import check_texts
@@ -96,6 +97,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
         if config is not None:
             check_model_fits_task(params, config)
             check_kinds(params, paths.MODEL)
+            check_layers(params, paths.MODEL)
     elif isinstance(params.model, LocalModel):
         # What cannot be read is the matter of fetch_model, which says what is wrong with it.
         with contextlib.suppress(OSError, ValueError):
@@ -105,6 +107,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
                 check_lengths(params, config)
                 check_trained_lengths(params, config)
                 check_kinds(params, Path(params.model.path))
+                check_layers(params, Path(params.model.path))
 
 
 def check_tokenized(params: Params) -> None:

@@ -20,6 +20,7 @@ def check_kinds(params: Params, folder: Path) -> None:
         *_refusing_states(params),
         *_needing_attention(params),
         *_of_library(params),
+        *_of_trained_baselines(params),
     ]
     if not wanted:
         return
@@ -153,6 +154,22 @@ def _of_library(params: Params) -> Iterator[Rule]:
             "library.train.compile: true is for packed rows, through which this model would carry "
             "a state from one example into the next; set it to auto or false",
         )
+
+
+def _of_trained_baselines(params: Params) -> Iterator[Rule]:
+    for name, baseline in params.trained_baselines.items():
+        if baseline.needs_attention_alone:
+            yield (
+                _has_states,
+                f"trained_baselines.{name}: {baseline.type} is of keys and values, and this model "
+                "has states beside them; leave it out",
+            )
+        if baseline.begins_from is not None:
+            yield (
+                _has_states_alone,
+                f"trained_baselines.{name}: {baseline.type} trains keys and values, but no layer "
+                "of this model attends; leave it out",
+            )
 
 
 def _of_another_length(params: Params, name: str, path: str, length: int) -> Iterator[Rule]:
