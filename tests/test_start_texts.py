@@ -63,3 +63,11 @@ def test_what_is_chosen_needs_as_many_as_the_longest_prefix(
     with pytest.raises(PipelineError, match=f"^{re.escape(CHOSEN)}"):
         check(kind, **asking)
     check(kind, sweep={"lengths": [4, 12], "initializations": ["random"]})  # of another start
+
+
+@pytest.mark.parametrize("kind", ["corpus_text", "best_chunk", "most_attended"])
+def test_a_folder_is_no_text(kind: str) -> None:
+    Path("text.txt").unlink()
+    Path("text.txt").mkdir()
+    with pytest.raises(PipelineError, match=r"own\.path: 'text\.txt' is a folder; name a text"):
+        check(kind)

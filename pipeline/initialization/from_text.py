@@ -103,12 +103,19 @@ def first_tokens(
 
 
 def read_text_file(name: str, path: str) -> str:
-    """The text of the user's file. Raises PipelineError when it is missing, no UTF-8, or empty."""
+    """The text of the user's file.
+
+    Raises PipelineError when it is missing, a folder, no UTF-8, or empty.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise PipelineError(
             f"initializations.{name}.path: there is no file '{path}'; name an existing text file"
+        ) from error
+    except IsADirectoryError as error:
+        raise PipelineError(
+            f"initializations.{name}.path: '{path}' is a folder; name a text file"
         ) from error
     except UnicodeDecodeError as error:
         raise PipelineError(
@@ -122,9 +129,9 @@ def read_text_file(name: str, path: str) -> str:
 def tokens_of_file(name: str, path: str, tokens_in: Callable[[str], int]) -> int | None:
     """The tokens of the user's file; None where it is not there, as a stage's output may be.
 
-    `tokens_in` counts a text's tokens. Raises PipelineError when it is no UTF-8, or empty.
+    `tokens_in` counts a text's tokens. Raises PipelineError as `read_text_file` does.
     """
-    return tokens_in(read_text_file(name, path)) if Path(path).is_file() else None
+    return tokens_in(read_text_file(name, path)) if Path(path).exists() else None
 
 
 def refuse_too_few_to_cache(
