@@ -11,7 +11,11 @@ from pipeline.config import Params
 from pipeline.config.data import FileData
 from pipeline.config.model import LocalModel
 from pipeline.errors import PipelineError
-from pipeline.preflight.beside_variants import check_trained_examples, check_trained_lengths
+from pipeline.preflight.beside_variants import (
+    check_starts,
+    check_trained_examples,
+    check_trained_lengths,
+)
 from pipeline.preflight.context import check_examples, check_lengths
 from pipeline.preflight.kinds import check_kinds
 from pipeline.preflight.layers import check_layers
@@ -128,6 +132,7 @@ def check_tokenized(params: Params) -> None:
     if config is not None:
         check_examples(params, config, statistics, _token_counter())
         check_trained_examples(params, config, statistics)
+        check_starts(params, config, statistics, _token_counter())
 
 
 def _token_counter() -> Callable[[str], int]:

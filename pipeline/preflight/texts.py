@@ -12,11 +12,11 @@ def check_texts(params: Params, tokens_in: Callable[[str], int]) -> None:
     `tokens_in` counts a text's tokens.
     """
     for name, start in params.initializations.items():
-        longest = max(_lengths_from(name, params), default=0)
+        longest = max(lengths_from(name, params), default=0)
         start.check_text(name, tokens_in, params.kv_prefix.max_length, longest)
 
 
-def _lengths_from(initialization: str, params: Params) -> Iterator[int]:
+def lengths_from(initialization: str, params: Params) -> Iterator[int]:
     """The virtual tokens of every prefix that starts from an initialisation."""
     if initialization in params.sweep.initializations:
         yield from params.sweep.lengths
