@@ -58,6 +58,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"task": {"too_long": "truncate"}},
         "too_long: truncate would part words from their labels",
     ),
+    "what validation chooses of texts, beside the sweep": (
+        "seq_cls",
+        {"initializations": {"best": {"type": "chosen_demonstrations", "path": "data/raw"}}},
+        "initializations.best: chosen_demonstrations needs task.type: causal_lm",
+    ),
     "labels of a text": (
         "seq2seq_lm",
         {"report": {"sort_by": "accuracy"}},
