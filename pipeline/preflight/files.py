@@ -17,6 +17,7 @@ from pipeline.preflight.beside_variants import (
     check_trained_lengths,
 )
 from pipeline.preflight.context import check_examples, check_lengths
+from pipeline.preflight.documents import check_documents
 from pipeline.preflight.kinds import check_kinds
 from pipeline.preflight.layers import check_layers
 from pipeline.preflight.model import check_model_fits_task
@@ -48,6 +49,7 @@ def check_files(params: Params) -> list[str]:
             check_room(params, config, _token_counter())
         if _VOCABULARY.exists():
             check_texts(params, _token_counter())
+            check_documents(params, _token_counter(), last)
     else:
         waiting.append("lengths and corpora are checked against the model after fetch_model")
     if last.is_current("fetch_data"):
