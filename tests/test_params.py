@@ -226,6 +226,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a library trained in two places": (_both(_library(train={"device": "cpu"}), _set("model.device_map", "auto")), "library.train.device: cpu does not go with model.device_map"),
     "a misspelt key of a library": (_library(distractor={}), "library.distractor: unknown key; did you mean 'distractors'?"),
     "a split of the test that is not held out": (_both(_study(), _of_study(), _set("evaluate.splits", ["test", "test_unseen"])), "evaluate.splits: 'test_unseen' is asked for, but self_study.notes.held_out = 'inputs/test.parquet' is no folder with a file of that name"),
+    "a start called as a seed": (_set("initializations.seed1", {"type": "zero", "path": "data/model/config.json"}), "initializations.seed1: is what a variant's name has for its seed or its training size"),
     "names that differ by case": (_set("initializations.Corpus", {"type": "zero", "path": "data/model/config.json"}), "initializations.Corpus = 'Corpus' should match"),
     "a name too long for a folder": (_set("baselines." + "a" * 101, {"type": "no_prefix", "path": "data/model/config.json"}), "should have at most 100 characters"),
     "an empty path": (_set("model.path", ""), "model.path = '' should have at least 1 character"),
