@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import PipelineError
+from pipeline.initialization.from_text import tokens_up_to
 from pipeline.preflight.texts import check_texts
 from tests.written_sweep import params_of
 
@@ -71,3 +72,17 @@ def test_a_folder_is_no_text(kind: str) -> None:
     Path("text.txt").mkdir()
     with pytest.raises(PipelineError, match=r"own\.path: 'text\.txt' is a folder; name a text"):
         check(kind)
+
+
+def test_of_a_long_text_the_beginning_is_looked_at() -> None:
+    looked_at: list[int] = []
+
+    def tokens_in(text: str) -> int:
+        looked_at.append(len(text))
+        return len(text.split())
+
+    assert tokens_up_to(3, "word " * 1000, tokens_in) >= 3
+    assert tokens_up_to(3, "word", tokens_in) == 1
+    # Where the beginning is of longer words, all of it is.
+    assert tokens_up_to(3, "w" * 900 + " and more", tokens_in) == 3
+    assert looked_at == [192, 4, 192, 909]

@@ -12,6 +12,7 @@ from pipeline.initialization.from_text import (
     TextStart,
     read_text_file,
     tokens_of_file,
+    tokens_up_to,
 )
 from pipeline.schema.section import Count
 from pipeline.storage.records import read_text
@@ -62,7 +63,7 @@ class ReadAfterText(TextStart):
         path = Path(self.path)
         if not path.is_file():
             return self.corpus_tokens
-        return min(self.corpus_tokens, tokens_in(read_text(path)))
+        return min(self.corpus_tokens, tokens_up_to(self.corpus_tokens, read_text(path), tokens_in))
 
     def check_lengths(self, name: str, longest: int, cached_tokens: int) -> None:
         """Raise ValueError for a length above the tokens to choose from."""
@@ -77,7 +78,7 @@ class ReadAfterText(TextStart):
         self, name: str, tokens_in: Callable[[str], int], cached_tokens: int, longest: int
     ) -> None:
         """Raise PipelineError for a file that is there and has fewer tokens than a prefix."""
-        found = tokens_of_file(name, self.path, tokens_in)
+        found = tokens_of_file(name, self.path, tokens_in, longest)
         if found is not None and found < longest:
             raise PipelineError(
                 f"initializations.{name}.path: '{self.path}' has {found} tokens, of which the "
