@@ -202,8 +202,12 @@ def test_what_compares_nothing_is_left_out(tmp_path: Path, monkeypatch: pytest.M
     params = params_of(
         sweep={"lengths": [2], "initializations": ["corpus"]}, report={"resamples": 100}
     )
-    _, tables = tables_of(tmp_path, params, monkeypatch)
+    _, tables = tables_of(tmp_path / "one", params, monkeypatch)
     assert tables == []
+    # Two that cost the same are in the first table.
+    params = params_of(sweep={"lengths": [2]}, report={"resamples": 100})
+    _, tables = tables_of(tmp_path / "two", params, monkeypatch)
+    assert [table.title for table in tables] == ["Within the same steps"]
 
 
 def test_trainings_on_fewer_examples_are_compared_with_none(

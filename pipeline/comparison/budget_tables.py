@@ -163,9 +163,9 @@ _COSTS = {
 def _best_within(cost: str, settings: pd.DataFrame, params: Params) -> TitledTable | None:
     """A row a method within each budget."""
     title, head = _COSTS[cost]
-    if len(settings) < 2:
-        return None
     best = best_within(settings, cost, params)
+    if len(best) < 2:
+        return None
     shown = shown_bytes if cost == "stored_bytes" else "{:,.0f}".format
     rows = [
         [
