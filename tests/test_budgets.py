@@ -177,6 +177,17 @@ def test_seconds_are_spread_over_the_steps(tmp_path: Path, monkeypatch: pytest.M
     assert {row[0] for row in only.table.rows} == {"lora (baseline)", "len2-random"}
 
 
+def test_seconds_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = sweep_with_lora()
+    seeds, _ = tables_of(tmp_path, params, monkeypatch)
+    timings = {f"{name}-seed0": {"training_seconds": 0.1} for name in seeds["name"]}
+    timings["lora-seed0"] = {"training_seconds": 0.12}
+    found = within_seconds(seeds, timings, params)
+    assert found is not None
+    heads = ["≤ 0.03 s", "≤ 0.05 s", "≤ 0.10 s", "≤ 0.12 s"]
+    assert found.table.headers[2:6] == heads
+
+
 @pytest.mark.parametrize(
     "before",
     [{"search_seconds": 44.9}, {"start_seconds": 14.9, "search_seconds": 30.0}],
