@@ -336,8 +336,7 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
             },
             "sweep": {"initializations": ["random", "longer"]},
         },
-        "which can be neither cut nor stretched to 4; use sweep.lengths: [2], or prefix.kinds: "
-        "[attention]",
+        "which can be neither cut nor stretched to 4; use 2 alone, or prefix.kinds: [attention]",
     ),
     "a prefix file of another length": (
         lfm2,
@@ -346,8 +345,19 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
             "sweep": {"initializations": ["random", "earlier"], "lengths": [2, 6]},
         },
         "initializations.earlier.path: 'inputs/earlier' holds states, made with 6 virtual tokens, "
-        "which can be neither cut nor stretched to 2; use sweep.lengths: [6], or prefix.kinds: "
-        "[attention]",
+        "which can be neither cut nor stretched to 2; use 6 alone, or prefix.kinds: [attention]",
+    ),
+    "a prefix file of another length, untrained": (
+        lfm2,
+        {
+            "initializations": {"earlier": {"type": "prefix_file", "path": "inputs/earlier"}},
+            "sweep": {"initializations": ["random"]},
+            "baselines": {
+                "start": {"type": "untrained", "path": "data/kv_prefix/earlier", "length": 4}
+            },
+        },
+        "initializations.earlier.path: 'inputs/earlier' holds states, made with 6 virtual tokens, "
+        "which can be neither cut nor stretched to 4; use 6 alone, or prefix.kinds: [attention]",
     ),
     "a prefix file of keys and values alone": (
         lfm2,
