@@ -219,6 +219,18 @@ def test_a_baseline_that_diverges_names_its_own_keys(
         train_baseline.run(Params.model_validate(raw), Baseline(name, seed=7))
 
 
+def test_a_search_that_diverges_names_the_rate_that_it_left(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    raw = YAML(typ="safe").load((done / "params.yaml").read_text())
+    raw["trained_baselines"]["both"] |= {"learning_rate": "auto", "prefix_learning_rate": 1e38}
+    searched = r"trained_baselines\.both\.learning_rate_search: all 7 rates .* diverge; .*"
+    left = r", or lower trained_baselines\.both\.prefix_learning_rate$"
+    with pytest.raises(DivergedError, match=f"^{searched}{left}"):
+        train_baseline.run(Params.model_validate(raw), Baseline("both", seed=7))
+
+
 def test_mlflow_lists_every_table_of_a_training_whose_rate_was_searched(
     done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

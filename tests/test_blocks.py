@@ -247,6 +247,7 @@ def test_a_model_that_attends_nowhere_is_told(tmp_path: Path) -> None:
     of_tokens = "is of virtual tokens, but no layer of this model attends to any; set it to"
     idle = "nothing trains, since no layer of this model attends, and train.state_learning_rate is "
     own_rate = {"state_learning_rate": 0.01}
+    beside_lora = {"type": "prefix_and_lora", "initialization": "random", "length": 2}
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"train": {"optimizer": {"type": "muon"}}}, f"train.optimizer.type: muon {of_blocks}"),
         ({"train": {"relative_rates": True}}, f"train.relative_rates: true {of_blocks} false"),
@@ -266,6 +267,11 @@ def test_a_model_that_attends_nowhere_is_told(tmp_path: Path) -> None:
             {"train": own_rate, "sweep": {"learning_rates": [0.5]}},
             f"sweep.learning_rates: [0.5] are rates at which {idle}theirs; set that to null, which "
             "follows each rate",
+        ),
+        (
+            {"trained_baselines": {"both": beside_lora}},
+            "trained_baselines.both: prefix_and_lora trains keys and values, but no layer of this "
+            "model attends; leave it out",
         ),
     ]
     for changes, expected in wrong:

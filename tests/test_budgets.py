@@ -98,6 +98,18 @@ def test_the_best_within_a_budget_is_chosen_on_validation() -> None:
     ]
 
 
+def test_settings_that_cost_nearly_the_same_are_within_one_budget() -> None:
+    """A start that notes which tokens were chosen takes a few bytes more, not another budget."""
+    noted = pd.DataFrame([("noted", "prefix", 410, 1.9, 2.0)], columns=SETTINGS.columns)
+    settings = pd.concat([SETTINGS, noted], ignore_index=True)
+    found = best_within(settings, "stored_bytes", params_of())
+    of_prefixes = found[found["method"] == "prefix"]
+    assert list(zip(of_prefixes["budget"], of_prefixes["name"], strict=True))[:2] == [
+        (100, "len2"),
+        (410, "noted"),
+    ]
+
+
 def sweep_with_lora(**trained: Any) -> Params:
     return params_of(
         trained_baselines=trained or {"lora": {"type": "lora"}},
@@ -165,6 +177,17 @@ def test_seconds_are_spread_over_the_steps(tmp_path: Path, monkeypatch: pytest.M
     assert {row[0] for row in only.table.rows} == {"lora (baseline)", "len2-random"}
 
 
+def test_seconds_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = sweep_with_lora()
+    seeds, _ = tables_of(tmp_path, params, monkeypatch)
+    timings = {f"{name}-seed0": {"training_seconds": 0.1} for name in seeds["name"]}
+    timings["lora-seed0"] = {"training_seconds": 0.12}
+    found = within_seconds(seeds, timings, params)
+    assert found is not None
+    heads = ["≤ 0.03 s", "≤ 0.05 s", "≤ 0.10 s", "≤ 0.12 s"]
+    assert found.table.headers[2:6] == heads
+
+
 @pytest.mark.parametrize(
     "before",
     [{"search_seconds": 44.9}, {"start_seconds": 14.9, "search_seconds": 30.0}],
@@ -190,8 +213,12 @@ def test_what_compares_nothing_is_left_out(tmp_path: Path, monkeypatch: pytest.M
     params = params_of(
         sweep={"lengths": [2], "initializations": ["corpus"]}, report={"resamples": 100}
     )
-    _, tables = tables_of(tmp_path, params, monkeypatch)
+    _, tables = tables_of(tmp_path / "one", params, monkeypatch)
     assert tables == []
+    # Two that cost the same are in the first table.
+    params = params_of(sweep={"lengths": [2]}, report={"resamples": 100})
+    _, tables = tables_of(tmp_path / "two", params, monkeypatch)
+    assert [table.title for table in tables] == ["Within the same steps"]
 
 
 def test_trainings_on_fewer_examples_are_compared_with_none(

@@ -165,6 +165,25 @@ def _chosen(params: dict[str, Any]) -> None:
     params["kv_prefix"]["max_length"] = 23
 
 
+def _matched_beside_lora(params: dict[str, Any]) -> None:
+    _matched(params)
+    params["sweep"]["initializations"] = ["random"]
+    _trained(type="prefix_and_lora", initialization="few", length=8)(params)
+
+
+def _attended_untrained(params: dict[str, Any]) -> None:
+    _attended(params)
+    params["sweep"]["initializations"] = ["random"]
+    start = {"type": "untrained", "path": "data/kv_prefix/most", "length": 8}
+    params["baselines"]["start"] = start
+
+
+def _beyond_the_context(params: dict[str, Any]) -> None:
+    # Of no variant: its cache is computed all the same.
+    most = {"type": "most_attended", "path": "texts/corpus.txt", "corpus_tokens": 65}
+    params["initializations"]["most"] = most
+
+
 def _said_by_the_system(params: dict[str, Any]) -> None:
     # 8 of the text and 29 of the turns around it.
     turns = {"use_chat_template": True, "system_prompt": ""}
@@ -223,6 +242,19 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         _attended,
         "initializations.most.corpus_tokens: the longest input of train has 40 tokens, which after "
         "40 of the text are more than the model's context of 64 positions; lower it",
+    ),
+    "the same beside LoRA": (
+        _matched_beside_lora,
+        "initializations.few.corpus_tokens: the longest example of train has 42 tokens, which",
+    ),
+    "the same untrained": (
+        _attended_untrained,
+        "initializations.most.corpus_tokens: the longest input of train has 40 tokens, which",
+    ),
+    "a text that is chosen from": (
+        _beyond_the_context,
+        "initializations.most.corpus_tokens: 65 tokens of the text are more than the model's "
+        "context of 64 positions; lower it",
     ),
 }  # fmt: skip
 

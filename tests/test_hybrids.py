@@ -320,6 +320,17 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         "prefix.distractors.count: 1 needs prefixes of keys and values, and this model has states "
         "too, which cannot stand beside others; set prefix.kinds to [attention], or count to 0",
     ),
+    "a layer that there is not": (
+        lfm2,
+        {"prefix": {"layers": [1, 3]}},
+        "prefix.layers: names 3, but the model's layers are 0 to 2; leave it out, or use null",
+    ),
+    "a prompt, whose states would be left out": (
+        lfm2,
+        {"trained_baselines": {"words": {"type": "prompt_tuning"}}},
+        "trained_baselines.words: prompt_tuning is of keys and values, and this model has states "
+        "beside them; leave it out",
+    ),
     "a trained variant of another length": (
         lfm2,
         {
@@ -331,8 +342,7 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
             },
             "sweep": {"initializations": ["random", "longer"]},
         },
-        "which can be neither cut nor stretched to 4; use sweep.lengths: [2], or prefix.kinds: "
-        "[attention]",
+        "which can be neither cut nor stretched to 4; use 2 alone, or prefix.kinds: [attention]",
     ),
     "a prefix file of another length": (
         lfm2,
@@ -341,8 +351,19 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
             "sweep": {"initializations": ["random", "earlier"], "lengths": [2, 6]},
         },
         "initializations.earlier.path: 'inputs/earlier' holds states, made with 6 virtual tokens, "
-        "which can be neither cut nor stretched to 2; use sweep.lengths: [6], or prefix.kinds: "
-        "[attention]",
+        "which can be neither cut nor stretched to 2; use 6 alone, or prefix.kinds: [attention]",
+    ),
+    "a prefix file of another length, untrained": (
+        lfm2,
+        {
+            "initializations": {"earlier": {"type": "prefix_file", "path": "inputs/earlier"}},
+            "sweep": {"initializations": ["random"]},
+            "baselines": {
+                "start": {"type": "untrained", "path": "data/kv_prefix/earlier", "length": 4}
+            },
+        },
+        "initializations.earlier.path: 'inputs/earlier' holds states, made with 6 virtual tokens, "
+        "which can be neither cut nor stretched to 4; use 6 alone, or prefix.kinds: [attention]",
     ),
     "a prefix file of keys and values alone": (
         lfm2,

@@ -197,6 +197,14 @@ def test_where_every_rate_diverges_one_sentence_says_so() -> None:
         train(CONFIG, params)
 
 
+def test_of_states_the_rate_that_is_a_number_is_named_then() -> None:
+    data = taught()
+    params = auto(learning_rate_search=searched(1e39, 1e41, 2), state_learning_rate=1e-3)
+    model = PrefixModel(lfm2(), PrefixConfig(num_virtual_tokens=2))
+    with pytest.raises(DivergedError, match=r" diverge; .*, or lower train\.state_learning_rate$"):
+        train_prefix(model, data, data, params, 3, lambda *_: None)
+
+
 def test_without_validations_on_the_way_and_with_epochs() -> None:
     result = train(CONFIG, auto(eval_every_steps=None, max_steps=None, epochs=3, warmup_steps=3))
     assert result.search is not None

@@ -18,8 +18,10 @@ from pipeline.errors import DivergedError, PipelineError
 from pipeline.library.arrangements import arrangements
 from pipeline.models.shared import load_frozen_model
 from pipeline.prefix import KVPrefix, PrefixError, PrefixModel
+from pipeline.preflight.documents import check_documents
 from pipeline.preflight.kinds import check_kinds
 from pipeline.stages import library_together, library_tokenize, library_train
+from pipeline.standing.last_runs import LastRuns
 from pipeline.storage.records import read_json, write_jsonl
 from pipeline.training import divergence
 from pipeline.training.training import Training
@@ -160,10 +162,15 @@ def test_what_cannot_stand_beside_others_is_refused_before_any_training(
     with pytest.raises(PipelineError, match=r"'peru' is not under library\.documents"):
         library_train.run(load_params(), "peru", "alone")
     (inside / "documents" / "kenya.txt").write_text("K")
-    with pytest.raises(
-        PipelineError, match=r"documents.kenya: 'documents/kenya.txt' gives . tokens to start from"
-    ):
+    short = r"documents.kenya: 'documents/kenya.txt' gives . tokens to start from"
+    with pytest.raises(PipelineError, match=short):
         library_train.run(load_params(), "kenya", "alone")
+    # And before the model is asked about any of them.
+    nothing_ran = LastRuns({}, {})
+    with pytest.raises(PipelineError, match=short):
+        check_documents(load_params(), len, nothing_ran)
+    (inside / "documents" / "kenya.txt").write_text("Kenya")
+    check_documents(load_params(), len, nothing_ran)
     shutil.rmtree(paths.LIBRARY_ALONE)
     learned = GPT2Config(vocab_size=260, n_positions=128, n_embd=8, n_layer=1, n_head=2)
     GPT2LMHeadModel(learned).save_pretrained(paths.MODEL)

@@ -11,7 +11,6 @@ import pytest
 from pipeline.config.data import FileData
 from pipeline.errors import PipelineError
 from pipeline.inference.inputs import inputs_of_file
-from pipeline.initialization.corpus_text import CorpusText
 from pipeline.initialization.from_text import read_text_file
 from pipeline.sources.data import fetch_data
 from pipeline.storage.records import read_csv, read_jsonl, read_text, write_csv, write_jsonl
@@ -112,6 +111,3 @@ def test_texts_lose_their_byte_order_mark(tmp_path: Path) -> None:
 def test_a_folder_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="is a folder, where a text file is asked for"):
         read_text(tmp_path)
-    corpus = CorpusText(type="corpus_text", path=str(tmp_path))
-    with pytest.raises(PipelineError, match=r"initializations\.rules\.path: .* is a folder; name"):
-        corpus.check_text("rules", len, 1)

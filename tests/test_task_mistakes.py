@@ -58,6 +58,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"task": {"too_long": "truncate"}},
         "too_long: truncate would part words from their labels",
     ),
+    "what validation chooses of texts, beside the sweep": (
+        "seq_cls",
+        {"initializations": {"best": {"type": "chosen_demonstrations", "path": "data/raw"}}},
+        "initializations.best: chosen_demonstrations needs task.type: causal_lm",
+    ),
     "labels of a text": (
         "seq2seq_lm",
         {"report": {"sort_by": "accuracy"}},
@@ -94,9 +99,17 @@ def test_a_model_for_another_task(folder: Path, model: str, kind: str, expected:
         check_files(params)
 
 
-def test_parts_of_an_encoder_alone(folder: Path) -> None:
-    params = params_for(folder, "bert", "seq_cls", prefix={"parts": ["encoder", "cross"]})
-    with pytest.raises(PipelineError, match=r"prefix\.parts: .* which bert is not; use null"):
+@pytest.mark.parametrize(
+    ("model", "parts", "expected"),
+    [
+        ("bert", ["encoder", "cross"], "needs an encoder-decoder, which bert is not; use null"),
+        ("bert", ["decoder"], "is of a model with that part, which a BertForMaskedLM has not"),
+        ("llama", ["encoder"], "is of a model with that part, which a LlamaForCausalLM has not"),
+    ],
+)
+def test_parts_of_one_part_alone(folder: Path, model: str, parts: list[str], expected: str) -> None:
+    params = params_for(folder, model, "seq_cls", prefix={"parts": parts})
+    with pytest.raises(PipelineError, match=f"^{re.escape(f'prefix.parts: {parts} {expected}')}"):
         check_files(params)
 
 

@@ -43,6 +43,7 @@ class PromptTuning(TrainedBaseline):
     init: Literal["random", "vocabulary", "text"] = "vocabulary"
     init_text: Annotated[str, Field(min_length=1)] | None = None
 
+    needs_attention_alone: ClassVar[bool] = True
     weights: ClassVar[Weights] = Weights.UNCHANGED
     length_key: ClassVar[str | None] = "num_virtual_tokens"
 

@@ -69,6 +69,9 @@ class TrainedBaseline(Section):
     trains_every_weight: ClassVar[bool] = False
     """Whether it takes weights that are whole, each in one place."""
 
+    needs_attention_alone: ClassVar[bool] = False
+    """Whether it serves models alone all of whose layers attend."""
+
     weights: ClassVar[Weights]
     """What becomes of the pretrained model's weights."""
 

@@ -1,7 +1,8 @@
 """The tables of `budgets` as text, each with a sentence that says how it is made."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import count
 from typing import Any
 
 import pandas as pd
@@ -131,10 +132,11 @@ def _reached(
     shown = settings[settings["name"].isin(losses.index)]
     lowest = losses.min()
     loss = METRICS["loss"]
+    digits = 0 if whole else _digits(budgets)
     rows = [
         [
             shown_name(row),
-            f"{took[row['name']]:,.0f}" if whole else f"{took[row['name']]:,.1f}",
+            f"{took[row['name']]:,.{digits}f}",
             *(
                 loss.shown(value) + (BEST_MARK if value == lowest[budget] else "")
                 if value == value
@@ -145,13 +147,19 @@ def _reached(
         ]
         for row in shown.to_dict("records")
     ]
-    heads = [f"≤ {each:,.0f}" if whole else f"≤ {each:,.1f} s" for each in losses.columns]
+    heads = [f"≤ {each:,.{digits}f}{'' if whole else ' s'}" for each in losses.columns]
     note += (
         f"*: the lowest within the budget. Sorted by {sorted_by(params)} in the end, which the "
         "scores beside are of, with the weights of the lowest validation loss."
     )
     table = ShownTable(["", unit, *heads, *_score_heads(params)], rows, note)
     return TitledTable(title, table)
+
+
+def _digits(seconds: Iterable[float]) -> int:
+    """As few digits behind the point as tell them apart: one, or of very short trainings more."""
+    apart = sorted(set(seconds))
+    return next(n for n in count(1) if len({f"{each:.{n}f}" for each in apart}) == len(apart))
 
 
 _COSTS = {
@@ -163,9 +171,9 @@ _COSTS = {
 def _best_within(cost: str, settings: pd.DataFrame, params: Params) -> TitledTable | None:
     """A row a method within each budget."""
     title, head = _COSTS[cost]
-    if len(settings) < 2:
-        return None
     best = best_within(settings, cost, params)
+    if len(best) < 2:
+        return None
     shown = shown_bytes if cost == "stored_bytes" else "{:,.0f}".format
     rows = [
         [
@@ -181,7 +189,7 @@ def _best_within(cost: str, settings: pd.DataFrame, params: Params) -> TitledTab
     note = (
         f"Of each method the best setting by {sorted_by(params)} among those that cost no more "
         "than the budget; *: the best of all methods by it. Budgets are the settings' own costs, "
-        "without those that change nothing."
+        "of those that are nearly the same the largest, without those that change nothing."
     )
     heads = ["budget", "method", "best setting", head, sorted_by(params), *_score_heads(params)]
     return TitledTable(title, ShownTable(heads, rows, note))

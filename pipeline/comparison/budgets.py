@@ -5,6 +5,7 @@ What is best is chosen on validation throughout, and a test score is that of wha
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -25,18 +26,17 @@ def budgets_of(amounts: Iterable[float]) -> list[float]:
     Of amounts that are nearly the same the largest alone, since all are done by then; of more than
     `MOST` the first ones, and of the others evenly as many as there is room for, the largest too.
     """
-    whole = sorted(amounts)
-    if not whole:
-        return []
-    apart = [
-        amount
-        for amount, following in zip(whole, [*whole[1:], float("inf")], strict=True)
-        if amount * _ALIKE <= following and amount > 0
-    ]
+    apart = [amount for amount in _unlike(amounts) if amount > 0]
     room = MOST - 2
     if len(apart) > room:
         apart = [apart[round(i * (len(apart) - 1) / (room - 1))] for i in range(room)]
     return [apart[0] / 4, apart[0] / 2, *apart] if apart else []
+
+
+def _unlike(amounts: Iterable[float]) -> list[float]:
+    """Amounts, ascending; of those that are nearly the same the largest alone."""
+    following = pairwise([*sorted(amounts), float("inf")])
+    return [amount for amount, larger in following if amount * _ALIKE <= larger]
 
 
 def reached(measured: pd.DataFrame, budgets: Sequence[float]) -> pd.DataFrame:
@@ -63,14 +63,15 @@ def best_within(settings: pd.DataFrame, cost: str, params: Params) -> pd.DataFra
     """The best setting of each method that costs no more than a budget, for each budget.
 
     `settings` are rows of the table over seeds with a column `method`; budgets are the settings'
-    own costs. A row of the result is one of `settings` with `budget`, and `is_best`, whether it is
-    the best of all methods within that budget. Budgets within which nothing better came are left
-    out.
+    own costs, of those that are nearly the same the largest: some starts note a few bytes beside
+    keys and values. A row of the result is one of `settings` with `budget`, and `is_best`, whether
+    it is the best of all methods within that budget. Budgets within which nothing better came are
+    left out.
     """
     rows: list[dict[Any, Any]] = []
     before: list[str] = []
     methods = list(dict.fromkeys(settings["method"]))
-    for budget in sorted(settings[cost].unique()):
+    for budget in _unlike(settings[cost].unique()):
         within = settings[settings[cost] <= budget]
         chosen = [
             best_first(within[within["method"] == method], params).iloc[0]

@@ -9,7 +9,7 @@ from pipeline.config.prefix import DistractorParams, PrefixParams
 from pipeline.config.self_study import FrozenModelGenerator, StudySettings
 from pipeline.config.train import TrainParams
 from pipeline.schema.compute import Compute
-from pipeline.schema.section import Count, GivenPath, Name, Section
+from pipeline.schema.section import Count, GivenPath, Name, Section, Seed
 
 _READ_BY_DVC = ("self_study", "held_out", "prefix", "train", "distractors", "together")
 
@@ -23,7 +23,7 @@ class DocumentPrefix(PrefixParams):
     length: Count = 64
     start: Literal["text", "chunks"] = "text"
     chunk_tokens: Count = 8
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @property
     def encoder(self) -> PrefixParams:

@@ -1,4 +1,4 @@
-"""Names of baselines that something else has already."""
+"""Names that something else has already."""
 
 import re
 from collections.abc import Mapping
@@ -15,12 +15,20 @@ def refuse_taken_names(
     trained: Mapping[str, Section],
     initializations: Mapping[str, Section],
 ) -> None:
-    """Raise ValueError for a baseline whose name would stand for two things.
+    """Raise ValueError for a name that would stand for two things.
 
-    The others' names have their seed or length behind them. An adapter's, alone, is a variant's:
-    beside the initialisations in plots, and in MLflow the alias of a model's version. A trained
-    baseline is a method in the report's tables by budget, as prefixes together are one.
+    The tables over seeds take `-seed0` out of a variant's name, and know its training size by
+    `-train50`: no initialisation within it may look like either. Other baselines' names have their
+    seed or length behind them. An adapter's, alone, is a variant's: beside the initialisations in
+    plots, and in MLflow the alias of a model's version. A trained baseline is a method in the
+    report's tables by budget, as prefixes together are one.
     """
+    for name in initializations:
+        if re.fullmatch(r"(seed|train)\d+", name):
+            raise ValueError(
+                f"initializations.{name}: is what a variant's name has for its seed or its "
+                f"training size, as in len8-random-{name}; rename it"
+            )
     if PREFIX in trained:
         raise ValueError(
             f"trained_baselines.{PREFIX}: '{PREFIX}' is what the prefixes of the sweep are called "

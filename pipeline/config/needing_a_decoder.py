@@ -19,7 +19,7 @@ def refuse_what_needs_a_decoder(
     baselines: UntrainedBaselines,
     trained_baselines: TrainedBaselines,
 ) -> None:
-    """Raise ValueError for what `task.type` has not; `starts` are those of the sweep."""
+    """Raise ValueError for what `task.type` has not; `starts` are those that are made."""
     kind = task.type
     if kind == "causal_lm" and prefix.parts not in (None, ["decoder"]):
         raise ValueError(

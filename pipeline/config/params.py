@@ -217,7 +217,12 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _task_type_fits(self) -> Self:
-        starts = {name: self.initializations[name] for name in self.sweep.initializations}
+        # What validation chooses is chosen by the stage `kv_prefix`, in the sweep or not.
+        starts = {
+            name: start
+            for name, start in self.initializations.items()
+            if name in self.sweep.initializations or start.validates_cache
+        }
         refuse_what_needs_a_decoder(
             self.task, self.prefix, self.sweep, starts, self.baselines, self.trained_baselines
         )

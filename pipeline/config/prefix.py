@@ -113,6 +113,8 @@ class PrefixParams(Section):
             raise ValueError(f"parts lists one twice: {', '.join(self.parts)}")
         if self.kinds is not None and len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds lists one twice: {', '.join(self.kinds)}")
+        if self.layers is not None and len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers lists one twice: {', '.join(map(str, self.layers))}")
         return self
 
     @model_validator(mode="after")

@@ -5,10 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from pipeline.schema.learning_rate import ListedRate
-from pipeline.schema.section import Count, Name, Section, distinct
-
-# torch's generators take 64 bits.
-Seed = Annotated[int, Field(ge=0, lt=2**64)]
+from pipeline.schema.section import Count, Name, Section, Seed, distinct
 
 
 class SweepParams(Section):

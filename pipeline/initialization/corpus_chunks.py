@@ -1,5 +1,6 @@
 """`corpus_chunks`: chunks spread over a text file."""
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from pipeline.initialization.context import CacheContext
@@ -8,6 +9,7 @@ from pipeline.initialization.from_text import (
     TextStart,
     first_tokens,
     read_text_file,
+    refuse_too_few_to_cache,
 )
 from pipeline.schema.section import Count
 
@@ -30,3 +32,9 @@ class CorpusChunks(TextStart):
         most = context.max_length - count
         chunks = spaced_chunks(whole[count:], most, self.chunk_tokens)
         return first_tokens(context, text, [*whole[:count], *chunks], bool(count))
+
+    def check_text(
+        self, name: str, tokens_in: Callable[[str], int], cached_tokens: int, longest: int
+    ) -> None:
+        """Raise PipelineError for a file that is there and too short."""
+        refuse_too_few_to_cache(name, self.path, tokens_in, cached_tokens)

@@ -1,7 +1,6 @@
 """`corpus_text`: a text file's tokens."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -13,6 +12,7 @@ from pipeline.initialization.from_text import (
     TextStart,
     first_tokens,
     read_text_file,
+    refuse_too_few_to_cache,
 )
 
 
@@ -36,17 +36,13 @@ class CorpusText(TextStart):
         kept = [*tokens[:count], *tokens[count + self.skip_tokens :]]
         return first_tokens(context, text, kept, bool(count))
 
-    def check_text(self, name: str, tokens_in: Callable[[str], int], needed: int) -> None:
-        """Raise PipelineError for a file that is there and too short, or no text file."""
-        if not Path(self.path).exists():
-            return
-        found = tokens_in(read_text_file(name, self.path)) - self.skip_tokens
+    def check_text(
+        self, name: str, tokens_in: Callable[[str], int], cached_tokens: int, longest: int
+    ) -> None:
+        """Raise PipelineError for a file that is there and too short."""
         # A chat template only adds tokens: the text alone may be a little too short then.
-        if found < needed and not self.use_chat_template:
-            raise PipelineError(
-                f"initializations.{name}.path: '{self.path}' has {found} tokens, fewer than "
-                f"kv_prefix.max_length = {needed}; use a longer text or lower kv_prefix.max_length"
-            )
+        needed = 0 if self.use_chat_template else cached_tokens
+        refuse_too_few_to_cache(name, self.path, tokens_in, needed, self.skip_tokens)
 
 
 def _as_message(text: str, context: CacheContext) -> str:

@@ -5,8 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pipeline.errors import PipelineError
 from pipeline.initialization.context import CacheContext, StartContext
-from pipeline.initialization.from_text import Corpus, TextStart, read_text_file
+from pipeline.initialization.from_text import (
+    Corpus,
+    TextStart,
+    read_text_file,
+    tokens_of_file,
+    tokens_up_to,
+)
 from pipeline.schema.section import Count
 from pipeline.storage.records import read_text
 
@@ -56,7 +63,7 @@ class ReadAfterText(TextStart):
         path = Path(self.path)
         if not path.is_file():
             return self.corpus_tokens
-        return min(self.corpus_tokens, tokens_in(read_text(path)))
+        return min(self.corpus_tokens, tokens_up_to(self.corpus_tokens, read_text(path), tokens_in))
 
     def check_lengths(self, name: str, longest: int, cached_tokens: int) -> None:
         """Raise ValueError for a length above the tokens to choose from."""
@@ -65,4 +72,15 @@ class ReadAfterText(TextStart):
                 f"sweep.lengths: {longest} is above initializations.{name}.corpus_tokens = "
                 f"{self.corpus_tokens}, of which the prefix is chosen; raise that or lower "
                 "the length"
+            )
+
+    def check_text(
+        self, name: str, tokens_in: Callable[[str], int], cached_tokens: int, longest: int
+    ) -> None:
+        """Raise PipelineError for a file that is there and has fewer tokens than a prefix."""
+        found = tokens_of_file(name, self.path, tokens_in, longest)
+        if found is not None and found < longest:
+            raise PipelineError(
+                f"initializations.{name}.path: '{self.path}' has {found} tokens, of which the "
+                f"{longest} of a prefix cannot be chosen; use a longer text or a shorter prefix"
             )

@@ -113,10 +113,13 @@ class Start(Section):
         `trained` are the prefix files that the sweep's variants write.
         """
 
-    def check_text(self, name: str, tokens_in: Callable[[str], int], needed: int) -> None:
-        """Raise PipelineError when the text at `path` is there and too short for `needed` tokens.
+    def check_text(
+        self, name: str, tokens_in: Callable[[str], int], cached_tokens: int, longest: int
+    ) -> None:
+        """Raise PipelineError when the text at `path` is there and too short.
 
-        `tokens_in` counts a text's tokens.
+        `tokens_in` counts a text's tokens; `cached_tokens` is `kv_prefix.max_length`, and `longest`
+        the virtual tokens of the longest prefix that starts from it.
         """
 
     def tokens_before(self, tokens_in: Callable[[str], int]) -> int | None:

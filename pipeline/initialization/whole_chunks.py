@@ -1,9 +1,16 @@
 """What the initialisations have in common that make one start of several chunks of a text."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.initialization.context import CacheContext, StartContext
-from pipeline.initialization.from_text import Corpus, TextStart, first_tokens, read_text_file
+from pipeline.initialization.from_text import (
+    Corpus,
+    TextStart,
+    first_tokens,
+    read_text_file,
+    refuse_too_few_to_cache,
+)
 from pipeline.initialization.start import Cached
 from pipeline.schema.section import Count
 
@@ -57,3 +64,9 @@ class WholeChunks(TextStart):
 
         kv = kv_prefix_from_tokens(context.frozen_model, tokens)
         return kv.beginning_text(context.cached_begins_text)
+
+    def check_text(
+        self, name: str, tokens_in: Callable[[str], int], cached_tokens: int, longest: int
+    ) -> None:
+        """Raise PipelineError for a file that is there and too short."""
+        refuse_too_few_to_cache(name, self.path, tokens_in, cached_tokens)

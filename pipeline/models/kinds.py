@@ -1,4 +1,4 @@
-"""Which kinds of prefix the model in a folder can have, by its configuration alone.
+"""Which kinds of prefix the model in a folder can have, and where, by its configuration alone.
 
 Configurations name recurrent layers in many ways; the cache that transformers makes for one says it
 in one.
@@ -7,7 +7,7 @@ in one.
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
 from pipeline.prefix.caches import empty_cache, recurs
@@ -20,11 +20,29 @@ def kinds_of_model(folder: Path) -> tuple[str, ...] | None:
     A model that transformers makes no cache for, layer by layer, has keys and values. Costs
     milliseconds once transformers is imported: no weights are read.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, StrictDataclassError):
+    config = _configuration(folder)
+    if config is None:
         return None
     layers = empty_cache(config).layers
     attends = any(isinstance(layer, CacheLayerMixin) for layer in layers) or not layers
     has = {"attention": attends, "state": recurs(config)}
     return tuple(kind for kind in KINDS if has[kind])
+
+
+def layers_of_model(folder: Path) -> int | None:
+    """How many layers it has, of an encoder-decoder the side that has more; None as above."""
+    config = _configuration(folder)
+    if config is None:
+        return None
+    own = config.get_text_config()
+    sides = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+    counts = [getattr(own, side, None) for side in sides]
+    cached = [] if config.is_encoder_decoder else [len(empty_cache(config).layers)]
+    return max([*cached, *(count for count in counts if isinstance(count, int))], default=None)
+
+
+def _configuration(folder: Path) -> PreTrainedConfig | None:
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError, StrictDataclassError):
+        return None

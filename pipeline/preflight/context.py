@@ -112,8 +112,8 @@ def check_examples(
 ) -> None:
     """Raise PipelineError when an example, or what is generated after it, has no room.
 
-    Beside the prefixes of the sweep that is asked of everything else that stands before inputs:
-    baselines, and texts that initialisations read inputs after. `tokens_in` counts a text's tokens.
+    Beside the prefixes of the sweep that is asked of baselines and teachers, which stand before
+    inputs too. `tokens_in` counts a text's tokens.
     """
     if params.task.type == "seq2seq_lm":
         _check_sides(params, config, statistics)
@@ -128,21 +128,6 @@ def check_examples(
         if before is not None:
             check_inputs_after(before, key, remedy, params, config, measured)
     _check_teachers(params, context_of(config), statistics, tokens_in)
-    for name, start in params.initializations.items():
-        before = start.tokens_before(tokens_in)
-        context = context_of(config)
-        if name not in params.sweep.initializations or before is None or context is None:
-            continue
-        train = statistics["train"]
-        what = "example" if start.reads_targets else "input"
-        whole = longest_example(train, params)
-        read = whole if start.reads_targets else int(train["input_tokens_max"])
-        if before + read > context:
-            raise PipelineError(
-                f"initializations.{name}.corpus_tokens: the longest {what} of train has {read} "
-                f"tokens, which after {before} of the text are more than the model's context of "
-                f"{context} positions; lower it"
-            )
 
 
 def _check_teachers(

@@ -11,11 +11,18 @@ from pipeline.config import Params
 from pipeline.config.data import FileData
 from pipeline.config.model import LocalModel
 from pipeline.errors import PipelineError
-from pipeline.preflight.beside_variants import check_trained_examples, check_trained_lengths
+from pipeline.preflight.beside_variants import (
+    check_starts,
+    check_trained_examples,
+    check_trained_lengths,
+)
 from pipeline.preflight.context import check_examples, check_lengths
+from pipeline.preflight.documents import check_documents
 from pipeline.preflight.kinds import check_kinds
+from pipeline.preflight.layers import check_layers
 from pipeline.preflight.model import check_model_fits_task
 from pipeline.preflight.self_study import check_held_out, check_room
+from pipeline.preflight.texts import check_texts
 from pipeline.standing.last_runs import LastRuns
 from pipeline.storage.records import read_json
 from pipeline.workspace import paths
@@ -40,7 +47,9 @@ def check_files(params: Params) -> list[str]:
             check_lengths(params, config)
             check_trained_lengths(params, config)
             check_room(params, config, _token_counter())
-        _corpora_are_long_enough(params)
+        if _VOCABULARY.exists():
+            check_texts(params, _token_counter())
+            check_documents(params, _token_counter(), last)
     else:
         waiting.append("lengths and corpora are checked against the model after fetch_model")
     if last.is_current("fetch_data"):
@@ -94,6 +103,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
         if config is not None:
             check_model_fits_task(params, config)
             check_kinds(params, paths.MODEL)
+            check_layers(params, paths.MODEL)
     elif isinstance(params.model, LocalModel):
         # What cannot be read is the matter of fetch_model, which says what is wrong with it.
         with contextlib.suppress(OSError, ValueError):
@@ -103,6 +113,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
                 check_lengths(params, config)
                 check_trained_lengths(params, config)
                 check_kinds(params, Path(params.model.path))
+                check_layers(params, Path(params.model.path))
 
 
 def check_tokenized(params: Params) -> None:
@@ -123,14 +134,7 @@ def check_tokenized(params: Params) -> None:
     if config is not None:
         check_examples(params, config, statistics, _token_counter())
         check_trained_examples(params, config, statistics)
-
-
-def _corpora_are_long_enough(params: Params) -> None:
-    if not _VOCABULARY.exists():
-        return
-    tokens_in = _token_counter()
-    for name, definition in params.initializations.items():
-        definition.check_text(name, tokens_in, params.kv_prefix.max_length)
+        check_starts(params, config, statistics, _token_counter())
 
 
 def _token_counter() -> Callable[[str], int]:

@@ -1,8 +1,9 @@
 """Whether the model has the kinds of memory that params ask for a prefix in."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pipeline.baselines.untrained_start import UntrainedStart
 from pipeline.config import Params
 from pipeline.config.blocks import given_for_blocks
 from pipeline.config.idle_rates import idle_rates
@@ -21,6 +22,7 @@ def check_kinds(params: Params, folder: Path) -> None:
         *_refusing_states(params),
         *_needing_attention(params),
         *_of_library(params),
+        *_of_trained_baselines(params),
     ]
     if not wanted:
         return
@@ -113,17 +115,17 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
                 "which the states of this model do not keep apart; use corpus_text or "
                 "corpus_chunks",
             )
-    for name in params.sweep.initializations:
-        start = params.initializations[name]
-        if params.prefix.kinds == ["attention"]:
+    for name, start in params.initializations.items():
+        lengths = _lengths_with_states(name, params)
+        if params.prefix.kinds == ["attention"] or not lengths:
             continue
         if start.type == "trained_variant":
             length = Variant.parse(Path(start.path).parent.name).length
-            yield from _of_another_length(params, name, start.path, length)
+            yield from _of_another_length(lengths, name, start.path, length)
         elif start.type == "prefix_file":
             with_states = length_with_states(Path(start.path))
             if with_states is not None:
-                yield from _of_another_length(params, name, start.path, with_states)
+                yield from _of_another_length(lengths, name, start.path, with_states)
             elif is_without_states(Path(start.path)):
                 yield (
                     _has_states,
@@ -157,14 +159,41 @@ def _of_library(params: Params) -> Iterator[Rule]:
         )
 
 
-def _of_another_length(params: Params, name: str, path: str, length: int) -> Iterator[Rule]:
-    others = [other for other in params.sweep.lengths if other != length]
+def _of_trained_baselines(params: Params) -> Iterator[Rule]:
+    for name, baseline in params.trained_baselines.items():
+        if baseline.needs_attention_alone:
+            yield (
+                _has_states,
+                f"trained_baselines.{name}: {baseline.type} is of keys and values, and this model "
+                "has states beside them; leave it out",
+            )
+        if baseline.begins_from is not None:
+            yield (
+                _has_states_alone,
+                f"trained_baselines.{name}: {baseline.type} trains keys and values, but no layer "
+                "of this model attends; leave it out",
+            )
+
+
+def _lengths_with_states(initialization: str, params: Params) -> list[int]:
+    """Those at which variants start from an initialisation, or baselines measure it as they do."""
+    in_sweep = initialization in params.sweep.initializations
+    untrained = [
+        baseline.length
+        for baseline in params.baselines.values()
+        if isinstance(baseline, UntrainedStart) and baseline.initialization == initialization
+    ]
+    return [*(params.sweep.lengths if in_sweep else ()), *untrained]
+
+
+def _of_another_length(lengths: Sequence[int], name: str, path: str, length: int) -> Iterator[Rule]:
+    others = [other for other in lengths if other != length]
     if others:
         yield (
             _has_states,
             f"initializations.{name}.path: '{path}' holds states, made with {length} virtual "
-            f"tokens, which can be neither cut nor stretched to {others[0]}; use sweep.lengths: "
-            f"[{length}], or prefix.kinds: [attention]",
+            f"tokens, which can be neither cut nor stretched to {others[0]}; use {length} alone, "
+            "or prefix.kinds: [attention]",
         )
 
 

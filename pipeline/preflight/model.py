@@ -37,6 +37,12 @@ def check_model_fits_task(params: Params, config: Mapping[str, Any]) -> None:
         raise PipelineError(
             f"prefix.parts: {parts} needs an encoder-decoder, which {model} is not; use null"
         )
+    # Other names say nothing of whether a model looks ahead.
+    other = "encoder" if named.endswith("ForCausalLM") else "decoder"
+    if parts == [other] and not both and named.endswith(("ForCausalLM", "ForMaskedLM")):
+        raise PipelineError(
+            f"prefix.parts: {parts} is of a model with that part, which a {named} has not; use null"
+        )
 
 
 def writes_no_text(config: Mapping[str, Any]) -> bool:

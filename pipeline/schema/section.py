@@ -11,6 +11,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
 # DVC fails on an empty path before any stage could say what is wrong with it.
 GivenPath = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+# torch's generators take 64 bits; the report's tables and page hold no larger number exactly.
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -18,7 +18,7 @@ from pipeline.prefix import KVPrefix, PrefixModel
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.sweep.baselines import Baseline
 from pipeline.sweep.variants import Variant
-from pipeline.training.divergence import in_section
+from pipeline.training.divergence import in_section, or_lower
 from pipeline.training.loop import train_prefix
 from pipeline.training.results import write_results
 from pipeline.training.trained import TrainedWeights
@@ -86,7 +86,9 @@ def _of_definition(error: DivergedError, name: str, definition: TrainedBaseline)
     ]
     search = f"trained_baselines.{name}.learning_rate_search"
     renamed = {"train.learning_rate_search": search, "train.learning_rate": " or ".join(own)}
-    return in_section(error, renamed)
+    told = in_section(error, renamed)
+    # A search is of the first alone.
+    return or_lower(told, own[1:]) if definition.learning_rate == "auto" else told
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """When a training's numbers are of no more use."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipeline.errors import DivergedError
 
@@ -39,3 +39,8 @@ def in_section(error: DivergedError, sections: Mapping[str, str]) -> DivergedErr
     """
     beginnings = "|".join(map(re.escape, sections))
     return DivergedError(re.sub(rf"\b({beginnings})", lambda found: sections[found[1]], str(error)))
+
+
+def or_lower(error: DivergedError, keys: Sequence[str]) -> DivergedError:
+    """The same error, that the rates of further keys may have brought about too; none leave it."""
+    return DivergedError(f"{error}, or lower {' or '.join(keys)}") if keys else error

@@ -7,16 +7,18 @@ from datasets import Dataset
 from pipeline.config.train import TrainParams
 from pipeline.data.rows import TokenizedRows
 from pipeline.distributed.ranks import ALONE, Ranks
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergedError, PipelineError
 from pipeline.prefix import PrefixModel
 from pipeline.progress.bar import Bar
 from pipeline.training.checkpoint import CheckpointFolder
+from pipeline.training.divergence import or_lower
 from pipeline.training.halving import FoundRate
 from pipeline.training.interruption import interruptible
 from pipeline.training.kept_trials import KeptTrials
 from pipeline.training.left_out import NOTHING, LeftOut
 from pipeline.training.optimizer import Apart, planned_steps
 from pipeline.training.progress import TrainingResult
+from pipeline.training.rates import unsearched_keys
 from pipeline.training.step import ModelOfStep
 from pipeline.training.together import train_all
 from pipeline.training.training import Training
@@ -83,8 +85,11 @@ def train_prefix(
             trials = Trials(short_training, model, params, steps, ranks, kept)
             bar = Bar(trials.planned + steps, "train", "step", initial=trials.done)
             stack.enter_context(bar)
-            with interruptible() as asked:
-                found = trials.search(bar, asked)
+            try:
+                with interruptible() as asked:
+                    found = trials.search(bar, asked)
+            except DivergedError as error:
+                raise or_lower(error, unsearched_keys(model, params)) from error
             params = params.model_copy(update={"learning_rate": found.rate})
             # It holds a copy of what is trained, which may be every weight.
             del trials

@@ -44,3 +44,9 @@ def rate_keys(model: PrefixModel, params: TrainParams, is_searched: bool) -> tup
         return tuple(keys)
     has_others = len(list(model.encoder.parameters())) > len(model.state_parameters)
     return (*(keys if has_others else []), "state_learning_rate")
+
+
+def unsearched_keys(model: PrefixModel, params: TrainParams) -> list[str]:
+    """Those of them, of params.yaml, whose rates a search leaves as they are."""
+    keys = rate_keys(model, params, is_searched=True)
+    return [f"train.{key}" for key in keys if not key.startswith("learning_rate")]

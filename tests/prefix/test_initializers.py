@@ -95,8 +95,11 @@ def test_chunks_are_spread_whole_and_nested(length: int, chunk: int, most: int) 
     spread = spaced_chunks(tokens, most, chunk)
     assert len(set(spread)) == len(spread) <= most
     assert spaced_chunks(tokens, most // 2, chunk) == spread[: most // 2]
-    kept = len(tokens) if length < chunk else length - length % chunk
-    assert sorted(spaced_chunks(tokens, length, chunk)) == tokens[:kept]
+    kept = length - length % chunk
+    every = spaced_chunks(tokens, length, chunk)
+    # What is no whole chunk comes last.
+    assert sorted(every[:kept]) == tokens[:kept]
+    assert every[kept:] == tokens[kept:]
     # With half of all chunks taken, no two neighbours are both left out.
     taken = {token // chunk for token in spaced_chunks(tokens, (kept + 1) // 2 + chunk, chunk)}
     missing = [i for i in range(kept // chunk) if i not in taken]

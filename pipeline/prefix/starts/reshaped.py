@@ -15,17 +15,16 @@ def spaced_chunks(tokens: list[int], most: int, chunk_tokens: int) -> list[int]:
     """Chunks of a long text, such that every first part of them is spread over all of it.
 
     Chunks are taken in bit-reversed order (the start, the middle, the quarters, ...), so that one
-    KV computation serves all prefix lengths. Returns up to `most` tokens.
+    KV computation serves all prefix lengths. After all of them stands what is left behind the last
+    whole one, so that a text gives as many tokens as it has. Returns up to `most` tokens.
     """
     if chunk_tokens < 1:
         raise PrefixError(f"chunk_tokens is {chunk_tokens}; it must be at least 1")
-    chunks = [tokens[i : i + chunk_tokens] for i in range(0, len(tokens), chunk_tokens)]
-    if len(chunks) > 1 and len(chunks[-1]) < chunk_tokens:
-        chunks.pop()
+    *chunks, rest = (tokens[i : i + chunk_tokens] for i in range(0, len(tokens) + 1, chunk_tokens))
     bits = max(1, (len(chunks) - 1).bit_length())
     order = (int(f"{index:0{bits}b}"[::-1], 2) for index in range(1 << bits))
     spread = [token for index in order if index < len(chunks) for token in chunks[index]]
-    return spread[:most]
+    return [*spread, *rest][:most]
 
 
 def stretched_kv_prefix(kv: KVPrefix, num_virtual_tokens: int) -> KVPrefix:
