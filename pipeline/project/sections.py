@@ -12,6 +12,8 @@ _CONFIG = "data/model/config.json"
 _CHANGE = "change it here"
 # Fewer examples than these do not fit into the context of a small model beside an input.
 _EXAMPLES_IN_CONTEXT = 3
+# The default task's is narrow, around what its model is known to want.
+_SEARCH = {"lowest": 1e-3, "highest": 1e-1, "candidates": 5, "share_of_steps": 1.0}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def sections_of(plan: Plan) -> dict[str, Any]:
         "train": {
             **{"batch_size": sizes["train.batch_size"], "gradient_accumulation_steps": 1},
             **{"epochs": sizes["train.epochs"], "max_steps": None},
+            "learning_rate_search": _SEARCH,
         },
         "evaluate": {
             "splits": [split for split in ("test", "test_unseen") if split in plan.files],
@@ -85,6 +88,10 @@ def comments_of(plan: Plan) -> dict[str, str]:
             f"{plan.divided}; rows with the same input are in the same split. `dvc repro` runs "
             "again what an edit of these files reaches"
         )
+    comments["train.learning_rate_search"] = (
+        "wide, since nothing is known of this model and these data; narrow it, and lower "
+        "share_of_steps, around the rates that are found"
+    )
     if plan.blank:
         comments["task.empty"] = f"{plan.blank} rows have an empty input or target"
     comments["baselines"] = "what the prefixes are measured against"

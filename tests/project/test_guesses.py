@@ -333,6 +333,8 @@ def test_a_first_pair_and_baselines(begin: Begin) -> None:
     assert params["sweep"]["initializations"] == ["vocabulary", "demonstrations"]
     assert (len(params["sweep"]["lengths"]), params["sweep"]["seeds"]) == (1, [0])
     assert list(params["baselines"]) == ["no_prefix", "few_shot"]
+    search = params["train"]["learning_rate_search"]
+    assert (search["lowest"], search["highest"]) == (0.001, 0.1)
     assert params["mlflow"]["experiment"] == "new"
     # The keys' own comments, which are their documentation, are there too.
     assert "# passes over the training split" in begin(questions(), "--force").text
