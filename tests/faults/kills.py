@@ -54,14 +54,26 @@ def start(killed: Killed, log: Path) -> int:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        # tqdm's own lock is shared by forked processes: one that was killed would hold it for good.
-        tqdm.set_lock(threading.RLock())
+        _lock_bars_apart()
         killed.run()
         code = 0
     except BaseException as error:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(code)
+
+
+def _lock_bars_apart() -> None:
+    """Give every kind of tqdm's bars a lock of this process.
+
+    Their own is shared by forked processes, so that one that was killed would hold it for good.
+    """
+    lock = threading.RLock()
+    kinds = [tqdm]
+    for kind in kinds:
+        kind.set_lock(lock)
+        # A library's kind of bars has a lock of its own, once it has shown one.
+        kinds += kind.__subclasses__()
 
 
 def finish(child: int, log: Path) -> None:

@@ -25,6 +25,7 @@ _TEXT_LENGTH, _INPUT_LENGTH = 2, 4
 _tried: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 
 
+@torch.compiler.disable  # a trial, within a compiled call too
 def is_exact_part(
     model: PreTrainedModel,
     places: list[Place],
