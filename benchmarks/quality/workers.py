@@ -44,7 +44,7 @@ class Worker:
 
     def end(self) -> None:
         """End the process, once it is done."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def _begin(self) -> None:
         # A card's state does not survive a fork.
