@@ -11,7 +11,7 @@ import pytest
 from pipeline.config.data import FileData
 from pipeline.errors import PipelineError
 from pipeline.inference.inputs import inputs_of_file
-from pipeline.initialization.from_text import read_text_file
+from pipeline.initialization.from_text_file import read_text_file
 from pipeline.sources.data import fetch_data
 from pipeline.storage.records import read_csv, read_jsonl, read_text, write_csv, write_jsonl
 from tests.test_data_files import BEYOND, ID, exact, fetched

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.initialization.from_text import tokens_up_to
+from pipeline.initialization.from_text_file import tokens_up_to
 from pipeline.preflight.texts import check_texts
 from tests.written_sweep import params_of
 

@@ -7,16 +7,11 @@ from pydantic import Field
 
 from pipeline.errors import PipelineError
 from pipeline.initialization.context import CacheContext
-from pipeline.initialization.from_text import (
-    Corpus,
-    TextStart,
-    first_tokens,
-    read_text_file,
-    refuse_too_few_to_cache,
-)
+from pipeline.initialization.from_text import Corpus, first_tokens
+from pipeline.initialization.from_text_file import TextFileStart, read_text_file
 
 
-class CorpusText(TextStart):
+class CorpusText(TextFileStart):
     """The KV cache of a text file's tokens, from `skip_tokens` on."""
 
     type: Literal["corpus_text"]
@@ -24,7 +19,6 @@ class CorpusText(TextStart):
     skip_tokens: Annotated[int, Field(ge=0)] = 0
 
     stands_in_context: ClassVar[bool] = True
-    path_is_users_own: ClassVar[bool] = True
 
     def corpus(self, context: CacheContext) -> Corpus:
         """The file's text, under the chat template where that is asked for."""
@@ -42,7 +36,7 @@ class CorpusText(TextStart):
         """Raise PipelineError for a file that is there and too short."""
         # A chat template only adds tokens: the text alone may be a little too short then.
         needed = 0 if self.use_chat_template else cached_tokens
-        refuse_too_few_to_cache(name, self.path, tokens_in, needed, self.skip_tokens)
+        self.refuse_too_few(name, tokens_in, needed, self.skip_tokens)
 
 
 def _as_message(text: str, context: CacheContext) -> str:

@@ -1,9 +1,8 @@
 """What the initialisations have in common that start from the KV cache of a text."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError
@@ -12,9 +11,6 @@ from pipeline.initialization.start import Cached, Start
 
 if TYPE_CHECKING:
     from pipeline.prefix import KVPrefix
-
-_SURELY = 64
-"""Characters in which there is surely a token: a long text is not counted to its end."""
 
 
 @dataclass(frozen=True)
@@ -103,61 +99,3 @@ def first_tokens(
             "kv_prefix.max_length"
         )
     return Corpus(text, tokens[: context.max_length], begins_text=begins_text)
-
-
-def read_text_file(name: str, path: str) -> str:
-    """The text of the user's file.
-
-    Raises PipelineError when it is missing, a folder, no UTF-8, or empty.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise PipelineError(
-            f"initializations.{name}.path: there is no file '{path}'; name an existing text file"
-        ) from error
-    except IsADirectoryError as error:
-        raise PipelineError(
-            f"initializations.{name}.path: '{path}' is a folder; name a text file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise PipelineError(
-            f"initializations.{name}.path: '{path}' is not UTF-8 text (byte {error.start})"
-        ) from error
-    if not text.strip():
-        raise PipelineError(f"initializations.{name}.path: '{path}' is empty")
-    return text
-
-
-def tokens_up_to(most: int, text: str, tokens_in: Callable[[str], int]) -> int:
-    """The tokens of a text, of which no more than its beginning is looked at where that has `most`.
-
-    `tokens_in` counts a text's tokens.
-    """
-    beginning = text[: _SURELY * most]
-    found = tokens_in(beginning)
-    return found if found >= most or len(beginning) == len(text) else tokens_in(text)
-
-
-def tokens_of_file(name: str, path: str, tokens_in: Callable[[str], int], most: int) -> int | None:
-    """The same of the user's file; None where it is not there, as a stage's output may be.
-
-    Raises PipelineError as `read_text_file` does.
-    """
-    return (
-        tokens_up_to(most, read_text_file(name, path), tokens_in) if Path(path).exists() else None
-    )
-
-
-def refuse_too_few_to_cache(
-    name: str, path: str, tokens_in: Callable[[str], int], cached_tokens: int, skipped: int = 0
-) -> None:
-    """Raise PipelineError for a file whose tokens after those `skipped` are not as many as are
-    prefilled, `kv_prefix.max_length`; one that is not there passes."""
-    found = tokens_of_file(name, path, tokens_in, cached_tokens + skipped)
-    if found is not None and found - skipped < cached_tokens:
-        raise PipelineError(
-            f"initializations.{name}.path: '{path}' has {found - skipped} tokens, fewer than "
-            f"kv_prefix.max_length = {cached_tokens}; use a longer text or lower "
-            "kv_prefix.max_length"
-        )

@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.errors import PipelineError
 from pipeline.initialization.context import CacheContext, StartContext
-from pipeline.initialization.from_text import (
-    Corpus,
-    TextStart,
-    read_text_file,
-    tokens_of_file,
-    tokens_up_to,
-)
+from pipeline.initialization.from_text import Corpus
+from pipeline.initialization.from_text_file import TextFileStart, read_text_file, tokens_up_to
 from pipeline.schema.section import Count
 from pipeline.storage.records import read_text
 
@@ -21,12 +16,11 @@ if TYPE_CHECKING:
     from pipeline.prefix import PrefixModel
 
 
-class ReadAfterText(TextStart):
+class ReadAfterText(TextFileStart):
     """Chooses from the first `corpus_tokens` of a text file when a variant trains."""
 
     corpus_tokens: Count = 512
 
-    path_is_users_own: ClassVar[bool] = True
     needs_causal_lm: ClassVar[bool] = True
     chooses_tokens: ClassVar[bool] = True
 
@@ -78,7 +72,7 @@ class ReadAfterText(TextStart):
         self, name: str, tokens_in: Callable[[str], int], cached_tokens: int, longest: int
     ) -> None:
         """Raise PipelineError for a file that is there and has fewer tokens than a prefix."""
-        found = tokens_of_file(name, self.path, tokens_in, longest)
+        found = self.tokens_of_file(name, tokens_in, longest)
         if found is not None and found < longest:
             raise PipelineError(
                 f"initializations.{name}.path: '{self.path}' has {found} tokens, of which the "

@@ -1,16 +1,10 @@
 """What the initialisations have in common that make one start of several chunks of a text."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pipeline.initialization.context import CacheContext, StartContext
-from pipeline.initialization.from_text import (
-    Corpus,
-    TextStart,
-    first_tokens,
-    read_text_file,
-    refuse_too_few_to_cache,
-)
+from pipeline.initialization.from_text import Corpus, first_tokens
+from pipeline.initialization.from_text_file import TextFileStart, read_text_file
 from pipeline.initialization.start import Cached
 from pipeline.schema.section import Count
 
@@ -18,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.prefix import KVPrefix
 
 
-class WholeChunks(TextStart):
+class WholeChunks(TextFileStart):
     """Takes `chunks` chunks of a text file, spread evenly, each as a text of its own.
 
     A chunk has `kv_prefix.max_length` tokens, of which a shorter prefix has the first. Chunks of a
@@ -26,8 +20,6 @@ class WholeChunks(TextStart):
     """
 
     chunks: Count = 8
-
-    path_is_users_own: ClassVar[bool] = True
 
     def corpus(self, context: CacheContext) -> Corpus:
         """The file's text, and the tokens of its chunks one after another."""
@@ -64,9 +56,3 @@ class WholeChunks(TextStart):
 
         kv = kv_prefix_from_tokens(context.frozen_model, tokens)
         return kv.beginning_text(context.cached_begins_text)
-
-    def check_text(
-        self, name: str, tokens_in: Callable[[str], int], cached_tokens: int, longest: int
-    ) -> None:
-        """Raise PipelineError for a file that is there and too short."""
-        refuse_too_few_to_cache(name, self.path, tokens_in, cached_tokens)
