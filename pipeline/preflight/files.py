@@ -41,15 +41,16 @@ def check_files(params: Params) -> list[str]:
     check_held_out(params)
     params.prefix.distractors.files()
     waiting = []
+    tokens_in = _token_counter()
     _model_fits_task(params, last)
     if last.is_current("fetch_model"):
         if (config := _model_config()) is not None:
             check_lengths(params, config)
             check_trained_lengths(params, config)
-            check_room(params, config, _token_counter())
+            check_room(params, config, tokens_in)
         if _VOCABULARY.exists():
-            check_texts(params, _token_counter())
-            check_documents(params, _token_counter(), last)
+            check_texts(params, tokens_in)
+            check_documents(params, tokens_in, last)
     else:
         waiting.append("lengths and corpora are checked against the model after fetch_model")
     if last.is_current("fetch_data"):
@@ -132,9 +133,10 @@ def check_tokenized(params: Params) -> None:
         )
     config = _model_config()
     if config is not None:
-        check_examples(params, config, statistics, _token_counter())
+        tokens_in = _token_counter()
+        check_examples(params, config, statistics, tokens_in)
         check_trained_examples(params, config, statistics)
-        check_starts(params, config, statistics, _token_counter())
+        check_starts(params, config, statistics, tokens_in)
 
 
 def _token_counter() -> Callable[[str], int]:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline.baselines.untrained_start import UntrainedStart
 from pipeline.config import Params
 from pipeline.config.blocks import given_for_blocks
 from pipeline.config.idle_rates import idle_rates
 from pipeline.errors import PipelineError
 from pipeline.preflight.saved_prefix import is_without_states, length_with_states
+from pipeline.preflight.texts import lengths_by_themselves
 from pipeline.sweep.variants import Variant
 
 
@@ -116,7 +116,8 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
                 "corpus_chunks",
             )
     for name, start in params.initializations.items():
-        lengths = _lengths_with_states(name, params)
+        # `prefix_and_lora` trains keys and values alone.
+        lengths = list(lengths_by_themselves(name, params))
         if params.prefix.kinds == ["attention"] or not lengths:
             continue
         if start.type == "trained_variant":
@@ -173,17 +174,6 @@ def _of_trained_baselines(params: Params) -> Iterator[Rule]:
                 f"trained_baselines.{name}: {baseline.type} trains keys and values, but no layer "
                 "of this model attends; leave it out",
             )
-
-
-def _lengths_with_states(initialization: str, params: Params) -> list[int]:
-    """Those at which variants start from an initialisation, or baselines measure it as they do."""
-    in_sweep = initialization in params.sweep.initializations
-    untrained = [
-        baseline.length
-        for baseline in params.baselines.values()
-        if isinstance(baseline, UntrainedStart) and baseline.initialization == initialization
-    ]
-    return [*(params.sweep.lengths if in_sweep else ()), *untrained]
 
 
 def _of_another_length(lengths: Sequence[int], name: str, path: str, length: int) -> Iterator[Rule]:

@@ -18,12 +18,17 @@ def check_texts(params: Params, tokens_in: Callable[[str], int]) -> None:
 
 def lengths_from(initialization: str, params: Params) -> Iterator[int]:
     """The virtual tokens of every prefix that starts from an initialisation."""
-    if initialization in params.sweep.initializations:
-        yield from params.sweep.lengths
+    yield from lengths_by_themselves(initialization, params)
     for trained in params.trained_baselines.values():
         beginning = trained.begins_from
         if beginning is not None and beginning.initialization == initialization:
             yield beginning.length
+
+
+def lengths_by_themselves(initialization: str, params: Params) -> Iterator[int]:
+    """Those of variants, and of baselines that measure a start as variants have it."""
+    if initialization in params.sweep.initializations:
+        yield from params.sweep.lengths
     for baseline in params.baselines.values():
         if isinstance(baseline, UntrainedStart) and baseline.initialization == initialization:
             yield baseline.length
