@@ -148,7 +148,7 @@ _AT_WORK = """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from benchmarks.quality.ending import end_with_starter
+from pipeline.orchestration.starter import end_with_starter
 
 pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_starter)
 print(pool.submit(os.getpid).result(), flush=True)

@@ -14,7 +14,6 @@ from datasets import concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from benchmarks.quality.ending import end_with_starter
 from benchmarks.quality.methods import trained
 from benchmarks.quality.results import Line
 from benchmarks.quality.trials import Trial
@@ -25,6 +24,7 @@ from pipeline.evaluation.measure import measure_split
 from pipeline.evaluation.metrics import scores
 from pipeline.models.shared import load_for_task
 from pipeline.models.tokenizer import load_tokenizer
+from pipeline.orchestration.starter import end_with_starter
 from pipeline.prefix import PrefixModel
 from pipeline.prefix.packed.backends import use_backend
 from pipeline.training.validation import target_loss_of

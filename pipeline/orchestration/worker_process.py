@@ -4,14 +4,13 @@ import contextlib
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
+
+from pipeline.orchestration.starter import end_with_starter
 
 _SECONDS_TO_END = 600.0
 """For the step at hand of a training whose sweep is gone."""
@@ -42,7 +41,8 @@ def serve(connection: Connection, environment: dict[str, str]) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, interrupt)
-    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    # A training after its step, with a checkpoint.
+    end_with_starter(_SECONDS_TO_END)
     from pipeline.orchestration.worker import run
 
     while True:
@@ -61,16 +61,6 @@ def serve(connection: Connection, environment: dict[str, str]) -> None:
             connection.send(error)
         except OSError:
             return
-
-
-def _end_with_the_sweep() -> None:
-    """However the sweep ended, its workers end: a training after its step, with a checkpoint."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_SECONDS_TO_END)
-    os._exit(1)
 
 
 @contextlib.contextmanager
