@@ -16,8 +16,11 @@ def differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a study's table beside each other that differ in `study.compares` alone.
 
     A row for each two of them, with the differences of their means (the first less the second) as
-    text, each with its 95% interval by Welch's t-test over seeds. Rows of one seed are left out.
+    text, each with its 95% interval by Welch's t-test over seeds. Rows of one seed are left out; a
+    study that compares nothing has no row.
     """
+    if study.compares is None:
+        return pd.DataFrame()
     apart = {heading(key) for key in (study.compares, study.chosen_by_validation) if key}
     alike = [heading(key) for key in study.rows if heading(key) not in apart]
     several = table[table["seeds"] > 1]
@@ -25,7 +28,7 @@ def differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {**dict(zip(alike, values, strict=True)), **difference}
         for values, group in groups
-        for difference in _of_each_two(str(heading(study.compares or "")), group)
+        for difference in _of_each_two(heading(study.compares), group)
     ]
     return pd.DataFrame(rows)
 

@@ -26,9 +26,8 @@ def show(studies: Sequence[Path], lines: Sequence[Line], page: Path, base: Base)
         trials = [trial for _, trial in trials_of(path, study, base)]
         table = frame(study, trials, lines)
         section = [] if table.empty else [markdown(table)]
-        if study.compares is not None and not table.empty:
-            apart = differences(study, table)
-            section += [] if apart.empty else [as_markdown(apart)]
+        apart = differences(study, table)
+        section += [] if apart.empty else [as_markdown(apart)]
         pictures = page.with_suffix("")
         if study.plot is not None and not table.empty:
             draw(study.plot, study.question, table, pictures / f"{name}.png")
