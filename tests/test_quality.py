@@ -304,11 +304,10 @@ def test_a_row_is_chosen_by_the_seeds_that_its_rivals_have_too(base: Base, tmp_p
     # The second seed is a lucky one, and only the first rate has it.
     losses = {(0.02, 0): 1.0, (0.02, 1): 0.0, (0.04, 0): 0.9}
     lines = [
-        {**_trained(trial, losses[key] - 7), "best_step": 4, "step_seconds": None, "scores": {},
-         "parameters": 8}
+        _measured(trial, losses[key])
         for trial in trials
         if (key := (trial.value("train.learning_rate"), trial.seed)) in losses
-    ]  # fmt: skip
+    ]
     found = frame(read_study(path), trials, lines)
     assert list(found["learning rate"]) == [0.04]
     assert list(found["seeds"]) == [1]
@@ -332,11 +331,7 @@ def test_methods_are_compared_with_intervals_over_seeds(base: Base, tmp_path: Pa
     study = read_study(path)
     losses = {"prefix": [1.0, 1.1, 1.3], "lora": [2.0, 2.4, 2.5]}
     trials = in_order([path], base)
-    lines = [
-        {**_trained(trial, losses[trial.method][trial.seed] - 7), "best_step": 4,
-         "step_seconds": None, "scores": {}, "parameters": 8}
-        for trial in trials
-    ]  # fmt: skip
+    lines = [_measured(trial, losses[trial.method][trial.seed]) for trial in trials]
     found = differences(study, frame(study, trials, lines))
     # One seed says nothing of the next.
     assert found["difference"].tolist() == ["prefix - lora"]
@@ -344,6 +339,12 @@ def test_methods_are_compared_with_intervals_over_seeds(base: Base, tmp_path: Pa
     assert found["validation loss"].tolist() == [
         f"-1.167 [{expected.low:.3f}, {expected.high:.3f}]"
     ]
+
+
+def _measured(trial: Trial, loss: float) -> Line:
+    """The line of a trial that ends with this loss on validation, its lowest."""
+    trained = _trained(trial, loss - 7)
+    return {**trained, "best_step": 4, "step_seconds": None, "scores": {}, "parameters": 8}
 
 
 def _trained(trial: Trial, loss: float) -> Line:
