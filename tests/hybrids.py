@@ -6,6 +6,8 @@ from transformers import (
     FalconH1ForCausalLM,
     Lfm2Config,
     Lfm2ForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
     PreTrainedModel,
     Qwen3NextConfig,
     Qwen3NextForCausalLM,
@@ -61,6 +63,24 @@ def falcon_h1() -> PreTrainedModel:
         mamba_chunk_size=8,
     )
     return _drawn(FalconH1ForCausalLM(config))
+
+
+def mamba2() -> PreTrainedModel:
+    """A state-space model alone: no layer attends."""
+    torch.manual_seed(0)
+    sizes = {key: _SIZES[key] for key in ("vocab_size", "hidden_size", "bos_token_id")}
+    config = Mamba2Config(
+        **sizes,
+        eos_token_id=2,
+        pad_token_id=3,
+        num_hidden_layers=2,
+        num_heads=8,
+        head_dim=8,
+        state_size=8,
+        chunk_size=8,
+        n_groups=1,
+    )
+    return _drawn(Mamba2ForCausalLM(config))
 
 
 HYBRIDS = {"lfm2": lfm2, "qwen3_next": qwen3_next, "falcon_h1": falcon_h1}

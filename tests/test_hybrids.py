@@ -34,7 +34,7 @@ from pipeline.training.rates import state_rate
 from pipeline.training.step import Step
 from pipeline.training.training import Training
 from tests.conftest import kv_of, tiny_model, tiny_params
-from tests.hybrids import HYBRIDS, falcon_h1, lfm2, qwen3_next
+from tests.hybrids import HYBRIDS, falcon_h1, lfm2, mamba2, qwen3_next
 
 IDS = [40, 9, 77, 200, 9, 133]
 
@@ -325,6 +325,12 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         {"prefix": {"layers": [1, 3]}},
         "prefix.layers: names 3, but the model's layers are 0 to 2; leave it out, or use null",
     ),
+    "a module that there is not": (
+        lfm2,
+        {"trained_baselines": {"lora": {"type": "lora", "target_modules": ["q_prj"]}}},
+        "trained_baselines.lora.target_modules: names 'q_prj', as no module of this model is "
+        "called; its linear layers are",
+    ),
     "a prompt, whose states would be left out": (
         lfm2,
         {"trained_baselines": {"words": {"type": "prompt_tuning"}}},
@@ -374,6 +380,31 @@ WRONG: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any], str]] = {
         "initializations.earlier.path: 'inputs/attending' holds keys and values alone, and this "
         "model has states beside them; set prefix.kinds to [attention], or start from a text",
     ),
+    # Keys of `prefix.kinds` would be refused next where no layer attends.
+    "other documents' where nothing attends": (
+        mamba2,
+        {"prefix": {"distractors": {"path": "inputs/others", "count": 1}}},
+        "prefix.distractors.count: 1 needs prefixes of keys and values, but no layer of this model "
+        "attends; set it to 0",
+    ),
+    "a prefix file of another length where nothing attends": (
+        mamba2,
+        {
+            "initializations": {"earlier": {"type": "prefix_file", "path": "inputs/earlier"}},
+            "sweep": {"initializations": ["random", "earlier"], "lengths": [2, 6]},
+        },
+        "initializations.earlier.path: 'inputs/earlier' holds states, made with 6 virtual tokens, "
+        "which can be neither cut nor stretched to 2; use 6 alone\n",
+    ),
+    "a prefix file of keys and values alone where nothing attends": (
+        mamba2,
+        {
+            "initializations": {"earlier": {"type": "prefix_file", "path": "inputs/attending"}},
+            "sweep": {"initializations": ["random", "earlier"]},
+        },
+        "initializations.earlier.path: 'inputs/attending' holds keys and values alone, but no "
+        "layer of this model attends; start from a text",
+    ),
 }
 
 
@@ -388,7 +419,7 @@ def test_what_a_model_cannot_do_is_told_before_any_work(
     (tmp_path / "inputs").mkdir()
     kv = kv_of(started(model))
     kv.save(tmp_path / "inputs" / "earlier")
-    attending = kv.of_kinds(("attention",))
+    attending = kv_of(started(lfm2())).of_kinds(("attention",))
     attending.save(tmp_path / "inputs" / "attending")
     (tmp_path / "inputs" / "others").mkdir()
     attending.save(tmp_path / "inputs" / "others" / "one.safetensors")

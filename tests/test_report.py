@@ -347,6 +347,19 @@ def test_a_lost_or_doubtful_comparison_is_told_as_one() -> None:
     assert "baseline" not in doubtful
 
 
+def test_what_is_not_a_number_is_neither_ahead_nor_behind() -> None:
+    not_a_number = float("nan")
+    for losses in (
+        {"len4-a": not_a_number, "len8-a": 1.5, "base": 2.0},
+        {"len4-a": 1.0, "len8-a": not_a_number, "base": not_a_number},
+    ):
+        _, _, against_baseline, against_others, *_ = outcome(losses, p=not_a_number)
+        cannot = "cannot be compared with it: one of the two is not a number."
+        shown = {name: METRICS["loss"].shown(loss) for name, loss in losses.items()}
+        assert against_baseline == f"The best baseline, base ({shown['base']}), {cannot}"
+        assert f"is len8-a ({shown['len8-a']}), {cannot}" in against_others
+
+
 def test_one_that_is_better_on_test_is_not_called_the_best() -> None:
     text = " ".join(outcome({"len4-a": 1.0, "len8-a": 0.5, "len2-a": 1.4, "base": 2.0}, p=0.001))
     assert "The best prefix is len4-a" in text

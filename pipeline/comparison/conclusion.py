@@ -17,6 +17,8 @@ LEVEL = 0.05
 FEW = 100
 """Validation examples below which the page says that they are few to choose by."""
 
+_NOT_COMPARED = "cannot be compared with it: one of the two is not a number"
+
 
 def conclude(
     table: pd.DataFrame,
@@ -83,6 +85,8 @@ def _against_baseline(
     difference = winner[key] - best[key]
     value, by = metric.shown(best[key]), metric.difference(abs(difference))
     judged = _judged(winner.get(f"{key}_p_value"), compared, params)
+    if difference != difference:
+        return f"The best baseline, {best['name']} ({value}), {_NOT_COMPARED}."
     if difference == 0:
         return f"The best baseline, {best['name']}, has the same {value}."
     if (difference < 0) == params.report.ascending:
@@ -103,9 +107,10 @@ def _against_others(
     second = others[0]
     lead = (second[key] - winner[key]) * (1 if params.report.ascending else -1)
     place = f"{metric.difference(abs(lead))} {'behind' if lead >= 0 else 'ahead'}"
+    judged = f"{place}; {_judged(p_values[second['name']], len(others), params)}"
     sentence = (
         f"The next best setting on validation is {second['name']} ({metric.shown(second[key])}), "
-        f"{place}; {_judged(p_values[second['name']], len(others), params)}."
+        f"{judged if lead == lead else _NOT_COMPARED}."
     )
     if len(others) == 1:
         return sentence

@@ -6,10 +6,9 @@ in one.
 
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
+from pipeline.models.configuration import read_configuration
 from pipeline.prefix.caches import empty_cache, recurs
 from pipeline.prefix.states import KINDS
 
@@ -20,7 +19,7 @@ def kinds_of_model(folder: Path) -> tuple[str, ...] | None:
     A model that transformers makes no cache for, layer by layer, has keys and values. Costs
     milliseconds once transformers is imported: no weights are read.
     """
-    config = _configuration(folder)
+    config = read_configuration(folder)
     if config is None:
         return None
     layers = empty_cache(config).layers
@@ -31,7 +30,7 @@ def kinds_of_model(folder: Path) -> tuple[str, ...] | None:
 
 def layers_of_model(folder: Path) -> int | None:
     """How many layers it has, of an encoder-decoder the side that has more; None as above."""
-    config = _configuration(folder)
+    config = read_configuration(folder)
     if config is None:
         return None
     own = config.get_text_config()
@@ -39,10 +38,3 @@ def layers_of_model(folder: Path) -> int | None:
     counts = [getattr(own, side, None) for side in sides]
     cached = [] if config.is_encoder_decoder else [len(empty_cache(config).layers)]
     return max([*cached, *(count for count in counts if isinstance(count, int))], default=None)
-
-
-def _configuration(folder: Path) -> PreTrainedConfig | None:
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, StrictDataclassError):
-        return None

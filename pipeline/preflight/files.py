@@ -21,6 +21,7 @@ from pipeline.preflight.documents import check_documents
 from pipeline.preflight.kinds import check_kinds
 from pipeline.preflight.layers import check_layers
 from pipeline.preflight.model import check_model_fits_task
+from pipeline.preflight.modules import check_modules
 from pipeline.preflight.self_study import check_held_out, check_room
 from pipeline.preflight.texts import check_texts
 from pipeline.standing.last_runs import LastRuns
@@ -105,6 +106,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
             check_model_fits_task(params, config)
             check_kinds(params, paths.MODEL)
             check_layers(params, paths.MODEL)
+            check_modules(params, paths.MODEL)
     elif isinstance(params.model, LocalModel):
         # What cannot be read is the matter of fetch_model, which says what is wrong with it.
         with contextlib.suppress(OSError, ValueError):
@@ -115,6 +117,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
                 check_trained_lengths(params, config)
                 check_kinds(params, Path(params.model.path))
                 check_layers(params, Path(params.model.path))
+                check_modules(params, Path(params.model.path))
 
 
 def check_tokenized(params: Params) -> None:

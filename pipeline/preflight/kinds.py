@@ -101,6 +101,11 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
         )
     if (count := params.prefix.distractors.count) and params.prefix.kinds is None:
         yield (
+            _has_states_alone,
+            f"prefix.distractors.count: {count} needs prefixes of keys and values, but no layer of "
+            "this model attends; set it to 0",
+        )
+        yield (
             _has_states,
             f"prefix.distractors.count: {count} needs prefixes of keys and values, and this model "
             "has states too, which cannot stand beside others; set prefix.kinds to [attention], or "
@@ -128,6 +133,11 @@ def _refusing_states(params: Params) -> Iterator[Rule]:
             if with_states is not None:
                 yield from _of_another_length(lengths, name, start.path, with_states)
             elif is_without_states(Path(start.path)):
+                yield (
+                    _has_states_alone,
+                    f"initializations.{name}.path: '{start.path}' holds keys and values alone, but "
+                    "no layer of this model attends; start from a text",
+                )
                 yield (
                     _has_states,
                     f"initializations.{name}.path: '{start.path}' holds keys and values alone, and "
@@ -179,12 +189,12 @@ def _of_trained_baselines(params: Params) -> Iterator[Rule]:
 def _of_another_length(lengths: Sequence[int], name: str, path: str, length: int) -> Iterator[Rule]:
     others = [other for other in lengths if other != length]
     if others:
-        yield (
-            _has_states,
+        sentence = (
             f"initializations.{name}.path: '{path}' holds states, made with {length} virtual "
-            f"tokens, which can be neither cut nor stretched to {others[0]}; use {length} alone, "
-            "or prefix.kinds: [attention]",
+            f"tokens, which can be neither cut nor stretched to {others[0]}; use {length} alone"
         )
+        yield _has_states_alone, sentence
+        yield _has_states, f"{sentence}, or prefix.kinds: [attention]"
 
 
 def _has_states_alone(kinds: tuple[str, ...]) -> bool:
