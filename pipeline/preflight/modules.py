@@ -7,6 +7,9 @@ from pipeline.baselines.lora_layers import WithLora
 from pipeline.config import Params
 from pipeline.errors import PipelineError
 
+_LINEAR = ("Linear", "Conv1D")
+"""What LoRA is put beside; GPT-2's are the second."""
+
 
 def check_modules(params: Params, folder: Path) -> None:
     """Raise PipelineError for a module that the model in `folder` has not.
@@ -30,29 +33,21 @@ def check_modules(params: Params, folder: Path) -> None:
         return
     for name in saved:
         if name not in modules:
-            own = [module for module in modules if "." not in module]
+            own = ", ".join(module for module in modules if "." not in module)
             raise PipelineError(
                 f"prefix.modules_to_save: names '{name}', which is no module of this model; its "
-                f"own are {_listed(own)}, and those inside them, as {_deepest(modules)}"
+                f"own are {own}, and those inside them, as {_deepest(modules)}"
             )
     for key, names in targets.items():
         for name in names:
             # As PEFT matches them.
             if name not in modules and not any(module.endswith(f".{name}") for module in modules):
                 linear = (module for module, kind in modules.items() if kind in _LINEAR)
-                ends = dict.fromkeys(module.rpartition(".")[2] for module in linear)
+                ends = ", ".join(dict.fromkeys(module.rpartition(".")[2] for module in linear))
                 raise PipelineError(
                     f"{key}: names '{name}', as no module of this model is called; its linear "
-                    f"layers are {_listed(ends)}"
+                    f"layers are {ends}"
                 )
-
-
-_LINEAR = ("Linear", "Conv1D")
-"""What LoRA is put beside; GPT-2's are the second."""
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 def _deepest(modules: Iterable[str]) -> str:
