@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, GPT2Config, PreTrainedConfig
+from transformers import BertConfig, GPT2Config, MixtralConfig, PreTrainedConfig
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.models.modules import modules_of_model
+from pipeline.models.without_weights import models_without_weights
 from pipeline.preflight.modules import check_modules
 from tests.conftest import tiny_model, tiny_params
 
@@ -44,6 +44,11 @@ LINEAR = "its linear layers are q_proj, k_proj, v_proj, o_proj, gate_proj, up_pr
             "trained_baselines.lora.target_modules: names 'v_prj', as no module of this model is "
             f"called; {LINEAR}lm_head",
         ),
+        (
+            {"lora": ["q_proj", "input_layernorm"]},
+            "trained_baselines.lora.target_modules: PEFT refuses ['q_proj', 'input_layernorm'] for "
+            "this model (Target module LlamaRMSNorm(",
+        ),
         # A whole part of a name, as PEFT has it.
         ({"both": ["proj"]}, "trained_baselines.both.target_modules: names 'proj', as no module"),
         (
@@ -64,6 +69,16 @@ def test_names_that_fit_pass(folder: Path) -> None:
     check_modules(params, folder)
 
 
+@pytest.mark.parametrize("names", [["w2"], ["w1", "w3"], ["q_proj", "w1", "w2", "w3"], ["gate"]])
+def test_names_that_peft_knows_of_older_releases_pass(names: list[str], tmp_path: Path) -> None:
+    """Mixtral's experts were modules, and are parameters now; PEFT takes either by those names."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    MixtralConfig(**sizes, num_attention_heads=2, num_local_experts=2).save_pretrained(tmp_path)
+    check_modules(params_with(tmp_path, lora=names), tmp_path)
+    with pytest.raises(PipelineError, match="names 'w4', as no module of this model is called"):
+        check_modules(params_with(tmp_path, lora=[*names, "w4"]), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("config", "task", "linear"),
     [
@@ -75,13 +90,12 @@ def test_modules_are_those_of_the_task(
     config: PreTrainedConfig, task: str, linear: str, tmp_path: Path
 ) -> None:
     config.save_pretrained(tmp_path)
-    modules = modules_of_model(tmp_path, task)
-    assert modules is not None
-    assert modules[linear] in ("Conv1D", "Linear")
+    (model,) = models_without_weights(tmp_path, task)
+    assert type(model.get_submodule(linear)).__name__ in ("Conv1D", "Linear")
 
 
 def test_what_is_no_model_is_told_by_who_loads_it(folder: Path, tmp_path: Path) -> None:
     params = params_with(folder, ["head"], lora=["q"])
     check_modules(params, tmp_path / "nothing")
     # A decoder for a task of encoder-decoders.
-    assert modules_of_model(folder, "seq2seq_lm") is None
+    assert models_without_weights(folder, "seq2seq_lm") == []
