@@ -68,11 +68,8 @@ def falcon_h1() -> PreTrainedModel:
 def mamba2() -> PreTrainedModel:
     """A state-space model alone: no layer attends."""
     torch.manual_seed(0)
-    sizes = {key: _SIZES[key] for key in ("vocab_size", "hidden_size", "bos_token_id")}
     config = Mamba2Config(
-        **sizes,
-        eos_token_id=2,
-        pad_token_id=3,
+        **_SIZES,
         num_hidden_layers=2,
         num_heads=8,
         head_dim=8,

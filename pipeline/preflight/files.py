@@ -104,9 +104,7 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
         config = _model_config()
         if config is not None:
             check_model_fits_task(params, config)
-            check_kinds(params, paths.MODEL)
-            check_layers(params, paths.MODEL)
-            check_modules(params, paths.MODEL)
+            _model_has_what_is_named(params, paths.MODEL)
     elif isinstance(params.model, LocalModel):
         # What cannot be read is the matter of fetch_model, which says what is wrong with it.
         with contextlib.suppress(OSError, ValueError):
@@ -115,9 +113,13 @@ def _model_fits_task(params: Params, last: LastRuns) -> None:
                 check_model_fits_task(params, config)
                 check_lengths(params, config)
                 check_trained_lengths(params, config)
-                check_kinds(params, Path(params.model.path))
-                check_layers(params, Path(params.model.path))
-                check_modules(params, Path(params.model.path))
+                _model_has_what_is_named(params, Path(params.model.path))
+
+
+def _model_has_what_is_named(params: Params, folder: Path) -> None:
+    check_kinds(params, folder)
+    check_layers(params, folder)
+    check_modules(params, folder)
 
 
 def check_tokenized(params: Params) -> None:
